@@ -1,0 +1,1 @@
+"""Compress a trained model by a plan, and prove every step."""

@@ -1,0 +1,106 @@
+"""Data as every part of Squeeze sees it: examples in a fixed order, cut into batches.
+
+Where examples come from is the business of the sources beside this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from squeeze.errors import DataError
+from squeeze.models.base import Batch
+
+
+class Example(NamedTuple):
+    """One decoded example: ``[c, h, w]`` float32 as the model wants it, and its label (-1: none)."""
+
+    image: np.ndarray
+    label: int
+
+
+class Dataset(ABC):
+    """Examples by number, the same ones in the same order for every row of the ledger."""
+
+    name: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def example(self, index: int) -> Example:
+        """Decode and preprocess one example."""
+
+    @abstractmethod
+    def fingerprint(self, index: int) -> bytes:
+        """What makes this example this one, before preprocessing: two equal ones are the same picture."""
+
+    @cached_property
+    def fingerprints(self) -> list[bytes]:
+        """One per example, in order."""
+        return [self.fingerprint(index) for index in range(len(self))]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all examples, in order, and how they are preprocessed."""
+        total = hashlib.sha256(repr(self.preprocessing()).encode())
+        for fingerprint in self.fingerprints:
+            total.update(fingerprint)
+        return total.hexdigest()
+
+    def preprocessing(self) -> dict[str, object]:
+        """How raw pixels become the model's input; JSON values, part of the digest and of every package."""
+        return {}
+
+    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
+        """Batches of at most ``size`` examples, in order or in the order given (indices)."""
+        indices = np.arange(len(self)) if order is None else order
+        for start in range(0, len(indices), size):
+            yield self.batch(indices[start : start + size])
+
+    def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
+        """All examples once, in an order that the seed decides."""
+        return self.batches(size, np.random.default_rng(seed).permutation(len(self)))
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The examples with these numbers."""
+        examples = [self.example(int(index)) for index in indices]
+        images = torch.from_numpy(np.stack([example.image for example in examples]))
+        labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
+        return Batch({"image": images}, None if (labels < 0).all() else labels)
+
+    def subset(self, indices: np.ndarray) -> Dataset:
+        """Some of the examples, as a dataset of its own."""
+        return Subset(self, indices)
+
+    def require_labels(self) -> None:
+        """Raise ``DataError`` where there is nothing to score against."""
+        if not len(self):
+            raise DataError(f"{self.name}: no examples")
+        if self.example(0).label < 0:
+            raise DataError(f"{self.name}: the examples carry no labels")
+
+
+class Subset(Dataset):
+    """Some examples of another dataset."""
+
+    def __init__(self, parent: Dataset, indices: np.ndarray) -> None:
+        self.parent, self.indices, self.name = parent, indices, parent.name
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def example(self, index: int) -> Example:
+        return self.parent.example(int(self.indices[index]))
+
+    def fingerprint(self, index: int) -> bytes:
+        return self.parent.fingerprint(int(self.indices[index]))
+
+    def preprocessing(self) -> dict[str, object]:
+        return self.parent.preprocessing()

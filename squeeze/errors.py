@@ -1,0 +1,97 @@
+"""What can go wrong by the user's hand: one line per fault, where - what - what would be right.
+
+Each kind knows its exit code. Our own mistakes are asserts and keep their trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class SqueezeError(Exception):
+    """The user's fault, or the world's: shown as one line, without a trace."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ModelError(SqueezeError):
+    """A model cannot be read, built or stored."""
+
+
+class ShapeError(SqueezeError):
+    """A tensor's shape does not fit what is asked of it."""
+
+
+class DataError(SqueezeError):
+    """Evaluation, calibration or training data cannot serve."""
+
+
+class MissingExtra(SqueezeError):
+    """An optional package is needed and absent; the message names the extra to install."""
+
+    exit_code = 2
+
+
+class EffectError(SqueezeError):
+    """A pass ran and did not do what it promises."""
+
+
+class StoreError(SqueezeError):
+    """The store on disk cannot be used."""
+
+
+class UsageError(SqueezeError):
+    """The command line or an API call asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class BudgetBroken(SqueezeError):
+    """The result is measured and lies outside the plan's budget."""
+
+    exit_code = 3
+
+
+class VerifyError(SqueezeError):
+    """A package is not what its manifest says."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a plan: where (a path into the plan, ``("passes", 0, "ratio")``) and what."""
+
+    path: tuple[str | int, ...]
+    message: str
+    line: int | None = None
+
+    def located(self, file: str) -> str:
+        """``file:line: message``, as far as the place is known."""
+        if self.line is not None:
+            return f"{file}:{self.line}: {self.message}"
+        return f"{file}: {self.message}"
+
+
+class PlanError(SqueezeError):
+    """A plan is wrong; carries every fault found, not the first one only."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Iterable[Fault] | str, file: str = "plan") -> None:
+        self.faults = [Fault((), faults)] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(fault.located(file) for fault in self.faults))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known name, else the list of what there is, else nothing."""
+    choices = sorted(set(known))
+    near = get_close_matches(name, choices, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    if 0 < len(choices) <= 12:
+        return f"; there is {', '.join(choices)}"
+    return ""

@@ -1,0 +1,106 @@
+"""What every form of a model can do: predict, be counted, be stored.
+
+Three forms: ``TorchModel``, ``OnnxModel``, ``Artifact``. One evaluator serves all three because
+``predict`` is the same call. How a pass changes a model is not this module's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that go through a model together.
+
+    Args:
+        inputs: Name to tensor, first dimension = examples. An image classifier has one, ``image`` ``[n, c, h, w]``.
+        labels: ``[n]`` integers, or None where the data has none.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def image(self) -> Tensor:
+        """The one input of an image model, ``[n, c, h, w]``."""
+        return self.inputs["image"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: its name, its shape without the batch dimension, its element type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a model's graph.
+
+    Args:
+        name: Dotted module name or ONNX node name; what ``include`` / ``exclude`` match.
+        kind: ``Conv2d``, ``Linear``, ``Conv``, ``Gemm``, ...
+        parameters: Number of stored values.
+        nbytes: Bytes they take as stored.
+        macs: Multiply-accumulates for one example.
+        shape: Weight shape.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    nbytes: int
+    macs: int
+    shape: tuple[int, ...] = ()
+
+
+class Model(ABC):
+    """A model in one of its three forms."""
+
+    form: ClassVar[str]
+    inputs: tuple[InputSpec, ...]
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits, float32, ``[n, classes]``."""
+
+    @abstractmethod
+    def layers(self) -> list[Layer]:
+        """The layers that hold weights, in the order in which they run."""
+
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes as stored, never as simulated."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that ``load`` needs into an existing, empty folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read back what ``save`` wrote."""
+
+    @abstractmethod
+    def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
+        """A call that runs the batch once and does nothing else: what a stopwatch wraps."""
+
+    def parameters(self) -> int:
+        """Number of stored weights."""
+        return sum(layer.parameters for layer in self.layers())
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one example."""
+        return sum(layer.macs for layer in self.layers())

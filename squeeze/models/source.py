@@ -1,0 +1,171 @@
+"""Where a torch model comes from, and how to build it again: a Hugging Face folder, a factory, a builtin.
+
+A source builds the module without weights (also on the meta device, for checks that must not load anything)
+and names what made it. Weights are read by ``weights``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from squeeze.errors import ModelError, did_you_mean
+from squeeze.models.base import InputSpec
+
+BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
+
+
+class Source(ABC):
+    """How to build a module again, as JSON values and as a deed."""
+
+    kind: str
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> nn.Module:
+        """A module with weights that mean nothing; on ``meta`` without any."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON values from which :func:`source_from` makes this source again."""
+
+    def inputs(self) -> tuple[InputSpec, ...] | None:
+        """The inputs, where the source itself knows them."""
+        return None
+
+
+@dataclass(frozen=True)
+class FactorySource(Source):
+    """``package.module:callable``, called with ``arguments``. ``folder`` is searched first (a plan's own folder)."""
+
+    reference: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+    folder: str | None = None
+    kind = "module"
+
+    def build(self, device: str = "cpu") -> nn.Module:
+        factory = resolve(self.reference, self.folder)
+        with torch.device(device):
+            module = factory(**dict(self.arguments))
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"{self.reference} returned a {type(module).__name__}; a torch.nn.Module would do")
+        return module.eval()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "reference": self.reference, "arguments": dict(self.arguments)}
+
+
+@dataclass(frozen=True)
+class BuiltinSource(Source):
+    """A network that ships with Squeeze."""
+
+    name: str
+    kind = "builtin"
+
+    def __post_init__(self) -> None:
+        if self.name not in BUILTINS:
+            raise ModelError(f"unknown builtin model '{self.name}'{did_you_mean(self.name, BUILTINS)}")
+
+    def build(self, device: str = "cpu") -> nn.Module:
+        return FactorySource(BUILTINS[self.name][0]).build(device)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name}
+
+    def inputs(self) -> tuple[InputSpec, ...]:
+        return (InputSpec("image", BUILTINS[self.name][1]),)
+
+
+@dataclass(frozen=True)
+class HuggingFaceSource(Source):
+    """The ``config.json`` of an image-classification folder; code from the folder is never run."""
+
+    config: str  # JSON text: hashable, and what is written back
+
+    kind = "hf"
+
+    @classmethod
+    def read(cls, folder: Path) -> HuggingFaceSource:
+        file = folder / "config.json"
+        if not file.is_file():
+            raise ModelError(f"{folder}: no config.json here; a Hugging Face model folder has one")
+        try:
+            config = json.loads(file.read_text())
+        except ValueError as error:
+            raise ModelError(f"{file}: not JSON ({error})") from None
+        return cls(json.dumps(config, sort_keys=True))
+
+    def build(self, device: str = "cpu") -> nn.Module:
+        from transformers import AutoConfig, AutoModelForImageClassification
+
+        config = json.loads(self.config)
+        kind = config.pop("model_type", None)
+        try:
+            settings = AutoConfig.for_model(kind, **config)
+            with torch.device(device):
+                module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
+        except (ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise ModelError(
+                f"config.json: model_type '{kind}' is no image classifier that transformers knows: {first}"
+            ) from None
+        return module.eval()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "config": json.loads(self.config)}
+
+    def inputs(self) -> tuple[InputSpec, ...] | None:
+        config = json.loads(self.config)
+        side = config.get("image_size")
+        if side is None:
+            return None
+        height, width = side if isinstance(side, list) else (side, side)
+        return (InputSpec("image", (int(config.get("num_channels", 3)), height, width)),)
+
+
+def source_from(description: dict[str, Any], folder: str | None = None) -> Source:
+    """Make a source from what ``describe`` gave."""
+    kind = description.get("kind")
+    if kind == "module":
+        return FactorySource(description["reference"], tuple(sorted(description["arguments"].items())), folder)
+    if kind == "builtin":
+        return BuiltinSource(description["name"])
+    if kind == "hf":
+        return HuggingFaceSource(json.dumps(description["config"], sort_keys=True))
+    raise ModelError(f"unknown kind of source {kind!r}; module, builtin and hf are known")
+
+
+def resolve(reference: str, folder: str | None = None) -> Any:
+    """Import ``package.module:name``, looking into ``folder`` too."""
+    module_name, colon, attribute = reference.partition(":")
+    if not (module_name and colon and attribute):
+        raise ModelError(f"'{reference}' is not of the form 'package.module:name'")
+    with _importable(folder):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ModelError(f"{reference}: cannot import '{module_name}' ({error})") from None
+    if not hasattr(module, attribute):
+        raise ModelError(f"{reference}: '{module_name}' has no '{attribute}'{did_you_mean(attribute, vars(module))}")
+    return getattr(module, attribute)
+
+
+@contextmanager
+def _importable(folder: str | None) -> Iterator[None]:
+    if folder is None or folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

@@ -1,0 +1,165 @@
+"""The torch form: a module, where it came from, and what it takes in.
+
+On disk: ``weights.safetensors``, ``model.json`` (source and inputs) and, where sizes differ from what the source
+builds, ``structure.json``. Never a pickled module.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.errors import ModelError
+from squeeze.models import structure
+from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.source import Source, source_from
+from squeeze.models.weights import assign, read_weights, write_weights
+
+
+class TorchModel(Model):
+    """A ``torch.nn.Module`` in evaluation mode, with its source and its inputs."""
+
+    form = "torch"
+
+    def __init__(self, module: nn.Module, source: Source, inputs: tuple[InputSpec, ...]) -> None:
+        self.module = module.eval()
+        self.source = source
+        self.inputs = inputs
+
+    @classmethod
+    def build(cls, source: Source, weights: Path | None, inputs: tuple[InputSpec, ...]) -> TorchModel:
+        """Build from the source and fill in the weights; without weights, the module lies on the meta device."""
+        if weights is None:
+            return cls(source.build("meta"), source, inputs)
+        module = source.build()
+        assign(module, read_weights(weights), str(weights))
+        return cls(module, source, inputs)
+
+    @property
+    def is_meta(self) -> bool:
+        """True for a model without weights, as ``check`` uses it."""
+        return any(parameter.is_meta for parameter in self.module.parameters())
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
+        return forward(self.module, inputs)
+
+    def predict(self, batch: Batch) -> Tensor:
+        with torch.inference_mode():
+            return self.forward(batch.inputs).float()
+
+    def example(self, examples: int = 1, seed: int = 0) -> Batch:
+        """A batch of noise of the right shape, on the module's device."""
+        device = "meta" if self.is_meta else "cpu"
+        generator = torch.Generator().manual_seed(seed)
+        noise = {i.name: torch.randn(examples, *i.shape, generator=generator).to(device) for i in self.inputs}
+        return Batch(noise)
+
+    def layers(self) -> list[Layer]:
+        return list(_layers(self))
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors that ``save`` writes."""
+        return sum(tensor.nbytes for tensor in self.module.state_dict().values())
+
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def structure(self) -> structure.Difference:
+        """What the module has that a freshly built one has not."""
+        return structure.difference(self.source.build("meta"), self.module)
+
+    def save(self, folder: Path) -> None:
+        write_weights(self.module.state_dict(), folder / "weights.safetensors")
+        facts = {"source": self.source.describe(), "inputs": [vars(i) for i in self.inputs]}
+        (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+        if changed := self.structure():
+            (folder / "structure.json").write_text(json.dumps(changed, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path, code_folder: str | None = None) -> TorchModel:
+        facts = json.loads((folder / "model.json").read_text())
+        source = source_from(facts["source"], code_folder)
+        module = source.build()
+        if (folder / "structure.json").exists():
+            structure.apply(module, json.loads((folder / "structure.json").read_text()))
+        assign(module, read_weights(folder / "weights.safetensors"), str(folder))
+        inputs = tuple(InputSpec(i["name"], tuple(i["shape"]), i["dtype"]) for i in facts["inputs"])
+        return cls(module, source, inputs)
+
+    def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
+        def run() -> object:
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                with torch.inference_mode():
+                    return self.forward(batch.inputs)
+            finally:
+                torch.set_num_threads(before)
+
+        return run
+
+
+def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Call a module with a batch's inputs: by name where its ``forward`` knows the names, else the one input as is."""
+    known = inspect.signature(module.forward).parameters
+    if set(inputs) <= set(known):
+        output = module(**inputs)
+    elif "pixel_values" in known and set(inputs) == {"image"}:
+        output = module(pixel_values=inputs["image"])
+    elif len(inputs) == 1:
+        output = module(next(iter(inputs.values())))
+    else:
+        raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
+    return _logits(output)
+
+
+def _logits(output: Any) -> Tensor:
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"the model returned a {type(output).__name__}; logits [n, classes] were expected")
+    return logits
+
+
+def _layers(model: TorchModel) -> Iterator[Layer]:
+    macs: dict[str, int] = {}
+    order: list[str] = []
+    with _counting(model.module, macs, order), torch.inference_mode():
+        model.forward(model.example().inputs)
+    modules = dict(model.module.named_modules())
+    ran = set(order)
+    for name in order + [name for name in modules if name not in ran]:
+        own = list(modules[name].parameters(recurse=False))
+        if own:
+            shape = tuple(getattr(modules[name], "weight", own[0]).shape)
+            buffers = sum(buffer.nbytes for buffer in modules[name].buffers(recurse=False))
+            count, size = sum(p.numel() for p in own), sum(p.nbytes for p in own) + buffers
+            yield Layer(name, type(modules[name]).__name__, count, size, macs.get(name, 0), shape)
+
+
+@contextmanager
+def _counting(module: nn.Module, macs: dict[str, int], order: list[str]) -> Iterator[None]:
+    """While open, note each leaf module that runs and the multiply-accumulates of each convolution and linear."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def note(layer: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+            if name not in order:
+                order.append(name)
+            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+                macs[name] = macs.get(name, 0) + output[0].numel() * layer.weight[0].numel()
+
+        return note
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in module.named_modules() if not list(m.children())]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,143 @@
+"""A pass: one step of a plan. It is its options; ``run`` is the deed; the class says what it must change.
+
+What a pass may use while it runs comes with :class:`Context`. Whether it kept its promises is checked
+by the run, not here.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from squeeze.errors import DataError, SqueezeError
+from squeeze.models.base import Model
+from squeeze.progress import Progress
+
+if TYPE_CHECKING:
+    from squeeze.data.base import Dataset
+    from squeeze.models.torch_model import TorchModel
+    from squeeze.store import Journal
+
+In = TypeVar("In", bound=Model)
+Out = TypeVar("Out", bound=Model)
+
+
+@dataclass
+class Context:
+    """What a run lends a pass.
+
+    Args:
+        seed: Where all of the pass's randomness comes from.
+        threads: Processor threads that the pass and the stopwatch may use.
+        calibration_data, train_data: Set when the plan names them; read them as ``calibration`` / ``train``.
+        original: Reads the original model afresh: one in memory would have been changed by the passes before.
+        journal: Finished pieces of this pass, for resume.
+        progress: Where to show how far along the pass is.
+        facts: What the pass wants the report to say (coverage, widths, losses); JSON values only, no timings.
+        measured: Timings of this host that the pass took; kept out of everything whose bytes must not vary.
+    """
+
+    seed: int = 0
+    threads: int = 1
+    calibration_data: Dataset | None = None
+    train_data: Dataset | None = None
+    original: Callable[[], Model] | None = None
+    journal: Journal | None = None
+    progress: Progress = field(default_factory=Progress)
+    facts: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Dataset:
+        """The plan's ``data.calibrate``."""
+        if self.calibration_data is None:
+            raise DataError("this pass needs data.calibrate, which the plan does not name")
+        return self.calibration_data
+
+    @property
+    def train(self) -> Dataset:
+        """The plan's ``data.train``."""
+        if self.train_data is None:
+            raise DataError("this pass needs data.train, which the plan does not name")
+        return self.train_data
+
+    def load_original(self) -> TorchModel:
+        """The original model, read afresh: a teacher that no pass has touched."""
+        from squeeze.models.torch_model import TorchModel
+
+        model = self.original() if self.original else None
+        if not isinstance(model, TorchModel):
+            raise SqueezeError("the original is not a torch model, so it cannot teach here; name another teacher")
+        return model
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a pass expects to do, worked out without weights.
+
+    Args:
+        touched: Names of the layers that it will change.
+        parameters, nbytes, macs: Of the model after the pass, as far as they can be known before.
+        exact: False where the numbers depend on the weights.
+    """
+
+    touched: tuple[str, ...]
+    parameters: int
+    nbytes: int
+    macs: int
+    exact: bool = True
+
+
+class Pass(BaseModel, ABC, Generic[In, Out]):
+    """One step of a plan: a frozen set of options and the deed they describe.
+
+    ``class Prune(Pass[TorchModel, TorchModel])``: the brackets are the forms that go in and out, read by mypy
+    and by ``plan.check`` alike.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    consumes: ClassVar[type[Model]]
+    produces: ClassVar[type[Model]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    leaves: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[frozenset[str]] = frozenset()
+    promises: ClassVar[frozenset[str]] = frozenset()
+    extra: ClassVar[str | None] = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        for base in cls.__mro__:
+            args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
+            if len(args) == 2 and all(isinstance(arg, type) for arg in args):
+                cls.consumes, cls.produces = args
+                break
+
+    @abstractmethod
+    def run(self, model: In, context: Context) -> Out:
+        """Do it. May change ``model`` in place and return it; raises ``SqueezeError`` when it cannot."""
+
+    def faults(self, model: Model) -> Iterator[str]:
+        """What is wrong with these options for this model, found on a model without weights (meta tensors)."""
+        return iter(())
+
+    def preview(self, model: Model, before: Preview) -> Preview:
+        """What the pass will do to ``model`` (meta tensors; may be changed in place), for ``check --explain``."""
+        return Preview((), before.parameters, before.nbytes, before.macs, before.exact)
+
+    def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:
+        """Promises of this pass's own beyond the shared ones; each broken one is a line."""
+        return ()
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain JSON values, defaults included: what the store's key is made of."""
+        return self.model_dump(mode="json")
