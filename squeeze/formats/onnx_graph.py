@@ -1,0 +1,115 @@
+"""Questions about an ONNX graph: which constants a node holds, how much it multiplies.
+
+A weight is seen through the nodes that only store it differently (DequantizeLinear, Cast, Transpose ...).
+How a graph is run or changed is not this module's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import onnx_ir as ir
+
+STORAGE_OPS = frozenset({"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze"})
+WEIGHTED_OPS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"}
+    | {"MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "LSTM", "GRU", "RNN", "Gather", "Embedding"}
+    | {"BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "PRelu"}
+)
+SMALL_TYPES = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT32})
+
+
+@dataclass(frozen=True)
+class Held:
+    """One constant that a node holds.
+
+    Args:
+        value: The initializer as stored.
+        is_weight: False for the scales, zero points and shapes that only say how to read one.
+    """
+
+    value: ir.Value
+    is_weight: bool
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        assert self.value.const_value is not None
+        return self.value.const_value
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or the output of a Constant node."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
+        return node.attributes["value"].as_tensor()
+    return None
+
+
+def held(node: ir.Node) -> Iterator[Held]:
+    """The constants of a node, looked up through the nodes that only store them differently."""
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            yield from _behind(value, _is_weight_input(node, index))
+
+
+def stored_weight(node: ir.Node, index: int = 1) -> ir.TensorProtocol | None:
+    """The stored tensor behind input ``index`` of a node, or None where it is computed at run time."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    found = [item for item in _behind(value, True) if item.is_weight] if value is not None else []
+    return found[0].tensor if found else None
+
+
+def multiplications(node: ir.Node, parameters: int) -> int:
+    """Multiply-accumulates of one example, as far as the shapes are known."""
+    out = node.outputs[0].shape
+    sizes = [size if isinstance(size, int) else 1 for size in out] if out is not None else []
+    if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):
+        return parameters * prod(sizes[2:])
+    if node.op_type in ("Gemm", "QGemm"):
+        return parameters
+    if "MatMul" in node.op_type:
+        return parameters * prod(sizes[1:-1])
+    return 0
+
+
+def _behind(value: ir.Value, is_weight: bool) -> Iterator[Held]:
+    if value.const_value is not None and (value.is_initializer() or value.producer() is None):
+        yield Held(value, is_weight)
+        return
+    node = value.producer()
+    if node is None or node.op_type not in STORAGE_OPS or not _is_constant(node):
+        return
+    for index, source in enumerate(node.inputs):
+        if source is not None:
+            yield from _behind(source, is_weight and index == 0)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    first = node.inputs[0]
+    if first is None:
+        return False
+    if first.const_value is not None and first.is_initializer():
+        return True
+    producer = first.producer()
+    return producer is not None and producer.op_type in STORAGE_OPS and _is_constant(producer)
+
+
+def _is_weight_input(node: ir.Node, index: int) -> bool:
+    """Integer kernels carry their scales and zero points as inputs of their own."""
+    places = {
+        "QLinearConv": (3, 8),
+        "QLinearMatMul": (3,),
+        "QGemm": (3, 6),
+        "ConvInteger": (1,),
+        "MatMulInteger": (1,),
+        "MatMulNBits": (1,),
+        "DynamicQuantizeMatMul": (1, 4),
+        "Gather": (0,),
+    }
+    return index in places.get(node.op_type, range(len(node.inputs)))
