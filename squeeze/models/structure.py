@@ -87,7 +87,7 @@ def _created(name: str, entry: dict[str, Any]) -> nn.Module:
         raise ModelError(
             f"structure.json: {name}: unknown module type {entry.get('type')!r}; Conv2d is what it may hold"
         )
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["options"].items()}
+    options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["options"].items()}
     return nn.Conv2d(**options)
 
 

@@ -1,0 +1,95 @@
+"""Image datasets: pixels that something can read by number, and how they become a model's input."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from squeeze.data.base import Dataset, Example
+from squeeze.data.preprocess import Preprocess
+from squeeze.errors import DataError
+
+RESIDENT_BYTES = 512 * 2**20  # preprocessed images up to this size stay in memory
+
+
+class Pixels(ABC):
+    """Raw images by number, before any preprocessing."""
+
+    labels: np.ndarray  # [n] int64, -1 where there is none
+
+    @abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """``[h, w]`` or ``[h, w, c]``."""
+
+
+class ArrayPixels(Pixels):
+    """Images in one array ``[n, h, w]`` or ``[n, h, w, c]``."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    def read(self, index: int) -> np.ndarray:
+        pixels: np.ndarray = self.images[index]
+        return pixels
+
+
+class FilePixels(Pixels):
+    """Images in files, decoded when they are asked for."""
+
+    def __init__(self, files: list[Path], labels: np.ndarray) -> None:
+        self.files, self.labels = files, labels
+
+    def read(self, index: int) -> np.ndarray:
+        try:
+            with Image.open(self.files[index]) as image:
+                return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{self.files[index]}: not a whole image ({error})") from None
+
+
+class LazyPixels(Pixels):
+    """Images that a callable reads by number."""
+
+    def __init__(self, read: Callable[[int], np.ndarray], labels: np.ndarray) -> None:
+        self._read, self.labels = read, labels
+
+    def read(self, index: int) -> np.ndarray:
+        return self._read(index)
+
+
+class ImageDataset(Dataset):
+    """Some of the images of a source (``indices``, in order), preprocessed."""
+
+    def __init__(self, name: str, pixels: Pixels, indices: np.ndarray, preprocess: Preprocess) -> None:
+        self.name, self.pixels, self.indices, self.preprocess = name, pixels, indices, preprocess
+        self.example = lru_cache(maxsize=self._resident())(self._example)  # type: ignore[method-assign]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def example(self, index: int) -> Example:  # replaced by its cached self in __init__
+        return self._example(index)
+
+    def _example(self, index: int) -> Example:
+        number = int(self.indices[index])
+        return Example(self.preprocess(self.pixels.read(number)), int(self.pixels.labels[number]))
+
+    def _resident(self) -> int:
+        """How many examples fit into memory: all of a small set, else none."""
+        if not len(self.indices):
+            return 0
+        size_bytes = self._example(0).image.nbytes
+        return len(self.indices) if size_bytes * len(self.indices) <= RESIDENT_BYTES else 0
+
+    def fingerprint(self, index: int) -> bytes:
+        pixels = self.pixels.read(int(self.indices[index]))
+        return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
+    def preprocessing(self) -> dict[str, object]:
+        return self.preprocess.model_dump(mode="json")
