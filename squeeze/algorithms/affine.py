@@ -1,0 +1,128 @@
+"""Affine quantization, the one grid of the house: ``real = scale * (q - zero_point)``, round half to even.
+
+Shapes: ``out`` = output channels, ``in`` = everything one output channel sums over, ``groups`` = in / group_size.
+Pure functions on tensors; finding layers is the business of ``squeeze.passes``, storing them of ``squeeze.formats``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A weight as integers and scales; every format is a writer of this.
+
+    Args:
+        q: int8 ``[out, in]``.
+        scale: float32 ``[out, groups]``, or ``[1, 1]`` for one scale per tensor.
+        zero_point: int32, shaped as ``scale``; zeros where ``symmetric``.
+        bits: Width of the integers.
+        group_size: Consecutive input channels that share a scale; None = per-channel.
+        symmetric: True when zero lies at integer 0.
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+    group_size: int | None
+    symmetric: bool
+
+    def dequantize(self) -> Tensor:
+        """float32 ``[out, in]``."""
+        grouped = _grouped(self.q, self.group_size).float()
+        real = self.scale[..., None] * (grouped - self.zero_point[..., None])
+        return real.reshape(self.q.shape)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers of one activation: 8 bits, one scale and one zero point for the whole tensor."""
+
+    scale: float
+    zero_point: int
+    signed: bool
+
+    @property
+    def qmin(self) -> int:
+        return -128 if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        return 127 if self.signed else 255
+
+    @property
+    def low(self) -> float:
+        """The smallest real value that the grid holds."""
+        return self.scale * (self.qmin - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """The largest real value that the grid holds."""
+        return self.scale * (self.qmax - self.zero_point)
+
+
+def integer_range(bits: int) -> tuple[int, int]:
+    """``(qmin, qmax)`` of signed integers; symmetric grids leave ``qmin`` unused."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def symmetric_scale(weight: Tensor, bits: int, group_size: int | None = None) -> Tensor:
+    """Choose one scale per group so that the largest weight of the group maps to ``qmax``.
+
+    Args:
+        weight: ``[out, in]``, floating point.
+        bits: Width of the integers; ``qmax = 2**(bits - 1) - 1``.
+        group_size: Consecutive input channels that share a scale; must divide ``in``. None: all of them.
+
+    Returns:
+        ``[out, groups]``, strictly positive (a group of zeros gets 1).
+
+    Raises:
+        ShapeError: ``group_size`` does not divide ``in``.
+    """
+    largest = _grouped(weight, group_size).abs().amax(dim=-1)
+    scale = largest / integer_range(bits)[1]
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def quantize_symmetric(
+    weight: Tensor, bits: int, group_size: int | None = None, scale: Tensor | None = None
+) -> QuantizedTensor:
+    """Round a weight ``[out, in]`` to the nearest point of a symmetric grid (``scale`` as chosen, if not given)."""
+    scale = symmetric_scale(weight, bits, group_size) if scale is None else scale
+    limit = integer_range(bits)[1]
+    q = torch.round(_grouped(weight, group_size) / scale[..., None]).clamp(-limit, limit)
+    zeros = torch.zeros_like(scale, dtype=torch.int32)
+    return QuantizedTensor(q.reshape(weight.shape).to(torch.int8), scale, zeros, bits, group_size, True)
+
+
+def activation_grid(low: float, high: float, signed: bool = False) -> Grid:
+    """Spread 256 integers over ``[low, high]``; zero is kept exact, since padding is zero."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(torch.tensor((high - low) / 255 or 1.0, dtype=torch.float32))
+    qmin = -128 if signed else 0
+    zero_point = int(torch.round(torch.tensor(qmin - low / scale, dtype=torch.float64)))
+    return Grid(scale, min(max(zero_point, qmin), qmin + 255), signed)
+
+
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+    """The real values that remain of ``x`` after it was stored on ``grid``."""
+    q = torch.round(x / grid.scale) + grid.zero_point
+    return (q.clamp(grid.qmin, grid.qmax) - grid.zero_point) * grid.scale
+
+
+def _grouped(weight: Tensor, group_size: int | None) -> Tensor:
+    """``[out, groups, group_size]``."""
+    rows, columns = weight.shape
+    size = columns if group_size is None else group_size
+    if columns % size:
+        best = [n for n in range(1, columns + 1) if columns % n == 0 and n <= size][-1]
+        raise ShapeError(f"group_size {size} does not divide {columns} input channels; {best} would")
+    return weight.reshape(rows, columns // size, size)

@@ -1,0 +1,126 @@
+"""Rewrites that change no result and let ONNX Runtime find its integer kernels.
+
+1. Constant nodes become initializers; Identity and Dropout vanish.
+2. BatchNormalization after a Conv is folded into its weights.
+3. ReduceMean over the space of an image becomes GlobalAveragePool, which has an integer kernel.
+4. Initializers that nothing reads are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from squeeze.formats.onnx_graph import constant
+
+
+def simplify(model: ir.Model) -> None:
+    """Apply all of them, in place."""
+    graph = model.graph
+    lift_constants(graph)
+    for node in list(graph):
+        if node.op_type in ("Identity", "Dropout") and not node.outputs[0].is_graph_output():
+            _bypass(node)
+        elif node.op_type == "BatchNormalization":
+            fold_batch_norm(node)
+        elif node.op_type == "ReduceMean":
+            mean_to_pool(node)
+    drop_unused(graph)
+
+
+def lift_constants(graph: ir.Graph) -> None:
+    """Constant nodes to initializers of the same name."""
+    for node in list(graph):
+        tensor = constant(node.outputs[0]) if node.op_type == "Constant" else None
+        if tensor is not None:
+            value = initializer(graph, node.outputs[0].name or node.name or "constant", tensor.numpy(), fresh=True)
+            node.outputs[0].replace_all_uses_with(value)
+            graph.remove(node, safe=True)
+
+
+def fold_batch_norm(node: ir.Node) -> bool:
+    """Fold one BatchNormalization into the Conv before it; False where it must stay."""
+    source = node.inputs[0]
+    conv = source.producer() if source is not None else None
+    if conv is None or conv.op_type != "Conv" or source is None or len(source.uses()) != 1:
+        return False
+    tensors = [constant(value) for value in (conv.inputs[1], *node.inputs[1:5])]
+    if any(tensor is None for tensor in tensors) or node.graph is None:
+        return False
+    weight, gamma, beta, mean, variance = (tensor.numpy() for tensor in tensors if tensor is not None)
+    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    factor = gamma / np.sqrt(variance + epsilon)
+    shift = beta + ((bias.numpy() if bias is not None else 0) - mean) * factor
+    folded = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+    set_weights(conv, folded, shift.astype(weight.dtype))
+    _bypass(node)
+    return True
+
+
+def set_weights(node: ir.Node, weight: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> None:
+    """Give a node weights of its own, so that a node which shared the old ones keeps them."""
+    assert node.graph is not None
+    assert isinstance(node.graph, ir.Graph)
+    node.resize_inputs(3)
+    for index, suffix, array in ((1, "weight", weight), (2, "bias", bias)):
+        node.replace_input_with(index, initializer(node.graph, f"{node.name}.{suffix}", array))
+
+
+def mean_to_pool(node: ir.Node) -> bool:
+    """ReduceMean over both image axes to GlobalAveragePool (+ Flatten where the axes are dropped)."""
+    source, graph = node.inputs[0], node.graph
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    named = node.attributes.get("axes")
+    numbers = axes.numpy().tolist() if axes is not None else list(named.as_ints()) if named is not None else []
+    if source is None or source.shape is None or len(source.shape) != 4 or not isinstance(graph, ir.Graph):
+        return False
+    if {number % 4 for number in numbers} != {2, 3}:
+        return False
+    keep = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+    old = node.outputs[0]
+    pool = ir.node("GlobalAveragePool", [source], name=node.name)
+    last = pool.outputs[0]
+    last.shape, last.type = ir.Shape([*source.shape[:2], 1, 1]), old.type
+    new = [pool]
+    if not keep:
+        new.append(ir.node("Flatten", [last], {"axis": 1}, name=f"{node.name}.flatten"))
+        last.name, last = f"{old.name}.pooled", new[-1].outputs[0]
+        last.shape, last.type = old.shape, old.type
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [old], [last])
+    return True
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Remove initializers that nothing reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], fresh: bool = False) -> ir.Value:
+    """A new initializer; another one of that name is replaced where nothing reads it, else the name is counted up."""
+    stem, count = name, 1
+    taken = {value.name for node in graph for value in node.outputs} - ({name} if fresh else set())
+    while name in taken or (name in graph.initializers and graph.initializers[name].uses()):
+        name, count = f"{stem}_{count}", count + 1
+    value = ir.Value(
+        name=name,
+        const_value=ir.Tensor(array, name=name),
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+    )
+    graph.initializers.pop(name, None)
+    graph.register_initializer(value)
+    return value
+
+
+def _bypass(node: ir.Node) -> None:
+    source, graph = node.inputs[0], node.graph
+    assert source is not None
+    assert isinstance(graph, ir.Graph)
+    old = node.outputs[0]
+    ir.convenience.replace_all_uses_with(old, source, replace_graph_outputs=True)
+    graph.remove(node, safe=True)

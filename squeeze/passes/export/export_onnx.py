@@ -1,0 +1,157 @@
+"""Torch to ONNX: the same logits, one file, equal bytes for equal models.
+
+Module names become node names, so selectors and reports speak of the same layers before and after.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import onnx_ir as ir
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from squeeze.errors import EffectError, ModelError
+from squeeze.formats.onnx_graph import WEIGHTED_OPS
+from squeeze.formats.onnx_simplify import simplify
+from squeeze.models.base import Batch, InputSpec
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.torch_model import TorchModel, forward
+from squeeze.passes.base import Context, Pass, Preview
+
+PREFIX = "module."  # where the wrapper keeps the user's module
+TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order, wrong exports are off by far more
+
+
+class ExportOnnx(Pass[TorchModel, OnnxModel]):
+    """Write the model as an ONNX graph with a free batch dimension; its logits are compared with torch's.
+
+    BatchNormalization is folded into the convolutions, and nothing of the machine it was made on is left in the file.
+    """
+
+    opset: Annotated[int, Ge(18), Le(23)] = 20  # a newer one has more operators and is known to fewer runtimes
+
+    def run(self, model: TorchModel, context: Context) -> OnnxModel:
+        """Export, tidy up, compare."""
+        exported = OnnxModel(self._graph(model), "exported model")
+        exported.threads = context.threads
+        context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
+        return exported
+
+    def preview(self, model: Any, before: Preview) -> Preview:
+        return Preview((), before.parameters, before.nbytes, before.macs, exact=False)
+
+    def _graph(self, model: TorchModel) -> ir.Model:
+        graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self.opset)
+        simplify(graph_model)
+        _strip(graph_model)
+        _rename(graph_model.graph)
+        return graph_model
+
+
+class _Logits(nn.Module):
+    """The user's module with plain tensors in and out."""
+
+    def __init__(self, module: nn.Module, inputs: tuple[InputSpec, ...]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = [spec.name for spec in inputs]
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return forward(self.module, dict(zip(self.names, tensors, strict=True)))
+
+
+def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.Model:
+    # two examples: a batch of one would be taken for a constant
+    example = tuple(torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in inputs)
+    batch = torch.export.Dim("batch")
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                dynamo=True,
+                input_names=[spec.name for spec in inputs],
+                output_names=["logits"],
+                opset_version=opset,
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever the user's module trips over
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"export_onnx: torch cannot trace the model: {first[:200]}") from error
+    assert program is not None
+    graph_model: ir.Model = program.model
+    return graph_model
+
+
+def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
+    """The largest difference of a logit on noise, as part of the largest logit.
+
+    Raises:
+        EffectError: It is more than another order of additions explains.
+    """
+    noise = model.example(examples, seed=examples)
+    expected, got = model.predict(noise), exported.predict(Batch(noise.inputs))
+    if expected.shape != got.shape:
+        raise EffectError(f"export_onnx: logits {list(got.shape)} in ONNX, {list(expected.shape)} in torch")
+    error = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
+    if not error <= TOLERANCE:
+        raise EffectError(f"export_onnx: logits differ by {error:.1e} of the largest; at most {TOLERANCE:g} would do")
+    return error
+
+
+def _strip(graph_model: ir.Model) -> None:
+    """Stack traces, module paths and doc strings: they hold this machine's file names."""
+    graph_model.doc_string = None
+    graph_model.metadata_props.clear()
+    graph_model.graph.name = "squeeze"
+    for graph in graph_model.graphs():
+        graph.doc_string = None
+        graph.metadata_props.clear()
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            value.doc_string = None
+            value.metadata_props.clear()
+        for node in graph:
+            node.doc_string = None
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+
+
+def _rename(graph: ir.Graph) -> None:
+    """Initializers as in torch's state dict, nodes as the modules that own their weights."""
+    for value in list(graph.initializers.values()):
+        plain = (value.name or "").removeprefix(PREFIX).replace(".weight_bias", ".bias")
+        if plain not in graph.initializers:
+            value.name = plain
+            assert value.const_value is not None
+            value.const_value.name = plain
+    taken: set[str] = set()
+    for node in graph:
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if node.op_type in WEIGHTED_OPS and weight is not None and weight.is_initializer():
+            node.name = (weight.name or "").removesuffix(".weight") or node.name
+        stem, count = node.name or node.op_type, 1
+        while node.name in taken or not node.name:
+            node.name, count = f"{stem}_{count}", count + 1
+        taken.add(node.name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about packages that are not installed and about its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
