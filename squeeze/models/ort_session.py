@@ -1,0 +1,104 @@
+"""ONNX Runtime as the models use it: one session per number of threads, a batch fed by name, logits back.
+
+It takes ``.onnx`` and ``.ort`` files alike. What the graph holds is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError
+from squeeze.models.base import Batch, InputSpec
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Feed = dict[str, np.ndarray[Any, Any]]
+
+_DTYPES = {"float": "float32", "double": "float64"}  # the others have one name
+
+
+def open_session(model: bytes | Path, threads: int, source: str) -> InferenceSession:
+    """Load a model into ONNX Runtime on the CPU, with a fixed number of threads.
+
+    Raises:
+        ModelError: The runtime does not take it.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # failures come back as exceptions; the rest is noise on the user's screen
+    # a session that spins after its run would take the processor from the one it is compared with
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        stored = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exception classes share no base
+        raise ModelError(f"{source}: ONNX Runtime refuses the model: {' '.join(str(error).split())[:200]}") from error
+
+
+def input_specs(session: InferenceSession) -> tuple[InputSpec, ...]:
+    """What the session wants to be fed; a free dimension is -1."""
+    return tuple(
+        InputSpec(value.name, tuple(size if isinstance(size, int) else -1 for size in value.shape[1:]), dtype(value))
+        for value in session.get_inputs()
+    )
+
+
+def dtype(value: Any) -> str:
+    """The numpy name of an input's or output's element type."""
+    element = str(value.type).removeprefix("tensor(").removesuffix(")")
+    return _DTYPES.get(element, element)
+
+
+def feed(specs: tuple[InputSpec, ...], batch: Batch, source: str) -> Feed:
+    """Arrays by the model's names; a model with one input takes the batch's one input whatever its name."""
+    if len(specs) == 1 and len(batch.inputs) == 1:
+        (tensor,) = batch.inputs.values()
+        return {specs[0].name: _array(tensor, specs[0])}
+    missing = [spec.name for spec in specs if spec.name not in batch.inputs]
+    if missing:
+        raise ModelError(f"{source}: wants the input '{missing[0]}'; the data has {', '.join(batch.inputs)}")
+    return {spec.name: _array(batch.inputs[spec.name], spec) for spec in specs}
+
+
+def logits(session: InferenceSession, arrays: Feed, examples: int) -> Tensor:
+    """The first output for all examples, float32 ``[n, classes]``."""
+    size = fixed_batch(session)
+    if size in (None, examples):
+        found = session.run(None, arrays)[0]
+    else:
+        found = np.concatenate([session.run(None, part)[0] for part in parts(arrays, examples, size or examples)])[
+            :examples
+        ]
+    return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(examples, -1))
+
+
+def fixed_batch(session: InferenceSession) -> int | None:
+    """The one number of examples that the graph takes, or None where any will do."""
+    shape = session.get_inputs()[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) else None
+
+
+def stopwatch_call(session: InferenceSession, arrays: Feed) -> Callable[[], object]:
+    """One run of the session and nothing else."""
+    run, names = session.run, [output.name for output in session.get_outputs()]
+    return lambda: run(names, arrays)
+
+
+def _array(tensor: Tensor, spec: InputSpec) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(spec.dtype, copy=False))
+
+
+def parts(arrays: Feed, examples: int, size: int) -> Iterator[Feed]:
+    """Feeds of exactly ``size`` examples for a graph that takes no other number; the last is filled up."""
+    for start in range(0, examples, size):
+        indices = np.minimum(np.arange(start, start + size), examples - 1)
+        yield {name: array[indices] for name, array in arrays.items()}

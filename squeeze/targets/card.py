@@ -1,0 +1,52 @@
+"""The README of a package: its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files as resources
+
+from squeeze.targets.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the card's table, worded by whoever knows the ledger.
+
+    Args:
+        metric: ``"top-1"``.
+        value: The package's own score, ``"80.4 %"``.
+        original: The original model's, ``"80.7 %"``.
+        delta: The difference with its 95 % interval, ``"-0.3 [-0.7, +0.1]"``.
+        verdict: ``better``, ``worse`` or ``same within noise``.
+        data: What it was scored on, ``"4998 examples of test_jpg"``.
+    """
+
+    metric: str
+    value: str
+    original: str = ""
+    delta: str = ""
+    verdict: str = ""
+    data: str = ""
+
+
+def model_card(manifest: Manifest, size_bytes: int, scores: Sequence[Score], model_files: list[str]) -> str:
+    """The card as markdown; the same package gives the same card."""
+    from jinja2 import Environment, StrictUndefined
+
+    source = resources("squeeze.targets").joinpath("card.md.j2").read_text()
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    return environment.from_string(source).render(
+        m=manifest,
+        size=_size(size_bytes),
+        scores=scores,
+        model_files=model_files,
+        parameters=f"{manifest.parameters:,}",
+    )
+
+
+def _size(size_bytes: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.2f} {unit}"
+    return f"{size_bytes} bytes"

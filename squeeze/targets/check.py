@@ -1,0 +1,111 @@
+"""Compare the files of an opened package with its manifest; each fault is one line.
+
+Whether the archive itself may be unpacked is the business of ``archive``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from squeeze.errors import ModelError, VerifyError
+from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.targets.archive import Limits
+from squeeze.targets.manifest import GOLDEN, MANIFEST, MEASUREMENTS, Manifest
+from squeeze.targets.package import file_sum
+
+LARGEST_JSON_BYTES = 16 << 20
+MODEL_SUFFIXES = (".onnx", ".ort")
+
+
+def read_manifest(package: Path, folder: Path) -> Manifest:
+    """Parse the manifest and check its digest, its model and its golden file."""
+    where = f"{package}: {MANIFEST}"
+    manifest = _parsed(where, _json(package, folder, MANIFEST))
+    for name in (manifest.model, GOLDEN):
+        if name not in manifest.files:
+            raise VerifyError(f"{where}: does not list {name}, which the package needs")
+    if not manifest.model.endswith(MODEL_SUFFIXES):
+        raise VerifyError(
+            f"{where}: model {manifest.model!r} is no .onnx or .ort file, which {manifest.runtime.name} loads"
+        )
+    if manifest.digest != (right := manifest.computed_digest()):
+        raise VerifyError(f"{where}: digest is {manifest.digest or 'empty'}; its content gives {right}")
+    return manifest
+
+
+def check_files(package: Path, folder: Path, manifest: Manifest, limits: Limits) -> None:
+    """Every file that is listed is there, as listed, and no other."""
+    present = _plain_files(package, folder, limits)
+    unlisted = {MANIFEST, MEASUREMENTS}
+    for name in sorted(set(present) - set(manifest.files) - unlisted):
+        raise VerifyError(f"{package}: {name}: is not in the manifest; only listed files belong in a package")
+    for name in sorted(set(manifest.files) - set(present)):
+        raise VerifyError(f"{package}: {name}: is missing; the manifest lists it")
+    for name, listed in sorted(manifest.files.items()):
+        if (size := present[name].stat().st_size) != listed.size:
+            raise VerifyError(f"{package}: {name}: has {size} bytes; the manifest says {listed.size}")
+        if (found := file_sum(present[name])).sha256 != listed.sha256:
+            raise VerifyError(f"{package}: {name}: sha256 is {found.sha256}; the manifest says {listed.sha256}")
+    if MEASUREMENTS in present:
+        _json(package, folder, MEASUREMENTS)
+
+
+def check_external_data(package: Path, folder: Path, manifest: Manifest) -> None:
+    """Weights that lie beside an ONNX model lie inside the package."""
+    for name in sorted(manifest.files):
+        if not name.endswith(".onnx"):
+            continue
+        try:
+            locations = external_files(folder / name)
+        except ModelError as error:
+            raise VerifyError(f"{package}: {name}: not a readable ONNX file; make the package again") from error
+        for location in locations:
+            beside = (Path(name).parent / location).as_posix()
+            if unsafe_location(location):
+                raise VerifyError(f"{package}: {name}: weights in {location!r}, outside the package; refused")
+            if beside not in manifest.files:
+                raise VerifyError(f"{package}: {name}: weights in {location!r}, which the manifest does not list")
+
+
+def _json(package: Path, folder: Path, name: str) -> object:
+    file = folder / name
+    if not file.is_file() or file.is_symlink():
+        raise VerifyError(f"{package}: {name}: is missing; is this a package of squeeze?")
+    if file.stat().st_size > LARGEST_JSON_BYTES:
+        raise VerifyError(f"{package}: {name}: {file.stat().st_size} bytes; at most {LARGEST_JSON_BYTES} are read")
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise VerifyError(f"{package}: {name}: is not JSON ({error}); make the package again") from error
+
+
+def _parsed(where: str, value: object) -> Manifest:
+    try:
+        return Manifest.model_validate_json(json.dumps(value), strict=True)
+    except (ValidationError, RecursionError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        place = ".".join(str(part) for part in first["loc"]) or "content"
+        raise VerifyError(f"{where}: {place}: {first['msg']}; schema version 1 would be right") from error
+
+
+def _plain_files(package: Path, folder: Path, limits: Limits) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in _walk(package, folder):
+        found[file.relative_to(folder).as_posix()] = file
+        if len(found) > limits.files:
+            raise VerifyError(f"{package}: more than {limits.files} files; a package holds at most that many")
+    return found
+
+
+def _walk(package: Path, folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise VerifyError(
+                f"{package}: {path.relative_to(folder)}: is a link or a device; only plain files would be right"
+            )
+        if path.is_file():
+            yield path

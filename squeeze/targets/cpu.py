@@ -1,0 +1,21 @@
+"""Desktop and server processors: an ONNX file for ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from squeeze.models.artifact import Artifact
+from squeeze.models.onnx_model import FILE_NAME, OnnxModel
+from squeeze.targets.base import Target, facts_of
+
+
+class Cpu(Target[OnnxModel]):
+    """A package with ``model.onnx``, the very bytes that the last pass left and that were scored."""
+
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+
+    def build(self, model: OnnxModel, folder: Path) -> Artifact:
+        file = folder / FILE_NAME
+        file.write_bytes(model.data)
+        return Artifact(file, facts_of(model))

@@ -1,0 +1,79 @@
+"""The golden input and output: what a package must compute wherever it is opened."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from squeeze.errors import VerifyError
+from squeeze.targets.archive import zip_bytes
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Arrays by the model's own input and output names."""
+
+    inputs: Arrays
+    outputs: Arrays
+
+    def npz(self) -> bytes:
+        """The same arrays give the same bytes, and nothing in them is compressed."""
+        arrays = {f"input.{name}": array for name, array in self.inputs.items()}
+        arrays |= {f"output.{name}": array for name, array in self.outputs.items()}
+        return zip_bytes({f"{name}.npy": _npy(array) for name, array in arrays.items()})
+
+    @classmethod
+    def from_npz(cls, data: bytes, where: str) -> Golden:
+        """Read what ``npz`` wrote.
+
+        Raises:
+            VerifyError: No such arrays; a pickle, a compressed or an endless array is refused.
+        """
+        try:
+            arrays = _read(data)
+        except (ValueError, KeyError, EOFError, MemoryError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+            raise VerifyError(f"{where}: no readable golden arrays ({error}); make the package again") from error
+        inputs = {name.removeprefix("input."): array for name, array in arrays.items() if name.startswith("input.")}
+        outputs = {name.removeprefix("output."): array for name, array in arrays.items() if name.startswith("output.")}
+        if not inputs or not outputs:
+            raise VerifyError(f"{where}: holds {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        return cls(inputs, outputs)
+
+
+def largest_difference(expected: Arrays, found: Arrays) -> float:
+    """Largest absolute difference as a share of the largest expected value; infinite where shapes or NaNs differ."""
+    return max(_difference(expected[name], found[name]) for name in expected)
+
+
+def _difference(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    if expected.size == 0 or np.array_equal(expected, found, equal_nan=expected.dtype.kind == "f"):
+        return 0.0
+    gap = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+    share = float(gap.max() / max(float(np.abs(expected).max()), 1e-12))
+    return share if np.isfinite(share) else float("inf")
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    stream = BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _read(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {}
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data):
+                raise ValueError(f"{entry.filename} is compressed")
+            array = np.load(BytesIO(archive.read(entry)), allow_pickle=False)
+            arrays[entry.filename.removesuffix(".npy")] = array
+    return arrays

@@ -1,0 +1,35 @@
+"""Phones: a file for a runtime that fits into an app.
+
+Each runtime is one builder; so far ONNX Runtime Mobile (``ort``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from squeeze.models.artifact import Artifact
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets.base import Target, facts_of
+from squeeze.targets.ort_format import required_operators, write_ort
+
+
+class Mobile(Target[OnnxModel]):
+    """A package with ``model.ort`` and the list of operators for a runtime built with those only."""
+
+    runtime: Literal["ort"] = "ort"
+
+    def build(self, model: OnnxModel, folder: Path) -> Artifact:
+        return BUILDERS[self.runtime](model, folder)
+
+
+def build_ort(model: OnnxModel, folder: Path) -> Artifact:
+    """ONNX Runtime Mobile."""
+    file, operators = folder / "model.ort", folder / "required_operators.config"
+    write_ort(model.data, file)
+    operators.write_text(required_operators(file))
+    return Artifact(file, facts_of(model), beside=(operators,))
+
+
+BUILDERS: dict[str, Callable[[OnnxModel, Path], Artifact]] = {"ort": build_ort}

@@ -1,0 +1,54 @@
+"""ONNX to ONNX Runtime's own format, which the small mobile builds load: optimized once, here, for ARM.
+
+Equal models give equal bytes: the optimization level and the platform's switches are fixed, and no path is written.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from squeeze.errors import ModelError
+
+
+def write_ort(onnx_data: bytes, out: Path) -> None:
+    """Optimize the graph and write it as ``.ort``.
+
+    All optimizations run, as ONNX Runtime's own converter has it, but for the one that fits x86 only (NCHWc);
+    signed 8-bit activations stay as they are, since ARM's kernels like them.
+
+    Raises:
+        ModelError: The runtime does not take the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(out)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4  # it warns of optimizations that depend on the platform: they are chosen here
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    try:
+        ort.InferenceSession(
+            onnx_data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"]
+        )
+    except Exception as error:  # ONNX Runtime's own exception classes share no base
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{out.name}: ONNX Runtime cannot convert the model ({reason})") from error
+
+
+def required_operators(ort_file: Path) -> str:
+    """The operators that the model needs, in the form that ONNX Runtime's ``--include_ops_by_config`` reads."""
+    from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
+
+    needed: dict[str, dict[int, set[str]]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # its reader leaves the file to the garbage collector
+        OrtFormatModelProcessor(str(ort_file), needed, None).process()
+    lines = [
+        f"{domain};{opset};{','.join(sorted(operators))}"
+        for domain, opsets in sorted(needed.items())
+        for opset, operators in sorted(opsets.items())
+    ]
+    return "\n".join([f"# operators of {ort_file.name}", *lines]) + "\n"

@@ -1,0 +1,93 @@
+"""A tiny real CNN in ONNX, and packages made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from squeeze.models.base import Batch
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.card import Score
+from squeeze.targets.cpu import Cpu
+
+CLASSES = 5
+
+
+def make_onnx(batch: int | str = "n") -> onnx.ModelProto:
+    """Conv 3 -> 8, relu, mean, Gemm 8 -> 5, seeded."""
+    random = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> TensorProto:
+        return numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c"], "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w2", "b2"], ["logits"], "gemm"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+        [weight("w1", 8, 3, 3, 3), weight("b1", 8), weight("w2", 8, CLASSES), weight("b2", CLASSES)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx() -> Callable[..., onnx.ModelProto]:
+    """Makes the tiny model; tests change what they get."""
+    return make_onnx
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    path.write_bytes(make_onnx().SerializeToString(deterministic=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(model_file: Path) -> OnnxModel:
+    return OnnxModel.from_file(model_file)
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    return Batch({"image": torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))})
+
+
+@pytest.fixture(scope="session")
+def pieces(batch: Batch) -> Pieces:
+    return Pieces(
+        name="tiny",
+        golden=batch,
+        plan={"model": {"onnx": "tiny.onnx"}, "targets": [{"target": "cpu"}]},
+        ledger={"rows": [{"pass": "original"}]},
+        measurements={"date": "2026-01-01", "median_ms": 1.5},
+        labels=["ant", "bee", "cat", "dog", "elk"],
+        preprocessing={
+            "resize": 10,
+            "crop": 8,
+            "channels": 3,
+            "scale": 1 / 255,
+            "normalize": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+        },
+        provenance={"original": "0" * 64, "versions": {"squeeze": "0.1.0"}},
+        scores=[Score("top-1", "80.4 %", "80.7 %", "-0.3 [-0.7, +0.1]", "same within noise", "4 examples of noise")],
+    )
+
+
+@pytest.fixture(scope="session")
+def packed(model: OnnxModel, pieces: Pieces, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return Cpu().pack(model, pieces, tmp_path_factory.mktemp("packed") / "tiny-cpu.zip")

@@ -1,0 +1,106 @@
+"""The ``.ort`` package: same bytes from every process, no path inside, the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from squeeze.errors import ModelError, VerifyError
+from squeeze.models.base import Batch
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets.base import NARROW_TOLERANCE, Packed, Pieces, facts_of
+from squeeze.targets.mobile import Mobile
+from squeeze.targets.ort_format import write_ort
+from squeeze.targets.verify import open_package, verify
+
+
+@pytest.fixture(scope="module")
+def mobile(model: OnnxModel, pieces: Pieces, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return Mobile().pack(model, pieces, tmp_path_factory.mktemp("mobile") / "tiny-mobile.zip")
+
+
+@pytest.fixture(scope="module")
+def quantized(model_file: Path, batch: Batch, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter([{"image": batch.image.numpy()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    out = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    quantize_static(model_file, out, Reader(), per_channel=True, activation_type=QuantType.QUInt8)
+    return OnnxModel.from_file(out)
+
+
+def test_the_package_holds_the_ort_file_and_its_operators(mobile: Packed):
+    package = open_package(mobile.path)
+    assert {"model.ort", "required_operators.config"} < set(package.manifest.files)
+    operators = (package.folder / "required_operators.config").read_text().splitlines()
+    assert operators[0] == "# operators of model.ort"
+    assert any(line.startswith("ai.onnx;13;") and "Gemm" in line for line in operators)
+
+
+def test_the_ort_file_answers_as_the_onnx_file_does(mobile: Packed, model: OnnxModel, batch: Batch):
+    assert torch.allclose(mobile.artifact.predict(batch), model.predict(batch), atol=1e-5)
+    assert verify(open_package(mobile.path)).bit_equal
+
+
+def test_the_ort_file_keeps_the_counts_of_its_graph(mobile: Packed, model: OnnxModel):
+    assert mobile.artifact.layers() == []
+    assert (mobile.artifact.parameters(), mobile.artifact.macs()) == (model.parameters(), model.macs())
+
+
+def test_the_operator_list_does_not_count_as_model_bytes(mobile: Packed):
+    assert mobile.artifact.nbytes() == open_package(mobile.path).manifest.files["model.ort"].size
+
+
+@pytest.mark.parametrize("kind", ["model", "quantized"])
+def test_another_process_in_another_folder_writes_the_same_bytes(kind, request, tmp_path):
+    model = request.getfixturevalue(kind)
+    (tmp_path / "in.onnx").write_bytes(model.data)
+    write_ort(model.data, tmp_path / "here.ort")
+    code = (
+        "import sys; from pathlib import Path; from squeeze.targets.ort_format import write_ort;"
+        "write_ort(Path('in.onnx').read_bytes(), Path('there.ort'))"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(root), "PATH": ""})
+    here, there = (tmp_path / "here.ort").read_bytes(), (tmp_path / "there.ort").read_bytes()
+    assert hashlib.sha256(here).hexdigest() == hashlib.sha256(there).hexdigest()
+    assert str(tmp_path).encode() not in here
+
+
+def test_an_int8_graph_runs_as_integers_and_gets_the_wider_tolerance(quantized, pieces, batch, tmp_path):
+    packed = Mobile().pack(quantized, pieces, tmp_path / "int8.zip")
+    assert facts_of(quantized).tolerance == NARROW_TOLERANCE
+    assert "QLinearConv" in (open_package(packed.path).folder / "required_operators.config").read_text()
+    spread = quantized.predict(batch).abs().max()
+    assert (packed.artifact.predict(batch) - quantized.predict(batch)).abs().max() < NARROW_TOLERANCE * spread
+
+
+def test_a_damaged_ort_file_is_refused_by_its_runtime(mobile: Packed):
+    package = open_package(mobile.path)
+    file = package.folder / "model.ort"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(VerifyError, match="ONNX Runtime refuses the model"):
+        verify(package)
+
+
+def test_a_graph_that_does_not_convert_is_one_line(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"x\.ort: ONNX Runtime cannot convert the model"):
+        write_ort(b"nonsense", tmp_path / "x.ort")
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(ValidationError, match="Input should be 'ort'"):
+        Mobile(runtime="abacus")

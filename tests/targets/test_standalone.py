@@ -1,0 +1,116 @@
+"""``run.py`` works in an unpacked folder with an isolated Python and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeeze.data.preprocess import Preprocess
+from squeeze.models.base import Batch
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets import standalone
+from squeeze.targets.base import Packed, Pieces
+
+
+@pytest.fixture(scope="module")
+def folder(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(packed.path) as archive:
+        archive.extractall(place)
+    return place
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_it_imports_only_onnxruntime_and_numpy(folder: Path):
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'squeeze', 'onnx', 'PIL', 'pydantic', 'yaml']));"
+    script = str(folder / "run.py")
+    code = f"{blocked} sys.argv = ['run.py', '--golden']; import runpy; runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("golden output agrees: difference 0, tolerance 0.001")
+
+
+def test_an_array_gives_the_top_classes_by_name(folder: Path, model: OnnxModel, batch: Batch, tmp_path: Path):
+    np.save(tmp_path / "x.npy", batch.image.numpy()[0])
+    done = run(folder, str(tmp_path / "x.npy"), "--json", "--top", "3")
+    (classes,) = json.loads(done.stdout)["examples"]
+    logits = model.predict(batch)[0]
+    assert [entry["class"] for entry in classes] == logits.argsort(descending=True)[:3].tolist()
+    assert [entry["label"] for entry in classes] == [["ant", "bee", "cat", "dog", "elk"][e["class"]] for e in classes]
+    assert classes[0]["probability"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+
+
+def test_people_read_one_line_per_class(folder: Path, batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "x.npy", batch.image.numpy())
+    assert standalone.main([str(tmp_path / "x.npy"), "--folder", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 * (1 + 5)
+    assert lines[0] == "example 0"
+    assert lines[1].split()[1:] in [["%", name] for name in ("ant", "bee", "cat", "dog", "elk")]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_picture_is_prepared_as_the_evaluation_data_was(pieces: Pieces, tmp_path: Path, mode: str):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 14, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "x.png")
+    spec = {"shape": ["n", 3, 8, 8], "dtype": "float32"}
+    found = standalone.read_input(tmp_path / "x.png", spec, dict(pieces.preprocessing))
+    assert np.array_equal(found[0], Preprocess.model_validate(pieces.preprocessing)(np.asarray(image)))
+
+
+def test_a_changed_golden_output_is_exit_code_4(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    arrays = dict(np.load(tmp_path / "golden.npz"))
+    np.savez(tmp_path / "golden.npz", **{**arrays, "output.logits": arrays["output.logits"] * 2})
+    assert standalone.main(["--golden", "--folder", str(tmp_path)]) == 4
+    assert "golden output DIFFERS: difference 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("x.npy", b"nonsense", "x.npy: cannot be read"),
+        ("x.jpg", b"nonsense", "x.jpg: cannot be read"),
+        ("absent.npy", None, "absent.npy: cannot be read"),
+        ("small.npy", np.zeros((3, 9, 9), np.float32), r"small.npy: gives shape \[1, 3, 9, 9\]; the model takes"),
+    ],
+)
+def test_a_bad_input_is_one_line(folder, tmp_path, capsys, name, data, reason):
+    if isinstance(data, bytes):
+        (tmp_path / name).write_bytes(data)
+    elif data is not None:
+        np.save(tmp_path / name, data)
+    assert standalone.main([str(tmp_path / name), "--folder", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("run.py: ")
+    spec = {"shape": ["n", 3, 8, 8], "dtype": "float32"}
+    with pytest.raises(standalone.Fault, match=reason):
+        standalone.read_input(tmp_path / name, spec, {"channels": 3})
+
+
+def test_a_folder_without_the_rest_of_the_package_is_one_line(folder: Path, tmp_path: Path):
+    (tmp_path / "run.py").write_bytes((folder / "run.py").read_bytes())
+    done = run(tmp_path, "--golden")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "unpack the whole package" in done.stderr
+
+
+def test_neither_input_nor_golden_is_a_usage_error(folder: Path):
+    done = run(folder)
+    assert done.returncode == 2
+    assert "give an input file, or --golden" in done.stderr
