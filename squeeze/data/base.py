@@ -29,6 +29,7 @@ class Dataset(ABC):
     """Examples by number, the same ones in the same order for every row of the ledger."""
 
     name: str
+    classes: list[str] | None = None  # what the labels mean, where the data says it
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -36,6 +37,10 @@ class Dataset(ABC):
     @abstractmethod
     def example(self, index: int) -> Example:
         """Decode and preprocess one example."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """The label of one example without decoding it; -1 where there is none."""
 
     @abstractmethod
     def fingerprint(self, index: int) -> bytes:
@@ -83,7 +88,7 @@ class Dataset(ABC):
         """Raise ``DataError`` where there is nothing to score against."""
         if not len(self):
             raise DataError(f"{self.name}: no examples")
-        if self.example(0).label < 0:
+        if self.label(0) < 0:
             raise DataError(f"{self.name}: the examples carry no labels")
 
 
@@ -98,6 +103,9 @@ class Subset(Dataset):
 
     def example(self, index: int) -> Example:
         return self.parent.example(int(self.indices[index]))
+
+    def label(self, index: int) -> int:
+        return self.parent.label(int(self.indices[index]))
 
     def fingerprint(self, index: int) -> bytes:
         return self.parent.fingerprint(int(self.indices[index]))

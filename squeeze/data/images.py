@@ -22,6 +22,7 @@ class Pixels(ABC):
     """Raw images by number, before any preprocessing."""
 
     labels: np.ndarray  # [n] int64, -1 where there is none
+    classes: list[str] | None = None
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
@@ -42,8 +43,8 @@ class ArrayPixels(Pixels):
 class FilePixels(Pixels):
     """Images in files, decoded when they are asked for."""
 
-    def __init__(self, files: list[Path], labels: np.ndarray) -> None:
-        self.files, self.labels = files, labels
+    def __init__(self, files: list[Path], labels: np.ndarray, classes: list[str] | None = None) -> None:
+        self.files, self.labels, self.classes = files, labels, classes
 
     def read(self, index: int) -> np.ndarray:
         try:
@@ -68,6 +69,7 @@ class ImageDataset(Dataset):
 
     def __init__(self, name: str, pixels: Pixels, indices: np.ndarray, preprocess: Preprocess) -> None:
         self.name, self.pixels, self.indices, self.preprocess = name, pixels, indices, preprocess
+        self.classes = pixels.classes
         self.example = lru_cache(maxsize=self._resident())(self._example)  # type: ignore[method-assign]
 
     def __len__(self) -> int:
@@ -75,6 +77,9 @@ class ImageDataset(Dataset):
 
     def example(self, index: int) -> Example:  # replaced by its cached self in __init__
         return self._example(index)
+
+    def label(self, index: int) -> int:
+        return int(self.pixels.labels[int(self.indices[index])])
 
     def _example(self, index: int) -> Example:
         number = int(self.indices[index])

@@ -1,4 +1,4 @@
-"""From raw pixels to a model's input: resize, centre crop, scale, normalize; the same steps go into a package as JSON."""
+"""From raw pixels to a model's input: resize, centre crop, scale, normalize; as JSON the steps go into packages."""
 
 from __future__ import annotations
 

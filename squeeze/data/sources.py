@@ -47,6 +47,10 @@ class DataSource(BaseModel, ABC):
     def where(self) -> str:
         """The path or name, for messages."""
 
+    def has_labels(self) -> bool:
+        """False where the options say that there are none."""
+        return True
+
     def default_scale(self) -> float:
         """What maps this source's pixels to 0..1."""
         return 1 / 255
@@ -95,6 +99,9 @@ class NpzData(DataSource):
     def where(self) -> str:
         return self.npz
 
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
     def pixels(self, root: Path) -> Pixels:
         path = root / self.npz
         try:
@@ -125,23 +132,25 @@ class FolderData(DataSource):
     def where(self) -> str:
         return self.folder
 
+    def has_labels(self) -> bool:
+        return self.labels != "none"
+
     def pixels(self, root: Path) -> Pixels:
         top = root / self.folder
         files = sorted(path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise DataError(f"{top}: no image files here; {', '.join(sorted(IMAGE_SUFFIXES))} are read")
-        return FilePixels(files, np.array(self._labels(top, files), dtype=np.int64))
+        if self.labels == "folder":
+            return FilePixels(files, *self._classes(top, files))
+        numbers = [-1 if self.labels == "none" else _leading_number(file) for file in files]
+        return FilePixels(files, np.array(numbers, dtype=np.int64))
 
-    def _labels(self, top: Path, files: list[Path]) -> list[int]:
-        if self.labels == "none":
-            return [-1] * len(files)
-        if self.labels == "filename":
-            return [_leading_number(file) for file in files]
+    def _classes(self, top: Path, files: list[Path]) -> tuple[np.ndarray, list[str]]:
         classes = sorted({file.relative_to(top).parts[0] for file in files if file.parent != top})
         if any(file.parent == top for file in files):
             raise DataError(f"{top}: images lie beside the class folders; labels: filename or none would read them")
         number = {name: index for index, name in enumerate(classes)}
-        return [number[file.relative_to(top).parts[0]] for file in files]
+        return np.array([number[file.relative_to(top).parts[0]] for file in files], dtype=np.int64), classes
 
 
 class DigitsData(DataSource):

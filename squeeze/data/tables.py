@@ -26,6 +26,9 @@ class DatasetsData(DataSource):
     def where(self) -> str:
         return self.datasets
 
+    def has_labels(self) -> bool:
+        return self.label is not None
+
     def pixels(self, root: Path) -> Pixels:
         table = _read_table(root / self.datasets)
         for column in filter(None, (self.image, self.label)):

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +21,7 @@ from squeeze.progress import Progress
 
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset
+    from squeeze.models.spec import ModelSpec
     from squeeze.models.torch_model import TorchModel
     from squeeze.store import Journal
 
@@ -38,6 +40,7 @@ class Context:
         original: Reads the original model afresh: one in memory would have been changed by the passes before.
         journal: Finished pieces of this pass, for resume.
         progress: Where to show how far along the pass is.
+        root: Folder that relative paths in options start from.
         facts: What the pass wants the report to say (coverage, widths, losses); JSON values only, no timings.
         measured: Timings of this host that the pass took; kept out of everything whose bytes must not vary.
     """
@@ -49,6 +52,7 @@ class Context:
     original: Callable[[], Model] | None = None
     journal: Journal | None = None
     progress: Progress = field(default_factory=Progress)
+    root: Path = field(default_factory=Path.cwd)
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +77,16 @@ class Context:
         model = self.original() if self.original else None
         if not isinstance(model, TorchModel):
             raise SqueezeError("the original is not a torch model, so it cannot teach here; name another teacher")
+        return model
+
+
+    def load_model(self, spec: ModelSpec) -> TorchModel:
+        """Another model, such as a teacher that an option names; same inputs as the original."""
+        from squeeze.models.torch_model import TorchModel
+
+        model = spec.read(self.root, self.load_original().inputs[0].shape)
+        if not isinstance(model, TorchModel):
+            raise SqueezeError(f"{spec.reference} is no torch model, so it cannot teach; hf, module or builtin would do")
         return model
 
 
@@ -125,6 +139,10 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
     @abstractmethod
     def run(self, model: In, context: Context) -> Out:
         """Do it. May change ``model`` in place and return it; raises ``SqueezeError`` when it cannot."""
+
+    def needed(self) -> frozenset[str]:
+        """What this pass with these options needs of a plan: some of ``calibration``, ``train``, ``teacher``."""
+        return type(self).needs
 
     def faults(self, model: Model) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights (meta tensors)."""

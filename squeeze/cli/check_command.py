@@ -1,0 +1,38 @@
+"""``squeeze check``: every fault of a plan at once, without loading weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from squeeze.cli.options import json_option, load_plan, plan_options, show_json
+from squeeze.errors import PlanError
+
+EPILOG = """\b
+Example:
+  squeeze check plans/digits.yaml --explain"""
+
+
+@click.command("check", epilog=EPILOG)
+@plan_options
+@click.option("--explain", is_flag=True, help="Say what each pass will do: layers, parameters, bytes.")
+@json_option
+def command(
+    plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...], explain: bool, as_json: bool
+) -> None:
+    """Check PLAN: form, order, options, selectors, data, extras, targets. Exit code 2 with every fault."""
+    from squeeze.cli.show import show_explained
+    from squeeze.plan.check import check
+
+    loaded = load_plan(plan, overrides, variables)
+    result = check(loaded)
+    if result.faults:
+        raise PlanError(loaded.located(result.faults), str(plan))
+    if as_json:
+        show_json({"plan": str(plan), "ok": True, "original": result.original, "passes": [asdict(e) for e in result.explained]})
+    elif explain:
+        show_explained(result)
+    else:
+        click.echo(f"{plan}: {len(list(loaded.every_step()))} passes, {len(loaded.branches)} targets: no faults")

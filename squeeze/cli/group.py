@@ -1,0 +1,112 @@
+"""The ``squeeze`` command: which subcommands there are, and how an error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from squeeze.errors import PlanError, SqueezeError, did_you_mean
+
+COMMANDS = {
+    "run": "Carry a plan out: compress, score every pass, pack, verify, report.",
+    "check": "Check a plan without loading weights; --explain says what each pass will do.",
+    "inspect": "Show a model's graph: layers, sizes, work, and what is coupled for pruning.",
+    "verify": "Check a package: sums, golden output, and its score if data is given.",
+    "bench": "Measure a package on this host.",
+    "report": "Show the report of a run again, or render it anew.",
+    "init": "Write a commented starter plan.",
+    "passes": "List the passes and their options.",
+    "targets": "List the targets.",
+    "metrics": "List the metrics.",
+    "schema": "Print the JSON schema of plan files, for editors.",
+    "store": "List or prune what finished passes have left on disk.",
+}
+INTERRUPTED = 130
+
+EPILOG = """\b
+Examples:
+  squeeze init plan.yaml                    a commented plan to start from
+  squeeze check plan.yaml --explain         what it would do
+  squeeze run plan.yaml --out result        do it; kill it and run it again: it goes on
+  squeeze verify result/plan-cpu.zip        is this package what it claims to be?
+
+Exit codes: 0 done, 1 a run failed, 2 the plan or the command line is wrong,
+3 the budget is broken, 4 a package did not verify."""
+
+
+class LazyGroup(click.Group):
+    """Commands by name, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"squeeze.cli.{name}_command").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="squeeze", prog_name="squeeze")
+def group() -> None:
+    """Compress a trained model by a plan, and prove every step.
+
+    A plan chains passes (pruning, distillation, quantization, export) over a model. After every pass the model is
+    scored again; the ledger says what changed, by how much, and how sure that is.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a ``SqueezeError`` is one line per fault on standard error and its own exit code."""
+    _quieten()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = group.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        code = _complain(arguments, [f"squeeze: {error.format_message()}"], 2)
+    except SqueezeError as error:
+        code = _complain(arguments, str(error).splitlines(), error.exit_code, error)
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain(arguments, ["squeeze: interrupted; finished passes are kept, the same command goes on"], INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(arguments: list[str], lines: list[str], code: int, error: Exception | None = None) -> int:
+    if "--json" in arguments:
+        print(json.dumps({"error": type(error).__name__ if error else "UsageError", "lines": lines, "faults": _faults(error)}))
+    else:
+        print("\n".join(lines), file=sys.stderr)
+    return code
+
+
+def _faults(error: Exception | None) -> list[dict[str, Any]]:
+    if not isinstance(error, PlanError):
+        return []
+    return [{"line": fault.line, "place": list(fault.path), "message": fault.message} for fault in error.faults]
+
+
+def _quieten() -> None:
+    """Libraries that chat on import would break ``--json`` and clean logs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,32 @@
+"""``squeeze init``: a commented plan to start from."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from squeeze.cli.options import json_option, show_json
+from squeeze.errors import UsageError
+
+EPILOG = """\b
+Example:
+  squeeze init my-plan.yaml && squeeze check my-plan.yaml --explain"""
+
+
+@click.command("init", epilog=EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), default=Path("plan.yaml"))
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@json_option
+def command(path: Path, force: bool, as_json: bool) -> None:
+    """Write a commented starter plan to PATH (plan.yaml); it runs as it is, on the digits that come along."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; --force overwrites it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    path.write_text(files("squeeze.cli").joinpath("starter.yaml").read_text())
+    if as_json:
+        show_json({"written": str(path)})
+    else:
+        click.echo(f"wrote {path}; next: squeeze check {path} --explain")

@@ -1,0 +1,72 @@
+"""``squeeze inspect``: a model's graph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from squeeze.cli.options import json_option, show_json
+from squeeze.errors import UsageError
+
+EPILOG = """\b
+Examples:
+  squeeze inspect ./my-hugging-face-folder
+  squeeze inspect model.onnx
+  squeeze inspect digits-cnn
+  squeeze inspect mymodels:resnet20 --input 3,32,32"""
+
+
+@click.command("inspect", epilog=EPILOG)
+@click.argument("model")
+@click.option("--input", "shape", help="Shape of one example, as 3,32,32, where the model does not say it.")
+@json_option
+def command(model: str, shape: str | None, as_json: bool) -> None:
+    """Show MODEL: a Hugging Face folder, a .onnx file, a plan (.yaml), module:factory, or a builtin.
+
+    Layers with parameters, multiply-accumulates, bytes and their share, and which layers must be pruned together.
+    No weights are loaded.
+    """
+    from squeeze.cli.show import show_model
+    from squeeze.models.torch_model import TorchModel
+
+    outline = _outline(model, _shape(shape))
+    coupled = _coupled(outline) if isinstance(outline, TorchModel) else []
+    if as_json:
+        layers = [asdict(layer) for layer in outline.layers()]
+        show_json({"model": model, "form": outline.form, "layers": layers, "coupled": coupled})
+    else:
+        show_model(model, outline, coupled)
+
+
+def _outline(model: str, shape: tuple[int, ...] | None):  # type: ignore[no-untyped-def]
+    from squeeze.models.source import BUILTINS
+    from squeeze.models.spec import ModelSpec
+    from squeeze.plan.check import example_shape
+    from squeeze.plan.plan import Plan
+
+    path = Path(model)
+    if path.suffix in (".yaml", ".yml"):
+        plan = Plan.load(path)
+        if plan.model is None:
+            raise UsageError(f"{model}: the plan names no model")
+        return plan.model.outline(plan.root, example_shape(plan))
+    if path.suffix == ".onnx":
+        return ModelSpec(onnx=model).outline(Path.cwd())
+    if path.is_dir():
+        return ModelSpec(hf=model, input=shape).outline(Path.cwd())
+    if ":" in model:
+        return ModelSpec(module=model, input=shape).outline(Path.cwd())
+    if model in BUILTINS:
+        return ModelSpec(builtin=model).outline(Path.cwd())
+    raise UsageError(f"{model}: no such folder, .onnx file, plan, module:factory or builtin ({', '.join(BUILTINS)})")
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input {text}: not a shape; 3,32,32 would be one")
+    return tuple(int(part) for part in parts)

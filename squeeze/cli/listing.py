@@ -1,0 +1,66 @@
+"""What ``squeeze passes``, ``targets`` and ``metrics`` share: a list of names, or one name's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from squeeze import registry
+from squeeze.cli.options import json_option, show_json
+
+
+def listing_command(kind: registry.Kind) -> click.Command:
+    """The command that lists one kind."""
+    singular = registry.SINGULAR[kind]
+    example = next(iter(registry.BUILTIN[kind]))
+
+    @click.command(kind, epilog=f"\b\nExamples:\n  squeeze {kind}\n  squeeze {kind} {example}")
+    @click.argument("name", required=False)
+    @json_option
+    def command(name: str | None, as_json: bool) -> None:
+        if name is None:
+            _list(kind, as_json)
+        else:
+            _one(kind, name, as_json)
+
+    command.help = f"List the {kind}, built in and plugged in; with NAME, the options of that {singular}."
+    return command
+
+
+def _list(kind: registry.Kind, as_json: bool) -> None:
+    found = {name: registry.summary(registry.load(kind, name)) for name in registry.entries(kind)}
+    if as_json:
+        show_json(found)
+        return
+    width = max(map(len, found))
+    for name, summary in found.items():
+        click.echo(f"{name:<{width}}  {summary}")
+
+
+def _one(kind: registry.Kind, name: str, as_json: bool) -> None:
+    cls = registry.load(kind, name)
+    if as_json:
+        show_json(cls.model_json_schema())
+        return
+    click.echo(f"{name}: {(cls.__doc__ or '').strip()}\n")
+    for line in _facts(cls):
+        click.echo(line)
+    for option, field in cls.model_fields.items():
+        default = "required" if field.is_required() else f"= {field.get_default(call_default_factory=True)!r}"
+        click.echo(f"  {option}: {_type(field.annotation)}  {default}")
+
+
+def _facts(cls: type[Any]) -> list[str]:
+    facts = []
+    if hasattr(cls, "consumes") and hasattr(cls, "produces"):
+        facts.append(f"  takes {cls.consumes.form}, gives {cls.produces.form}")
+    for name in ("needs", "promises", "leaves", "refuses"):
+        if values := getattr(cls, name, None):
+            facts.append(f"  {name}: {', '.join(sorted(values))}")
+    return facts
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("NoneType", "None")

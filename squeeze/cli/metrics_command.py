@@ -1,0 +1,5 @@
+"""``squeeze metrics``."""
+
+from squeeze.cli.listing import listing_command
+
+command = listing_command("metrics")

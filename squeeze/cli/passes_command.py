@@ -1,0 +1,5 @@
+"""``squeeze passes``."""
+
+from squeeze.cli.listing import listing_command
+
+command = listing_command("passes")

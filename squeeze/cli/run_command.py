@@ -1,0 +1,52 @@
+"""``squeeze run``: carry a plan out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from squeeze.cli.options import json_option, load_plan, plan_options, show_json, store_option
+
+EPILOG = """\b
+Example:
+  squeeze run plans/digits.yaml --out squeeze-out/digits --set passes.0.ratio=0.25"""
+
+
+@click.command("run", epilog=EPILOG)
+@plan_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report and packages  [squeeze-out/PLAN]")
+@store_option
+@json_option
+def command(
+    plan: Path,
+    overrides: tuple[str, ...],
+    variables: tuple[str, ...],
+    out: Path | None,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Compress by PLAN: every pass scored, the result packed and verified, reports in the --out folder.
+
+    Exit code 3 when the result is outside the plan's budget. Kill it, run it again: it goes on after the last
+    finished pass.
+    """
+    from squeeze.cli.show import show_run
+    from squeeze.progress import Progress, progress_for_terminal
+    from squeeze.report.write import write_reports
+    from squeeze.run import run
+    from squeeze.run.reporting import report_of
+
+    loaded = load_plan(plan, overrides, variables)
+    folder = out or Path("squeeze-out") / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    result = run(loaded, out=folder, store=store, progress=Progress() if as_json else progress_for_terminal())
+    report = report_of(result, folder)
+    written = write_reports(report, folder)
+    if as_json:
+        show_json(report)
+    else:
+        show_run(report)
+        click.echo(f"\nReport: {os.path.relpath(written['html'])}")
+    result.require_budget()

@@ -1,0 +1,5 @@
+"""``squeeze targets``."""
+
+from squeeze.cli.listing import listing_command
+
+command = listing_command("targets")

@@ -1,0 +1,39 @@
+"""``squeeze verify``: is a package what it claims to be?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from squeeze.cli.options import json_option, show_json
+
+EPILOG = """\b
+Examples:
+  squeeze verify result/digits-cpu.zip
+  squeeze verify result/digits-cpu.zip --data plans/digits.yaml"""
+
+
+@click.command("verify", epilog=EPILOG)
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="A plan whose data.evaluate and metrics to score it on.")
+@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Fill in ${NAME} of that plan.")
+@json_option
+def command(package: Path, data: Path | None, variables: tuple[str, ...], as_json: bool) -> None:
+    """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
+
+    Exit code 4 when it does not verify.
+    """
+    from squeeze.cli.show import show_verified
+    from squeeze.run.rescore import rescore
+    from squeeze.targets.verify import open_package, verify
+
+    opened = open_package(package)
+    verification = verify(opened)
+    scored = rescore(opened, data, variables) if data else {}
+    if as_json:
+        found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
+        show_json(found | asdict(verification) | {"scores": scored})
+    else:
+        show_verified(package, opened.manifest.digest, verification, scored)

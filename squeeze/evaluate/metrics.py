@@ -1,0 +1,137 @@
+"""What is measured of a model. Three kinds: per example (from logits), of the model as stored, and time.
+
+A metric gives values; deltas, intervals and verdicts are the ledger's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from scipy.special import log_softmax
+
+from squeeze.errors import DataError
+from squeeze.models.base import Model
+
+Unit = Literal["share", "nats", "bytes", "count", "ratio"]
+
+
+class Metric(BaseModel, ABC):
+    """A named measurement; its fields are the options a plan may give it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    unit: ClassVar[Unit]
+    higher_is_better: ClassVar[bool] = False
+
+
+class ExampleMetric(Metric):
+    """One value per example, from logits ``[n, classes]``, labels ``[n]`` and the original's logits."""
+
+    counts: ClassVar[bool] = False  # yes/no per example: McNemar decides the verdict
+    needs_labels: ClassVar[bool] = False
+
+    @abstractmethod
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        """``[n]``, float or bool."""
+
+
+class ModelMetric(Metric):
+    """One exact number of the model itself."""
+
+    @abstractmethod
+    def value(self, model: Model) -> int: ...
+
+
+class Top1(ExampleMetric):
+    """Share of examples whose highest logit is the label's."""
+
+    name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        return np.asarray(logits.argmax(1) == _required(labels, self.name))
+
+
+class Top5(ExampleMetric):
+    """Share of examples whose label is among the five highest logits."""
+
+    name, unit, higher_is_better, counts, needs_labels = "top5", "share", True, True, True
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        return np.asarray((five == _required(labels, self.name)[:, None]).any(1))
+
+
+class Loss(ExampleMetric):
+    """Cross-entropy in nats."""
+
+    name, unit, needs_labels = "loss", "nats", True
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        truth = _required(labels, self.name)
+        return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
+
+
+class Kl(ExampleMetric):
+    """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
+
+    name, unit = "kl", "nats"
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))
+        return np.asarray((np.exp(p) * (p - q)).sum(1))
+
+
+class Flips(ExampleMetric):
+    """Share of predictions that differ from the original's; needs no labels."""
+
+    name, unit, counts = "flips", "share", True
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        return np.asarray(logits.argmax(1) != original.argmax(1))
+
+
+class SizeBytes(ModelMetric):
+    """Bytes as stored."""
+
+    name, unit = "size_bytes", "bytes"
+
+    def value(self, model: Model) -> int:
+        return model.nbytes()
+
+
+class Parameters(ModelMetric):
+    """Number of stored weights."""
+
+    name, unit = "parameters", "count"
+
+    def value(self, model: Model) -> int:
+        return model.parameters()
+
+
+class Macs(ModelMetric):
+    """Multiply-accumulates for one example."""
+
+    name, unit = "macs", "count"
+
+    def value(self, model: Model) -> int:
+        return model.macs()
+
+
+class Latency(Metric):
+    """Time for one batch, as a ratio: the two models alternate in one process."""
+
+    name, unit = "latency", "ratio"
+
+    batch: PositiveInt = 1
+    threads: PositiveInt = 1
+    seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
+
+
+def _required(labels: np.ndarray | None, metric: str) -> np.ndarray:
+    if labels is None:
+        raise DataError(f"{metric} needs labels; the evaluation data has none: kl and flips can do without")
+    return labels

@@ -1,0 +1,191 @@
+"""Do the parts of a plan fit together? Found without loading weights, all at once.
+
+form       each pass takes the form that the one before it gives
+order      a pass that refuses a quantized model comes before the one that quantizes
+needs      calibration and training data are named where a pass asks for them
+selectors  include / exclude match layers of this very model, built on the meta device
+data       files exist, labels are there for metrics that need them
+extras     optional packages are installed
+targets    each is given the form that it packs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from squeeze.errors import Fault, SqueezeError
+from squeeze.evaluate.metrics import ExampleMetric
+from squeeze.models.base import Model
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Preview
+from squeeze.plan.plan import Branch, Plan, Step
+
+NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
+EXTRAS = {"datasets": ("datasets",)}
+FORMS = {"torch": "a torch model", "onnx": "an ONNX model", "artifact": "an artifact"}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the check knows of one pass before it runs."""
+
+    name: str
+    branch: str | None
+    takes: str
+    gives: str
+    preview: Preview
+    needs: tuple[str, ...]
+    extra: str | None
+
+
+@dataclass
+class Check:
+    """The faults of a plan, and what its passes are expected to do."""
+
+    faults: list[Fault] = field(default_factory=list)
+    original: Preview | None = None
+    explained: list[Explained] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """What is known of the model at one point of the plan."""
+
+    form: str
+    marks: dict[str, Step]
+    model: Model | None  # the outline; None where it could not be built
+    preview: Preview | None
+
+
+def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
+    """Check a plan; ``given_roles`` and ``model`` are what the caller brings himself."""
+    result = Check()
+    if not plan.steps and not plan.branches:
+        result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
+    result.faults += _data_faults(plan, given_roles)
+    start = _start(plan, model, result)
+    trunk = _walk(plan, plan.steps, None, start, given_roles, result)
+    for branch in plan.branches:
+        end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
+        result.faults += _target_faults(branch, end)
+    return result
+
+
+def _start(plan: Plan, model: Model | None, result: Check) -> State:
+    """The original's outline, or the form alone where it cannot be built."""
+    try:
+        outline = model if model is not None else _outline(plan)
+        layers = outline.layers()
+    except SqueezeError as error:
+        result.faults.append(Fault(("model",), str(error)))
+        is_onnx = plan.model is not None and plan.model.kind == "onnx"
+        return State("onnx" if is_onnx else "torch", {}, None, None)
+    macs = sum(layer.macs for layer in layers)
+    result.original = Preview((), outline.parameters(), outline.nbytes(), macs)
+    return State(outline.form, {}, outline if model is None else None, result.original)
+
+
+def _outline(plan: Plan) -> Model:
+    if plan.model is None:
+        raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
+    return plan.model.outline(plan.root, example_shape(plan))
+
+
+def example_shape(plan: Plan) -> tuple[int, ...] | None:
+    """The shape of one example, as far as the plan's model or evaluation data says it."""
+    if plan.model and (plan.model.input or plan.model.kind == "onnx"):
+        return plan.model.input
+    source = plan.data.get("evaluate")
+    if source is None or any(source.faults(plan.root)):
+        return None
+    return source.open(plan.root).example(0).image.shape
+
+
+def _fork(state: State) -> State:
+    """The same state once more, for one more branch: previews may change the outline in place."""
+    model = deepcopy(state.model) if isinstance(state.model, TorchModel) else state.model
+    return State(state.form, dict(state.marks), model, state.preview)
+
+
+def _walk(
+    plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, given: frozenset[str], result: Check
+) -> State:
+    for step in steps:
+        found = list(_step_faults(plan, step, state, given))
+        result.faults += [Fault(step.place, message) for message in found]
+        preview = _previewed(step, state) if not found else None
+        if preview:
+            result.explained.append(_explained(step, branch, preview))
+        marks = state.marks | dict.fromkeys(step.deed.leaves, step)
+        state = State(step.deed.produces.form, marks, state.model, preview)
+    return state
+
+
+def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) -> Iterator[str]:
+    deed = step.deed
+    if deed.consumes.form != state.form:
+        takes, given_form = FORMS[deed.consumes.form], FORMS[state.form]
+        yield f"{deed.name} takes {takes} and is given {given_form}{_bridge(deed.consumes.form)}"
+    for mark in sorted(deed.refuses & state.marks.keys()):
+        other = state.marks[mark]
+        at = f" (line {other.line})" if other.line else ""
+        yield f"{deed.name} must come before {other.deed.name}{at}, which leaves the weights {mark}"
+    for need in sorted(deed.needed()):
+        role = NEED_TO_ROLE.get(need)
+        if role and role not in plan.data and role not in given:
+            yield f"{deed.name} needs data.{role}, which the plan does not name"
+    if deed.extra and (absent := [name for name in EXTRAS.get(deed.extra, ()) if find_spec(name) is None]):
+        yield f"{deed.name} needs {', '.join(absent)}: pip install 'squeeze[{deed.extra}]'"
+    if state.model is not None:
+        yield from deed.faults(state.model)
+
+
+def _bridge(wanted: str) -> str:
+    return "; put export_onnx before it" if wanted == "onnx" else "; it must come before export_onnx"
+
+
+def _previewed(step: Step, state: State) -> Preview | None:
+    if state.model is None or state.preview is None:
+        return state.preview
+    return step.deed.preview(state.model, state.preview)
+
+
+def _explained(step: Step, branch: Branch | None, preview: Preview) -> Explained:
+    deed = step.deed
+    needs = tuple(sorted(deed.needed()))
+    name = branch.name if branch else None
+    return Explained(deed.name, name, deed.consumes.form, deed.produces.form, preview, needs, deed.extra)
+
+
+def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
+    wanted = branch.target.consumes.form
+    if wanted != end.form:
+        message = f"target {branch.name} packs {FORMS[wanted]} and is given {FORMS[end.form]}"
+        yield Fault(branch.place, f"{message}; passes: [{{pass: export_onnx}}] under it would make one")
+    if end.model is not None:
+        for message in branch.target.faults(end.model):
+            yield Fault(branch.place, f"target {branch.name}: {message}")
+
+
+def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
+    for role, named in plan.data.items():
+        if role not in given:
+            yield from (Fault(("data", role), f"data.{role}: {message}") for message in named.faults(plan.root))
+    if "evaluate" in given:
+        return
+    scored = [metric for metric in plan.metrics if isinstance(metric, ExampleMetric)]
+    if scored and "evaluate" not in plan.data:
+        names = ", ".join(metric.name for metric in scored)
+        yield Fault(
+            ("data",), f"data.evaluate is missing; {names} need{'s' * (len(scored) == 1)} something to score on"
+        )
+    source = plan.data.get("evaluate")
+    if source is not None and not source.has_labels():
+        for metric in scored:
+            if metric.needs_labels:
+                yield Fault(
+                    ("metrics",), f"{metric.name} needs labels, which data.evaluate has not; kl and flips do not"
+                )

@@ -1,0 +1,179 @@
+"""A plan file as text: YAML read safely, with the line of every value, ``${variables}`` filled in and overrides set.
+
+What the values mean is the business of ``squeeze.plan.parse``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from squeeze.errors import Fault, PlanError, did_you_mean
+
+Place = tuple[str | int, ...]
+MOST_NODES = 20_000  # a plan is a page; more is an alias bomb
+MOST_BYTES = 1_000_000
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A plan's values and where each stands.
+
+    Args:
+        raw: Values with overrides set and variables still named: what a package keeps.
+        values: The same with variables filled in.
+        lines: Place to line number, from 1.
+        file: How messages name the file.
+        root: Folder that relative paths start from.
+    """
+
+    raw: dict[str, Any]
+    values: dict[str, Any]
+    lines: Mapping[Place, int]
+    file: str
+    root: Path
+
+    def line(self, place: Place) -> int | None:
+        """The line of a place, or of the nearest one around it."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place)
+
+    def located(self, faults: list[Fault]) -> list[Fault]:
+        """The faults with their lines, in the order of the file."""
+        found = [Fault(fault.path, fault.message, self.line(fault.path)) for fault in faults]
+        return sorted(found, key=lambda fault: fault.line or 0)
+
+
+def read_document(path: Path, overrides: tuple[str, ...] = (), variables: Mapping[str, str] | None = None) -> Document:
+    """Read a plan file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``passes.0.ratio=0.5``, as ``--set`` gives them.
+        variables: As ``--var`` gives them; they win over ``vars:`` and the environment.
+
+    Raises:
+        PlanError: unreadable, no mapping, a key twice, an override that points nowhere, an unknown variable.
+    """
+    text = _read_text(path)
+    node, raw = _parse(text, str(path))
+    lines, twice = _walk(node, str(path))
+    for override in overrides:
+        _override(raw, override)
+    values, unknown = _fill(raw, dict(variables or {}))
+    document = Document(raw, values, lines, str(path), path.resolve().parent)
+    if faults := twice + unknown:
+        raise PlanError(document.located(faults), str(path))
+    return document
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise PlanError("larger than 1 MB; a plan is a page of YAML", str(path))
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PlanError(f"cannot be read ({reason})", str(path)) from None
+
+
+def _parse(text: str, file: str) -> tuple[yaml.Node, dict[str, Any]]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise PlanError([Fault((), f"not YAML: {problem}", mark.line + 1 if mark else None)], file) from None
+    if node is None or not isinstance(values, dict):
+        raise PlanError("a plan is a mapping that begins with 'model:'; see squeeze init", file)
+    return node, values
+
+
+def _walk(root: yaml.Node, file: str) -> tuple[dict[Place, int], list[Fault]]:
+    """Line of every place, and keys that occur twice."""
+    lines: dict[Place, int] = {}
+    twice: list[Fault] = []
+    stack: list[tuple[Place, yaml.Node, int]] = [((), root, root.start_mark.line)]
+    while stack:
+        place, node, line = stack.pop()
+        if len(lines) > MOST_NODES:
+            raise PlanError(f"more than {MOST_NODES} values; a plan is a page of YAML", file)
+        lines[place] = line + 1
+        keys: set[str | int] = set()
+        for key, child, at in _children(node):
+            if key in keys:
+                twice.append(Fault((*place, key), f"'{key}' stands twice here; one of them would be lost"))
+            keys.add(key)
+            stack.append(((*place, key), child, at))
+    return lines, twice
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield str(key.value), value, key.start_mark.line
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield index, value, value.start_mark.line
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not (path and equals):
+        raise PlanError(f"'{override}' is not of the form passes.0.ratio=0.5", "--set")
+    *parents, last = path.split(".")
+    holder: Any = values
+    for part in parents:
+        holder = _step(holder, part, path)
+    if isinstance(holder, list):
+        _step(holder, last, path)
+        holder[int(last)] = yaml.safe_load(text)
+    elif isinstance(holder, dict):
+        holder[last] = yaml.safe_load(text)
+    else:
+        raise PlanError(f"{path}: '{last}' has nowhere to go; the value before it holds no options", "--set")
+
+
+def _step(holder: Any, part: str, path: str) -> Any:
+    if isinstance(holder, list):
+        if not part.isdigit() or int(part) >= len(holder):
+            raise PlanError(f"{path}: no element '{part}'; there are {len(holder)}, counted from 0", "--set")
+        return holder[int(part)]
+    if not isinstance(holder, dict) or part not in holder:
+        known = did_you_mean(part, holder) if isinstance(holder, dict) else ""
+        raise PlanError(f"{path}: the plan has no '{part}'{known}", "--set")
+    return holder[part]
+
+
+def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], list[Fault]]:
+    """Variables filled in everywhere: from ``--var``, the plan's ``vars:``, the environment, in that order."""
+    own = raw.get("vars") or {}
+    known = {**os.environ, **({k: str(v) for k, v in own.items()} if isinstance(own, dict) else {}), **given}
+    faults: list[Fault] = []
+
+    def fill(value: Any, place: Place) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(inner, (*place, str(key))) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [fill(inner, (*place, index)) for index, inner in enumerate(value)]
+        return VARIABLE.sub(lambda match: look_up(match[1], place), value) if isinstance(value, str) else value
+
+    def look_up(name: str, place: Place) -> str:
+        if name not in known:
+            near = did_you_mean(name, own) if own else ""
+            faults.append(
+                Fault(place, f"unknown variable '${{{name}}}'{near} set it under vars: or with --var {name}=...")
+            )
+        return known.get(name, "")
+
+    return fill(deepcopy(raw), ()), faults

@@ -1,0 +1,78 @@
+"""Names to classes: passes, targets, metrics and data sources, built in or from other packages.
+
+Nothing is imported until it is asked for by name. Other packages register through the entry-point groups
+``squeeze.passes``, ``squeeze.targets``, ``squeeze.metrics`` and ``squeeze.data``; a built-in's name cannot be taken
+over. ``package.module:Class`` names a class that is not registered at all.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from squeeze.errors import UsageError, did_you_mean
+from squeeze.models.source import resolve
+
+Kind = Literal["passes", "targets", "metrics", "data"]
+
+BUILTIN: dict[Kind, dict[str, str]] = {
+    "passes": {
+        "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
+        "finetune": "squeeze.passes.distill.finetune:Finetune",
+        "distill": "squeeze.passes.distill.distill:Distill",
+        "export_onnx": "squeeze.passes.export.export_onnx:ExportOnnx",
+        "quantize_static": "squeeze.passes.quantize.quantize_static:QuantizeStatic",
+        "quantize_dynamic": "squeeze.passes.quantize.quantize_dynamic:QuantizeDynamic",
+        "float16": "squeeze.passes.quantize.float16:Float16",
+    },
+    "targets": {"cpu": "squeeze.targets.cpu:Cpu", "mobile": "squeeze.targets.mobile:Mobile"},
+    "metrics": {
+        "top1": "squeeze.evaluate.metrics:Top1",
+        "top5": "squeeze.evaluate.metrics:Top5",
+        "loss": "squeeze.evaluate.metrics:Loss",
+        "kl": "squeeze.evaluate.metrics:Kl",
+        "flips": "squeeze.evaluate.metrics:Flips",
+        "size_bytes": "squeeze.evaluate.metrics:SizeBytes",
+        "parameters": "squeeze.evaluate.metrics:Parameters",
+        "macs": "squeeze.evaluate.metrics:Macs",
+        "latency": "squeeze.evaluate.metrics:Latency",
+    },
+    "data": {
+        "npz": "squeeze.data.sources:NpzData",
+        "folder": "squeeze.data.sources:FolderData",
+        "builtin": "squeeze.data.sources:DigitsData",
+        "datasets": "squeeze.data.tables:DatasetsData",
+    },
+}
+SINGULAR: dict[Kind, str] = {"passes": "pass", "targets": "target", "metrics": "metric", "data": "data source"}
+
+
+@cache
+def entries(kind: Kind) -> dict[str, EntryPoint]:
+    """Every registered name of a kind; built-ins win."""
+    group = f"squeeze.{kind}"
+    found = {point.name: point for point in entry_points(group=group)}
+    return found | {name: EntryPoint(name, value, group) for name, value in BUILTIN[kind].items()}
+
+
+def load(kind: Kind, name: str, folder: str | None = None) -> type[Any]:
+    """The class of that name, or the one that ``package.module:Class`` names (looked for in ``folder`` too).
+
+    Raises:
+        UsageError: there is none; says the nearest name.
+        ModelError: the reference cannot be imported.
+    """
+    if ":" in name:
+        found: type[Any] = resolve(name, folder)
+        return found
+    known = entries(kind)
+    if name not in known:
+        raise UsageError(f"unknown {SINGULAR[kind]} '{name}'{did_you_mean(name, known)}")
+    loaded: type[Any] = known[name].load()
+    return loaded
+
+
+def summary(cls: type[Any]) -> str:
+    """The first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""

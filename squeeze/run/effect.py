@@ -1,0 +1,49 @@
+"""Effect contracts: a pass that did not do what it promises fails by name, and nothing of it is kept.
+
+fewer_parameters, fewer_macs, fewer_bytes   strictly fewer than before
+weights_changed                             at least one stored file differs
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from squeeze.errors import EffectError
+from squeeze.models.base import Model
+from squeeze.plan.plan import Step
+
+COUNTED: dict[str, tuple[str, Callable[[Model], int]]] = {
+    "fewer_parameters": ("parameters", lambda model: model.parameters()),
+    "fewer_macs": ("multiply-accumulates", lambda model: model.macs()),
+    "fewer_bytes": ("bytes", lambda model: model.nbytes()),
+}
+
+
+def check_effect(step: Step, before: Model, after: Model, folders: tuple[Path, Path], facts: dict[str, Any]) -> None:
+    """Raise ``EffectError`` for the promises of a pass that the result does not keep.
+
+    Args:
+        folders: Where the two models are stored.
+        facts: What the pass said about itself.
+    """
+    broken = [*_broken(step, before, after, folders), *step.deed.check_effect(before, after, facts)]
+    if broken:
+        raise EffectError(f"{step.where()}: {step.deed.name} {'; '.join(broken)}")
+
+
+def _broken(step: Step, before: Model, after: Model, folders: tuple[Path, Path]) -> Iterator[str]:
+    for promise in sorted(step.deed.promises & COUNTED.keys()):
+        noun, count = COUNTED[promise]
+        was, now = count(before), count(after)
+        if now >= was:
+            yield f"promises fewer {noun}, but left {now:,} of {was:,}"
+    if "weights_changed" in step.deed.promises and _digests(folders[0]) == _digests(folders[1]):
+        yield "promises changed weights, but wrote the very bytes that it was given"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,91 @@
+"""The model before pass 1, in the store under the hash of its weights: what every row is compared to."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from squeeze.passes.distill.finetune import Finetune
+
+from squeeze.data.sources import DigitsData
+from squeeze.errors import PlanError
+from squeeze.models.base import Model
+from squeeze.models.source import BuiltinSource, FactorySource, resolve
+from squeeze.models.spec import ModelSpec
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.progress import Progress
+from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.versions import code_digest, library_versions, source_digest
+from squeeze.store import Store, key_of
+
+TRAINING = Finetune(epochs=12, learning_rate=0.05, batch_size=64)  # of the builtin digits network
+
+
+def keep_original(model: Model, store: Store, code_folder: str | None) -> Kept:
+    """Put a model into the store and read it back: what is scored is what is stored."""
+    made_from = {"original": _digest(model), "code": _code(model, code_folder)}
+    key = key_of(made_from)
+    folder = store.make(key, "original", made_from, lambda folder: _write(folder, model))
+    return read_model(key, folder, code_folder)
+
+
+def read_original(
+    spec: ModelSpec | None, root: Path, shape: tuple[int, ...] | None, store: Store, threads: int, progress: Progress
+) -> Model:
+    """The model that a plan names.
+
+    Raises:
+        PlanError: the plan names none.
+        ModelError: it cannot be read.
+    """
+    if spec is None:
+        raise PlanError("the plan names no model, and none was given")
+    if spec.kind == "builtin" and spec.weights is None:
+        return trained_builtin(spec.reference, store, threads, progress)
+    return spec.read(root, shape)
+
+
+def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -> TorchModel:
+    """A builtin network, trained once on its own data and kept in the store."""
+    source = BuiltinSource(name)
+    made_from = {"builtin": name, "training": TRAINING.options(), "versions": library_versions(), "code": code_digest()}
+    key = key_of(made_from | {"threads": threads})
+
+    def train(folder: Path) -> None:
+        progress.say(f"training {name} once; it is kept in {store.folder}")
+        import torch
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = TorchModel(source.build(), source, source.inputs())
+        data = DigitsData(builtin="digits", split="train").open(folder)
+        trained = TRAINING.run(model, Context(train_data=data, threads=threads, progress=progress))
+        write_model(folder, trained, {}, {})
+
+    kept = read_model(key, store.make(key, f"builtin {name}", made_from, train), None)
+    assert isinstance(kept.model, TorchModel)
+    return kept.model
+
+
+def _write(folder: Path, model: Model) -> None:
+    write_model(folder, model, {}, {})
+
+
+def _digest(model: Model) -> dict[str, str]:
+    """sha256 of every file that the model is stored as."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _code(model: Model, code_folder: str | None) -> Any:
+    """The digest of the user's own factory: the same weights in other code are another model."""
+    source = getattr(model, "source", None)
+    if not isinstance(source, FactorySource):
+        return None
+    return source_digest(resolve(source.reference, code_folder))

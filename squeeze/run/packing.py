@@ -1,0 +1,100 @@
+"""From the end of a branch to a verified package: the artifact that is scored is the file that is packed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from squeeze.data.base import Dataset
+from squeeze.ledger import Ledger
+from squeeze.models.artifact import Artifact
+from squeeze.models.base import Batch, Model
+from squeeze.models.source import HuggingFaceSource
+from squeeze.models.torch_model import TorchModel
+from squeeze.plan.plan import Branch, Plan
+from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.versions import code_digest, library_versions, squeeze_version
+from squeeze.store import Store, key_of
+from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.card import Score
+from squeeze.targets.host import host
+
+GOLDEN_EXAMPLES = 4
+
+
+def build_artifact(branch: Branch, end: Kept, store: Store, code_folder: str) -> Kept:
+    """What the target's runtime loads, in the store like any other step."""
+    made_from = {"before": end.key, "target": branch.target.name, "options": branch.target.options()}
+    made_from |= {"versions": library_versions(), "code": code_digest()}
+    key = key_of(made_from)
+
+    def write(folder: Path) -> None:
+        with TemporaryDirectory() as work:
+            write_model(folder, branch.target.build(end.model, Path(work)), {}, {})
+
+    return read_model(key, store.make(key, f"target {branch.target.name}", made_from, write), code_folder)
+
+
+def pack(branch: Branch, artifact: Kept, told: Pieces, path: Path) -> Packed:
+    """Write the package of a branch and verify it; then it appears."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert isinstance(artifact.model, Artifact)
+    return branch.target.pack(artifact.model, told, path)
+
+
+def pieces(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> Pieces:
+    """What a run knows and a package tells."""
+    return Pieces(
+        name=f"{plan.name}-{branch.name}",
+        golden=golden_batch(original),
+        plan=plan.resolved(),
+        ledger=ledger.to_json(timings=False),
+        measurements=_measurements(ledger),
+        labels=_labels(original, data),
+        preprocessing=data.preprocessing() if data is not None else {},
+        provenance={
+            "squeeze": squeeze_version(),
+            "versions": library_versions(),
+            "original": ledger.original.key,
+            "evaluated_on": ledger.to_json(timings=False)["scored_on"],
+            "seed": plan.seed,
+        },
+        scores=list(_card_scores(ledger)),
+    )
+
+
+def golden_batch(original: Model) -> Batch:
+    """Seeded noise of the right shape: a package carries nobody's data."""
+    generator = np.random.default_rng(0)
+    noise = {i.name: generator.standard_normal((GOLDEN_EXAMPLES, *i.shape)).astype(i.dtype) for i in original.inputs}
+    return Batch({name: torch.from_numpy(array) for name, array in noise.items()})
+
+
+def _measurements(ledger: Ledger) -> dict[str, Any]:
+    rows = [row.to_json() for row in ledger.rows]
+    timed = [{"name": row["name"], "timings": row["timings"], "measured": row["measured"]} for row in rows]
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "host": host(), "rows": timed}
+
+
+def _labels(original: Model, data: Dataset | None) -> list[str] | None:
+    """Class names: from the model's config, else from the data."""
+    if isinstance(original, TorchModel) and isinstance(original.source, HuggingFaceSource):
+        named = json.loads(original.source.config).get("id2label") or {}
+        return [str(named[key]) for key in sorted(named, key=int)] or None
+    return data.classes if data is not None else None
+
+
+def _card_scores(ledger: Ledger) -> Iterator[Score]:
+    last, on = ledger.rows[-1], ledger.scored_on
+    for name, score in last.scores.items():
+        first = ledger.original.scores[name]
+        said = score_text(score.to_original, score.unit) if score.to_original else ("", "")
+        data = f"{on.examples} examples of {on.name}" if on and score.interval else ""
+        yield Score(name, value_text(score.value, score.unit), value_text(first.value, first.unit), *said, data)

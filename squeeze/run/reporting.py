@@ -1,0 +1,57 @@
+"""What a run leaves to be read: one JSON dict that every report is rendered from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from squeeze.budget import Judgement
+from squeeze.models.base import Model
+from squeeze.run.straight import Run
+from squeeze.run.versions import squeeze_version
+from squeeze.targets.host import host
+
+SCHEMA = 1
+
+
+def report_of(run: Run, out: Path) -> dict[str, Any]:
+    """The whole run as JSON values; paths are relative to ``out``."""
+    return {
+        "schema": SCHEMA,
+        "name": run.plan.name,
+        "squeeze": squeeze_version(),
+        "plan": run.plan.resolved(),
+        "ledger": run.ledger.to_json(),
+        "judgements": [_judgement(branch, found) for branch, found in run.judgements],
+        "packages": [_package(run, branch, out) for branch in run.packages],
+        "layers": {name: _layers(model) for name, model in run.layers.items()},
+        "host": host(),
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "seconds": round(run.seconds, 1),
+        "store": str(run.store.folder),
+    }
+
+
+def _judgement(branch: str | None, found: Judgement) -> dict[str, Any]:
+    return {
+        "branch": branch,
+        "metric": found.bound.metric,
+        "written": found.bound.written,
+        "value": found.value,
+        "interval": found.interval,
+        "outcome": found.outcome,
+        "line": found.line(),
+    }
+
+
+def _package(run: Run, branch: str, out: Path) -> dict[str, Any]:
+    packed = run.packages[branch]
+    size = packed.path.stat().st_size
+    path = str(packed.path.resolve().relative_to(out.resolve()))
+    notes = list(packed.verification.notes)
+    return {"branch": branch, "path": path, "digest": packed.digest, "size_bytes": size, "verified": True, "notes": notes}
+
+
+def _layers(model: Model) -> list[dict[str, Any]]:
+    return [asdict(layer) for layer in model.layers()]

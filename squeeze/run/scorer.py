@@ -1,0 +1,89 @@
+"""From a kept model to a row of the ledger: logits once per model and data, paired deltas, latency side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze.data.base import Dataset
+from squeeze.evaluate.evaluator import labels_of, logits_of
+from squeeze.evaluate.latency import Paired, compare_latency
+from squeeze.evaluate.metrics import ExampleMetric, Latency, Metric
+from squeeze.ledger import Measured, Row, Score, ScoredOn, measure, scores, timed_score
+from squeeze.progress import Progress
+from squeeze.run.kept import Kept
+from squeeze.store import Store, key_of
+
+
+class Scorer:
+    """Scores models on one dataset, each against the original and the row before it."""
+
+    def __init__(
+        self, metrics: Sequence[Metric], data: Dataset | None, store: Store, progress: Progress, original: Kept
+    ) -> None:
+        self.metrics, self.data, self.store, self.progress = list(metrics), data, store, progress
+        self.original = original
+        scored = data is not None and any(isinstance(metric, ExampleMetric) for metric in metrics)
+        self.scored_on = ScoredOn(data.name, data.digest, len(data)) if data is not None and scored else None
+        self.labels = labels_of(data) if data is not None and scored else None
+        self._measured: dict[str, Measured] = {}
+
+    def row(self, kept: Kept, name: str, branch: str | None, options: dict[str, Any], previous: Kept | None) -> Row:
+        """Measure one model; ``previous`` is None for the original itself."""
+        new, original = self.measured(kept, name), self.measured(self.original, "original")
+        before = self.measured(previous, name) if previous else None
+        timings, clock = self._timings(kept, previous) if previous else ({}, {})
+        found = scores(self.metrics, self.labels, new, original, before)
+        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, timings, kept.measured | clock)
+
+    def measured(self, kept: Kept, name: str) -> Measured:
+        """Logits and exact numbers of a model, worked out once."""
+        if kept.key not in self._measured:
+            logits = self._logits(kept, name) if self.scored_on else None
+            self._measured[kept.key] = measure(kept.model, self.metrics, logits, self.scored_on)
+        return self._measured[kept.key]
+
+    def _logits(self, kept: Kept, name: str) -> np.ndarray:
+        data = self.data
+        assert data is not None
+        made_from = {"logits of": kept.key, "data": data.digest}
+
+        def write(folder: Path) -> None:
+            np.save(folder / "logits.npy", logits_of(kept.model, data, self.progress, f"score {name}"))
+
+        key = key_of(made_from)
+        logits: np.ndarray = np.load(self.store.make(key, f"logits of {name}", made_from, write) / "logits.npy")
+        return logits
+
+    def _timings(self, kept: Kept, previous: Kept) -> tuple[dict[str, Score], dict[str, Any]]:
+        timings: dict[str, Score] = {}
+        clock: dict[str, Any] = {}
+        for metric in self.metrics:
+            if isinstance(metric, Latency) and self.data is not None:
+                to_original = self._paired(metric, kept, self.original)
+                same = previous.key == self.original.key
+                to_previous = to_original if same else self._paired(metric, kept, previous)
+                timings[metric.name] = timed_score(metric, to_original, to_previous)
+                clock[metric.name] = _clock(metric, to_original, to_previous)
+        return timings, clock
+
+    def _paired(self, metric: Latency, new: Kept, old: Kept) -> Paired:
+        assert self.data is not None
+        batch = self.data.batch(np.arange(metric.batch) % len(self.data))
+        runners = [kept.model.runner(batch, metric.threads) for kept in (new, old)]
+        return compare_latency(runners[0], runners[1], metric.seconds)
+
+
+def _clock(metric: Latency, to_original: Paired, to_previous: Paired) -> dict[str, Any]:
+    """What this host's clock said, in milliseconds."""
+    return {
+        "new_ms": to_original.new_ms,
+        "original_ms": to_original.old_ms,
+        "previous_ms": to_previous.old_ms,
+        "pairs": to_original.pairs,
+        "threads": metric.threads,
+        "batch": metric.batch,
+    }

@@ -1,0 +1,219 @@
+"""The straight line: plan -> check -> original -> [ pass -> effect -> score -> row ]* -> pack -> verify -> report.
+
+Every finished pass is in the store before the next begins; the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from squeeze.report.table import row_line
+
+from squeeze.budget import Judgement, judge_memory
+from squeeze.data.base import Dataset
+from squeeze.data.overlap import refuse_overlap
+from squeeze.errors import BudgetBroken, Fault, PlanError, SqueezeError
+from squeeze.ledger import Ledger
+from squeeze.models.base import Model
+from squeeze.passes.base import Context
+from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
+from squeeze.plan.plan import ROLES, Branch, Plan, Step
+from squeeze.progress import Progress
+from squeeze.run.effect import check_effect
+from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.original import keep_original, read_original
+from squeeze.run.packing import build_artifact, pack, pieces
+from squeeze.run.scorer import Scorer
+from squeeze.run.versions import code_digest, library_versions, source_digest
+from squeeze.store import Store, key_of
+from squeeze.targets.base import Packed, Pieces
+
+DEFAULT_STORE = Path(".squeeze/store")
+
+
+@dataclass
+class Run:
+    """What came out: the ledger, the models, the packages and whether the budget was kept."""
+
+    plan: Plan
+    ledger: Ledger
+    store: Store
+    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
+    packages: dict[str, Packed] = field(default_factory=dict)
+    judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
+    layers: dict[str, Model] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @property
+    def broken(self) -> list[str]:
+        """The lines of the budget that do not hold; with ``strict`` also those that are not proven."""
+        bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
+        return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
+
+    def require_budget(self) -> None:
+        """Raise ``BudgetBroken`` unless every line of the budget holds."""
+        if self.broken:
+            raise BudgetBroken("\n".join(self.broken))
+
+
+def run(
+    plan: Plan,
+    *,
+    model: Model | None = None,
+    data: Mapping[str, Dataset] | None = None,
+    out: Path | str | None = None,
+    store: Store | Path | str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Carry a plan out.
+
+    Args:
+        plan: What to do.
+        model, data: Stand in for what the plan names; ``data`` by role: evaluate, calibrate, train.
+        out: Folder for packages; None: nothing is packed.
+        store: Where finished work lies; ``.squeeze/store`` unless told otherwise.
+        progress: Where to show how far along it is.
+
+    Raises:
+        PlanError: the plan is wrong, with every fault; nothing has run.
+        SqueezeError: a pass failed; what finished before it is kept.
+    """
+    began = time.monotonic()
+    progress = progress or Progress()
+    given = dict(data or {})
+    faults = check(plan, frozenset(given), model).faults
+    if faults:
+        raise PlanError(plan.located(faults), plan.file)
+    torch.set_num_threads(plan.threads)
+    store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
+    line = Line(plan, store, progress, _opened(plan, given), model)
+    result = line.walk(Path(out) if out is not None else None)
+    result.seconds = time.monotonic() - began
+    result.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if plan.memory_bytes is not None:
+        result.judgements.append((None, judge_memory(plan.memory_bytes, result.peak_memory_bytes)))
+    return result
+
+
+def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Every role's data, with evaluation data that nothing else has seen."""
+    data = {role: given.get(role) or plan.data[role].open(plan.root) for role in ROLES if role in {*given, *plan.data}}
+    if "evaluate" in data:
+        try:
+            refuse_overlap(data["evaluate"], {role: data[role] for role in data if role != "evaluate"})
+        except SqueezeError as error:
+            raise PlanError(plan.located([Fault(("data", "evaluate"), str(error))]), plan.file) from None
+    return data
+
+
+class Line:
+    """One run on its way: what it was given, and what has been made so far."""
+
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, data: dict[str, Dataset], model: Model | None
+    ) -> None:
+        self.plan, self.store, self.progress, self.data = plan, store, progress, data
+        self.code_folder = str(plan.root)
+        if model is None:
+            shape = example_shape(plan)
+            model = read_original(plan.model, plan.root, shape, store, plan.threads, progress)
+        self.original = keep_original(model, store, self.code_folder)
+        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original)
+        self.result = Run(plan, Ledger(self.scorer.scored_on), store)
+
+    def walk(self, out: Path | None) -> Run:
+        """The trunk, then each branch from its end."""
+        self._add_row(self.original, "original", None, {}, None)
+        self.result.layers["original"] = self.original.model
+        trunk = self._steps(self.plan.steps, None, self.original)
+        self.result.models[None] = trunk.model
+        for branch in self.plan.branches:
+            self._branch(branch, trunk, out)
+        if not self.plan.branches:
+            self._judge(None)
+            self.result.layers["result"] = trunk.model
+        return self.result
+
+    def _branch(self, branch: Branch, trunk: Kept, out: Path | None) -> None:
+        end = self._steps(branch.steps, branch.name, trunk)
+        artifact = build_artifact(branch, end, self.store, self.code_folder)
+        self._add_row(artifact, branch.target.name, branch.name, branch.target.options(), end)
+        self._judge(branch.name)
+        self.result.models[branch.name] = artifact.model
+        self.result.layers[branch.name] = end.model
+        if out is not None:
+            path = out / f"{self.plan.name}-{branch.name}.zip"
+            self.result.packages[branch.name] = pack(branch, artifact, self._pieces(branch), path)
+            self.progress.say(f"packed and verified {path}")
+
+    def _pieces(self, branch: Branch) -> Pieces:
+        """What the run knows and the package tells."""
+        rows = self.result.ledger.line_of(branch.name)
+        return pieces(
+            self.plan, branch, Ledger(self.scorer.scored_on, rows), self.original.model, self.data.get("evaluate")
+        )
+
+    def _steps(self, steps: tuple[Step, ...], branch: str | None, start: Kept) -> Kept:
+        for step in steps:
+            made = self._made(step, start)
+            self._add_row(made, step.deed.name, branch, step.deed.options(), start)
+            start = made
+        return start
+
+    def _made(self, step: Step, before: Kept) -> Kept:
+        """The model after a pass: from the store, or by running it."""
+        made_from = self._made_from(step, before)
+        key = key_of(made_from)
+
+        def write(folder: Path) -> None:
+            self.progress.say(f"{step.where()}: {step.deed.name}")
+            context = self._context(key)
+            after = step.deed.run(before.fresh(self.code_folder), context)
+            stored = write_model(folder, after, context.facts, context.measured)
+            check_effect(step, before.model, after, (before.model_folder, stored), context.facts)
+
+        folder = self.store.make(key, step.deed.name, made_from, write)
+        return read_model(key, folder, self.code_folder)
+
+    def _made_from(self, step: Step, before: Kept) -> dict[str, object]:
+        roles = [NEED_TO_ROLE[need] for need in sorted(step.deed.needed()) if need in NEED_TO_ROLE]
+        return {
+            "before": before.key,
+            "original": self.original.key,
+            "pass": step.deed.name,
+            "options": step.deed.options(),
+            "data": {role: self.data[role].digest for role in roles},
+            "seed": self.plan.seed,
+            "threads": self.plan.threads,
+            "versions": library_versions(),
+            "code": [code_digest(), source_digest(type(step.deed))],
+        }
+
+    def _context(self, key: str) -> Context:
+        return Context(
+            seed=self.plan.seed,
+            threads=self.plan.threads,
+            calibration_data=self.data.get("calibrate"),
+            train_data=self.data.get("train"),
+            original=lambda: self.original.fresh(self.code_folder),
+            journal=self.store.journal(key),
+            progress=self.progress,
+            root=self.plan.root,
+        )
+
+    def _add_row(
+        self, kept: Kept, name: str, branch: str | None, options: dict[str, object], previous: Kept | None
+    ) -> None:
+        row = self.scorer.row(kept, name, branch, options, previous)
+        self.result.ledger.rows.append(row)
+        self.progress.say(row_line(row.to_json()))
+
+    def _judge(self, branch: str | None) -> None:
+        last = self.result.ledger.line_of(branch)[-1]
+        self.result.judgements += [(branch, bound.judge(last)) for bound in self.plan.budget]

@@ -1,0 +1,48 @@
+"""What a result depends on beside its inputs: versions of Squeeze and of the libraries that compute."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch-pruning", "transformers")
+
+
+@cache
+def squeeze_version() -> str:
+    """The installed version, or that of a bare checkout."""
+    try:
+        return version("squeeze")
+    except PackageNotFoundError:
+        return "0+checkout"
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that numbers may depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over Squeeze's own sources: a changed algorithm never meets the old one's results."""
+    root = Path(__file__).parent.parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def source_digest(thing: Any) -> str | None:
+    """sha256 of the file that defines a user's class or factory; None for Squeeze's own and for builtins."""
+    if getattr(thing, "__module__", "").partition(".")[0] == "squeeze":
+        return None
+    try:
+        file = inspect.getsourcefile(thing)
+    except TypeError:
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
