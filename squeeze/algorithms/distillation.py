@@ -1,0 +1,58 @@
+"""Distillation losses: how far a student is from its teacher.
+
+Shapes: ``n`` examples, ``classes`` logits. Pure functions on tensors; who the teacher is, is the pass's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence from the teacher's softened predictions, times T squared so that gradients keep their size.
+
+    Hinton et al., 2015, https://arxiv.org/abs/1503.02531.
+
+    Args:
+        student, teacher: Logits ``[n, classes]``.
+        temperature: T > 0; above 1 the wrong classes' order counts more.
+
+    Returns:
+        A scalar, mean over examples.
+    """
+    log_p = functional.log_softmax(student / temperature, dim=1)
+    log_q = functional.log_softmax(teacher / temperature, dim=1)
+    return functional.kl_div(log_p, log_q, log_target=True, reduction="batchmean") * temperature**2
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error between hidden features as a share of the teacher's energy: 0 is equal, 1 is no better than zeros.
+
+    Romero et al., 2014 (hints), https://arxiv.org/abs/1412.6550. Both tensors have one shape, ``[n, ...]``.
+    """
+    energy = teacher.square().mean().clamp_min(torch.finfo(teacher.dtype).tiny)
+    return functional.mse_loss(student, teacher) / energy
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, alpha: float
+) -> Tensor:
+    """``alpha`` times the soft-target loss plus ``1 - alpha`` times cross-entropy with the labels.
+
+    Args:
+        labels: ``[n]`` integers; may be None only when ``alpha`` is 1.
+    """
+    loss = alpha * soft_target_loss(student, teacher, temperature)
+    if alpha < 1:
+        assert labels is not None, "the pass checks that there are labels"
+        loss = loss + (1 - alpha) * functional.cross_entropy(student, labels)
+    return loss
+
+
+def total_feature_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of :func:`feature_loss` over ``(student, teacher)`` pairs of layers."""
+    return torch.stack([feature_loss(student, teacher) for student, teacher in pairs]).sum()

@@ -1,0 +1,119 @@
+"""Structured pruning: channels leave together with everything that is coupled to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Gt, Lt
+from pydantic import PositiveInt, field_validator, model_validator
+
+from squeeze.models import structure
+from squeeze.models.base import Model
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.prune.materialize import materialized
+from squeeze.passes.prune.pruning import Pruning
+from squeeze.passes.prune.scores import Importance
+from squeeze.passes.prune.selection import Selection, cuttable_layers
+
+Share = Annotated[float, Gt(0), Lt(1)]
+
+
+class PruneChannels(Pass[TorchModel, TorchModel]):
+    """Take the least important channels out of convolutions and linear layers, and of all that is coupled to them.
+
+    Coupling comes from Torch-Pruning's dependency graph (Fang et al., 2023, https://arxiv.org/abs/2301.12900).
+    Zero-padded shortcuts become the 1 x 1 convolutions that they are, so residual streams can be cut through them.
+    With ``widths: latency`` each cut goes where it loses the least importance per microsecond that ONNX Runtime
+    needs on this host (Shen et al., 2021, https://arxiv.org/abs/2110.10811).
+    """
+
+    name: ClassVar[str] = "prune_channels"
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes"})
+
+    ratio: Share | None = None  # share of the channels that go
+    macs: str | None = None  # "50 %": share of the multiply-accumulates that stays; either this or ratio
+    importance: Importance = "l2"
+    scope: Literal["global", "layer"] = "global"  # layer: the same ratio everywhere
+    widths: Literal["importance", "latency"] = "importance"
+    drop_branches: bool = False  # residual branches may go as a whole: the largest gain in latency
+    align: PositiveInt = 8  # runtimes work in blocks of channels: 7 cost as much as 8, or more
+    steps: PositiveInt = 1  # importance is measured again after each
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    samples: PositiveInt = 1024  # training examples that taylor looks at
+    latency_table: Path | None = None  # times measured before (JSON): the same widths on every host
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("macs")
+    @classmethod
+    def _is_a_share(cls, value: str | None) -> str | None:
+        if value is not None:
+            share(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.ratio is None) == (self.macs is None):
+            raise ValueError(
+                'name one of ratio and macs: ratio: 0.5 takes half the channels, macs: "50 %" half the work'
+            )
+        if self.scope == "layer" and (self.drop_branches or self.widths == "latency"):
+            chooser = "drop_branches" if self.drop_branches else "widths: latency"
+            raise ValueError(f"{chooser} chooses over all layers; scope: global would do")
+        return self
+
+    def needed(self) -> frozenset[str]:
+        """Only taylor looks at data."""
+        return frozenset({"train"}) if self.importance == "taylor" else frozenset()
+
+    def faults(self, model: Model) -> Iterator[str]:
+        if isinstance(model, TorchModel):
+            yield from self.selection.faults(cuttable_layers(model))
+        if self.latency_table is not None and not self.latency_table.is_file():
+            yield f"latency_table {self.latency_table}: no such file; leave it out to measure on this host"
+
+    def preview(self, model: Model, before: Preview) -> Preview:
+        """Prune a copy with weights that mean nothing; exact where widths do not depend on weights."""
+        assert isinstance(model, TorchModel)
+        copy = materialized(model)
+        unmeasured = self.model_copy(update={"importance": "l2", "widths": "importance"})
+        facts = Pruning(unmeasured, copy, Context()).run()
+        structure.apply(model.module, structure.difference(model.module, copy.module))
+        model.module.to("meta").eval()
+        exact = before.exact and self.scope == "layer"
+        return Preview(tuple(facts["widths"]), copy.parameters(), copy.nbytes(), copy.macs(), exact)
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        context.facts.update(Pruning(self, model, context).run())
+        return model
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.include, self.exclude)
+
+    @property
+    def macs_share(self) -> float:
+        """What may stay, 0 to 1."""
+        assert self.macs is not None
+        return share(self.macs)
+
+    def goal_text(self) -> str:
+        """The goal as the plan has it, for messages."""
+        return f"ratio {self.ratio}" if self.ratio is not None else f'macs "{self.macs}"'
+
+
+def share(text: str) -> float:
+    """``"50 %"`` as 0.5; between 0 and 100."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if match is None or not 0 < float(match[1]) < 100:
+        raise ValueError(f'"{text}" is no share of the MACs; "50 %" would be')
+    return float(match[1]) / 100

@@ -1,0 +1,159 @@
+"""One pruning from start to end: the model, what it was, and each step that makes it narrower."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from squeeze.algorithms.importance import least_important
+from squeeze.algorithms.widths import Widths
+from squeeze.errors import DataError, EffectError
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.passes.prune import choice
+from squeeze.passes.prune.branches import Branch, drop, droppable_branches
+from squeeze.passes.prune.choice import Goal, Space
+from squeeze.passes.prune.coupling import Coupled, CouplingGraph
+from squeeze.passes.prune.latency_table import LatencyTable
+from squeeze.passes.prune.scores import channel_scores
+from squeeze.passes.prune.selection import CUTTABLE, layer_sizes, places, select
+from squeeze.passes.prune.shortcuts import convolve_shortcuts
+
+if TYPE_CHECKING:
+    from squeeze.passes.prune.prune_channels import PruneChannels
+
+BATCH = 64
+
+
+class Pruning:
+    """Prunes a model in place, step by step."""
+
+    def __init__(self, options: PruneChannels, model: TorchModel, context: Context) -> None:
+        self.options, self.model, self.context = options, model, context
+        self.macs = model.macs()
+        self.shortcuts = convolve_shortcuts(model)
+        self.original = layer_widths(model.module)
+        self.total = sum(group.channels for group in self._space(CouplingGraph(model)).groups)
+        self.table = self._known_times()
+        self.skipped: dict[str, str] = {}
+        self.dropped: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        """All steps; what the report should say."""
+        for step in range(1, self.options.steps + 1):
+            self._step(self._goal(step / self.options.steps))
+        self._keep_times()
+        after = layer_widths(self.model.module)
+        changed = {n: [was, after.get(n, 0)] for n, was in self.original.items() if after.get(n, 0) != was}
+        if not changed:
+            raise EffectError(self._nothing_cut())
+        return {
+            "widths": changed,
+            "macs": [self.macs, self.model.macs()],
+            "shortcuts_convolved": self.shortcuts,
+            "branches_dropped": self.dropped,
+            "skipped": self.skipped,
+        }
+
+    def _step(self, goal: Goal) -> None:
+        graph = CouplingGraph(self.model)
+        space = self._space(graph)
+        if not space.groups:
+            raise EffectError(f"prune_channels: nothing may be cut: {'; '.join(self.skipped.values())}")
+        scores = self._scores(space)
+        widths = self._choose(space, goal, scores)
+        if goal.macs is not None and space.macs(widths) > goal.macs:
+            raise EffectError(self._out_of_reach(space.macs(widths)))
+        for group, score, width in zip(space.groups, scores, widths, strict=True):
+            if 0 < width < group.channels:
+                graph.cut(group, least_important(score, group.channels - width))
+        for branch in space.branches:
+            if not any(widths[group] for group in branch.groups):
+                self._drop(branch)
+
+    def _space(self, graph: CouplingGraph) -> Space:
+        model, options = self.model, self.options
+        groups, self.skipped = select(model, graph.coupled(), options.selection, options.importance)
+        original = tuple(self._original_width(group) for group in groups)
+        total = getattr(self, "total", sum(original))
+        branches = droppable_branches(model, groups) if options.drop_branches else []
+        return Space(groups, original, total, layer_sizes(model, groups), branches, options.align)
+
+    def _original_width(self, group: Coupled) -> int:
+        """Layers renamed since (a shortcut in its block's place) are not known by name; others of the group are."""
+        return max((self.original.get(layer, 0) for layer in group.writers), default=0) or group.channels
+
+    def _goal(self, done: float) -> Goal:
+        if self.options.ratio is not None:
+            return Goal(ratio=self.options.ratio * done)
+        return Goal(macs=self.macs * (1 - (1 - self.options.macs_share) * done))
+
+    def _scores(self, space: Space) -> list[Tensor]:
+        kind = self.options.importance
+        batches = self._batches() if kind == "taylor" else ()
+        return channel_scores(self.model, space.groups, kind, self.context.seed, batches)
+
+    def _batches(self) -> Any:
+        import numpy as np
+
+        data = self.context.train
+        data.require_labels()
+        order = np.random.default_rng(self.context.seed).permutation(len(data))[: self.options.samples]
+        return self.context.progress.track(list(data.batches(BATCH, order)), "importance")
+
+    def _choose(self, space: Space, goal: Goal, scores: list[Tensor]) -> Widths:
+        if self.options.scope == "layer":
+            return choice.layer_by_layer(space, goal)
+        if self.options.widths == "latency":
+            cost = choice.latency(space, self.table, places(self.model))
+        else:
+            cost = choice.what_the_goal_counts(space, goal)
+        return choice.by_importance(space, goal, scores, cost)
+
+    def _drop(self, branch: Branch) -> None:
+        drop(self.model, branch)
+        self.dropped.append(branch.block)
+
+    def _known_times(self) -> LatencyTable:
+        known: dict[str, float] = {}
+        if self.options.latency_table is not None:
+            known = read_times(self.options.latency_table)
+        elif self.context.journal is not None and (kept := self.context.journal.get("latency_table")):
+            known = {key: value.item() for key, value in kept.items()}
+        return LatencyTable(self.context.threads, known)
+
+    def _keep_times(self) -> None:
+        if not self.table.seconds:
+            return
+        self.context.measured["latency_table"] = dict(sorted(self.table.seconds.items()))
+        if self.context.journal is not None:
+            self.context.journal.put("latency_table", self.table.tensors())
+
+    def _nothing_cut(self) -> str:
+        return (
+            f"prune_channels: {self.options.goal_text()} rounds to no channel at align {self.options.align}; "
+            "a larger ratio or a smaller align would cut"
+        )
+
+    def _out_of_reach(self, least: int) -> str:
+        return (
+            f"prune_channels: {self.options.goal_text()} cannot be reached: the narrowest widths of the layers that may "
+            f"be cut leave {least / self.macs:.0%}; a smaller align, drop_branches or a wider include would go further"
+        )
+
+
+def layer_widths(module: nn.Module) -> dict[str, int]:
+    """Outputs of each convolution and linear layer."""
+    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, CUTTABLE))
+    return {n: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for n, layer in layers}
+
+
+def read_times(file: Any) -> dict[str, float]:
+    """Seconds per layer shape, as ``measurements.json`` keeps them under ``latency_table``."""
+    try:
+        times = json.loads(file.read_text())
+        return {str(key): float(value) for key, value in times.get("latency_table", times).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise DataError(f"{file}: no latency table; a JSON object of layer shape to seconds would be") from None
