@@ -12,7 +12,7 @@ from typing import Literal
 from squeeze.models.artifact import Artifact
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.base import Target, facts_of
-from squeeze.targets.ort_format import required_operators, write_ort
+from squeeze.targets.ort_format import operator_list, write_ort
 
 
 class Mobile(Target[OnnxModel]):
@@ -28,7 +28,7 @@ def build_ort(model: OnnxModel, folder: Path) -> Artifact:
     """ONNX Runtime Mobile."""
     file, operators = folder / "model.ort", folder / "required_operators.config"
     write_ort(model.data, file)
-    operators.write_text(required_operators(file))
+    operators.write_text(operator_list(file))
     return Artifact(file, facts_of(model), beside=(operators,))
 
 

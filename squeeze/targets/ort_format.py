@@ -5,10 +5,10 @@ Equal models give equal bytes: the optimization level and the platform's switche
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from squeeze.errors import ModelError
+from squeeze.formats.ort_canonical import required_operators, sorted_resolver
 
 
 def write_ort(onnx_data: bytes, out: Path) -> None:
@@ -36,19 +36,14 @@ def write_ort(onnx_data: bytes, out: Path) -> None:
     except Exception as error:  # ONNX Runtime's own exception classes share no base
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{out.name}: ONNX Runtime cannot convert the model ({reason})") from error
+    out.write_bytes(sorted_resolver(out.read_bytes()))
 
 
-def required_operators(ort_file: Path) -> str:
+def operator_list(ort_file: Path) -> str:
     """The operators that the model needs, in the form that ONNX Runtime's ``--include_ops_by_config`` reads."""
-    from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
-
-    needed: dict[str, dict[int, set[str]]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # its reader leaves the file to the garbage collector
-        OrtFormatModelProcessor(str(ort_file), needed, None).process()
     lines = [
         f"{domain};{opset};{','.join(sorted(operators))}"
-        for domain, opsets in sorted(needed.items())
+        for domain, opsets in sorted(required_operators(ort_file.read_bytes()).items())
         for opset, operators in sorted(opsets.items())
     ]
     return "\n".join([f"# operators of {ort_file.name}", *lines]) + "\n"

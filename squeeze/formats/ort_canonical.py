@@ -1,0 +1,151 @@
+"""The ``.ort`` format's one random part, put in order.
+
+An ``.ort`` file is a flatbuffer: root table, then the kernel type resolver, then the model. ONNX Runtime (1.32) writes
+the resolver's entries in the order of a hash table that differs from run to run, so equal models give unequal files.
+Its reader takes them in any order. Here the resolver is written again, sorted; the model's bytes stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+_IDENTIFIER = b"ORTM"
+_ALIGNMENT = 64  # a multiple of whatever the model's tables and tensors were aligned to
+_VERSION_FIELD = 4  # the root table's vtable entry
+
+
+class Argument(NamedTuple):
+    """One argument of an operator: is it an input or an output, and which."""
+
+    kind: int
+    place: int
+
+
+class TypeString(NamedTuple):
+    """A type constraint of a kernel and the arguments that decide it."""
+
+    name: bytes
+    arguments: tuple[Argument, ...]
+
+
+class Operator(NamedTuple):
+    """An operator (``domain:name:version``) and its type constraints."""
+
+    name: bytes
+    types: tuple[TypeString, ...]
+
+
+def sorted_resolver(data: bytes) -> bytes:
+    """The same ``.ort`` file with the resolver in order: equal models give equal bytes."""
+    root = ort_root(data)
+    model, version = root.Model()._tab.Pos, _version_position(root)
+    start = min(model, _vtable_position(data, model))
+    assert version > start, "the runtime's version lies outside the model's part: the layout has changed"
+    operators = _operators(root.KernelTypeStrResolver())
+    builder = import_module("flatbuffers").Builder(0)
+    builder.Bytes = bytearray(start + _ALIGNMENT) + data[start:]
+    builder.head, builder.minalign = start + _ALIGNMENT, _ALIGNMENT
+    resolver = _table(builder, [_vector(builder, [_write_operator(builder, one) for one in operators])])
+    builder.StartObject(4)
+    builder.PrependUOffsetTRelativeSlot(0, len(data) - version, 0)
+    builder.PrependUOffsetTRelativeSlot(1, len(data) - model, 0)
+    builder.PrependUOffsetTRelativeSlot(3, resolver, 0)
+    builder.Finish(builder.EndObject(), file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def required_operators(data: bytes) -> dict[str, dict[int, set[str]]]:
+    """Domain, then opset version, to the operators that the graph and its subgraphs run."""
+    needed: dict[str, dict[int, set[str]]] = {}
+    for node in _nodes(ort_root(data).Model().Graph()):
+        domain = node.Domain().decode() or "ai.onnx"
+        needed.setdefault(domain, {}).setdefault(node.SinceVersion(), set()).add(node.OpType().decode())
+    return needed
+
+
+def ort_root(data: bytes) -> Any:
+    """The root table, through ONNX Runtime's own reader."""
+    with _quiet_logging():
+        import_module("onnxruntime.tools.ort_format_model")  # puts its flatbuffers module on the path
+    reader = import_module("ort_flatbuffers_py.fbs.InferenceSession")
+    return reader.InferenceSession.GetRootAs(data, 0)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in _items(graph.Nodes, graph.NodesLength()):
+        yield node
+        for attribute in _items(node.Attributes, node.AttributesLength()):
+            if (inner := attribute.G()) is not None:
+                yield from _nodes(inner)
+
+
+def _operators(resolver: Any) -> list[Operator]:
+    operators = _items(resolver.OpKernelTypeStrArgs, resolver.OpKernelTypeStrArgsLength())
+    return sorted((_read_operator(one) for one in operators), key=attrgetter("name"))
+
+
+def _read_operator(entry: Any) -> Operator:
+    types = (
+        TypeString(
+            one.KernelTypeStr(), tuple(Argument(a.ArgType(), a.Index()) for a in _items(one.Args, one.ArgsLength()))
+        )
+        for one in _items(entry.KernelTypeStrArgs, entry.KernelTypeStrArgsLength())
+    )
+    return Operator(entry.OpId(), tuple(sorted(types, key=attrgetter("name"))))
+
+
+def _write_operator(builder: Any, operator: Operator) -> int:
+    types = _vector(builder, [_write_type(builder, one) for one in operator.types])
+    return _table(builder, [builder.CreateString(operator.name), types])
+
+
+def _write_type(builder: Any, one: TypeString) -> int:
+    arguments = _vector(builder, [_write_argument(builder, argument) for argument in one.arguments])
+    return _table(builder, [builder.CreateString(one.name), arguments])
+
+
+def _write_argument(builder: Any, argument: Argument) -> int:
+    builder.StartObject(2)
+    builder.PrependInt8Slot(0, argument.kind, 0)
+    builder.PrependUint32Slot(1, argument.place, 0)
+    return int(builder.EndObject())
+
+
+def _table(builder: Any, fields: Sequence[int]) -> int:
+    builder.StartObject(len(fields))
+    for slot, offset in enumerate(fields):
+        builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+    return int(builder.EndObject())
+
+
+def _vector(builder: Any, offsets: Sequence[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())
+
+
+def _items(item: Callable[[int], Any], length: int) -> list[Any]:
+    return [item(index) for index in range(length)]
+
+
+def _version_position(root: Any) -> int:
+    return int(root._tab.Indirect(root._tab.Pos + root._tab.Offset(_VERSION_FIELD)))
+
+
+def _vtable_position(data: bytes, table: int) -> int:
+    """Where the list of a table's fields lies: before the table, or at an equal table's further back."""
+    return table - int.from_bytes(data[table : table + 4], "little", signed=True)
+
+
+@contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """ONNX Runtime's tools give the root logger a handler when they are imported; take it away again."""
+    before = list(logging.root.handlers)
+    yield
+    logging.root.handlers[:] = before
