@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from squeeze.errors import ModelError, VerifyError
+from squeeze.formats.ort_canonical import sorted_resolver
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.base import NARROW_TOLERANCE, Packed, Pieces, facts_of
@@ -78,6 +79,22 @@ def test_another_process_in_another_folder_writes_the_same_bytes(kind, request, 
     here, there = (tmp_path / "here.ort").read_bytes(), (tmp_path / "there.ort").read_bytes()
     assert hashlib.sha256(here).hexdigest() == hashlib.sha256(there).hexdigest()
     assert str(tmp_path).encode() not in here
+
+
+def test_putting_the_file_in_order_twice_changes_nothing_more(mobile: Packed):
+    data = mobile.artifact.file.read_bytes()
+    assert sorted_resolver(data) == data
+
+
+def test_reading_the_file_leaves_logging_alone(mobile: Packed):
+    code = (
+        "import logging, sys; from pathlib import Path; from squeeze.formats.ort_canonical import required_operators;"
+        "required_operators(Path(sys.argv[1]).read_bytes()); print(logging.root.handlers)"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    command = [sys.executable, "-c", code, str(mobile.artifact.file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_int8_graph_runs_as_integers_and_gets_the_wider_tolerance(quantized, pieces, batch, tmp_path):
