@@ -1,1 +1,161 @@
-"""Compress a trained model by a plan, and prove every step."""
+"""Compress a trained model by a plan, and prove every step.
+
+The names below load what they need when they are first used, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from squeeze.data.base import Dataset, Example
+    from squeeze.data.sources import DataSource, DigitsData, FolderData, NpzData
+    from squeeze.data.tables import DatasetsData
+    from squeeze.errors import EffectError, PlanError, SqueezeError, VerifyError
+    from squeeze.evaluate.metrics import (
+        ExampleMetric,
+        Flips,
+        Kl,
+        Latency,
+        Loss,
+        Macs,
+        Metric,
+        ModelMetric,
+        Parameters,
+        SizeBytes,
+        Top1,
+        Top5,
+    )
+    from squeeze.ledger import Ledger, Row
+    from squeeze.models.artifact import Artifact
+    from squeeze.models.base import Batch, InputSpec, Layer, Model
+    from squeeze.models.onnx_model import OnnxModel
+    from squeeze.models.spec import ModelSpec
+    from squeeze.models.torch_model import TorchModel
+    from squeeze.passes.base import Context, Pass, Preview
+    from squeeze.passes.distill.distill import Distill
+    from squeeze.passes.distill.finetune import Finetune
+    from squeeze.passes.export.export_onnx import ExportOnnx
+    from squeeze.passes.prune.prune_channels import PruneChannels
+    from squeeze.passes.quantize.float16 import Float16
+    from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
+    from squeeze.passes.quantize.quantize_static import QuantizeStatic
+    from squeeze.plan.plan import Plan
+    from squeeze.progress import Progress
+    from squeeze.run.straight import Run, run
+    from squeeze.store import Store
+    from squeeze.targets.base import Target
+    from squeeze.targets.cpu import Cpu
+    from squeeze.targets.mobile import Mobile
+    from squeeze.targets.verify import open_package, verify
+
+_ROOMS = {
+    "data.base": ["Dataset", "Example"],
+    "data.sources": ["DataSource", "DigitsData", "FolderData", "NpzData"],
+    "data.tables": ["DatasetsData"],
+    "errors": ["EffectError", "PlanError", "SqueezeError", "VerifyError"],
+    "evaluate.metrics": [
+        "ExampleMetric",
+        "Flips",
+        "Kl",
+        "Latency",
+        "Loss",
+        "Macs",
+        "Metric",
+        "ModelMetric",
+        "Parameters",
+        "SizeBytes",
+        "Top1",
+        "Top5",
+    ],
+    "ledger": ["Ledger", "Row"],
+    "models.artifact": ["Artifact"],
+    "models.base": ["Batch", "InputSpec", "Layer", "Model"],
+    "models.onnx_model": ["OnnxModel"],
+    "models.spec": ["ModelSpec"],
+    "models.torch_model": ["TorchModel"],
+    "passes.base": ["Context", "Pass", "Preview"],
+    "passes.distill.distill": ["Distill"],
+    "passes.distill.finetune": ["Finetune"],
+    "passes.export.export_onnx": ["ExportOnnx"],
+    "passes.prune.prune_channels": ["PruneChannels"],
+    "passes.quantize.float16": ["Float16"],
+    "passes.quantize.quantize_dynamic": ["QuantizeDynamic"],
+    "passes.quantize.quantize_static": ["QuantizeStatic"],
+    "plan.plan": ["Plan"],
+    "progress": ["Progress"],
+    "run.straight": ["Run", "run"],
+    "store": ["Store"],
+    "targets.base": ["Target"],
+    "targets.cpu": ["Cpu"],
+    "targets.mobile": ["Mobile"],
+    "targets.verify": ["open_package", "verify"],
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "Artifact",
+    "Batch",
+    "Context",
+    "Cpu",
+    "DataSource",
+    "Dataset",
+    "DatasetsData",
+    "DigitsData",
+    "Distill",
+    "EffectError",
+    "Example",
+    "ExampleMetric",
+    "ExportOnnx",
+    "Finetune",
+    "Flips",
+    "Float16",
+    "FolderData",
+    "InputSpec",
+    "Kl",
+    "Latency",
+    "Layer",
+    "Ledger",
+    "Loss",
+    "Macs",
+    "Metric",
+    "Mobile",
+    "Model",
+    "ModelMetric",
+    "ModelSpec",
+    "NpzData",
+    "OnnxModel",
+    "Parameters",
+    "Pass",
+    "Plan",
+    "PlanError",
+    "Preview",
+    "Progress",
+    "PruneChannels",
+    "QuantizeDynamic",
+    "QuantizeStatic",
+    "Row",
+    "Run",
+    "SizeBytes",
+    "SqueezeError",
+    "Store",
+    "Target",
+    "Top1",
+    "Top5",
+    "TorchModel",
+    "VerifyError",
+    "open_package",
+    "run",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'squeeze' has no attribute '{name}'")
+    return getattr(import_module(f"squeeze.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOM_OF])

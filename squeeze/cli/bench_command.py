@@ -22,11 +22,12 @@ Example:
 def command(package: Path, threads: int, batches: tuple[int, ...], seconds: float, as_json: bool) -> None:
     """Measure PACKAGE: latency (median, p10, p90), throughput, load time, peak memory."""
     from squeeze.cli.show import show_bench
+    from squeeze.progress import progress_for_terminal
     from squeeze.targets.bench import bench
     from squeeze.targets.verify import open_package
 
-    found = bench(open_package(package), threads, batches, seconds)
+    found = bench(open_package(package), threads, batches, seconds, progress_for_terminal())
     if as_json:
-        show_json(found)
+        show_json({"package": str(package)} | found)
     else:
-        show_bench(found)
+        show_bench(package, found)

@@ -19,9 +19,7 @@ Example:
 @plan_options
 @click.option("--explain", is_flag=True, help="Say what each pass will do: layers, parameters, bytes.")
 @json_option
-def command(
-    plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...], explain: bool, as_json: bool
-) -> None:
+def command(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...], explain: bool, as_json: bool) -> None:
     """Check PLAN: form, order, options, selectors, data, extras, targets. Exit code 2 with every fault."""
     from squeeze.cli.show import show_explained
     from squeeze.plan.check import check
@@ -31,7 +29,14 @@ def command(
     if result.faults:
         raise PlanError(loaded.located(result.faults), str(plan))
     if as_json:
-        show_json({"plan": str(plan), "ok": True, "original": result.original, "passes": [asdict(e) for e in result.explained]})
+        show_json(
+            {
+                "plan": str(plan),
+                "ok": True,
+                "original": result.original,
+                "passes": [asdict(e) for e in result.explained],
+            }
+        )
     elif explain:
         show_explained(result)
     else:

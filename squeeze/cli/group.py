@@ -27,6 +27,7 @@ COMMANDS = {
     "store": "List or prune what finished passes have left on disk.",
 }
 INTERRUPTED = 130
+KEPT = "squeeze: interrupted; every finished pass is kept in the store, and the same command goes on from there"
 
 EPILOG = """\b
 Examples:
@@ -51,7 +52,9 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"squeeze.cli.{name}_command").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
@@ -84,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     except SqueezeError as error:
         code = _complain(arguments, str(error).splitlines(), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort):
-        code = _complain(arguments, ["squeeze: interrupted; finished passes are kept, the same command goes on"], INTERRUPTED)
+        code = _complain(
+            arguments, ["squeeze: interrupted; finished passes are kept, the same command goes on"], INTERRUPTED
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -93,7 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _complain(arguments: list[str], lines: list[str], code: int, error: Exception | None = None) -> int:
     if "--json" in arguments:
-        print(json.dumps({"error": type(error).__name__ if error else "UsageError", "lines": lines, "faults": _faults(error)}))
+        print(
+            json.dumps(
+                {"error": type(error).__name__ if error else "UsageError", "lines": lines, "faults": _faults(error)}
+            )
+        )
     else:
         print("\n".join(lines), file=sys.stderr)
     return code

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from squeeze.cli.options import json_option, show_json
 from squeeze.errors import UsageError
+
+if TYPE_CHECKING:
+    from squeeze.models.base import Model
 
 EPILOG = """\b
 Examples:
@@ -29,10 +33,9 @@ def command(model: str, shape: str | None, as_json: bool) -> None:
     No weights are loaded.
     """
     from squeeze.cli.show import show_model
-    from squeeze.models.torch_model import TorchModel
 
     outline = _outline(model, _shape(shape))
-    coupled = _coupled(outline) if isinstance(outline, TorchModel) else []
+    coupled = _coupled(outline)
     if as_json:
         layers = [asdict(layer) for layer in outline.layers()]
         show_json({"model": model, "form": outline.form, "layers": layers, "coupled": coupled})
@@ -40,7 +43,24 @@ def command(model: str, shape: str | None, as_json: bool) -> None:
         show_model(model, outline, coupled)
 
 
-def _outline(model: str, shape: tuple[int, ...] | None):  # type: ignore[no-untyped-def]
+def _coupled(outline: Model) -> list[dict[str, Any]]:
+    """Which layers lose outputs, and which inputs, when one of their channels goes."""
+    from squeeze.models.torch_model import TorchModel
+    from squeeze.passes.prune.coupling import CouplingGraph
+    from squeeze.passes.prune.materialize import materialized
+    from squeeze.passes.prune.shortcuts import convolve_shortcuts
+
+    if not isinstance(outline, TorchModel):
+        return []
+    model = materialized(outline)
+    convolve_shortcuts(model)
+    groups = CouplingGraph(model).coupled()
+    return [
+        {"channels": g.channels, "writers": g.writers, "readers": g.readers, "output": g.feeds_output} for g in groups
+    ]
+
+
+def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
     from squeeze.models.source import BUILTINS
     from squeeze.models.spec import ModelSpec
     from squeeze.plan.check import example_shape

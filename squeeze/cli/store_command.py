@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from squeeze.cli.options import json_option, show_json, store_option
 from squeeze.errors import UsageError
+
+if TYPE_CHECKING:
+    from squeeze.store import Entry, Store
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 EPILOG = """\b
@@ -28,8 +33,6 @@ def command() -> None:
 @json_option
 def list_command(store: Path, as_json: bool) -> None:
     """List finished entries, most recently used first."""
-    from squeeze.store import Entry
-
     entries = _store(store).entries()
     if as_json:
         show_json([_plain(entry) for entry in entries])
@@ -56,7 +59,7 @@ def prune_command(store: Path, age: str, dry_run: bool, as_json: bool) -> None:
         click.echo(f"{'would remove' if dry_run else 'removed'} {_total(gone)}")
 
 
-def _store(folder: Path):  # type: ignore[no-untyped-def]
+def _store(folder: Path) -> Store:
     from squeeze.store import Store
 
     if not folder.is_dir():
@@ -71,10 +74,10 @@ def _seconds(age: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def _plain(entry):  # type: ignore[no-untyped-def]
+def _plain(entry: Entry) -> dict[str, Any]:
     return {"key": entry.key, "what": entry.what, "size_bytes": entry.size_bytes, "used": entry.used}
 
 
-def _total(entries) -> str:  # type: ignore[no-untyped-def]
+def _total(entries: Sequence[Entry]) -> str:
     size = sum(entry.size_bytes for entry in entries)
     return f"{len(entries)} entries, {size / 1e6:,.2f} MB"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, show_json
+from squeeze.cli.options import json_option, load_plan, show_json, var_option
 
 EPILOG = """\b
 Examples:
@@ -18,7 +18,7 @@ Examples:
 @click.command("verify", epilog=EPILOG)
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="A plan whose data.evaluate and metrics to score it on.")
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Fill in ${NAME} of that plan.")
+@var_option
 @json_option
 def command(package: Path, data: Path | None, variables: tuple[str, ...], as_json: bool) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
@@ -26,14 +26,15 @@ def command(package: Path, data: Path | None, variables: tuple[str, ...], as_jso
     Exit code 4 when it does not verify.
     """
     from squeeze.cli.show import show_verified
+    from squeeze.progress import progress_for_terminal
     from squeeze.run.rescore import rescore
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(package)
     verification = verify(opened)
-    scored = rescore(opened, data, variables) if data else {}
+    scored = rescore(opened, load_plan(data, (), variables), progress_for_terminal()) if data else None
     if as_json:
         found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
-        show_json(found | asdict(verification) | {"scores": scored})
+        show_json(found | asdict(verification) | {"rescored": scored})
     else:
         show_verified(package, opened.manifest.digest, verification, scored)

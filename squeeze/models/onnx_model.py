@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import numpy as np
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
-from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, multiplications
+from squeeze.models import ort_session
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 
 if TYPE_CHECKING:
@@ -71,25 +69,17 @@ class OnnxModel(Model):
         return len(self.data)
 
     def predict(self, batch: Batch) -> Tensor:
-        session, fixed = self.session(self.threads), self._fixed_batch()
-        feed = self._feed(batch)
-        if fixed is None or fixed == len(batch):
-            logits = session.run(None, feed)[0]
-        else:
-            parts = [session.run(None, part)[0] for part in _parts(feed, len(batch), fixed)]
-            logits = np.concatenate(parts)[: len(batch)]
-        return torch.from_numpy(np.asarray(logits, dtype=np.float32).reshape(len(batch), -1))
+        arrays = ort_session.feed(self.inputs, batch, self.source)
+        return ort_session.logits(self.session(self.threads), arrays, len(batch))
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
-        session, feed = self.session(threads), self._feed(batch)
-        names = [output.name for output in session.get_outputs()]
-        run = session.run
-        return lambda: run(names, feed)
+        arrays = ort_session.feed(self.inputs, batch, self.source)
+        return ort_session.stopwatch_call(self.session(threads), arrays)
 
     def session(self, threads: int) -> InferenceSession:
         """ONNX Runtime's session on the stored bytes, made once per number of threads."""
         if threads not in self._sessions:
-            self._sessions[threads] = _open_session(self.data, threads, self.source)
+            self._sessions[threads] = ort_session.open_session(self.data, threads, self.source)
         return self._sessions[threads]
 
     def layers(self) -> list[Layer]:
@@ -106,20 +96,6 @@ class OnnxModel(Model):
     def load(cls, folder: Path) -> Self:
         return cls.from_file(folder / FILE_NAME)
 
-    def _fixed_batch(self) -> int | None:
-        shape = _fed_inputs(self.ir.graph)[0].shape
-        return shape[0] if shape is not None and len(shape) and isinstance(shape[0], int) else None
-
-    def _feed(self, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
-        """Inputs by the graph's names; a model with one input takes the batch's one input whatever its name."""
-        if len(self.inputs) == 1 and len(batch.inputs) == 1:
-            spec, (tensor,) = self.inputs[0], batch.inputs.values()
-            return {spec.name: _array(tensor, spec)}
-        missing = [spec.name for spec in self.inputs if spec.name not in batch.inputs]
-        if missing:
-            raise ModelError(f"{self.source}: wants the input '{missing[0]}'; the data has {', '.join(batch.inputs)}")
-        return {spec.name: _array(batch.inputs[spec.name], spec) for spec in self.inputs}
-
 
 def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:
     """Inputs without a default value: old files also list their weights as inputs."""
@@ -130,33 +106,6 @@ def _spec(value: ir.Value) -> InputSpec:
     sizes = tuple(size if isinstance(size, int) else -1 for size in (value.shape or ())[1:])
     dtype = str(value.dtype.numpy()) if value.dtype is not None else "float32"
     return InputSpec(value.name or "", sizes, dtype)
-
-
-def _array(tensor: Tensor, spec: InputSpec) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(spec.dtype, copy=False))
-
-
-def _parts(
-    feed: dict[str, np.ndarray[Any, Any]], examples: int, size: int
-) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-    """Feeds of exactly ``size`` examples for a graph that takes no other number; the last is filled up."""
-    for start in range(0, examples, size):
-        indices = np.minimum(np.arange(start, start + size), examples - 1)
-        yield {name: array[indices] for name, array in feed.items()}
-
-
-def _open_session(data: bytes, threads: int, source: str) -> InferenceSession:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4  # failures come back as exceptions; the rest is noise on the user's screen
-    # a session that spins after its run would take the processor from the one it is compared with
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exception classes share no base
-        raise ModelError(f"{source}: ONNX Runtime refuses the model: {' '.join(str(error).split())[:200]}") from error
 
 
 def _layer(node: ir.Node, seen: set[str]) -> Layer:

@@ -139,6 +139,9 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
             yield f"{deed.name} needs data.{role}, which the plan does not name"
     if deed.extra and (absent := [name for name in EXTRAS.get(deed.extra, ()) if find_spec(name) is None]):
         yield f"{deed.name} needs {', '.join(absent)}: pip install 'squeeze[{deed.extra}]'"
+    for name in deed.reads():
+        if not (plan.root / name).exists():
+            yield f"{deed.name}: {plan.root / name} does not exist"
     if state.model is not None:
         yield from deed.faults(state.model)
 

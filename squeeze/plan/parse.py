@@ -51,8 +51,8 @@ class Parser:
         self._unknown_keys(self.values, KEYS, (), "a plan")
         metrics = self._metrics()
         return Plan(
-            steps=self._steps(self.values.get("passes"), ("passes",)),
-            branches=self._branches(),
+            self._steps(self.values.get("passes"), ("passes",)),
+            self._branches(),
             model=self._model(),
             data=self._data(),
             metrics=metrics,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from squeeze.budget import Bound, parse_bound
+from squeeze.budget import ALIASES, Bound, parse_bound
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROLES = ("evaluate", "calibrate", "train")
 DEFAULT_METRICS: tuple[Metric, ...] = (Top1(), Loss(), Kl(), Flips(), SizeBytes(), Parameters(), Macs(), Latency())
 AnyPass = Pass[Any, Any]
+Tail = tuple[Target[Any], Sequence["AnyPass | Step"]]
+Targets = Sequence["Target[Any] | Branch"] | Mapping[str, Tail]
 
 
 @dataclass(frozen=True)
@@ -55,48 +57,79 @@ class Branch:
     place: Place = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Plan:
-    """Everything a run needs to know. Make one in Python with :meth:`of`, or read one with :meth:`load`."""
+    """Everything a run needs to know: ``Plan([PruneChannels(ratio=0.5), ExportOnnx()], targets=[Cpu()])``.
+
+    Args:
+        passes: The trunk, in order.
+        targets: What to pack at its end; a mapping gives names, and each target its own tail of passes:
+            ``{"phone": (Mobile(), [QuantizeStatic()])}``.
+        model: Where the original is; may also be given to :meth:`run`.
+        data: ``evaluate``, ``calibrate``, ``train``: where examples come from; may also be given to :meth:`run`.
+        metrics: What each row measures.
+        budget: Metric name to bound, ``{"size": "<= 30 %"}``, against the original.
+        seed: Where all randomness comes from.
+        threads: Processor threads; part of what decides the bytes of a result.
+        memory_bytes: Peak that the run must stay under.
+        strict: A bound that is not proven counts as broken.
+        name: What packages are called.
+        file: How messages name the plan.
+        root: Folder that relative paths start from.
+        document: The file that it was read from.
+    """
 
     steps: tuple[Step, ...]
-    branches: tuple[Branch, ...] = ()
-    model: ModelSpec | None = None
-    data: Mapping[str, DataSource] = field(default_factory=dict)
-    metrics: tuple[Metric, ...] = DEFAULT_METRICS
-    budget: tuple[Bound, ...] = ()
-    seed: int = 0
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    memory_bytes: int | None = None
-    strict: bool = False
-    name: str = "plan"
-    file: str = "plan"
-    root: Path = field(default_factory=Path.cwd)
-    document: Document | None = None  # the file that it was read from
+    branches: tuple[Branch, ...]
+    model: ModelSpec | None
+    data: Mapping[str, DataSource]
+    metrics: tuple[Metric, ...]
+    budget: tuple[Bound, ...]
+    seed: int
+    threads: int
+    memory_bytes: int | None
+    strict: bool
+    name: str
+    file: str
+    root: Path
+    document: Document | None
 
-    @classmethod
-    def of(
-        cls,
-        passes: Sequence[AnyPass],
-        targets: Sequence[Target[Any]] | Mapping[str, tuple[Target[Any], Sequence[AnyPass]]] = (),
-        budget: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> Plan:
-        """A plan in Python.
-
-        Args:
-            passes: The trunk, in order.
-            targets: Targets at its end, or name to (target, its own tail of passes).
-            budget: Metric name to bound, ``{"size": "<= 30 %"}``.
-            options: ``metrics``, ``seed``, ``threads``, ``strict``, ``name``.
-        """
-        steps = tuple(Step(deed, ("passes", index)) for index, deed in enumerate(passes))
-        tails = targets.items() if isinstance(targets, Mapping) else [(t.name, (t, ())) for t in targets]
-        branches = tuple(_branch(index, name, *tail) for index, (name, tail) in enumerate(tails))
-        metrics = options.pop("metrics", DEFAULT_METRICS)
-        better = {metric.name: metric.higher_is_better for metric in metrics}
-        bounds = tuple(parse_bound(name, text, better.get(name, False)) for name, text in (budget or {}).items())
-        return cls(steps, branches, metrics=tuple(metrics), budget=bounds, **options)
+    def __init__(
+        self,
+        passes: Sequence[AnyPass | Step] = (),
+        targets: Targets = (),
+        *,
+        model: ModelSpec | None = None,
+        data: Mapping[str, DataSource] | None = None,
+        metrics: Sequence[Metric] = DEFAULT_METRICS,
+        budget: Mapping[str, str] | Sequence[Bound] = (),
+        seed: int = 0,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        strict: bool = False,
+        name: str = "plan",
+        file: str = "plan",
+        root: Path | str | None = None,
+        document: Document | None = None,
+    ) -> None:
+        values = {
+            "steps": _steps(passes, ("passes",)),
+            "branches": _branches(targets),
+            "model": model,
+            "data": dict(data or {}),
+            "metrics": tuple(metrics),
+            "budget": _bounds(budget, metrics),
+            "seed": seed,
+            "threads": threads or os.cpu_count() or 1,
+            "memory_bytes": memory_bytes,
+            "strict": strict,
+            "name": name,
+            "file": file,
+            "root": Path(root) if root else Path.cwd(),
+            "document": document,
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> Plan:
@@ -153,9 +186,26 @@ class Plan:
         return values | {"seed": self.seed, "threads": self.threads, "strict": self.strict}
 
 
-def _branch(index: int, name: str, target: Target[Any], passes: Sequence[AnyPass]) -> Branch:
+def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
+    return tuple(p if isinstance(p, Step) else Step(p, (*place, index)) for index, p in enumerate(passes))
+
+
+def _branches(targets: Targets) -> tuple[Branch, ...]:
+    if isinstance(targets, Mapping):
+        return tuple(_branch(index, name, tail) for index, (name, tail) in enumerate(targets.items()))
+    return tuple(t if isinstance(t, Branch) else _branch(index, t.name, (t, ())) for index, t in enumerate(targets))
+
+
+def _branch(index: int, name: str, tail: Tail) -> Branch:
     place: Place = ("targets", index)
-    return Branch(name, target, tuple(Step(deed, (*place, "passes", i)) for i, deed in enumerate(passes)), place)
+    return Branch(name, tail[0], _steps(tail[1], (*place, "passes")), place)
+
+
+def _bounds(budget: Mapping[str, str] | Sequence[Bound], metrics: Sequence[Metric]) -> tuple[Bound, ...]:
+    if not isinstance(budget, Mapping):
+        return tuple(budget)
+    better = {metric.name: metric.higher_is_better for metric in metrics}
+    return tuple(parse_bound(name, text, better.get(ALIASES.get(name, name), False)) for name, text in budget.items())
 
 
 def _spelled(step: Step) -> dict[str, Any]:

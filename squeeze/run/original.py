@@ -7,8 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from squeeze.passes.distill.finetune import Finetune
-
 from squeeze.data.sources import DigitsData
 from squeeze.errors import PlanError
 from squeeze.models.base import Model
@@ -16,6 +14,7 @@ from squeeze.models.source import BuiltinSource, FactorySource, resolve
 from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
+from squeeze.passes.distill.finetune import Finetune
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.versions import code_digest, library_versions, source_digest

@@ -19,6 +19,7 @@ from squeeze.models.base import Batch, Model
 from squeeze.models.source import HuggingFaceSource
 from squeeze.models.torch_model import TorchModel
 from squeeze.plan.plan import Branch, Plan
+from squeeze.report import shape, text
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.versions import code_digest, library_versions, squeeze_version
 from squeeze.store import Store, key_of
@@ -92,9 +93,16 @@ def _labels(original: Model, data: Dataset | None) -> list[str] | None:
 
 
 def _card_scores(ledger: Ledger) -> Iterator[Score]:
-    last, on = ledger.rows[-1], ledger.scored_on
+    """Every score of the packed file, worded for the model card."""
+    last, on = shape.Row.model_validate(ledger.rows[-1].to_json()), ledger.scored_on
     for name, score in last.scores.items():
-        first = ledger.original.scores[name]
-        said = score_text(score.to_original, score.unit) if score.to_original else ("", "")
+        first = ledger.original.scores[name].value
         data = f"{on.examples} examples of {on.name}" if on and score.interval else ""
-        yield Score(name, value_text(score.value, score.unit), value_text(first.value, first.unit), *said, data)
+        yield Score(
+            metric=text.heading(name),
+            value=text.value(score.unit, score.value),
+            original=text.value(score.unit, first),
+            delta=text.change_text(score.unit, score.to_original),
+            verdict=score.to_original.verdict if score.to_original else "",
+            data=data,
+        )

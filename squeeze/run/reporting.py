@@ -50,7 +50,14 @@ def _package(run: Run, branch: str, out: Path) -> dict[str, Any]:
     size = packed.path.stat().st_size
     path = str(packed.path.resolve().relative_to(out.resolve()))
     notes = list(packed.verification.notes)
-    return {"branch": branch, "path": path, "digest": packed.digest, "size_bytes": size, "verified": True, "notes": notes}
+    return {
+        "branch": branch,
+        "path": path,
+        "digest": packed.digest,
+        "size_bytes": size,
+        "verified": True,
+        "notes": notes,
+    }
 
 
 def _layers(model: Model) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from squeeze.report.table import row_line
 
 from squeeze.budget import Judgement, judge_memory
 from squeeze.data.base import Dataset
@@ -24,12 +23,13 @@ from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
 from squeeze.plan.plan import ROLES, Branch, Plan, Step
 from squeeze.progress import Progress
+from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import build_artifact, pack, pieces
 from squeeze.run.scorer import Scorer
-from squeeze.run.versions import code_digest, library_versions, source_digest
+from squeeze.run.versions import code_digest, content_digest, library_versions, source_digest
 from squeeze.store import Store, key_of
 from squeeze.targets.base import Packed, Pieces
 
@@ -189,6 +189,7 @@ class Line:
             "pass": step.deed.name,
             "options": step.deed.options(),
             "data": {role: self.data[role].digest for role in roles},
+            "files": {name: content_digest(self.plan.root / name) for name in step.deed.reads()},
             "seed": self.plan.seed,
             "threads": self.plan.threads,
             "versions": library_versions(),

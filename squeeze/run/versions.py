@@ -46,3 +46,12 @@ def source_digest(thing: Any) -> str | None:
     except TypeError:
         return None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of a file, or of every file in a folder with its name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()

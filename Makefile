@@ -1,0 +1,66 @@
+# Every target does its own set-up: a virtual environment in .venv with the CPU build of torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+PLAN ?= plans/digits.yaml
+OUT ?= squeeze-out/$(basename $(notdir $(PLAN)))
+STORE ?= .squeeze/store
+PACKAGE ?= $(firstword $(wildcard $(OUT)/*.zip))
+REAL ?= ../shared/real
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SQUEEZE := $(BIN)/squeeze
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check run gate package verify report bench bench-quick format clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(READY) ## Make the virtual environment.
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch>=2.13,<2.14"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(READY) ## Train, prune, distill, export, quantize, pack and verify the digits CNN.
+	$(SQUEEZE) run plans/digits.yaml --out squeeze-out/digits --store $(STORE)
+	$(SQUEEZE) verify squeeze-out/digits/digits-cpu.zip --data plans/digits.yaml
+
+test: $(READY) ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, and every plan in plans/.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict squeeze
+	@for plan in plans/*.yaml; do $(SQUEEZE) check $$plan --var real=$(abspath $(REAL)) || exit $$?; done
+
+run: $(READY) ## Carry out PLAN=..., results in OUT=... (ARGS="--set passes.0.ratio=0.5").
+	$(SQUEEZE) run $(PLAN) --out $(OUT) --store $(STORE) $(ARGS)
+
+gate: $(READY) ## As run, for CI servers: exit code 3 when the budget is broken; OUT/junit.xml says why.
+	@$(SQUEEZE) run $(PLAN) --out $(OUT) --store $(STORE) $(ARGS); code=$$?; echo "gate: exit code $$code, $(OUT)/junit.xml"; exit $$code
+
+package: run ## Carry out PLAN=... and list its packages.
+	@ls -l $(OUT)/*.zip
+
+verify: $(READY) ## Verify PACKAGE=....
+	$(SQUEEZE) verify $(PACKAGE)
+
+report: $(READY) ## Show the report of OUT=... again.
+	$(SQUEEZE) report $(OUT) --render
+
+bench: $(READY) ## Every benchmark; REAL=... is where the real models and data lie. Takes a while.
+	$(BIN)/python -m benchmarks --real $(REAL) $(ARGS)
+
+format: $(READY) ## Format and fix what can be fixed.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove results, store and environment.
+	rm -rf squeeze-out .squeeze $(VENV) build *.egg-info

@@ -1,0 +1,119 @@
+"""What commands print on a terminal; numbers are worded by ``squeeze.report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from squeeze.models.base import Layer, Model
+from squeeze.plan.check import Check, Explained
+from squeeze.report import text
+from squeeze.report.summary import summary
+from squeeze.report.table import ledger_table
+from squeeze.targets.verify import Verification
+
+MOST_NAMES = 4
+PIPE_COLUMNS = 160
+
+
+def show_run(report: dict[str, Any]) -> None:
+    """The ledger, the budget and the packages of a finished run."""
+    console = _console()
+    console.print(ledger_table(report, width=console.width))
+    console.print(summary(report))
+
+
+def show_explained(check: Check) -> None:
+    """What each pass will do, before it does."""
+    table = _table(("pass", "for", "form"), ("parameters", "size", "MACs"), ("needs", "layers"))
+    if (first := check.original) is not None:
+        table.add_row("original", "", "", f"{first.parameters:,}", text.size(first.nbytes), text.count(first.macs))
+    for row in check.explained:
+        table.add_row(*_explained(row))
+    _console().print(table)
+
+
+def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
+    """A model's layers with their share, and what must be pruned together."""
+    layers = model.layers()
+    table = _table(("layer", "kind", "shape"), ("parameters", "share", "bytes", "MACs", "share"))
+    table.title = f"{name}: {model.form}, {model.parameters():,} parameters, {text.size(model.nbytes())}"
+    for layer in layers:
+        table.add_row(*_layer(layer, model.parameters(), model.macs()))
+    console = _console()
+    console.print(table)
+    for group in coupled:
+        writers, readers = (", ".join(group[name]) for name in ("writers", "readers"))
+        end = "; the model's output" if group["output"] else ""
+        line = f"coupled, {group['channels']} channels: {writers} -> {readers or '-'}{end}"
+        console.print(line, soft_wrap=True)
+
+
+def show_verified(package: Path, digest: str, found: Verification, rescored: dict[str, Any] | None) -> None:
+    """That a package is what it claims to be, and how that was found."""
+    console = _console()
+    equal = "bit for bit" if found.bit_equal else f"within {found.difference:.2g} of the largest output"
+    console.print(f"{package}: verified: every file as listed, golden output equal {equal}")
+    console.print(f"digest {digest}")
+    for note in found.notes:
+        console.print(f"note: {note}")
+    for name, score in (rescored or {}).get("scores", {}).items():
+        low, high = score["interval"]
+        claimed = f"; the ledger says {score['claimed']:.4g}" if "claimed" in score else ""
+        console.print(f"{name}: {score['value']:.4g} (95 % interval {low:.4g} to {high:.4g}){claimed}")
+
+
+def show_bench(package: Path, found: dict[str, Any]) -> None:
+    """Latency and throughput per batch size."""
+    console = _console()
+    table = _table((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
+    table.title = f"{package}, {found['threads']} thread(s)"
+    for row in found["batches"]:
+        values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
+        table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
+    console.print(table)
+    for name in ("load_ms", "peak_memory_bytes", "model_bytes", "package_bytes", "host"):
+        if name in found:
+            console.print(f"{name}: {found[name]}")
+
+
+def _explained(row: Explained) -> tuple[str, ...]:
+    preview = row.preview
+    about = "" if preview.exact else "about "
+    names = ", ".join(preview.touched[:MOST_NAMES])
+    more = f" and {len(preview.touched) - MOST_NAMES} more" if len(preview.touched) > MOST_NAMES else ""
+    counts = (f"{preview.parameters:,}", text.size(preview.nbytes), text.count(preview.macs))
+    needs = ", ".join([*row.needs, *([f"extra {row.extra}"] if row.extra else [])])
+    numbers = (about + count for count in counts)
+    return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names + more
+
+
+def _layer(layer: Layer, parameters: int, macs: int) -> tuple[str, ...]:
+    shape = " x ".join(map(str, layer.shape))
+    share = f"{layer.parameters / max(parameters, 1):.1%}"
+    work = f"{layer.macs / macs:.1%}" if macs else ""
+    return layer.name, layer.kind, shape, f"{layer.parameters:,}", share, f"{layer.nbytes:,}", f"{layer.macs:,}", work
+
+
+def _console() -> Console:
+    """The terminal as wide as it is; a file or pipe wide enough to lose nothing."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_COLUMNS)
+    return console
+
+
+def _table(names: tuple[str, ...], numbers: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> Table:
+    """Columns of names, of numbers, and of text that may wrap."""
+    table = Table(box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in names:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in wrapped:
+        table.add_column(column, overflow="fold")
+    return table

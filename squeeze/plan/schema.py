@@ -1,0 +1,86 @@
+"""The JSON schema of plan files, made from the very classes that read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from squeeze import registry
+from squeeze.plan.plan import ROLES
+
+TEXT = {"type": "string"}
+PLAIN: dict[str, Any] = {
+    "memory": {"type": "string", "description": "Peak memory of the run, as in 4GB."},
+    "seed": {"type": "integer", "minimum": 0},
+    "threads": {"type": "integer", "minimum": 1},
+    "strict": {"type": "boolean", "description": "A budget line that is not proven counts as broken."},
+    "vars": {"type": "object", "additionalProperties": TEXT},
+    "budget": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
+}
+MODEL: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "hf": TEXT | {"description": "Folder with config.json and safetensors."},
+        "module": TEXT | {"description": "package.module:factory"},
+        "builtin": TEXT,
+        "onnx": TEXT | {"description": "A .onnx file."},
+        "weights": TEXT | {"description": "safetensors or a torch state dict."},
+        "input": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+        "arguments": {"type": "object"},
+    },
+    "oneOf": [{"required": [kind]} for kind in ("hf", "module", "builtin", "onnx")],
+}
+
+
+def plan_schema() -> dict[str, Any]:
+    """JSON schema, draft 2020-12; plug-ins that are installed are in it."""
+    definitions: dict[str, Any] = {}
+    passes = {"type": "array", "items": {"oneOf": _named("passes", "pass", definitions, {})}}
+    source = {"oneOf": [_options(registry.load("data", name), definitions) for name in registry.entries("data")]}
+    targets = _named("targets", "target", definitions, {"name": TEXT, "passes": passes})
+    properties = PLAIN | {
+        "model": MODEL,
+        "data": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(ROLES, source)},
+        "metrics": {"type": "array", "items": {"anyOf": _metrics(definitions)}},
+        "passes": passes,
+        "targets": {"type": "array", "items": {"oneOf": targets}},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Squeeze plan",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["model"],
+        "properties": properties,
+        "$defs": definitions,
+    }
+
+
+def _named(kind: registry.Kind, key: str, definitions: dict[str, Any], more: dict[str, Any]) -> list[dict[str, Any]]:
+    """One schema per registered class: its options, and the key that names it."""
+    found = []
+    for name in registry.entries(kind):
+        schema = _options(registry.load(kind, name), definitions)
+        schema["properties"] = {key: {"const": name}} | schema.get("properties", {}) | more
+        schema["required"] = [key, *schema.get("required", [])]
+        found.append(schema)
+    return found
+
+
+def _metrics(definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    names = [*registry.entries("metrics"), "size"]
+    configured = [
+        {
+            "type": "object",
+            "properties": {name: _options(registry.load("metrics", name), definitions)},
+            "required": [name],
+        }
+        for name in registry.entries("metrics")
+    ]
+    return [{"enum": names}, *configured]
+
+
+def _options(cls: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = cls.model_json_schema()
+    definitions |= schema.pop("$defs", {})
+    return schema

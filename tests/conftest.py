@@ -1,0 +1,21 @@
+"""Shared by all tests: where real models lie, small data, and quiet libraries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+REAL = Path(os.environ.get("SQUEEZE_REAL", Path(__file__).parent.parent.parent / "shared" / "real"))
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real models and data; the test is skipped where it is absent."""
+    if not REAL.is_dir():
+        pytest.skip(f"{REAL} is absent: real models and data are needed; SQUEEZE_REAL names another place")
+    return REAL
