@@ -93,7 +93,7 @@ class Greedy:
         branches: Sequence[tuple[int, ...]],
         cost: Cost,
     ) -> None:
-        self.lost = [[0.0, *score.sort().values.double().cumsum(0).tolist()] for score in scores]
+        self.lost: list[list[float]] = [[0.0, *score.sort().values.double().cumsum(0).tolist()] for score in scores]
         self.options, self.branches, self.cost = options, branches, cost
 
     def choose(self, start: Widths, fits: Callable[[Widths], bool]) -> Widths:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,18 +79,18 @@ def measure(place: ConvPlace, inputs: int, outputs: int, threads: int) -> float:
     one, many = (_session(place, inputs, outputs, copies, threads) for copies in (1, COPIES))
     image = {"x": np.random.default_rng(0).standard_normal((1, inputs, *place.spatial), dtype=np.float32)}
     for session in (one, many):
-        _timed(lambda session=session: session.run(None, image), WARM_UP)
-    pairs = [[_timed(lambda s=s: s.run(None, image), RUNS) for s in (one, many)] for _ in range(ROUNDS)]
+        _timed(session, image, WARM_UP)
+    pairs = [(_timed(one, image, RUNS), _timed(many, image, RUNS)) for _ in range(ROUNDS)]
     marginal = statistics.median(long - short for short, long in pairs) / (COPIES - 1)
     return max(marginal, 1e-8)
 
 
-def _timed(call: Callable[[], Any], runs: int) -> float:
+def _timed(session: Any, image: dict[str, Any], runs: int) -> float:
     """Seconds of the fastest of a few runs: whatever else the host does only makes a run slower."""
     fastest = float("inf")
     for _ in range(runs):
         start = time.perf_counter()
-        call()
+        session.run(None, image)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
 

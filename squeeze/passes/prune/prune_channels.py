@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt, field_validator, model_validator
 
+from squeeze.errors import EffectError
 from squeeze.models import structure
 from squeeze.models.base import Model
 from squeeze.models.torch_model import TorchModel
@@ -46,7 +46,7 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     samples: PositiveInt = 1024  # training examples that taylor looks at
-    latency_table: Path | None = None  # times measured before (JSON): the same widths on every host
+    latency_table: str | None = None  # file of times measured before (JSON): the same widths on every host
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -75,18 +75,22 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
         """Only taylor looks at data."""
         return frozenset({"train"}) if self.importance == "taylor" else frozenset()
 
+    def reads(self) -> tuple[str, ...]:
+        return (self.latency_table,) if self.latency_table else ()
+
     def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, TorchModel):
-            yield from self.selection.faults(cuttable_layers(model))
-        if self.latency_table is not None and not self.latency_table.is_file():
-            yield f"latency_table {self.latency_table}: no such file; leave it out to measure on this host"
+        if not isinstance(model, TorchModel):
+            return
+        wrong = [f"{self.name}: {line}" for line in self.selection.faults(cuttable_layers(model))]
+        yield from wrong
+        if not wrong:
+            yield from self._fault_of_the_goal(model)
 
     def preview(self, model: Model, before: Preview) -> Preview:
         """Prune a copy with weights that mean nothing; exact where widths do not depend on weights."""
         assert isinstance(model, TorchModel)
         copy = materialized(model)
-        unmeasured = self.model_copy(update={"importance": "l2", "widths": "importance"})
-        facts = Pruning(unmeasured, copy, Context()).run()
+        facts = self._rehearse(copy)
         structure.apply(model.module, structure.difference(model.module, copy.module))
         model.module.to("meta").eval()
         exact = before.exact and self.scope == "layer"
@@ -95,6 +99,18 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     def run(self, model: TorchModel, context: Context) -> TorchModel:
         context.facts.update(Pruning(self, model, context).run())
         return model
+
+    def _fault_of_the_goal(self, model: TorchModel) -> Iterator[str]:
+        """Whether the goal can be reached does not depend on weights, so it is known before they are read."""
+        try:
+            self._rehearse(materialized(model))
+        except EffectError as error:
+            yield str(error)
+
+    def _rehearse(self, model: TorchModel) -> dict[str, Any]:
+        """Prune without data and without a stopwatch."""
+        unmeasured = self.model_copy(update={"importance": "l2", "widths": "importance"})
+        return Pruning(unmeasured, model, Context()).run()
 
     @property
     def selection(self) -> Selection:

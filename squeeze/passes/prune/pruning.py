@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ class Pruning:
     def _known_times(self) -> LatencyTable:
         known: dict[str, float] = {}
         if self.options.latency_table is not None:
-            known = read_times(self.options.latency_table)
+            known = read_times(self.context.root / self.options.latency_table)
         elif self.context.journal is not None and (kept := self.context.journal.get("latency_table")):
             known = {key: value.item() for key, value in kept.items()}
         return LatencyTable(self.context.threads, known)
@@ -139,8 +140,8 @@ class Pruning:
 
     def _out_of_reach(self, least: int) -> str:
         return (
-            f"prune_channels: {self.options.goal_text()} cannot be reached: the narrowest widths of the layers that may "
-            f"be cut leave {least / self.macs:.0%}; a smaller align, drop_branches or a wider include would go further"
+            f"prune_channels: {self.options.goal_text()} cannot be reached: the narrowest widths that may be "
+            f"chosen leave {least / self.macs:.0%}; a smaller align, drop_branches or a wider include would go further"
         )
 
 
@@ -150,7 +151,7 @@ def layer_widths(module: nn.Module) -> dict[str, int]:
     return {n: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for n, layer in layers}
 
 
-def read_times(file: Any) -> dict[str, float]:
+def read_times(file: Path) -> dict[str, float]:
     """Seconds per layer shape, as ``measurements.json`` keeps them under ``latency_table``."""
     try:
         times = json.loads(file.read_text())
