@@ -1,0 +1,98 @@
+"""What the passes say they did, in words: the known facts nicely, the rest as they come.
+
+A fact that is not known here is shown all the same, so that a new pass needs no change to the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from squeeze.report.shape import Row
+from squeeze.report.text import count, heading, size
+
+SHOWN = 8  # entries of a list or mapping; the rest are counted
+
+Wording = Callable[[Any], str]
+
+
+def fact_lines(row: Row) -> list[tuple[str, str]]:
+    """Pairs of name and text, in the order in which the pass gave them."""
+    return [(heading(name), _worded(name, fact, row)) for name, fact in row.facts.items()]
+
+
+def _worded(name: str, fact: Any, row: Row) -> str:
+    if name == "coverage" and isinstance(fact, dict):
+        return _coverage(fact, f"int{row.options.get('bits', 8)}")
+    known = KNOWN.get(name)
+    try:
+        return known(fact) if known else anything(fact)
+    except (TypeError, ValueError, KeyError, IndexError):  # a pass of another's uses the name for something else
+        return anything(fact)
+
+
+def _coverage(covered: dict[str, Any], kind: str) -> str:
+    """``int8: 21 of 21 Conv, 1 of 1 Gemm``; the widths may also be keys, ``{"int8": {"Conv": [21, 21]}}``."""
+    if covered and all(isinstance(part, dict) for part in covered.values()):
+        return "; ".join(_coverage(part, width) for width, part in covered.items())
+    if not all(_is_pair(pair) for pair in covered.values()):
+        return anything(covered)
+    parts = [f"{done} of {there} {operator}" for operator, (done, there) in covered.items()]
+    return f"{kind}: {', '.join(parts) or 'nothing'}"
+
+
+def _widths(widths: dict[str, Sequence[int]]) -> str:
+    changed = [f"{layer} {before} → {after}" for layer, (before, after) in widths.items()]
+    total = " → ".join(f"{sum(pair[i] for pair in widths.values()):,}" for i in (0, 1))
+    plural = "s" * (len(widths) != 1)
+    return f"{len(widths)} layer{plural} changed, {total} channels in all: {_listed(changed)}"
+
+
+def _losses(losses: Sequence[float]) -> str:
+    plural = "s" * (len(losses) != 1)
+    return f"{losses[0]:.4f} → {losses[-1]:.4f} over {len(losses)} epoch{plural}"
+
+
+def _before_and_after(wording: Callable[[float], str]) -> Wording:
+    def worded(pair: Any) -> str:
+        if not _is_pair(pair):
+            return anything(pair)
+        return " → ".join(wording(number) for number in pair)
+
+    return worded
+
+
+KNOWN: dict[str, Wording] = {
+    "widths": _widths,
+    "losses": _losses,
+    "macs": _before_and_after(count),
+    "parameters": _before_and_after(count),
+    "size_bytes": _before_and_after(size),
+}
+
+
+def anything(fact: Any) -> str:
+    """Any JSON value on one line, long lists cut short and counted."""
+    match fact:
+        case None | [] | {} | "":
+            return "none"
+        case bool():
+            return "yes" if fact else "no"
+        case int():
+            return f"{fact:,}"
+        case float():
+            return f"{fact:.4g}"
+        case list():
+            return _listed([anything(item) for item in fact])
+        case dict():
+            return _listed([f"{key}: {anything(item)}" for key, item in fact.items()])
+    return str(fact)
+
+
+def _listed(items: Sequence[str]) -> str:
+    rest = len(items) - SHOWN
+    return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, int | float) for end in pair)

@@ -1,0 +1,141 @@
+"""The report as GitHub-flavoured markdown: for a merge request, a wiki, a commit beside the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from squeeze.report import text
+from squeeze.report.facts import fact_lines
+from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
+from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
+from squeeze.report.scores import SCORE_HEADINGS, score_lines
+from squeeze.report.shape import Report, Score, as_report
+
+SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unproven"}
+
+
+def markdown_report(report: Mapping[str, Any]) -> str:
+    """The whole report; the same report gives the same bytes."""
+    data = as_report(report)
+    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _layers, _reproduce)
+    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(data)))) + "\n"
+
+
+def escaped(words: object) -> str:
+    """Text that markdown and HTML show as it is, on one line."""
+    plain = " ".join(str(words).split())
+    return SPECIAL.sub(r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield f"# {escaped(report.name)}"
+    yield ""
+    if report.failure:
+        yield f"**Stopped:** {escaped(report.failure.line)}"
+        yield ""
+    scored = report.ledger.scored_on
+    if scored:
+        yield f"Scored on {scored.examples:,} examples of {escaped(scored.name)} (sha256 {scored.sha256[:12]})."
+    made = f"Squeeze {escaped(report.squeeze)}" if report.squeeze else "Squeeze"
+    yield f"Made by {made}{f'; {cost}' if (cost := text.cost(report)) else ''}."
+
+
+def _overview(report: Report) -> Iterator[str]:
+    yield "## Ledger"
+    yield ""
+    metrics = report.metrics()
+    rows = [
+        [escaped(row.label), escaped(row.form), *(_cell(row.score(m.metric)) for m in metrics)] for row in report.rows
+    ]
+    yield from _table(["pass", "form", *(escaped(text.heading(metric.metric)) for metric in metrics)], rows)
+    yield ""
+    yield f"Second line: change from the original, with its 95 % interval. {text.LEGEND}."
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return text.ABSENT
+    change = "" if score.unit == "ratio" else text.change_text(score.unit, score.to_original)
+    below = change or text.interval(score.unit, score.interval)
+    return text.marked(score) + (f"<br><sub>{below}</sub>" if below else "")
+
+
+def _every_score(report: Report) -> Iterator[str]:
+    rows = score_lines(report)
+    if rows:
+        yield "## Every score"
+        yield ""
+        yield from _table(list(SCORE_HEADINGS), [[escaped(cell) for cell in row] for row in rows])
+
+
+def _budget(report: Report) -> Iterator[str]:
+    if report.judgements:
+        yield "## Budget"
+        yield ""
+        rows = [[escaped(j.branch or ""), escaped(j.line), OUTCOMES[j.outcome]] for j in report.judgements]
+        yield from _table(["branch", "line", "outcome"], rows)
+
+
+def _packages(report: Report) -> Iterator[str]:
+    if report.packages:
+        yield "## Packages"
+        yield ""
+        rows = [
+            [
+                escaped(p.path),
+                text.size(p.size_bytes),
+                escaped(p.digest),
+                "✓ yes" if p.verified else "✗ **no**",
+                _notes(p.notes),
+            ]
+            for p in report.packages
+        ]
+        yield from _table(["file", "size", "digest", "verified", "notes"], rows)
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return "<br>".join(escaped(note) for note in notes)
+
+
+def _facts(report: Report) -> Iterator[str]:
+    told = [(row, lines) for row in report.rows if (lines := fact_lines(row))]
+    if told:
+        yield "## What the passes did"
+    for row, lines in told:
+        yield f"\n**{escaped(row.label)}**\n"
+        yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
+
+
+def _layers(report: Report) -> Iterator[str]:
+    tables = layer_tables(report)
+    if tables:
+        yield "## Layers"
+    for name, pairs in tables.items():
+        yield f"\n<details><summary>{escaped(name)}: {len(pairs)} layers</summary>\n"
+        yield from _table(["layer", "kind", *COLUMNS.values()], map(_layer_row, pairs))
+        yield "\n</details>"
+
+
+def _layer_row(pair: LayerPair) -> list[str]:
+    name = escaped(pair.layer.name) + (f" ({pair.note})" if pair.note else "")
+    return [name, escaped(pair.layer.kind), *(pair.change(field) for field in COLUMNS)]
+
+
+def _reproduce(report: Report) -> Iterator[str]:
+    plan = plan_yaml(report)
+    if not plan:
+        return
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", plan)), default=0))
+    yield "## Run it again"
+    yield f"\nWith this as `plan.yaml`:\n\n{fence}sh\n{RUN_AGAIN}\n{fence}\n\n{fence}yaml\n{plan}{fence}"
+    if report.host:
+        yield "\nMeasured on: " + ", ".join(f"{escaped(k)} {escaped(v)}" for k, v in report.host.items()) + "."
+
+
+def _table(heads: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    yield from (f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,25 @@
+"""Every score in words: what a page's full table lists, whatever the page is written in."""
+
+from __future__ import annotations
+
+from squeeze.report import text
+from squeeze.report.shape import Delta, Report, Row, Score
+
+SCORE_HEADINGS = ("pass", "metric", "value", "to the original", "verdict", "to the row before", "verdict")
+
+
+def score_lines(report: Report) -> list[tuple[str, ...]]:
+    """One line per row and metric, under :data:`SCORE_HEADINGS`."""
+    return [_line(row, score) for row in report.rows for score in (*row.scores.values(), *row.timings.values())]
+
+
+def _line(row: Row, score: Score) -> tuple[str, ...]:
+    value = f"{text.value(score.unit, score.value)} {text.interval(score.unit, score.interval)}".rstrip()
+    to_original, to_previous = _moved(score, score.to_original), _moved(score, score.to_previous)
+    if clock := text.clock(row, score.metric):
+        to_original = (f"{to_original[0]} ({clock})", to_original[1])
+    return (row.label, text.heading(score.metric), value, *to_original, *to_previous)
+
+
+def _moved(score: Score, delta: Delta | None) -> tuple[str, str]:
+    return (text.change_text(score.unit, delta), delta.verdict) if delta else ("", "")

@@ -1,0 +1,52 @@
+"""What stands under the ledger on a terminal: the budget, the packages, what the run took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from squeeze.report import text
+from squeeze.report.facts import fact_lines
+from squeeze.report.shape import Judgement, Package, Report, as_report
+from squeeze.report.table import STYLES
+
+
+def summary(report: Mapping[str, Any]) -> Group:
+    """Budget lines, packages and cost, to print after the table; empty where there is nothing to say."""
+    data = as_report(report)
+    lines = [
+        _failure(data),
+        *_coverage(data),
+        *map(_budget, data.judgements),
+        *map(_package, data.packages),
+        _cost(data),
+    ]
+    return Group(*(line for line in lines if line is not None))
+
+
+def _failure(report: Report) -> Text | None:
+    return Text(f"stopped: {report.failure.line}", "bold red") if report.failure else None
+
+
+def _coverage(report: Report) -> list[Text]:
+    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name == "coverage"]
+
+
+def _budget(judgement: Judgement) -> Text:
+    where = f"budget {judgement.branch}: " if judgement.branch else "budget: "
+    told, _, outcome = judgement.line.rpartition(": ")
+    return Text(f"{where}{told}: ").append(outcome or judgement.outcome, STYLES[judgement.outcome])
+
+
+def _package(package: Package) -> Text:
+    line = Text(f"package {package.path}: {text.size(package.size_bytes)}, {package.digest[:19]}, ")
+    line.append(*(("verified", "green") if package.verified else ("not verified", "bold red")))
+    return line.append("".join(f"\n  {note}" for note in package.notes), "dim")
+
+
+def _cost(report: Report) -> Text | None:
+    cost = text.cost(report)
+    return Text(cost[0].upper() + cost[1:], "dim") if cost else None

@@ -1,0 +1,160 @@
+"""The ledger on a terminal: the fullest of these layouts that fits its width.
+
+full       a column per metric; under each value its change from the original with the 95 % interval
+tall       the interval has a line of its own
+compact    no intervals, no forms
+stacked    a line per pass and metric, everything in words: for many metrics on a narrow terminal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from squeeze.report import text
+from squeeze.report.shape import Report, Row, Score, as_report
+
+STYLES = {"better": "green", "worse": "red", "kept": "green", "broken": "bold red", "unproven": "yellow"}
+WIDTH = 100
+
+Below = Callable[[Row, Score], str]
+
+
+def ledger_table(report: Mapping[str, Any], width: int = WIDTH) -> Table:
+    """The ledger for a terminal of that many columns."""
+    data = as_report(report)
+    for layout in (_full, _tall, _compact):
+        table = layout(data)
+        if _width_of(table) <= width:
+            return table
+    return _stacked(data)
+
+
+def row_line(row: Mapping[str, Any]) -> str:
+    """One row as one line, for the moment in which a pass finishes."""
+    data = as_report({"schema": 1, "name": "", "ledger": {"rows": [row]}}).rows[0]
+    scores = [text.sentence(score) for score in (*data.scores.values(), *data.timings.values())]
+    label = f"{data.label} ({data.form})" if data.form else data.label
+    return f"{label}: {', '.join(scores) or 'not scored'}"
+
+
+def _width_of(table: Table) -> int:
+    console = Console(width=1000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def _full(report: Report) -> Table:
+    return _columns(report, _change_with_interval)
+
+
+def _tall(report: Report) -> Table:
+    return _columns(report, lambda row, score: _change_with_interval(row, score).replace(" [", "\n["))
+
+
+def _compact(report: Report) -> Table:
+    return _columns(report, _change_alone, forms=False)
+
+
+def _columns(report: Report, below: Below, forms: bool = True) -> Table:
+    table = _empty(report)
+    table.add_column("pass", no_wrap=True)
+    if forms:
+        table.add_column("form", no_wrap=True)
+    for metric in report.metrics():
+        table.add_column(text.heading(metric.metric), justify="right", no_wrap=True)
+    for row in report.rows:
+        cells = [_cell(row, row.score(metric.metric), below) for metric in report.metrics()]
+        form = [Text(row.form, "dim")] if forms else []
+        table.add_row(Text(row.label), *form, *cells, end_section=_ends_branch(report, row))
+    return table
+
+
+def _cell(row: Row, score: Score | None, below: Below) -> Text:
+    if score is None:
+        return Text(text.ABSENT, "dim")
+    cell = Text(text.marked(score), _style(score))
+    if change := below(row, score):
+        cell.append(f"\n{change}", "dim not bold")
+    return cell
+
+
+def _change_with_interval(row: Row, score: Score) -> str:
+    if score.unit == "ratio":
+        return f"{_new_clock(row, score)} {text.interval(score.unit, score.interval)}".strip()
+    return _short(text.change_text(score.unit, score.to_original))
+
+
+def _change_alone(row: Row, score: Score) -> str:
+    if score.unit == "ratio":
+        return _new_clock(row, score)
+    return _short(text.change(score.unit, score.to_original)) if score.to_original else ""
+
+
+def _new_clock(row: Row, score: Score) -> str:
+    return text.clock(row, score.metric).rpartition("→ ")[2]
+
+
+def _short(change: str) -> str:
+    """A column of shares says points by its percent sign; the word stays in the wordy outputs."""
+    return change.replace(" points", "")
+
+
+def _stacked(report: Report) -> Table:
+    table = _empty(report)
+    for heading in ("pass", "metric", "value", "to the original", "verdict"):
+        table.add_column(heading, no_wrap=heading != "pass", justify="right" if heading == "value" else "left")
+    for row in report.rows:
+        _add_stack(table, row)
+    return table
+
+
+def _add_stack(table: Table, row: Row) -> None:
+    scores = [*row.scores.values(), *row.timings.values()]
+    if not scores:
+        table.add_row(Text(row.label, "bold"), *[Text(text.ABSENT, "dim")] * 2, end_section=True)
+    for place, score in enumerate(scores):
+        delta, last = score.to_original, place == len(scores) - 1
+        label = Text(row.label if place == 0 else "", "bold")
+        words = (text.heading(score.metric), text.value(score.unit, score.value), _stacked_change(row, score))
+        verdict = Text(delta.verdict if delta else "", _style(score))
+        table.add_row(label, *(Text(word) for word in words), verdict, end_section=last)
+
+
+def _stacked_change(row: Row, score: Score) -> str:
+    if score.unit != "ratio":
+        return text.change_text(score.unit, score.to_original)
+    return ", ".join(filter(None, (text.interval(score.unit, score.interval), text.clock(row, score.metric))))
+
+
+def _empty(report: Report) -> Table:
+    title, caption = Text(report.name, "bold"), Text(_caption(report), "dim")
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _caption(report: Report) -> str:
+    scored = report.ledger.scored_on
+    on = f"Scored on {scored.examples:,} examples of {scored.name}. " if scored else ""
+    return f"{on}Against the original: {text.LEGEND}. Brackets: 95 % interval."
+
+
+def _ends_branch(report: Report, row: Row) -> bool:
+    following = report.rows[report.rows.index(row) + 1 :]
+    return bool(following) and following[0].branch != row.branch
+
+
+def _style(score: Score) -> str:
+    return STYLES.get(score.to_original.verdict, "") if score.to_original else ""

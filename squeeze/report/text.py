@@ -1,0 +1,167 @@
+"""Numbers as people read them: every output of a report words them here, so that all say the same.
+
+Bytes and counts in powers of 1000, as a budget writes them; shares in percent, their differences in points.
+"""
+
+from __future__ import annotations
+
+import math
+
+from squeeze.report.shape import Delta, Report, Row, Score
+
+ABSENT = "—"
+TIMES = "\N{MULTIPLICATION SIGN}"
+MARKS = {"better": "✓", "worse": "✗", "same within noise": "≈", "same": "="}
+LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+HEADINGS = {"size_bytes": "size", "top1": "top-1", "top5": "top-5", "kl": "KL", "macs": "MACs"}
+PREFIXES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "K"))
+
+
+def heading(metric: str) -> str:
+    """A metric's name over a column."""
+    return HEADINGS.get(metric, metric.replace("_", " "))
+
+
+def size(size_bytes: float) -> str:
+    """``78.4 KB``."""
+    return _scaled(size_bytes, least=10**3, unit="B", bare="bytes")
+
+
+def count(number: float) -> str:
+    """``269,722`` up to a million, then ``40.6 M``."""
+    return _scaled(number, least=10**6)
+
+
+def _scaled(number: float, least: int, unit: str = "", bare: str = "") -> str:
+    for factor, prefix in PREFIXES:
+        if factor >= least and abs(number) >= factor * 0.9995:
+            return f"{_three_digits(number / factor)} {prefix}{unit}"
+    return f"{number:,.0f} {bare}".rstrip()
+
+
+def _three_digits(number: float) -> str:
+    whole_digits = max(1, len(f"{abs(number):.0f}"))
+    return f"{number:.{max(0, 3 - whole_digits)}f}"
+
+
+def share(part: float) -> str:
+    """``80.75 %``."""
+    return f"{100 * part:.2f} %"
+
+
+def times(ratio: float) -> str:
+    """``0.55x``."""
+    return f"{ratio:.2f}{TIMES}"
+
+
+def milliseconds(time_ms: float) -> str:
+    """``0.662 ms``."""
+    return f"{time_ms:,.0f} ms" if time_ms >= 1000 else f"{time_ms:.3g} ms"
+
+
+def duration(seconds: float) -> str:
+    """``2 min 14 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def value(unit: str, number: float | None) -> str:
+    """A value with its unit."""
+    if number is None or not math.isfinite(number):
+        return ABSENT
+    match unit:
+        case "share":
+            return share(number)
+        case "bytes":
+            return size(number)
+        case "count":
+            return count(number)
+        case "ratio":
+            return times(number)
+        case "nats":
+            return f"{number:.4f}"
+    return f"{number:,.4g} {unit}".rstrip()
+
+
+def interval(unit: str, ends: tuple[float, float] | None) -> str:
+    """``[79.63, 81.82]``, in the unit that the value beside it names; nothing where there is none."""
+    return "" if ends is None else "[" + ", ".join(_bare(unit, end) for end in ends) + "]"
+
+
+def _bare(unit: str, number: float) -> str:
+    return value(unit, number).removesuffix(" %").removesuffix(TIMES).removesuffix(f" {unit}")
+
+
+def change(unit: str, delta: Delta) -> str:
+    """How far a score moved: points for shares, a ratio for timings, percent for bytes and counts, else signed."""
+    if unit in ("bytes", "count") and delta.ratio is not None:
+        return f"{100 * (delta.ratio - 1):+z.1f} %"
+    if unit == "ratio":
+        return value(unit, delta.ratio)
+    if delta.difference is None:
+        return ABSENT
+    if unit == "share":
+        return f"{100 * delta.difference:+z.2f} points"
+    return _signed(unit, delta.difference)
+
+
+def _signed(unit: str, difference: float) -> str:
+    if unit == "nats":
+        return f"{difference:+z.4f}"
+    return ("+" if difference >= 0 else "-") + value(unit, abs(difference))
+
+
+def change_interval(unit: str, delta: Delta) -> str:
+    """The 95 % interval of :func:`change`, ``[-0.72, +0.04]``; nothing where the change is exact."""
+    if unit == "ratio":
+        return interval(unit, delta.ratio_interval)
+    if delta.difference_interval is None:
+        return ""
+    factor, digits = (100, 2) if unit == "share" else (1, 4)
+    return "[" + ", ".join(f"{factor * end:+z.{digits}f}" for end in delta.difference_interval) + "]"
+
+
+def change_text(unit: str, delta: Delta | None) -> str:
+    """``-0.34 points [-0.72, +0.04]``; nothing for the original's own row."""
+    return "" if delta is None else f"{change(unit, delta)} {change_interval(unit, delta)}".rstrip()
+
+
+def marked(score: Score) -> str:
+    """A value with the mark of its verdict against the original, ``80.41 % ≈``."""
+    mark = MARKS.get(score.to_original.verdict, "") if score.to_original else ""
+    return f"{value(score.unit, score.value)} {mark}".rstrip()
+
+
+def clock(row: Row, metric: str) -> str:
+    """What the stopwatch said of a timed score, ``1.20 ms → 0.66 ms``; nothing where it says nothing."""
+    found = row.measured.get(metric)
+    if not isinstance(found, dict) or "new_ms" not in found or "original_ms" not in found:
+        return ""
+    return f"{milliseconds(found['original_ms'])} → {milliseconds(found['new_ms'])}"
+
+
+def sentence(score: Score) -> str:
+    """``top-1 80.41 % (-0.34 points, same within noise)``."""
+    text = f"{heading(score.metric)} {value(score.unit, score.value)}"
+    delta = score.to_original
+    if delta is None:
+        return text
+    told = delta.verdict if score.unit == "ratio" else f"{change(score.unit, delta)}, {delta.verdict}"
+    return f"{text} ({told})"
+
+
+def shape(dimensions: tuple[int, ...]) -> str:
+    """``16x3x3x3``."""
+    return TIMES.join(str(size) for size in dimensions)
+
+
+def cost(report: Report) -> str:
+    """``took 2 min 14 s, at most 1.21 GB of memory``; nothing where neither is known."""
+    parts = []
+    if report.seconds is not None:
+        parts.append(f"took {duration(report.seconds)}")
+    if report.peak_memory_bytes is not None:
+        parts.append(f"at most {size(report.peak_memory_bytes)} of memory")
+    return ", ".join(parts)

@@ -1,0 +1,75 @@
+"""A report on disk: ``report.json`` holds everything, the other files are drawn from it and can be drawn again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from squeeze.errors import SqueezeError, UsageError
+from squeeze.report.shape import SCHEMA, as_report, plain
+
+
+def write_reports(report: Mapping[str, Any], out: Path) -> dict[str, Path]:
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml``, each whole or not at all.
+
+    Returns:
+        The paths by kind: ``json``, ``markdown``, ``html``, ``junit``.
+    """
+    from squeeze.report.html import html_report
+    from squeeze.report.junit import junit_xml
+    from squeeze.report.markdown import markdown_report
+
+    contents = {
+        "json": ("report.json", json.dumps(plain(report), indent=1, ensure_ascii=False) + "\n"),
+        "markdown": ("report.md", markdown_report(report)),
+        "html": ("report.html", html_report(report)),
+        "junit": ("junit.xml", junit_xml(report)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    return {kind: _write(out / name, content) for kind, (name, content) in contents.items()}
+
+
+def read_report(out: Path) -> dict[str, Any]:
+    """The report that ``write_reports`` left in a folder.
+
+    Raises:
+        UsageError: there is none.
+        SqueezeError: it is damaged, or of another version.
+    """
+    path = out / "report.json" if out.is_dir() else out
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError:
+        raise UsageError(f"{out}: no report.json there; squeeze run PLAN --out {out} would write one") from None
+    except ValueError as error:
+        raise SqueezeError(f"{path}: not a whole report ({error}); run the plan again to write it anew") from None
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else None
+        raise SqueezeError(f"{path}: report schema {found!r}; this squeeze reads {SCHEMA}: run the plan again with it")
+    _check(values, path)
+    return values
+
+
+def _check(values: dict[str, Any], path: Path) -> None:
+    try:
+        as_report(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"{where}: {first['msg'].lower()}"
+        raise SqueezeError(f"{path}: {message}; run the plan again to write it anew") from None
+
+
+def _write(path: Path, content: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(content, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
