@@ -41,6 +41,7 @@ def write_weights(weights: Weights, path: Path) -> None:
 def assign(module: nn.Module, weights: Weights, file: str) -> None:
     """Put the weights into the module; a missing, extra or misshapen tensor is an error that names it."""
     expected = module.state_dict()
+    weights = {**_counters(expected), **weights}
     for name in expected:
         if name not in weights:
             raise ModelError(f"{file}: holds no '{name}', which the model needs{did_you_mean(name, weights)}")
@@ -56,6 +57,11 @@ def assign(module: nn.Module, weights: Weights, file: str) -> None:
     if bad is not None:
         raise ModelError(f"{file}: '{bad}' holds values that are not finite (NaN or infinity)")
     module.load_state_dict(weights, strict=True, assign=False)
+
+
+def _counters(expected: Weights) -> Weights:
+    """Batch norm's step counters, which checkpoints older than torch 0.4.1 do not hold: as freshly built."""
+    return {name: value for name, value in expected.items() if name.endswith(".num_batches_tracked")}
 
 
 def _read_folder(folder: Path) -> Weights:
