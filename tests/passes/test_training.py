@@ -1,0 +1,173 @@
+"""Fine-tuning and distillation: they learn, the same bytes each time, also after a kill."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from squeeze.data.base import Dataset, Example
+from squeeze.errors import DataError, SqueezeError
+from squeeze.models.source import BuiltinSource
+from squeeze.models.spec import ModelSpec
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.passes.distill.distill import Distill
+from squeeze.passes.distill.finetune import Finetune
+from squeeze.passes.distill.training import TrainingPass
+from squeeze.passes.prune.prune_channels import PruneChannels
+from squeeze.store import Journal
+
+
+class Bars(Dataset):
+    """A bright row whose place is the label, in seeded noise."""
+
+    name = "bars"
+
+    def __init__(self, labelled: bool = True) -> None:
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return 96
+
+    def example(self, index: int) -> Example:
+        image = np.random.default_rng(index).standard_normal((1, 8, 8), dtype=np.float32) * 0.3
+        image[0, index % 8] += 1
+        return Example(image, self.label(index))
+
+    def label(self, index: int) -> int:
+        return index % 8 if self.labelled else -1
+
+    def fingerprint(self, index: int) -> bytes:
+        return bytes([index])
+
+
+def digits(seed: int = 0) -> TorchModel:
+    torch.manual_seed(seed)
+    source = BuiltinSource("digits-cnn")
+    return TorchModel(source.build(), source, source.inputs())
+
+
+@cache
+def taught() -> dict[str, torch.Tensor]:
+    """Weights of a teacher that has learnt the bars: an untrained one's predictions are too wild to follow."""
+    trained = Finetune(epochs=4, batch_size=16, learning_rate=0.05).run(digits(7), Context(train_data=Bars()))
+    return trained.module.state_dict()
+
+
+def teacher() -> TorchModel:
+    model = digits()
+    model.module.load_state_dict(taught())
+    return model
+
+
+def context(folder: Path | None = None, labelled: bool = True) -> Context:
+    journal = Journal(folder) if folder else None
+    return Context(train_data=Bars(labelled), original=teacher, journal=journal)
+
+
+def weights(model: TorchModel) -> list[torch.Tensor]:
+    return list(model.module.state_dict().values())
+
+
+def equal(one: TorchModel, other: TorchModel) -> bool:
+    return all(itertools.starmap(torch.equal, zip(weights(one), weights(other), strict=True)))
+
+
+FINETUNE = Finetune(epochs=3, batch_size=32, learning_rate=0.05, augment=("crop",))
+DISTILL = Distill(epochs=3, batch_size=32, learning_rate=0.02, augment=("flip", "crop"), features=("blocks.*",))
+ADAMW = Finetune(epochs=3, batch_size=32, learning_rate=1e-3, optimizer="adamw", schedule="one_cycle")
+ALL = pytest.mark.parametrize("deed", [FINETUNE, DISTILL, ADAMW], ids=["finetune", "distill", "adamw"])
+
+
+@ALL
+def test_training_lowers_the_loss_and_gives_back_a_model_in_evaluation_mode(deed):
+    told = context()
+    model = deed.run(digits(), told)
+    assert told.facts["losses"][-1] < 0.8 * told.facts["losses"][0]
+    assert not any(module.training for module in model.module.modules())
+    assert model.module.get_submodule("stem.0").weight.is_contiguous()
+
+
+@ALL
+def test_the_same_seed_gives_the_same_bytes(deed):
+    assert equal(deed.run(digits(), context()), deed.run(digits(), context()))
+
+
+def test_another_seed_gives_other_weights():
+    other = context()
+    other.seed = 1
+    assert not equal(FINETUNE.run(digits(), context()), FINETUNE.run(digits(), other))
+
+
+@ALL
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_bytes(
+    deed, finished, tmp_path, monkeypatch
+):
+    undisturbed, epoch, ran = deed.run(digits(), context()), TrainingPass._epoch, []
+
+    def killed_at(*arguments):
+        if arguments[-1] == finished and not ran.count("killed"):
+            ran.append("killed")
+            raise KeyboardInterrupt
+        ran.append(arguments[-1])
+        return epoch(*arguments)
+
+    monkeypatch.setattr(TrainingPass, "_epoch", killed_at)
+    with pytest.raises(KeyboardInterrupt):
+        deed.run(digits(), context(tmp_path))
+    told = context(tmp_path)
+    assert equal(deed.run(digits(), told), undisturbed)
+    assert ran == [*range(finished), "killed", *range(finished, 3)]
+    assert len(told.facts["losses"]) == 3
+
+
+def test_a_student_comes_nearer_to_its_teacher():
+    batch = Bars().batch(np.arange(96))
+    told = teacher().predict(batch)
+    student = Distill(epochs=8, batch_size=16, learning_rate=0.02).run(digits(), context())
+    before, after = ((model.predict(batch) - told).square().mean() for model in (digits(), student))
+    assert after < 0.5 * before
+
+
+def test_the_teacher_is_read_afresh_and_stays_as_it_was():
+    lent, one = context(), teacher()
+    lent.original = lambda: one
+    DISTILL.run(digits(), lent)
+    assert equal(one, teacher())
+
+
+def test_another_model_may_teach(monkeypatch):
+    read = []
+    monkeypatch.setattr(Context, "load_model", lambda _, spec: read.append(spec) or digits(3))
+    Distill(epochs=1, teacher={"builtin": "digits-cnn"}).run(digits(), context())
+    assert read == [ModelSpec(builtin="digits-cnn")]
+
+
+def test_pure_distillation_needs_no_labels_and_fine_tuning_does():
+    Distill(epochs=1).run(digits(), context(labelled=False))
+    with pytest.raises(DataError, match="carry no labels"):
+        Finetune(epochs=1).run(digits(), context(labelled=False))
+    with pytest.raises(DataError, match="carry no labels"):
+        Distill(epochs=1, alpha=0.5).run(digits(), context(labelled=False))
+
+
+def test_a_loss_that_is_not_finite_names_the_epoch():
+    with pytest.raises(
+        SqueezeError, match=r"finetune: the loss is not finite in epoch \d+, batch \d+; a learning_rate"
+    ):
+        Finetune(epochs=5, learning_rate=1e6, warm_up=0).run(digits(), context())
+
+
+def test_features_of_a_layer_that_was_cut_are_refused_by_name():
+    student = PruneChannels(ratio=0.5, scope="layer").run(digits(), Context())
+    with pytest.raises(SqueezeError, match=r"features 'blocks\.0' has 16 channels, the teacher's has 32"):
+        Distill(epochs=1, features="blocks.?").run(student, context())
+
+
+def test_features_that_match_no_layer_are_a_fault():
+    (fault,) = Distill(features="blocks.7").faults(digits())
+    assert fault.startswith('distill: features "blocks.7" matches no layer; did you mean')
