@@ -73,9 +73,9 @@ KNOWN: dict[str, Wording] = {
 
 def anything(fact: Any) -> str:
     """Any JSON value on one line, long lists cut short and counted."""
+    if fact in (None, "", [], {}):
+        return "none"
     match fact:
-        case None | [] | {} | "":
-            return "none"
         case bool():
             return "yes" if fact else "no"
         case int():

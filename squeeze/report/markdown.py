@@ -13,7 +13,7 @@ from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
 from squeeze.report.shape import Report, Score, as_report
 
-SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w))")  # inside a word, an underscore is one
 OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unproven"}
 
 

@@ -16,8 +16,8 @@ def score_lines(report: Report) -> list[tuple[str, ...]]:
 def _line(row: Row, score: Score) -> tuple[str, ...]:
     value = f"{text.value(score.unit, score.value)} {text.interval(score.unit, score.interval)}".rstrip()
     to_original, to_previous = _moved(score, score.to_original), _moved(score, score.to_previous)
-    if clock := text.clock(row, score.metric):
-        to_original = (f"{to_original[0]} ({clock})", to_original[1])
+    if clock := text.clock(row, score.metric):  # the value is the ratio to the original already
+        to_original = (clock, to_original[1])
     return (row.label, text.heading(score.metric), value, *to_original, *to_previous)
 
 

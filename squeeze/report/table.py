@@ -9,6 +9,7 @@ stacked    a line per pass and metric, everything in words: for many metrics on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -68,10 +69,10 @@ def _columns(report: Report, below: Below, forms: bool = True) -> Table:
         table.add_column("form", no_wrap=True)
     for metric in report.metrics():
         table.add_column(text.heading(metric.metric), justify="right", no_wrap=True)
-    for row in report.rows:
+    for row, following in zip_longest(report.rows, report.rows[1:]):
         cells = [_cell(row, row.score(metric.metric), below) for metric in report.metrics()]
         form = [Text(row.form, "dim")] if forms else []
-        table.add_row(Text(row.label), *form, *cells, end_section=_ends_branch(report, row))
+        table.add_row(Text(row.label), *form, *cells, end_section=bool(following and following.branch != row.branch))
     return table
 
 
@@ -107,23 +108,22 @@ def _short(change: str) -> str:
 
 def _stacked(report: Report) -> Table:
     table = _empty(report)
-    for heading in ("pass", "metric", "value", "to the original", "verdict"):
-        table.add_column(heading, no_wrap=heading != "pass", justify="right" if heading == "value" else "left")
+    table.add_column("pass, metric", overflow="fold")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("to the original")
+    table.add_column("verdict", no_wrap=True)
     for row in report.rows:
-        _add_stack(table, row)
+        scores = [*row.scores.values(), *row.timings.values()]
+        table.add_row(Text(row.label, "bold"), end_section=not scores)
+        for score in scores:
+            table.add_row(*_stacked_cells(row, score), end_section=score is scores[-1])
     return table
 
 
-def _add_stack(table: Table, row: Row) -> None:
-    scores = [*row.scores.values(), *row.timings.values()]
-    if not scores:
-        table.add_row(Text(row.label, "bold"), *[Text(text.ABSENT, "dim")] * 2, end_section=True)
-    for place, score in enumerate(scores):
-        delta, last = score.to_original, place == len(scores) - 1
-        label = Text(row.label if place == 0 else "", "bold")
-        words = (text.heading(score.metric), text.value(score.unit, score.value), _stacked_change(row, score))
-        verdict = Text(delta.verdict if delta else "", _style(score))
-        table.add_row(label, *(Text(word) for word in words), verdict, end_section=last)
+def _stacked_cells(row: Row, score: Score) -> list[Text]:
+    words = (f"  {text.heading(score.metric)}", text.value(score.unit, score.value), _stacked_change(row, score))
+    verdict = score.to_original.verdict if score.to_original else ""
+    return [*map(Text, words), Text(verdict, _style(score))]
 
 
 def _stacked_change(row: Row, score: Score) -> str:
@@ -149,11 +149,6 @@ def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
     on = f"Scored on {scored.examples:,} examples of {scored.name}. " if scored else ""
     return f"{on}Against the original: {text.LEGEND}. Brackets: 95 % interval."
-
-
-def _ends_branch(report: Report, row: Row) -> bool:
-    following = report.rows[report.rows.index(row) + 1 :]
-    return bool(following) and following[0].branch != row.branch
 
 
 def _style(score: Score) -> str:

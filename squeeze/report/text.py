@@ -11,6 +11,7 @@ from squeeze.report.shape import Delta, Report, Row, Score
 
 ABSENT = "—"
 TIMES = "\N{MULTIPLICATION SIGN}"
+UNCHANGED = "±0"
 MARKS = {"better": "✓", "worse": "✗", "same within noise": "≈", "same": "="}
 LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
 HEADINGS = {"size_bytes": "size", "top1": "top-1", "top5": "top-5", "kl": "KL", "macs": "MACs"}
@@ -96,6 +97,8 @@ def _bare(unit: str, number: float) -> str:
 
 def change(unit: str, delta: Delta) -> str:
     """How far a score moved: points for shares, a ratio for timings, percent for bytes and counts, else signed."""
+    if delta.verdict == "same":
+        return UNCHANGED
     if unit in ("bytes", "count") and delta.ratio is not None:
         return f"{100 * (delta.ratio - 1):+z.1f} %"
     if unit == "ratio":
@@ -117,7 +120,7 @@ def change_interval(unit: str, delta: Delta) -> str:
     """The 95 % interval of :func:`change`, ``[-0.72, +0.04]``; nothing where the change is exact."""
     if unit == "ratio":
         return interval(unit, delta.ratio_interval)
-    if delta.difference_interval is None:
+    if delta.difference_interval is None or delta.verdict == "same":
         return ""
     factor, digits = (100, 2) if unit == "share" else (1, 4)
     return "[" + ", ".join(f"{factor * end:+z.{digits}f}" for end in delta.difference_interval) + "]"
