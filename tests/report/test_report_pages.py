@@ -150,6 +150,20 @@ def test_a_metric_that_a_row_lacks_is_a_dash(report, metric):
     assert "—" in html_report(report)
 
 
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("kept", [("top1",), ("size_bytes",), ("latency",), ("top1", "size_bytes"), ()], ids="+".join)
+def test_any_choice_of_metrics_and_branches_can_be_drawn(report, kept, branches):
+    rows = report["ledger"]["rows"]
+    del rows[branches + 2 :]
+    for row in rows:
+        for scores in (row["scores"], row["timings"]):
+            for metric in set(scores) - set(kept):
+                del scores[metric]
+    page = html_report(report)
+    assert Tags(page).open == []
+    assert page.count("<svg") == (bool(kept) + (branches == 2 and len(kept) == 2))
+
+
 def test_a_value_that_is_not_a_number_is_a_dash(report):
     report["ledger"]["rows"][1]["scores"]["top1"] |= {"value": float("nan"), "interval": [float("nan"), 1.0]}
     assert "— ≈" in markdown_report(report)
