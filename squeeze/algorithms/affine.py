@@ -106,7 +106,7 @@ def quantize_symmetric(
 def activation_grid(low: float, high: float, signed: bool = False) -> Grid:
     """Spread 256 integers over ``[low, high]``; zero is kept exact, since padding is zero."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(torch.tensor((high - low) / 255 or 1.0, dtype=torch.float32))
+    scale = float(torch.tensor((high - low) / 255 or 1 / 255, dtype=torch.float32))
     qmin = -128 if signed else 0
     zero_point = int(torch.round(torch.tensor(qmin - low / scale, dtype=torch.float64)))
     return Grid(scale, min(max(zero_point, qmin), qmin + 255), signed)

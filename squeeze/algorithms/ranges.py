@@ -82,9 +82,14 @@ def mse(histogram: Histogram) -> Range:
 def entropy(histogram: Histogram) -> Range:
     """The range with the least Kullback-Leibler divergence between the values and their 256 levels.
 
-    Migacz, "8-bit inference with TensorRT", 2017.
+    Migacz, "8-bit inference with TensorRT", 2017. Zeros are left out: the grid holds them exactly, and the spike that a
+    ReLU makes of them would pull every range together.
     """
-    return _best_shrink(histogram, _divergence)
+    without_zeros = Histogram()
+    without_zeros.low, without_zeros.high, without_zeros.limit = histogram.low, histogram.high, histogram.limit
+    without_zeros.counts = histogram.counts.copy()
+    without_zeros.counts[BINS_PER_SIDE] = 0
+    return _best_shrink(without_zeros, _divergence)
 
 
 def choose_range(histogram: Histogram, method: Method, percent: float = 99.99) -> Range:

@@ -1,0 +1,67 @@
+"""Which operators ONNX Runtime will really run on integers, read from the graph that it builds for itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from squeeze.formats.onnx_file import parse_onnx
+from squeeze.formats.onnx_layer import LAYER_OPS
+from squeeze.formats.onnx_scheme import COMBINING_OPS
+from squeeze.models.onnx_model import OnnxModel
+
+INTEGER_KERNELS = {
+    "QLinearConv": "Conv",
+    "ConvInteger": "Conv",
+    "QGemm": "Gemm",
+    "QLinearMatMul": "MatMul",
+    "MatMulInteger": "MatMul",
+    "MatMulIntegerToFloat": "MatMul",
+    "DynamicQuantizeMatMul": "MatMul",
+    "QLinearAdd": "Add",
+    "QLinearMul": "Mul",
+    "QLinearConcat": "Concat",
+    "QLinearAveragePool": "AveragePool",
+    "QLinearGlobalAveragePool": "GlobalAveragePool",
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Per kind of operator: how many run on integers, of how many; and why the others do not."""
+
+    counts: dict[str, tuple[int, int]]
+    reasons: dict[str, str]
+
+    def facts(self) -> dict[str, object]:
+        """For the report: ``{"coverage": {"Conv": [21, 21]}, "uncovered": {"fc": "left out"}}``."""
+        counts = {kind: list(pair) for kind, pair in self.counts.items()}
+        return {"coverage": counts, **({"uncovered": self.reasons} if self.reasons else {})}
+
+
+def measure_coverage(before: ir.Graph, after: OnnxModel, reasons: dict[str, str]) -> Coverage:
+    """Count the operators of the float graph and those that the runtime runs on integers."""
+    wanted = Counter(node.op_type for node in before if node.op_type in {*LAYER_OPS, *COMBINING_OPS})
+    found = Counter(INTEGER_KERNELS.get(op, "") for op in runtime_operators(after))
+    found["Gemm"] += max(
+        0, found["MatMul"] - wanted["MatMul"]
+    )  # without calibration, a Gemm runs as a MatMul and an Add
+    counts = {kind: (min(found[kind], total), total) for kind, total in sorted(wanted.items())}
+    return Coverage(counts, reasons)
+
+
+def runtime_operators(model: OnnxModel) -> list[str]:
+    """Operators of the graph as ONNX Runtime's optimizer leaves it, in order."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+        optimized = parse_onnx(Path(options.optimized_model_filepath).read_bytes(), model.source)
+    return [node.op_type for node in optimized.graph]

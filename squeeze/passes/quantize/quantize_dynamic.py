@@ -1,0 +1,96 @@
+"""Dynamic int8 for ONNX: integer weights; activations are measured and rounded each time the model runs.
+
+No calibration data are needed, and each run pays for measuring: good for matrices (transformers, classifiers), bad for
+convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from squeeze.algorithms.affine import quantize_symmetric, symmetric_scale
+from squeeze.errors import EffectError, ModelError
+from squeeze.formats.onnx_dynamic import write_dynamic
+from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
+from squeeze.formats.onnx_simplify import simplify
+from squeeze.models.base import Model
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.quantize.onnx_coverage import measure_coverage
+from squeeze.passes.quantize.selection import select, selection_faults
+
+KINDS = {"Gemm": "matrices", "MatMul": "matrices", "Linear": "matrices", "Conv": "convolutions"} | {
+    "Conv1d": "convolutions",
+    "Conv2d": "convolutions",
+}
+
+
+class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
+    """Store weights as int8 and round activations at run time.
+
+    Convolutions are left alone unless asked for: their integer kernel takes one scale per weight tensor, which destroys
+    depthwise layers, and ran at a tenth of float's speed.
+    """
+
+    leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
+
+    layers: Literal["matrices", "all"] = "matrices"  # all: convolutions too, at their price
+    per_channel: bool = True  # for matrices; convolutions have one scale in any case
+    include: tuple[str, ...] = ("*",)  # layers to quantize, by name
+    exclude: tuple[str, ...] = ()  # layers that stay float
+
+    def run(self, model: OnnxModel, context: Context) -> OnnxModel:
+        """Rewrite the chosen layers, and look at what the runtime makes of it."""
+        graph_model = model.copy_ir()
+        simplify(graph_model)
+        nodes, reasons = self._chosen(graph_model.graph)
+        if not nodes:
+            raise EffectError(f"{self.name}: no layer can be quantized; layers: all takes convolutions too")
+        for node in nodes:
+            matrix = weight_matrix(node)
+            whole = node.op_type == "Conv" or not self.per_channel
+            scale = symmetric_scale(matrix.reshape(1, -1), 8) if whole else None
+            write_dynamic(graph_model.graph, node, quantize_symmetric(matrix, 8, scale=scale))
+        quantized = OnnxModel(graph_model, model.source)
+        quantized.threads = model.threads
+        coverage = measure_coverage(model.ir.graph, quantized, reasons)
+        context.facts.update(coverage.facts())
+        if sum(found for found, _ in coverage.counts.values()) < len(nodes):
+            raise EffectError(f"{self.name}: ONNX Runtime runs fewer than {len(nodes)} layers on integers")
+        return quantized
+
+    def faults(self, model: Model) -> Iterator[str]:
+        names = self._names(model)
+        if not names:
+            yield "the model has no layer of this kind; layers: all takes convolutions too"
+        else:
+            yield from selection_faults(names, self.include, self.exclude)
+
+    def preview(self, model: Model, before: Preview) -> Preview:
+        chosen = set(select(self._names(model), self.include, self.exclude))
+        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in chosen)
+        return Preview(tuple(sorted(chosen)), before.parameters, before.nbytes - saved, before.macs, exact=False)
+
+    def _names(self, model: Model) -> list[str]:
+        kinds = {kind for kind, group in KINDS.items() if self.layers in (group, "all")}
+        return [layer.name for layer in model.layers() if layer.kind in kinds]
+
+    def _chosen(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
+        kinds = {kind for kind, group in KINDS.items() if self.layers in (group, "all")}
+        names = [str(node.name) for node in graph if node.op_type in kinds]
+        for wrong in selection_faults(names, self.include, self.exclude) if names else ():
+            raise ModelError(f"{self.name}: {wrong}")
+        wanted, nodes, reasons = set(select(names, self.include, self.exclude)), [], {}
+        for node in graph:
+            if node.op_type in LAYER_OPS:
+                reason = why_not(node) if str(node.name) in wanted else "left out"
+                if reason is None:
+                    nodes.append(node)
+                else:
+                    reasons[str(node.name)] = reason
+        return nodes, reasons

@@ -1,0 +1,162 @@
+"""Static int8 for ONNX: ranges from calibration data, integer weights, integer activations.
+
+What becomes an integer is decided by ``formats.onnx_scheme``, how a range is chosen by ``algorithms.ranges``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+from annotated_types import Gt, Le
+
+from squeeze.algorithms.affine import Grid, activation_grid, quantize_symmetric, symmetric_scale
+from squeeze.algorithms.ranges import Method, choose_range
+from squeeze.errors import EffectError, ModelError
+from squeeze.formats.onnx_entry import slow_entry
+from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_matrix
+from squeeze.formats.onnx_qdq import LayerWeights, hold_bias, write_qdq
+from squeeze.formats.onnx_scheme import Scheme, plan_scheme
+from squeeze.formats.onnx_simplify import simplify
+from squeeze.models.base import Model
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.ort_session import Feed, feed
+from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.quantize.onnx_coverage import Coverage, measure_coverage
+from squeeze.passes.quantize.onnx_ranges import collect_histograms
+from squeeze.passes.quantize.onnx_walk import Walk
+from squeeze.passes.quantize.selection import select, selection_faults
+
+WALK_BYTES = 96 * 2**20  # of the largest activation, for all examples that walk through the graph together
+
+
+class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
+    """Store weights as int8 and compute on integers, with ranges taken from calibration data.
+
+    Each layer's bias is moved so that its output keeps its mean: on networks with depthwise convolutions that is the
+    difference between usable and not.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
+
+    method: Method = "mse"  # how an activation's range is read off what calibration saw
+    percent: Annotated[float, Gt(50), Le(100)] = 99.99  # for method percentile: share of values that is not clipped
+    per_channel: bool = True  # False: one scale per weight tensor; ruins depthwise convolutions
+    bias_correction: bool = True  # False: errors of the weights shift the means of all later layers
+    activations: Literal["auto", "uint8", "int8"] = "auto"  # auto: what target_cpu has the faster kernels for
+    target_cpu: Literal["x86", "x86_avx2", "arm"] = "x86"  # x86_avx2 (no VNNI): weights of 7 bits, or sums overflow
+    entry: Literal["auto", "float", "int8"] = "auto"  # first layers, where x86's float kernels beat the integer ones
+    include: tuple[str, ...] = ("*",)  # layers to quantize, by name
+    exclude: tuple[str, ...] = ()  # layers that stay float
+
+    @property
+    def signed(self) -> bool:
+        """Whether activations are int8."""
+        return self.activations == "int8" or (self.activations == "auto" and self.target_cpu == "arm")
+
+    @property
+    def weight_bits(self) -> int:
+        """Without VNNI, two products of 8 by 8 bits overflow the 16 bits that they are added in."""
+        return 7 if self.target_cpu == "x86_avx2" and not self.signed else 8
+
+    def run(self, model: OnnxModel, context: Context) -> OnnxModel:
+        """Plan, calibrate, round, write, and look at what the runtime makes of it."""
+        graph_model = model.copy_ir()
+        simplify(graph_model)
+        prepared = OnnxModel(graph_model, model.source)
+        scheme = self._scheme(graph_model.graph)
+        grids = self._grids(prepared, scheme, context)
+        weights = self._weights(graph_model.graph, scheme, grids)
+        if self.bias_correction:
+            walk = Walk(graph_model, scheme, grids, _examples(prepared, context), context.threads)
+            weights = walk.correct_biases(weights, context.progress)
+        written = prepared.copy_ir()
+        write_qdq(written, scheme, grids, weights)
+        quantized = OnnxModel(written, model.source)
+        quantized.threads = model.threads
+        coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped)
+        _require_coverage(graph_model.graph, scheme, coverage)
+        context.facts.update(coverage.facts())
+        return quantized
+
+    def faults(self, model: Model) -> Iterator[str]:
+        return selection_faults(_layer_names(model), self.include, self.exclude)
+
+    def preview(self, model: Model, before: Preview) -> Preview:
+        chosen = set(select(_layer_names(model), self.include, self.exclude))
+        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in chosen)
+        touched = tuple(layer.name for layer in model.layers() if layer.name in chosen)
+        return Preview(touched, before.parameters, before.nbytes - saved, before.macs, exact=False)
+
+    def _scheme(self, graph: ir.Graph) -> Scheme:
+        names = [str(node.name) for node in graph if node.op_type in LAYER_OPS]
+        wrong = list(selection_faults(names, self.include, self.exclude))
+        if wrong:
+            raise ModelError(f"{self.name}: {wrong[0]}")
+        left_out = dict.fromkeys(names, "left out by include / exclude")
+        for name in select(names, self.include, self.exclude):
+            del left_out[name]
+        if self.entry == "float" or (self.entry == "auto" and self.target_cpu != "arm"):
+            left_out |= {name: "an entry layer, faster as float" for name in slow_entry(graph) if name not in left_out}
+        scheme = plan_scheme(graph, left_out)
+        if not scheme.layers:
+            reason = next(iter(scheme.skipped.values()), "the graph has no Conv, Gemm or MatMul")
+            raise EffectError(f"{self.name}: no layer can be quantized: {reason}")
+        return scheme
+
+    def _grids(self, model: OnnxModel, scheme: Scheme, context: Context) -> dict[str, Grid]:
+        histograms = collect_histograms(model, scheme.roots, context.calibration, context.threads, context.progress)
+        ranges = {name: choose_range(seen, self.method, self.percent) for name, seen in histograms.items()}
+        if self.method != "minmax" and all(ranges[name] == (seen.low, seen.high) for name, seen in histograms.items()):
+            raise EffectError(
+                f"{self.name}: method {self.method} chose the very ranges of minmax for all {len(ranges)} activations; "
+                "method minmax does the same faster"
+            )
+        return {name: activation_grid(low, high, self.signed) for name, (low, high) in ranges.items()}
+
+    def _weights(self, graph: ir.Graph, scheme: Scheme, grids: dict[str, Grid]) -> dict[str, LayerWeights]:
+        chosen = {}
+        for node in graph:
+            if str(node.name) in scheme.layers:
+                matrix, bias = weight_matrix(node), bias_vector(node)
+                scale = None if self.per_channel else symmetric_scale(matrix.reshape(1, -1), self.weight_bits)
+                weight = quantize_symmetric(matrix, self.weight_bits, scale=scale)
+                source = grids[scheme.root[str(node.inputs[0].name)]]  # type: ignore[union-attr]
+                chosen[str(node.name)] = LayerWeights(hold_bias(weight, bias, source.scale), bias)
+        return chosen
+
+
+def _layer_names(model: Model) -> list[str]:
+    return [layer.name for layer in model.layers() if layer.kind in {*LAYER_OPS, "Linear", "Conv1d", "Conv2d"}]
+
+
+def _examples(model: OnnxModel, context: Context) -> Feed:
+    """As many calibration examples, evenly spread, as walk through the graph together."""
+    data = context.calibration
+    values = [value for node in model.ir.graph for value in node.outputs]
+    sizes = [[size for size in (value.shape or ())[1:] if isinstance(size, int)] for value in values]
+    largest = max(4 * int(np.prod(size)) for size in sizes)
+    count = max(1, min(len(data), WALK_BYTES // largest))
+    return feed(model.inputs, data.batch(np.linspace(0, len(data) - 1, count).astype(np.int64)), model.source)
+
+
+def _require_coverage(graph: ir.Graph, scheme: Scheme, coverage: Coverage) -> None:
+    """Every node that the scheme made integer must be one for the runtime too.
+
+    Raises:
+        EffectError: It is not.
+    """
+    planned: dict[str, int] = {}
+    names = {*scheme.layers, *scheme.combining}
+    for node in graph:
+        planned[node.op_type] = planned.get(node.op_type, 0) + (str(node.name) in names)
+    for kind, (found, _) in coverage.counts.items():
+        if found < planned[kind]:
+            raise EffectError(
+                f"quantize_static: ONNX Runtime runs {found} of {planned[kind]} quantized {kind} operators on integers"
+            )
