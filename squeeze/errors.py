@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar
 
 
 class SqueezeError(Exception):
     """The user's fault, or the world's: shown as one line, without a trace."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ModelError(SqueezeError):
@@ -86,9 +85,15 @@ class PlanError(SqueezeError):
         super().__init__("\n".join(fault.located(file) for fault in self.faults))
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an exception of another library says, on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[object]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known name, else the list of what there is, else nothing."""
-    choices = sorted(set(known))
+    choices = sorted({str(choice) for choice in known})
     near = get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"

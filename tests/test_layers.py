@@ -6,10 +6,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "squeeze"
-LADDER = (
-    "errors progress algorithms formats models data store evaluate ledger budget report "
-    "passes targets registry plan run cli"
-).split()
+LADDER = [
+    "errors",
+    "progress",
+    "algorithms",
+    "formats",
+    "models",
+    "data",
+    "store",
+    "evaluate",
+    "ledger",
+    "budget",
+    "report",
+    "passes",
+    "targets",
+    "registry",
+    "plan",
+    "run",
+    "cli",
+]
 FRONT_DOOR = {("plan.py", "squeeze.run")}  # Plan.run, the Python API's way in, loads the run when it is called
 
 

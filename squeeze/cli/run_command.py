@@ -35,13 +35,17 @@ def command(
     from squeeze.cli.show import show_run
     from squeeze.progress import Progress, progress_for_terminal
     from squeeze.report.write import write_reports
-    from squeeze.run import run
+    from squeeze.run import RunFailed, run
     from squeeze.run.reporting import report_of
 
     loaded = load_plan(plan, overrides, variables)
     folder = out or Path("squeeze-out") / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
-    result = run(loaded, out=folder, store=store, progress=Progress() if as_json else progress_for_terminal())
+    try:
+        result = run(loaded, out=folder, store=store, progress=Progress() if as_json else progress_for_terminal())
+    except RunFailed as failed:
+        write_reports(report_of(failed.run, folder), folder)
+        raise
     report = report_of(result, folder)
     written = write_reports(report, folder)
     if as_json:

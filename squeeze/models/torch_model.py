@@ -47,6 +47,12 @@ class TorchModel(Model):
         """True for a model without weights, as ``check`` uses it."""
         return any(parameter.is_meta for parameter in self.module.parameters())
 
+    def outline(self) -> TorchModel:
+        """The same network without weights, on the meta device."""
+        module = self.source.build("meta")
+        structure.apply(module, structure.difference(module, self.module))
+        return TorchModel(module, self.source, self.inputs)
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
         return forward(self.module, inputs)

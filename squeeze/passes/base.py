@@ -79,14 +79,14 @@ class Context:
             raise SqueezeError("the original is not a torch model, so it cannot teach here; name another teacher")
         return model
 
-
     def load_model(self, spec: ModelSpec) -> TorchModel:
         """Another model, such as a teacher that an option names; same inputs as the original."""
         from squeeze.models.torch_model import TorchModel
 
         model = spec.read(self.root, self.load_original().inputs[0].shape)
         if not isinstance(model, TorchModel):
-            raise SqueezeError(f"{spec.reference} is no torch model, so it cannot teach; hf, module or builtin would do")
+            what = f"{spec.reference} is no torch model, so it cannot teach"
+            raise SqueezeError(f"{what}; hf, module or builtin would do")
         return model
 
 
@@ -143,6 +143,10 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
     def needed(self) -> frozenset[str]:
         """What this pass with these options needs of a plan: some of ``calibration``, ``train``, ``teacher``."""
         return type(self).needs
+
+    def reads(self) -> tuple[str, ...]:
+        """Files and folders that the options name: their content is part of what made the result."""
+        return ()
 
     def faults(self, model: Model) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights (meta tensors)."""

@@ -77,7 +77,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
 def _start(plan: Plan, model: Model | None, result: Check) -> State:
     """The original's outline, or the form alone where it cannot be built."""
     try:
-        outline = model if model is not None else _outline(plan)
+        outline = _outline(plan) if model is None else _outline_of(model)
         layers = outline.layers()
     except SqueezeError as error:
         result.faults.append(Fault(("model",), str(error)))
@@ -85,13 +85,17 @@ def _start(plan: Plan, model: Model | None, result: Check) -> State:
         return State("onnx" if is_onnx else "torch", {}, None, None)
     macs = sum(layer.macs for layer in layers)
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs)
-    return State(outline.form, {}, outline if model is None else None, result.original)
+    return State(outline.form, {}, outline, result.original)
 
 
 def _outline(plan: Plan) -> Model:
     if plan.model is None:
         raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
     return plan.model.outline(plan.root, example_shape(plan))
+
+
+def _outline_of(model: Model) -> Model:
+    return model.outline() if isinstance(model, TorchModel) else model
 
 
 def example_shape(plan: Plan) -> tuple[int, ...] | None:

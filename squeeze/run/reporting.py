@@ -16,8 +16,9 @@ SCHEMA = 1
 
 
 def report_of(run: Run, out: Path) -> dict[str, Any]:
-    """The whole run as JSON values; paths are relative to ``out``."""
-    return {
+    """The whole run, also one that stopped, as JSON values; paths are relative to ``out``."""
+    failure = {"failure": asdict(run.failure)} if run.failure else {}
+    return failure | {
         "schema": SCHEMA,
         "name": run.plan.name,
         "squeeze": squeeze_version(),

@@ -36,6 +36,15 @@ from squeeze.targets.base import Packed, Pieces
 DEFAULT_STORE = Path(".squeeze/store")
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Where a run stopped, and why."""
+
+    name: str
+    branch: str | None
+    line: str
+
+
 @dataclass
 class Run:
     """What came out: the ledger, the models, the packages and whether the budget was kept."""
@@ -49,12 +58,20 @@ class Run:
     layers: dict[str, Model] = field(default_factory=dict)
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    failure: Failure | None = None
 
     @property
     def broken(self) -> list[str]:
         """The lines of the budget that do not hold; with ``strict`` also those that are not proven."""
         bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
         return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
+
+    def cost(self, began: float) -> None:
+        """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
+        self.seconds = time.monotonic() - began
+        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.plan.memory_bytes is not None:
+            self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
 
     def require_budget(self) -> None:
         """Raise ``BudgetBroken`` unless every line of the budget holds."""
@@ -93,12 +110,14 @@ def run(
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
     line = Line(plan, store, progress, _opened(plan, given), model)
-    result = line.walk(Path(out) if out is not None else None)
-    result.seconds = time.monotonic() - began
-    result.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if plan.memory_bytes is not None:
-        result.judgements.append((None, judge_memory(plan.memory_bytes, result.peak_memory_bytes)))
-    return result
+    try:
+        line.walk(Path(out) if out is not None else None)
+    except SqueezeError as error:
+        line.result.failure = Failure(line.now[0], line.now[1], str(error))
+        raise RunFailed(str(error), line.result, error.exit_code) from error
+    finally:
+        line.result.cost(began)
+    return line.result
 
 
 def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
@@ -110,6 +129,14 @@ def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
         except SqueezeError as error:
             raise PlanError(plan.located([Fault(("data", "evaluate"), str(error))]), plan.file) from None
     return data
+
+
+class RunFailed(SqueezeError):
+    """A pass or a package failed; ``run`` holds what was measured before, and the store what was finished."""
+
+    def __init__(self, message: str, run: Run, exit_code: int) -> None:
+        super().__init__(message)
+        self.run, self.exit_code = run, exit_code
 
 
 class Line:
@@ -126,6 +153,7 @@ class Line:
         self.original = keep_original(model, store, self.code_folder)
         self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
+        self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""
@@ -142,6 +170,7 @@ class Line:
 
     def _branch(self, branch: Branch, trunk: Kept, out: Path | None) -> None:
         end = self._steps(branch.steps, branch.name, trunk)
+        self.now = (branch.target.name, branch.name)
         artifact = build_artifact(branch, end, self.store, self.code_folder)
         self._add_row(artifact, branch.target.name, branch.name, branch.target.options(), end)
         self._judge(branch.name)
@@ -161,6 +190,7 @@ class Line:
 
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: Kept) -> Kept:
         for step in steps:
+            self.now = (step.deed.name, branch)
             made = self._made(step, start)
             self._add_row(made, step.deed.name, branch, step.deed.options(), start)
             start = made

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 
+from squeeze.report import text
 from squeeze.targets.manifest import Manifest
 
 
@@ -38,15 +39,8 @@ def model_card(manifest: Manifest, size_bytes: int, scores: Sequence[Score], mod
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.from_string(source).render(
         m=manifest,
-        size=_size(size_bytes),
+        size=text.size(size_bytes),
         scores=scores,
         model_files=model_files,
         parameters=f"{manifest.parameters:,}",
     )
-
-
-def _size(size_bytes: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.2f} {unit}"
-    return f"{size_bytes} bytes"

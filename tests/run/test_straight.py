@@ -1,0 +1,192 @@
+"""The straight line on real digits: rows, effects, resume, packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import squeeze as sq
+from squeeze.errors import BudgetBroken, EffectError, PlanError
+from squeeze.models.source import BuiltinSource
+from squeeze.passes.base import Context, Pass
+from squeeze.run import Failure, RunFailed
+from squeeze.store import Store
+from squeeze.targets.verify import open_package, verify
+
+FAST: tuple[Any, ...] = (sq.Top1(), sq.Loss(), sq.Kl(), sq.Flips(), sq.SizeBytes(), sq.Parameters(), sq.Macs())
+
+
+def digits(split: str, samples: int = 128) -> sq.Dataset:
+    return sq.DigitsData(builtin="digits", split=split, samples=samples).open(Path())  # type: ignore[arg-type]
+
+
+def untrained() -> sq.TorchModel:
+    torch.manual_seed(0)
+    source = BuiltinSource("digits-cnn")
+    return sq.TorchModel(source.build(), source, source.inputs())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+class Scale(Pass[sq.TorchModel, sq.TorchModel]):
+    """Multiply the classifier's weights."""
+
+    promises = frozenset({"weights_changed"})
+    factor: float = 2.0
+
+    def run(self, model: sq.TorchModel, context: Context) -> sq.TorchModel:
+        CALLS.append(self.factor)
+        with torch.no_grad():
+            model.module.linear.weight.mul_(self.factor)  # type: ignore[union-attr,operator]
+        context.facts["factor"] = self.factor
+        return model
+
+
+CALLS: list[float] = []
+
+
+@pytest.fixture(autouse=True)
+def fresh_calls() -> None:
+    CALLS.clear()
+
+
+def test_every_pass_gets_a_row_with_paired_deltas(store: Store) -> None:
+    plan = sq.Plan([Scale(factor=2.0), Scale(factor=0.5)], metrics=FAST)
+    ledger = plan.run(untrained(), evaluate=digits("evaluate"), store=store).ledger
+    assert [row.name for row in ledger.rows] == ["original", "scale", "scale"]
+    last = ledger.rows[-1].scores
+    assert last["flips"].value == 0  # doubled and halved: the very same predictions
+    assert last["kl"].to_original is not None
+    assert last["kl"].to_original.verdict == "same"
+    assert ledger.rows[1].scores["kl"].value > 0
+    assert ledger.rows[1].facts == {"factor": 2.0}
+
+
+def test_a_second_run_takes_every_pass_from_the_store(store: Store) -> None:
+    plan = sq.Plan([Scale(factor=3.0)], metrics=FAST)
+    first, second = (plan.run(untrained(), evaluate=digits("evaluate"), store=store) for _ in range(2))
+    assert CALLS == [3.0]
+    assert first.ledger.to_json(timings=False) == second.ledger.to_json(timings=False)
+
+
+@pytest.mark.parametrize("change", ["option", "seed", "weights"])
+def test_whatever_makes_a_result_makes_its_key(store: Store, change: str) -> None:
+    model = untrained()
+    sq.Plan([Scale(factor=3.0)], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    if change == "weights":
+        with torch.no_grad():
+            model.module.linear.bias.add_(1)  # type: ignore[union-attr,operator]
+    factor = 4.0 if change == "option" else 3.0
+    other = sq.Plan([Scale(factor=factor)], metrics=FAST, seed=int(change == "seed"))
+    other.run(model, evaluate=digits("evaluate"), store=store)
+    assert len(CALLS) == 2
+
+
+def test_a_pass_that_changes_nothing_fails_by_name_and_leaves_nothing(store: Store) -> None:
+    plan = sq.Plan([Scale(factor=1.0)], metrics=FAST)
+    for _ in range(2):  # a failure is never kept: the second run tries again
+        with pytest.raises(RunFailed, match=r"passes\.0: scale promises changed weights, but wrote the very bytes"):
+            plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+    assert CALLS == [1.0, 1.0]
+    assert [entry.what for entry in store.entries() if entry.what == "scale"] == []
+
+
+def test_a_ratio_that_rounds_to_no_channel_fails_by_name(store: Store) -> None:
+    plan = sq.Plan([sq.PruneChannels(ratio=0.001)], metrics=FAST)
+    with pytest.raises(RunFailed, match="prune_channels") as failed:
+        plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+    assert isinstance(failed.value.__cause__, EffectError)
+    assert failed.value.run.failure == Failure("prune_channels", None, str(failed.value))
+    assert [row.name for row in failed.value.run.ledger.rows] == ["original"]  # what was measured is not lost
+
+
+def test_a_selector_that_matches_nothing_is_a_fault_before_anything_runs(store: Store) -> None:
+    plan = sq.Plan([Scale(), sq.PruneChannels(ratio=0.5, include=("*.frist.*",))], metrics=FAST)
+    with pytest.raises(PlanError, match="frist"):
+        plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+    assert CALLS == []
+
+
+def test_training_on_evaluation_data_is_refused(store: Store) -> None:
+    plan = sq.Plan([sq.Finetune(epochs=1)], metrics=FAST)
+    with pytest.raises(PlanError, match=r"128 of 128 examples are also in data\.train"):
+        plan.run(untrained(), evaluate=digits("evaluate"), train=digits("evaluate"), store=store)
+
+
+def test_the_given_model_is_not_changed(store: Store) -> None:
+    model = untrained()
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    sq.Plan([Scale(factor=5.0)], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    assert all(torch.equal(before[name], value) for name, value in model.module.state_dict().items())
+
+
+def test_the_teacher_is_the_original_and_not_the_pruned_model(store: Store) -> None:
+    seen: list[int] = []
+
+    class Look(Pass[sq.TorchModel, sq.TorchModel]):
+        """Count the teacher's parameters."""
+
+        def run(self, model: sq.TorchModel, context: Context) -> sq.TorchModel:
+            seen.append(context.load_original().parameters())
+            return model
+
+    model = untrained()
+    sq.Plan([sq.PruneChannels(ratio=0.5), Look()], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    assert seen == [model.parameters()]
+
+
+def test_a_pruned_model_comes_back_from_the_store_as_it_was(store: Store) -> None:
+    plan = sq.Plan([sq.PruneChannels(ratio=0.5)], metrics=FAST)
+    first = plan.run(untrained(), evaluate=digits("evaluate"), store=store).models[None]
+    second = plan.run(untrained(), evaluate=digits("evaluate"), store=store).models[None]
+    batch = digits("evaluate").batch(np.arange(8))
+    assert torch.equal(first.predict(batch), second.predict(batch))
+    assert first.parameters() < untrained().parameters()
+
+
+def test_branches_share_the_trunk_and_end_in_verified_packages(store: Store, tmp_path: Path) -> None:
+    targets = {"desk": (sq.Cpu(), [sq.ExportOnnx()]), "phone": (sq.Mobile(), [sq.ExportOnnx(), sq.Float16()])}
+    plan = sq.Plan([Scale(factor=2.0)], targets, metrics=FAST, name="two")
+    run = plan.run(untrained(), evaluate=digits("evaluate"), store=store, out=tmp_path / "out")
+    assert [(row.branch, row.name) for row in run.ledger.rows[1:]] == [
+        (None, "scale"),
+        ("desk", "export_onnx"),
+        ("desk", "cpu"),
+        ("phone", "export_onnx"),
+        ("phone", "float16"),
+        ("phone", "mobile"),
+    ]
+    assert CALLS == [2.0]
+    for name in ("desk", "phone"):
+        assert verify(open_package(tmp_path / "out" / f"two-{name}.zip")).bit_equal
+
+
+def test_the_same_run_packs_the_same_bytes_but_for_measurements(tmp_path: Path) -> None:
+    plan = sq.Plan([Scale(factor=2.0)], {"cpu": (sq.Cpu(), [sq.ExportOnnx()])})
+    digests = []
+    for name in ("a", "b"):  # nothing shared: own store, own output
+        run = plan.run(untrained(), evaluate=digits("evaluate"), store=tmp_path / name, out=tmp_path / f"out-{name}")
+        digests.append(run.packages["cpu"].digest)
+    assert digests[0] == digests[1]
+
+
+def test_a_broken_budget_is_told_with_its_numbers(store: Store) -> None:
+    plan = sq.Plan([Scale(factor=2.0)], metrics=FAST, budget={"size": "<= 30 %"})
+    run = plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+    with pytest.raises(BudgetBroken, match=r"size_bytes: <= 30 % of the original: measured 100.0 %: broken"):
+        run.require_budget()
+
+
+def test_a_bound_that_chance_decides_is_unproven_and_broken_only_when_strict(store: Store) -> None:
+    for strict in (False, True):
+        plan = sq.Plan([Scale(factor=1.01)], metrics=FAST, budget={"loss": "+0.5 %"}, strict=strict)
+        run = plan.run(untrained(), evaluate=digits("evaluate", 32), store=store)
+        assert run.judgements[0][1].outcome in ("unproven", "kept", "broken")
+        assert bool(run.broken) == (run.judgements[0][1].outcome != "kept") or not strict
