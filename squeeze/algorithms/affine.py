@@ -36,8 +36,8 @@ class QuantizedTensor:
 
     def dequantize(self) -> Tensor:
         """float32 ``[out, in]``."""
-        grouped = _grouped(self.q, self.group_size).float()
-        real = self.scale[..., None] * (grouped - self.zero_point[..., None])
+        q = grouped(self.q, self.group_size).float()
+        real = self.scale[..., None] * (q - self.zero_point[..., None])
         return real.reshape(self.q.shape)
 
 
@@ -87,7 +87,7 @@ def symmetric_scale(weight: Tensor, bits: int, group_size: int | None = None) ->
     Raises:
         ShapeError: ``group_size`` does not divide ``in``.
     """
-    largest = _grouped(weight, group_size).abs().amax(dim=-1)
+    largest = grouped(weight, group_size).abs().amax(dim=-1)
     scale = largest / integer_range(bits)[1]
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
@@ -98,7 +98,7 @@ def quantize_symmetric(
     """Round a weight ``[out, in]`` to the nearest point of a symmetric grid (``scale`` as chosen, if not given)."""
     scale = symmetric_scale(weight, bits, group_size) if scale is None else scale
     limit = integer_range(bits)[1]
-    q = torch.round(_grouped(weight, group_size) / scale[..., None]).clamp(-limit, limit)
+    q = torch.round(grouped(weight, group_size) / scale[..., None]).clamp(-limit, limit)
     zeros = torch.zeros_like(scale, dtype=torch.int32)
     return QuantizedTensor(q.reshape(weight.shape).to(torch.int8), scale, zeros, bits, group_size, True)
 
@@ -118,7 +118,7 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     return (q.clamp(grid.qmin, grid.qmax) - grid.zero_point) * grid.scale
 
 
-def _grouped(weight: Tensor, group_size: int | None) -> Tensor:
+def grouped(weight: Tensor, group_size: int | None) -> Tensor:
     """``[out, groups, group_size]``."""
     rows, columns = weight.shape
     size = columns if group_size is None else group_size
