@@ -7,7 +7,7 @@ Module names are those of the public checkpoints of akamaster/pytorch_resnet_cif
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class PadShortcut(nn.Module):
@@ -18,7 +18,7 @@ class PadShortcut(nn.Module):
         self.planes = planes
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.planes // 4, self.planes // 4))
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.planes // 4, self.planes // 4))
 
 
 class BasicBlock(nn.Module):
@@ -33,9 +33,9 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if in_planes == planes and stride == 1 else PadShortcut(planes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        return functional.relu(out + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -51,7 +51,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.linear(out.mean(dim=(2, 3)))
 

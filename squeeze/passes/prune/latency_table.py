@@ -1,7 +1,8 @@
 """How long each layer takes in ONNX Runtime at each width: measured on this host, not guessed from MACs.
 
 The marginal time of a layer is measured: a graph that runs it several times on one input against a graph that runs
-it once, alternating, so that the session's own time and the change of memory layout drop out. Runtimes work in blocks
+it once, so that the session's own time and the change of memory layout drop out. Both alternate with one reference
+convolution and count in units of it, so a host that is busy for a while slows both alike. Runtimes work in blocks
 of channels (16 with AVX-512), so the curve has steps: 9 channels can cost as much as 16. HALP (Shen et al., 2021,
 https://arxiv.org/abs/2110.10811) calls this the latency look-up table.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-COPIES, ROUNDS, RUNS, WARM_UP = 5, 7, 4, 3
+COPIES, ROUNDS, RUNS, WARM_UP = 5, 9, 4, 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class ConvPlace:
         if isinstance(layer, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), False, (1, 1))
         return None
+
+    def image(self, inputs: int) -> dict[str, Any]:
+        """One example of noise for a graph of such convolutions."""
+        return {"x": np.random.default_rng(0).standard_normal((1, inputs, *self.spatial), dtype=np.float32)}
 
     def key(self, inputs: int, outputs: int) -> str:
         """What the table calls it."""
@@ -66,23 +72,35 @@ class LatencyTable:
             return 0.0
         key = place.key(inputs, outputs)
         if key not in self.seconds:
-            self.seconds[key] = measure(place, inputs, outputs, self.threads)
+            self.seconds[key] = float(f"{measure(place, inputs, outputs, self.threads) * self.reference:.3g}")
         return self.seconds[key]
+
+    @cached_property
+    def reference(self) -> float:
+        """Seconds of the reference convolution, as fast as it ever ran."""
+        session = _session(REFERENCE, *REFERENCE_WIDTHS, 1, self.threads)
+        return _timed(session, REFERENCE.image(REFERENCE_WIDTHS[0]), 200)
 
     def tensors(self) -> dict[str, Tensor]:
         """As a journal keeps it."""
         return {key: torch.tensor(value, dtype=torch.float64) for key, value in sorted(self.seconds.items())}
 
 
+REFERENCE, REFERENCE_WIDTHS = ConvPlace((3, 3), (1, 1), (1, 1), (1, 1), False, (16, 16)), (32, 32)
+
+
 def measure(place: ConvPlace, inputs: int, outputs: int, threads: int) -> float:
-    """Seconds that one such convolution takes within a larger graph."""
+    """Time that one such convolution takes within a larger graph, in units of the reference convolution."""
     one, many = (_session(place, inputs, outputs, copies, threads) for copies in (1, COPIES))
-    image = {"x": np.random.default_rng(0).standard_normal((1, inputs, *place.spatial), dtype=np.float32)}
+    unit = _session(REFERENCE, *REFERENCE_WIDTHS, 1, threads)
+    image, unit_image = place.image(inputs), REFERENCE.image(REFERENCE_WIDTHS[0])
     for session in (one, many):
         _timed(session, image, WARM_UP)
-    pairs = [(_timed(one, image, RUNS), _timed(many, image, RUNS)) for _ in range(ROUNDS)]
-    marginal = statistics.median(long - short for short, long in pairs) / (COPIES - 1)
-    return max(marginal, 1e-8)
+    rounds = [
+        (_timed(one, image, RUNS), _timed(many, image, RUNS), _timed(unit, unit_image, RUNS)) for _ in range(ROUNDS)
+    ]
+    marginal = statistics.median((long - short) / reference for short, long, reference in rounds) / (COPIES - 1)
+    return max(marginal, 1e-4)
 
 
 def _timed(session: Any, image: dict[str, Any], runs: int) -> float:

@@ -109,7 +109,7 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
 
     def _rehearse(self, model: TorchModel) -> dict[str, Any]:
         """Prune without data and without a stopwatch."""
-        unmeasured = self.model_copy(update={"importance": "l2", "widths": "importance"})
+        unmeasured = self.model_copy(update={"importance": "l2", "widths": "importance", "latency_table": None})
         return Pruning(unmeasured, model, Context()).run()
 
     @property
