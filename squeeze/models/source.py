@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from squeeze.errors import ModelError, did_you_mean
+from squeeze.errors import ModelError, did_you_mean, first_line
 from squeeze.models.base import InputSpec
 
 BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
@@ -54,8 +56,13 @@ class FactorySource(Source):
 
     def build(self, device: str = "cpu") -> nn.Module:
         factory = resolve(self.reference, self.folder)
-        with torch.device(device):
-            module = factory(**dict(self.arguments))
+        if not callable(factory):
+            raise ModelError(f"{self.reference} is {factory!r}; a callable that returns a torch.nn.Module would do")
+        try:
+            with torch.device(device):
+                module = factory(**dict(self.arguments))
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
+            raise ModelError(f"{self.reference} raised {_told(error)}") from error
         if not isinstance(module, nn.Module):
             raise ModelError(f"{self.reference} returned a {type(module).__name__}; a torch.nn.Module would do")
         return module.eval()
@@ -99,9 +106,11 @@ class HuggingFaceSource(Source):
         if not file.is_file():
             raise ModelError(f"{folder}: no config.json here; a Hugging Face model folder has one")
         try:
-            config = json.loads(file.read_text())
-        except ValueError as error:
-            raise ModelError(f"{file}: not JSON ({error})") from None
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file}: not JSON ({first_line(error)})") from None
+        if not isinstance(config, dict):
+            raise ModelError(f"{file}: is no mapping; a Hugging Face config is one")
         return cls(json.dumps(config, sort_keys=True))
 
     def build(self, device: str = "cpu") -> nn.Module:
@@ -113,11 +122,11 @@ class HuggingFaceSource(Source):
             settings = AutoConfig.for_model(kind, **config)
             with torch.device(device):
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
-        except (ValueError, KeyError) as error:
-            first = str(error).splitlines()[0]
+        except Exception as error:  # transformers checks a config in many places, each with a kind of its own
+            said = first_line(error)
             raise ModelError(
-                f"config.json: model_type '{kind}' is no image classifier that transformers knows: {first}"
-            ) from None
+                f"config.json: model_type '{kind}' is no image classifier that transformers can build: {said}"
+            ) from error
         return module.eval()
 
     def describe(self) -> dict[str, Any]:
@@ -128,8 +137,10 @@ class HuggingFaceSource(Source):
         side = config.get("image_size")
         if side is None:
             return None
-        height, width = side if isinstance(side, list) else (side, side)
-        return (InputSpec("image", (int(config.get("num_channels", 3)), height, width)),)
+        shape = [config.get("num_channels", 3), *(side if isinstance(side, list) else (side, side))]
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ModelError(f"config.json: image_size is {side!r}; one number or [height, width] would do")
+        return (InputSpec("image", tuple(shape)),)
 
 
 def source_from(description: dict[str, Any], folder: str | None = None) -> Source:
@@ -149,14 +160,29 @@ def resolve(reference: str, folder: str | None = None) -> Any:
     module_name, colon, attribute = reference.partition(":")
     if not (module_name and colon and attribute):
         raise ModelError(f"'{reference}' is not of the form 'package.module:name'")
-    with _importable(folder):
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ModelError(f"{reference}: cannot import '{module_name}' ({error})") from None
+    module = _imported(module_name, reference, folder)
     if not hasattr(module, attribute):
         raise ModelError(f"{reference}: '{module_name}' has no '{attribute}'{did_you_mean(attribute, vars(module))}")
     return getattr(module, attribute)
+
+
+def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
+    with _importable(folder):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise ModelError(f"{reference}: cannot import '{name}' ({first_line(error)})") from error
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
+            raise ModelError(f"{reference}: importing '{name}' raised {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """``KeyError: 'x' (nets.py:6)``: what the user's own code raised, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    file, line = last.filename, last.lineno
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno
+    return f"{type(error).__name__}: {first_line(error)} ({Path(file).name}:{line})"
 
 
 @contextmanager

@@ -9,32 +9,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, first_line
 
-SIZES: dict[str, tuple[str, ...]] = {
-    "Conv1d": ("in_channels", "out_channels", "groups"),
-    "Conv2d": ("in_channels", "out_channels", "groups"),
-    "ConvTranspose2d": ("in_channels", "out_channels", "groups"),
-    "Linear": ("in_features", "out_features"),
-    "BatchNorm1d": ("num_features",),
-    "BatchNorm2d": ("num_features",),
-    "GroupNorm": ("num_groups", "num_channels"),
-    "LayerNorm": ("normalized_shape",),
-    "PReLU": ("num_parameters",),
+SIZES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv1d: ("in_channels", "out_channels", "groups"),
+    nn.Conv2d: ("in_channels", "out_channels", "groups"),
+    nn.ConvTranspose2d: ("in_channels", "out_channels", "groups"),
+    nn.Linear: ("in_features", "out_features"),
+    nn.BatchNorm1d: ("num_features",),
+    nn.BatchNorm2d: ("num_features",),
+    nn.GroupNorm: ("num_groups", "num_channels"),
+    nn.LayerNorm: ("normalized_shape",),
+    nn.PReLU: ("num_parameters",),
 }
-CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation")
+CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 Difference = dict[str, dict[str, Any]]
 
 
 def sizes(module: nn.Module) -> dict[str, Any] | None:
     """The sizes of one leaf module as JSON values, or None for a kind that has none."""
-    names = SIZES.get(type(module).__name__)
-    if names is None:
+    kind = _kind(module)
+    if kind is None:
         return None
-    return {name: _plain(getattr(module, name)) for name in names}
+    return {name: _plain(getattr(module, name)) for name in SIZES[kind]}
 
 
 def difference(built: nn.Module, changed: nn.Module) -> Difference:
@@ -57,8 +57,22 @@ def apply(module: nn.Module, difference: Difference) -> None:
             current = module.get_submodule(name)
         except AttributeError:
             raise ModelError(f"structure.json: the model has no module '{name}'; was its code changed?") from None
-        new = _rebuilt(current, entry["sizes"]) if "sizes" in entry else _created(name, entry)
-        _put(module, name, new)
+        try:
+            _apply_one(module, name, current, entry)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"structure.json: {name}: {first_line(error)}; was it changed by hand?") from None
+
+
+def _apply_one(root: nn.Module, name: str, current: nn.Module, entry: dict[str, Any]) -> None:
+    if "sizes" in entry:
+        _resize(name, current, entry["sizes"])
+    else:
+        _put(root, name, _created(name, entry))
+
+
+def _kind(module: nn.Module) -> type[nn.Module] | None:
+    """Which of the known kinds a module is; a user's own subclass is of its parent's."""
+    return next((kind for kind in type(module).__mro__ if kind in SIZES), None)
 
 
 def _inside(name: str, result: Difference) -> bool:
@@ -91,21 +105,25 @@ def _created(name: str, entry: dict[str, Any]) -> nn.Module:
     return nn.Conv2d(**options)
 
 
-def _rebuilt(current: nn.Module, new_sizes: dict[str, Any]) -> nn.Module:
-    """A module of the same kind and options with other sizes."""
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in new_sizes.items()}
-    kind = type(current)
-    with torch.device(next(current.parameters()).device if list(current.parameters()) else "cpu"):
-        if isinstance(current, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
-            same = {name: getattr(current, name) for name in CONV_OPTIONS}
-            return kind(**options, **same, bias=current.bias is not None, padding_mode=current.padding_mode)
-        if isinstance(current, nn.Linear):
-            return kind(**options, bias=current.bias is not None)
-        if isinstance(current, nn.BatchNorm1d | nn.BatchNorm2d):
-            return kind(**options, eps=current.eps, momentum=current.momentum, affine=current.affine)
-        if isinstance(current, nn.GroupNorm | nn.LayerNorm):
-            return kind(**options, eps=current.eps)
-        return kind(**options)
+def _resize(name: str, current: nn.Module, new_sizes: dict[str, Any]) -> None:
+    """Give a module other sizes and tensors of the shapes that follow; all else about it stays as it is."""
+    kind = _kind(current)
+    if kind is None or set(new_sizes) != set(SIZES[kind]):
+        raise ModelError(f"structure.json: {name}: a {type(current).__name__} has no sizes {', '.join(new_sizes)}")
+    options = {size: tuple(value) if isinstance(value, list) else value for size, value in new_sizes.items()}
+    kernel = {"kernel_size": current.kernel_size} if hasattr(current, "kernel_size") else {}
+    plain = kind(**options, **kernel)
+    for size in options:
+        setattr(current, size, getattr(plain, size))
+    for tensors in (current._parameters, current._buffers):
+        for tensor, old in tensors.items():
+            if old is not None:
+                tensors[tensor] = _like(getattr(plain, tensor), old)
+
+
+def _like(new: Tensor, old: Tensor) -> Any:
+    values = torch.zeros_like(new, dtype=old.dtype, device=old.device)
+    return nn.Parameter(values, old.requires_grad) if isinstance(old, nn.Parameter) else values
 
 
 def _put(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, first_line
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.source import Source, source_from
 from squeeze.models.weights import assign, read_weights, write_weights
+
+WANTED = "logits [n, classes] were"
 
 
 class TorchModel(Model):
@@ -59,7 +61,21 @@ class TorchModel(Model):
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            return self.forward(batch.inputs).float()
+            logits = self._forwarded(batch.inputs)
+        if logits.ndim != 2 or len(logits) != len(batch):
+            raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {WANTED} expected")
+        return logits.float()
+
+    def _forwarded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """As ``forward``; what the user's own code raises becomes one line."""
+        try:
+            return self.forward(inputs)
+        except ModelError:
+            raise
+        except Exception as error:  # a network may raise anything at an input that it does not take
+            shapes = ", ".join(str(list(tensor.shape[1:])) for tensor in inputs.values())
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"the model does not take examples of shape {shapes} ({said})") from error
 
     def example(self, examples: int = 1, seed: int = 0) -> Batch:
         """A batch of noise of the right shape, on the module's device."""
@@ -91,13 +107,16 @@ class TorchModel(Model):
 
     @classmethod
     def load(cls, folder: Path, code_folder: str | None = None) -> TorchModel:
-        facts = json.loads((folder / "model.json").read_text())
-        source = source_from(facts["source"], code_folder)
+        facts, changed = _read_json(folder / "model.json"), folder / "structure.json"
+        try:
+            source = source_from(facts["source"], code_folder)
+            inputs = tuple(InputSpec(i["name"], tuple(i["shape"]), i["dtype"]) for i in facts["inputs"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder}: not a stored torch model (model.json: {first_line(error)})") from None
         module = source.build()
-        if (folder / "structure.json").exists():
-            structure.apply(module, json.loads((folder / "structure.json").read_text()))
+        if changed.exists():
+            structure.apply(module, _read_json(changed))
         assign(module, read_weights(folder / "weights.safetensors"), str(folder))
-        inputs = tuple(InputSpec(i["name"], tuple(i["shape"]), i["dtype"]) for i in facts["inputs"])
         return cls(module, source, inputs)
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
@@ -111,6 +130,16 @@ class TorchModel(Model):
                 torch.set_num_threads(before)
 
         return run
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: not a stored torch model ({first_line(error)})") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: not a stored torch model (no mapping)")
+    return values
 
 
 def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -130,7 +159,7 @@ def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def _logits(output: Any) -> Tensor:
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned a {type(output).__name__}; logits [n, classes] were expected")
+        raise ModelError(f"the model returned a {type(output).__name__}; {WANTED} expected")
     return logits
 
 
@@ -138,7 +167,7 @@ def _layers(model: TorchModel) -> Iterator[Layer]:
     macs: dict[str, int] = {}
     order: list[str] = []
     with _counting(model.module, macs, order), torch.inference_mode():
-        model.forward(model.example().inputs)
+        model._forwarded(model.example().inputs)
     modules = dict(model.module.named_modules())
     ran = set(order)
     for name in order + [name for name in modules if name not in ran]:

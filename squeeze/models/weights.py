@@ -6,6 +6,8 @@ A file is never unpickled into code. Which module the weights belong to is the c
 from __future__ import annotations
 
 import pickle
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from squeeze.errors import ModelError, did_you_mean
+from squeeze.errors import ModelError, did_you_mean, first_line
 
 Weights = dict[str, Tensor]
 
@@ -35,7 +37,17 @@ def read_weights(path: Path) -> Weights:
 
 def write_weights(weights: Weights, path: Path) -> None:
     """Write tensors as safetensors; names sorted, so that equal weights are equal bytes."""
-    save_file({name: weights[name].detach().contiguous() for name in sorted(weights)}, path)
+    save_file(dict(_apart(weights)), path)
+
+
+def _apart(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with memory of its own, as the format wants it: tied weights are written once per name."""
+    seen: set[int] = set()
+    for name in sorted(weights):
+        tensor = weights[name].detach().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        yield name, tensor.clone() if memory in seen else tensor
+        seen.add(memory)
 
 
 def assign(module: nn.Module, weights: Weights, file: str) -> None:
@@ -45,18 +57,29 @@ def assign(module: nn.Module, weights: Weights, file: str) -> None:
     for name in expected:
         if name not in weights:
             raise ModelError(f"{file}: holds no '{name}', which the model needs{did_you_mean(name, weights)}")
-        if expected[name].shape != weights[name].shape:
-            have, want = list(weights[name].shape), list(expected[name].shape)
-            raise ModelError(f"{file}: '{name}' has shape {have}; the model has {want}")
+        _require_alike(file, name, weights[name], expected[name])
     for name in weights:
         if name not in expected:
             raise ModelError(f"{file}: holds '{name}', which the model has not{did_you_mean(name, expected)}")
-    bad = next(
-        (name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()), None
-    )
-    if bad is not None:
-        raise ModelError(f"{file}: '{bad}' holds values that are not finite (NaN or infinity)")
+    _require_finite(module, weights, file)
     module.load_state_dict(weights, strict=True, assign=False)
+
+
+def _require_alike(file: str, name: str, value: Tensor, wanted: Tensor) -> None:
+    """Same shape, and numbers of the same kind: half precision may become float, integers may not."""
+    if value.shape != wanted.shape:
+        raise ModelError(f"{file}: '{name}' has shape {list(value.shape)}; the model has {list(wanted.shape)}")
+    if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() != wanted.is_complex():
+        have, want = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, wanted))
+        raise ModelError(f"{file}: '{name}' holds {have}; the model has {want}")
+
+
+def _require_finite(module: nn.Module, weights: Weights, file: str) -> None:
+    """No NaN anywhere and no infinity among the parameters; a buffer may hold one, as attention masks do."""
+    parameters = dict(module.named_parameters())
+    for name, value in weights.items():
+        if value.isnan().any() or (name in parameters and value.isinf().any()):
+            raise ModelError(f"{file}: '{name}' holds values that are not finite (NaN or infinity)")
 
 
 def _counters(expected: Weights) -> Weights:
@@ -78,18 +101,25 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ModelError(f"{path}: not a whole safetensors file ({first_line(error)})") from None
 
 
 def _read_state_dict(path: Path) -> Weights:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a whole torch state dict that is only weights ({first})") from None
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on how to read the file anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to run what the file holds
+        raise ModelError(
+            f"{path}: not a torch state dict of weights alone, and code in a file is never run; "
+            "torch.save(model.state_dict(), ...) or safetensors would do"
+        ) from None
+    except Exception as error:  # bytes that are no pickle make the reader fail in any way
+        raise ModelError(f"{path}: not a whole torch state dict ({first_line(error).split('. ')[0]})") from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ModelError(f"{path}: holds no state dict (names to tensors), or one under 'state_dict'")
     return dict(content)
