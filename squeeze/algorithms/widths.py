@@ -140,6 +140,9 @@ class Greedy:
         for group, options in enumerate(self.options):
             if widths[group]:
                 yield from ({group: width} for width in options if width > widths[group])
+        for branch in self.branches:
+            if not any(widths[group] for group in branch):
+                yield {group: self.options[group][0] for group in branch}
 
 
 def _moved(widths: Widths, move: Move) -> Widths:

@@ -69,3 +69,9 @@ def test_what_the_last_cut_took_too_much_is_given_back():
     scores = [[0.1] * 4, [0.4] * 8]
     widths = greedy(scores, [[2, 4], [8]], branches=[(1,)], cost=cost).choose((4, 8), lambda w: sum(w) <= 5)
     assert widths == (4, 0)
+
+
+def test_a_branch_that_went_needlessly_comes_back_narrow():
+    """Dropping 8 channels reaches the goal by far; 2 of them fit beside the rest."""
+    widths = greedy([[9.0] * 4, [0.1] * 8], [[4], [2, 4, 8]], branches=[(1,)], cost=lambda w: 10 * (w[1] > 0))
+    assert widths.choose((4, 8), lambda w: sum(w) <= 7) == (4, 2)
