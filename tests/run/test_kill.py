@@ -36,7 +36,22 @@ targets: [{target: cpu}]
 """
 
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["squeeze.run", "onnxruntime", "torch.onnx", "onnxscript", "torch_pruning"])
+PROCESSES.set_forkserver_preload(  # what a run imports on its way: forked children need not do it again
+    [
+        "squeeze.run",
+        "sklearn.datasets",
+        "torch_pruning",
+        "torch._dynamo",
+        "torch._refs",
+        "torch.onnx._internal.exporter._core",
+        "onnxscript.optimizer",
+        "onnxscript.rewriter",
+        "squeeze.passes.prune.prune_channels",
+        "squeeze.passes.distill.distill",
+        "squeeze.passes.export.export_onnx",
+        "squeeze.passes.quantize.quantize_static",
+    ]
+)
 
 
 def carry_out(folder: Path, name: str) -> None:
