@@ -68,7 +68,7 @@ def percentile(histogram: Histogram, percent: float = 99.99) -> Range:
     half_bin = histogram.limit / BINS_PER_SIDE / 2
     low = float(centers[int(np.searchsorted(share, tail, side="right"))]) - half_bin
     high = float(centers[min(int(np.searchsorted(share, 1 - tail)), counts.size - 1)]) + half_bin
-    return max(low, histogram.low), min(high, histogram.high)
+    return min(max(low, histogram.low), 0.0), max(min(high, histogram.high), 0.0)  # zero always lies in the range
 
 
 def mse(histogram: Histogram) -> Range:

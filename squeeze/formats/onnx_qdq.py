@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from squeeze.algorithms.affine import Grid, QuantizedTensor
-from squeeze.formats.onnx_layer import output_axis, stored_form
+from squeeze.formats.onnx_layer import LAYER_OPS, output_axis, stored_form
 from squeeze.formats.onnx_scheme import Scheme, clip_bounds
 from squeeze.formats.onnx_simplify import drop_unused, initializer
 
@@ -92,6 +92,8 @@ class _Writer:
             if value.name not in self.integers:  # computed by a float node: quantize where it is first needed
                 self.quantize(value, node, before=True)
             taken = self.integers[value.name] if moves else self._real(value.name, node)
+            if index == 0 and str(node.name) in self.scheme.skipped and node.op_type in LAYER_OPS:
+                taken = self._kept_float(taken, node, self.grids[self.scheme.root[value.name]])
             node.replace_input_with(index, taken)
         if moves and node.op_type == "Pad":
             _, zero_point = self._grid(self.scheme.root[str(node.outputs[0].name)])
@@ -160,6 +162,17 @@ class _Writer:
             (self.graph.insert_after if after else self.graph.insert_before)(place, node)
             self.reals[name] = node.outputs[0]
         return self.reals[name]
+
+    def _kept_float(self, real: ir.Value, node: ir.Node, grid: Grid) -> ir.Value:
+        """A Clip that clips nothing: ONNX Runtime quantizes any Conv or Gemm that it finds between such pairs."""
+        bounds = [
+            initializer(self.graph, f"{node.name}.input.{end}", np.array(value, dtype=np.float32))
+            for end, value in (("low", grid.low), ("high", grid.high))
+        ]
+        clip = ir.node("Clip", [real, *bounds], name=f"{node.name}.input")
+        self._shape(clip.outputs[0], real, f"{node.name}.input.float", ir.DataType.FLOAT)
+        self.graph.insert_before(node, clip)
+        return clip.outputs[0]
 
     def _stored(
         self, node: ir.Node, name: str, q: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], attributes: dict[str, int]

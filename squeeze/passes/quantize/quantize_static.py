@@ -79,7 +79,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         write_qdq(written, scheme, grids, weights)
         quantized = OnnxModel(written, model.source)
         quantized.threads = model.threads
-        coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped)
+        coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped, self.target_cpu == "arm")
         _require_coverage(graph_model.graph, scheme, coverage)
         context.facts.update(coverage.facts())
         return quantized

@@ -1,0 +1,41 @@
+"""Float16: half the bytes; on a CPU the arithmetic stays float32."""
+
+from __future__ import annotations
+
+import pytest
+from onnx_world import error, exported
+
+from squeeze.errors import EffectError
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.float16 import Float16
+
+
+@pytest.mark.parametrize("compute", ["float32", "float16"])
+def test_weights_take_half_the_bytes_and_predictions_stay(compute: str) -> None:
+    halved = Float16(compute=compute).run(exported(), Context())  # type: ignore[arg-type]
+    point = {layer.name: layer for layer in halved.layers()}["point"]
+    assert point.nbytes <= 0.55 * {layer.name: layer for layer in exported().layers()}["point"].nbytes
+    assert error(halved) < 1e-4
+
+
+def test_a_second_time_there_is_nothing_left_to_halve() -> None:
+    halved = Float16(compute="float16").run(exported(), Context())
+    with pytest.raises(EffectError, match="float16: found no float32 weights"):
+        Float16(compute="float16").run(halved, Context())
+
+
+def test_a_weight_that_float16_cannot_hold_is_named() -> None:
+    graph_model = exported().copy_ir()
+    value = graph_model.graph.initializers["fc.weight"]
+    assert value.const_value is not None
+    import onnx_ir as ir
+
+    value.const_value = ir.tensor(value.const_value.numpy() * 1e7, name="fc.weight")
+    with pytest.raises(EffectError, match=r"float16: 'fc\.weight' holds .*; float16 holds at most 65504"):
+        Float16().run(OnnxModel(graph_model), Context())
+
+
+def test_selectors_do_not_go_with_float16_arithmetic() -> None:
+    faults = list(Float16(compute="float16", exclude=("fc",)).faults(exported()))
+    assert faults == ["compute: float16 turns the whole graph; include and exclude go with compute: float32"]

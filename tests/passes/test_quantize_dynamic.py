@@ -1,0 +1,31 @@
+"""Dynamic int8: matrices on integers without calibration; convolutions only when asked for."""
+
+from __future__ import annotations
+
+from onnx_world import error, exported
+
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
+
+
+def test_matrices_become_integers_and_convolutions_stay() -> None:
+    lent = Context(threads=1)
+    quantized = QuantizeDynamic().run(exported(), lent)
+    assert lent.facts["coverage"]["Gemm"] == [1, 1]
+    assert lent.facts["coverage"]["Conv"] == [0, 3]
+    assert quantized.ir.graph.initializers["fc.weight.integers"].dtype is not None
+    assert error(quantized) < 1e-3
+
+
+def test_convolutions_follow_when_asked_for() -> None:
+    lent = Context(threads=1)
+    quantized = QuantizeDynamic(layers="all").run(exported(), lent)
+    assert lent.facts["coverage"]["Conv"] == [3, 3]
+    assert quantized.nbytes() < exported().nbytes()
+    assert error(quantized) < 0.1
+
+
+def test_a_selector_over_convolutions_points_to_the_option() -> None:
+    assert list(QuantizeDynamic(include=("stem",)).faults(exported())) == [
+        'include "stem" matches no layer; there is fc'
+    ]
