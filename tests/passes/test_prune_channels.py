@@ -261,3 +261,21 @@ def test_the_trained_resnet20_keeps_its_logits_until_channels_are_cut(real):
     assert torch.allclose(model.predict(batch), original.predict(batch), atol=1e-5)
     cut, _ = pruned(resnet20(file), macs="50 %")
     assert cut.macs() <= 0.5 * original.macs()
+
+
+def test_the_report_names_what_was_cut_together_and_where_nothing_was():
+    _, facts = pruned(digits(), ratio=0.5, scope="layer", exclude="blocks.2.*")
+    assert facts["coupled"]["stem.0"] == {"layers": ["stem.0", "blocks.0.second.0"], "width": [32, 16]}
+    assert set(facts["skipped"]) == {"blocks.1.second.0", "blocks.2.first.0", "linear"}
+
+
+def test_nothing_to_cut_says_why():
+    with pytest.raises(EffectError, match=r'nothing may be cut: stem\.0 is excluded by "\*"'):
+        pruned(digits(), ratio=0.5, exclude="*")
+
+
+def test_steps_can_measure_importance_again_after_branches_went():
+    model, facts = pruned(resnet20(), macs="40 %", steps=3, drop_branches=True, align=16)
+    assert facts["branches_dropped"]
+    assert model.macs() <= 0.4 * facts["macs"][0]
+    assert model.predict(model.example(2)).shape == (2, 10)

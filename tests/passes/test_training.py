@@ -171,3 +171,9 @@ def test_features_of_a_layer_that_was_cut_are_refused_by_name():
 def test_features_that_match_no_layer_are_a_fault():
     (fault,) = Distill(features="blocks.7").faults(digits())
     assert fault.startswith('distill: features "blocks.7" matches no layer; did you mean')
+
+
+def test_the_files_of_another_teacher_are_part_of_what_made_the_result():
+    spec = {"module": "cifar_resnet:resnet32", "weights": "resnet32.th"}
+    assert Distill(teacher=spec).reads() == ("resnet32.th",)
+    assert Distill().reads() == ()

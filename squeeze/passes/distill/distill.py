@@ -41,6 +41,10 @@ class Distill(TrainingPass):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    def reads(self) -> tuple[str, ...]:
+        named = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)
+        return tuple(name for name in named if name is not None)
+
     def faults(self, model: Model) -> Iterator[str]:
         if isinstance(model, TorchModel):
             yield from (f"{self.name}: {line}" for line in feature_faults(model, self.features))

@@ -58,6 +58,7 @@ class TrainingPass(Pass[TorchModel, TorchModel]):
         for epoch in range(len(losses), self.epochs):
             losses.append(self._epoch(module, checkpoint.optimizer, loss, context, epoch))
             checkpoint.keep(losses)
+            context.progress.say(f"{self._what(epoch)}, loss {losses[-1]:.4g}")
         module.zero_grad()
         module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return [round(value, 6) for value in losses]

@@ -36,10 +36,12 @@ class Pruning:
         self.macs = model.macs()
         self.shortcuts = convolve_shortcuts(model)
         self.original = layer_widths(model.module)
-        self.total = sum(group.channels for group in self._space(CouplingGraph(model)).groups)
-        self.table = self._known_times()
         self.skipped: dict[str, str] = {}
+        self.coupled: dict[str, dict[str, Any]] = {}
         self.dropped: list[str] = []
+        self.total = 0  # channels that may be cut, before the first step
+        self.total = self._space(CouplingGraph(model)).total
+        self.table = self._known_times()
 
     def run(self) -> dict[str, Any]:
         """All steps; what the report should say."""
@@ -52,6 +54,7 @@ class Pruning:
             raise EffectError(self._nothing_cut())
         return {
             "widths": changed,
+            "coupled": self.coupled,
             "macs": [self.macs, self.model.macs()],
             "shortcuts_convolved": self.shortcuts,
             "branches_dropped": self.dropped,
@@ -62,7 +65,8 @@ class Pruning:
         graph = CouplingGraph(self.model)
         space = self._space(graph)
         if not space.groups:
-            raise EffectError(f"prune_channels: nothing may be cut: {'; '.join(self.skipped.values())}")
+            reasons = list(dict.fromkeys(self.skipped.values()))
+            raise EffectError(f"prune_channels: nothing may be cut: {'; '.join(reasons[:3])}")
         scores = self._scores(space)
         widths = self._choose(space, goal, scores)
         if goal.macs is not None and space.macs(widths) > goal.macs:
@@ -70,6 +74,7 @@ class Pruning:
         for group, score, width in zip(space.groups, scores, widths, strict=True):
             if 0 < width < group.channels:
                 graph.cut(group, least_important(score, group.channels - width))
+            self._note(group, width)
         for branch in space.branches:
             if not any(widths[group] for group in branch.groups):
                 self._drop(branch)
@@ -78,7 +83,7 @@ class Pruning:
         model, options = self.model, self.options
         groups, self.skipped = select(model, graph.coupled(), options.selection, options.importance)
         original = tuple(self._original_width(group) for group in groups)
-        total = getattr(self, "total", sum(original))
+        total = self.total or sum(original)
         branches = droppable_branches(model, groups) if options.drop_branches else []
         return Space(groups, original, total, layer_sizes(model, groups), branches, options.align)
 
@@ -112,6 +117,13 @@ class Pruning:
         else:
             cost = choice.what_the_goal_counts(space, goal)
         return choice.by_importance(space, goal, scores, cost)
+
+    def _note(self, group: Coupled, width: int) -> None:
+        """For the report: the layers that lost channels together, and their width before the first step and now."""
+        before = self._original_width(group)
+        if width != before:
+            layers = [name for name in group.writers if name in self.original]
+            self.coupled[group.name] = {"layers": layers, "width": [before, width]}
 
     def _drop(self, branch: Branch) -> None:
         drop(self.model, branch)
