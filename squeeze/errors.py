@@ -91,10 +91,10 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return lines[0][:most] if lines else type(error).__name__
 
 
-def did_you_mean(name: str, known: Iterable[object]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known name, else the list of what there is, else nothing."""
     choices = sorted({str(choice) for choice in known})
-    near = get_close_matches(name, choices, n=1, cutoff=0.6)
+    near = get_close_matches(str(name), choices, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
     if 0 < len(choices) <= 12:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from squeeze.errors import UsageError, did_you_mean
+from squeeze.errors import ModelError, UsageError, did_you_mean
 from squeeze.models.source import resolve
 
 Kind = Literal["passes", "targets", "metrics", "data"]
@@ -45,6 +45,12 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "datasets": "squeeze.data.tables:DatasetsData",
     },
 }
+BASES: dict[Kind, str] = {
+    "passes": "squeeze.passes.base:Pass",
+    "targets": "squeeze.targets.base:Target",
+    "metrics": "squeeze.evaluate.metrics:Metric",
+    "data": "squeeze.data.sources:DataSource",
+}
 SINGULAR: dict[Kind, str] = {"passes": "pass", "targets": "target", "metrics": "metric", "data": "data source"}
 
 
@@ -60,19 +66,26 @@ def load(kind: Kind, name: str, folder: str | None = None) -> type[Any]:
     """The class of that name, or the one that ``package.module:Class`` names (looked for in ``folder`` too).
 
     Raises:
-        UsageError: there is none; says the nearest name.
-        ModelError: the reference cannot be imported.
+        UsageError: there is none (says the nearest name), it cannot be imported, or it is no class of that kind.
     """
-    if ":" in name:
-        found: type[Any] = resolve(name, folder)
-        return found
     known = entries(kind)
-    if name not in known:
+    if ":" not in name and name not in known:
         raise UsageError(f"unknown {SINGULAR[kind]} '{name}'{did_you_mean(name, known)}")
-    loaded: type[Any] = known[name].load()
-    return loaded
+    try:
+        found = resolve(name, folder) if ":" in name else resolve(known[name].value)
+    except ModelError as error:
+        raise UsageError(str(error) if ":" in name else f"{SINGULAR[kind]} '{name}': {error}") from error
+    return _required(kind, name, found)
+
+
+def _required(kind: Kind, name: str, found: Any) -> type[Any]:
+    """What was found, if it is a class of that kind."""
+    base = resolve(BASES[kind])
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(f"{SINGULAR[kind]} '{name}': {found!r} is no class that extends {BASES[kind]}")
+    return found
 
 
 def summary(cls: type[Any]) -> str:
     """The first line of a class's docstring."""
-    return (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
+    return next(iter((cls.__doc__ or "").strip().splitlines()), "")

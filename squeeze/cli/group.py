@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from squeeze.errors import PlanError, SqueezeError, did_you_mean
+from squeeze.errors import BudgetBroken, PlanError, SqueezeError, did_you_mean
 
 COMMANDS = {
     "run": "Carry a plan out: compress, score every pass, pack, verify, report.",
@@ -27,6 +27,7 @@ COMMANDS = {
     "store": "List or prune what finished passes have left on disk.",
 }
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # what the shell reports of any tool whose reader went away
 KEPT = "squeeze: interrupted; every finished pass is kept in the store, and the same command goes on from there"
 
 EPILOG = """\b
@@ -59,6 +60,12 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # else click would leave with exit code 1, as if the command had failed
+            return ctx.exit(_leave_pipe())
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -79,36 +86,46 @@ def main(arguments: list[str] | None = None) -> None:
     _quieten()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = group.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
+        code = group.main(arguments, prog_name="squeeze", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        code = _complain([], error.format_message().splitlines(), 2)
     except click.ClickException as error:
         code = _complain(arguments, [f"squeeze: {error.format_message()}"], 2)
     except SqueezeError as error:
         code = _complain(arguments, str(error).splitlines(), error.exit_code, error)
-    except (KeyboardInterrupt, click.Abort):
-        code = _complain(
-            arguments, ["squeeze: interrupted; finished passes are kept, the same command goes on"], INTERRUPTED
-        )
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes one for Ctrl-D; here nobody is asked anything
+            raise error.__cause__ from None
+        kept = KEPT if arguments[:1] == ["run"] else "squeeze: interrupted"
+        code = _complain(arguments, [kept], INTERRUPTED, error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _leave_pipe()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(arguments: list[str], lines: list[str], code: int, error: Exception | None = None) -> int:
-    if "--json" in arguments:
-        print(
-            json.dumps(
-                {"error": type(error).__name__ if error else "UsageError", "lines": lines, "faults": _faults(error)}
-            )
-        )
+def _complain(arguments: list[str], lines: list[str], code: int, error: BaseException | None = None) -> int:
+    """Say what went wrong; with ``--json`` as JSON, unless the JSON of a finished run is out already."""
+    if "--json" in arguments and not isinstance(error, BudgetBroken):
+        print(json.dumps({"error": _kind(error), "lines": lines, "faults": _faults(error)}))
     else:
         print("\n".join(lines), file=sys.stderr)
     return code
 
 
-def _faults(error: Exception | None) -> list[dict[str, Any]]:
+def _kind(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "Interrupted"
+    return type(error).__name__ if error else "UsageError"
+
+
+def _leave_pipe() -> int:
+    """Whoever read standard output has gone: nothing to say, and nothing left to flush at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED
+
+
+def _faults(error: BaseException | None) -> list[dict[str, Any]]:
     if not isinstance(error, PlanError):
         return []
     return [{"line": fault.line, "place": list(fault.path), "message": fault.message} for fault in error.faults]

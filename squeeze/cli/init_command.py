@@ -21,11 +21,16 @@ Example:
 @json_option
 def command(path: Path, force: bool, as_json: bool) -> None:
     """Write a commented starter plan to PATH (plan.yaml); it runs as it is, on the digits that come along."""
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise UsageError(f"{path} is there already; --force overwrites it")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    path.write_text(files("squeeze.cli").joinpath("starter.yaml").read_text())
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; {path / 'plan.yaml'} would be a plan's name")
+    try:
+        path.write_text(files("squeeze.cli").joinpath("starter.yaml").read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
     if as_json:
         show_json({"written": str(path)})
     else:

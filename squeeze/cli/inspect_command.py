@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from squeeze.cli.options import json_option, show_json
-from squeeze.errors import UsageError
+from squeeze.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from squeeze.models.base import Model
@@ -34,11 +34,15 @@ def command(model: str, shape: str | None, as_json: bool) -> None:
     """
     from squeeze.cli.show import show_model
 
-    outline = _outline(model, _shape(shape))
+    try:
+        outline = _outline(model, _shape(shape))
+        layers = outline.layers()
+    except ModelError as error:
+        raise UsageError(f"{model}: {error}") from error
     coupled = _coupled(outline)
     if as_json:
-        layers = [asdict(layer) for layer in outline.layers()]
-        show_json({"model": model, "form": outline.form, "layers": layers, "coupled": coupled})
+        rows = [asdict(layer) for layer in layers]
+        show_json({"model": model, "form": outline.form, "layers": rows, "coupled": coupled})
     else:
         show_model(model, outline, coupled)
 
@@ -72,11 +76,13 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
         if plan.model is None:
             raise UsageError(f"{model}: the plan names no model")
         return plan.model.outline(plan.root, example_shape(plan))
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and path.is_file():
         return ModelSpec(onnx=model).outline(Path.cwd())
     if path.is_dir():
         return ModelSpec(hf=model, input=shape).outline(Path.cwd())
     if ":" in model:
+        if shape is None:
+            raise UsageError(f"{model}: the shape of one example is not known; --input 3,32,32 would say it")
         return ModelSpec(module=model, input=shape).outline(Path.cwd())
     if model in BUILTINS:
         return ModelSpec(builtin=model).outline(Path.cwd())

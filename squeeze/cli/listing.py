@@ -8,6 +8,7 @@ import click
 
 from squeeze import registry
 from squeeze.cli.options import json_option, show_json
+from squeeze.errors import UsageError
 
 
 def listing_command(kind: registry.Kind) -> click.Command:
@@ -29,13 +30,21 @@ def listing_command(kind: registry.Kind) -> click.Command:
 
 
 def _list(kind: registry.Kind, as_json: bool) -> None:
-    found = {name: registry.summary(registry.load(kind, name)) for name in registry.entries(kind)}
+    found = {name: _summary(kind, name) for name in registry.entries(kind)}
     if as_json:
         show_json(found)
         return
     width = max(map(len, found))
     for name, summary in found.items():
         click.echo(f"{name:<{width}}  {summary}")
+
+
+def _summary(kind: registry.Kind, name: str) -> str:
+    """A broken plug-in must not hide the others."""
+    try:
+        return registry.summary(registry.load(kind, name))
+    except UsageError as error:
+        return f"cannot be loaded: {error}"
 
 
 def _one(kind: registry.Kind, name: str, as_json: bool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,24 @@ from squeeze.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and nothing else.")
+JSON_STREAM = "squeeze.json_stream"
+
+
+def _keep_stdout_clean(context: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
+    """With ``--json``, whatever libraries and users' code print goes to standard error."""
+    if wanted:
+        context.meta[JSON_STREAM] = sys.stdout
+        context.with_resource(redirect_stdout(sys.stderr))
+    return wanted
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_keep_stdout_clean,
+    help="Print JSON on standard output and nothing else.",
+)
 plan_argument = click.argument("plan", type=click.Path(path_type=Path))
 store_option = click.option(
     "--store",
@@ -45,11 +64,12 @@ def load_plan(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...]
 
 def show_json(value: Any) -> None:
     """JSON on standard output."""
-    click.echo(json.dumps(value, indent=1, default=str))
+    stream = click.get_current_context().meta.get(JSON_STREAM, sys.stdout)
+    click.echo(json.dumps(value, indent=1, default=str), file=stream)
 
 
 def _pairs(variables: tuple[str, ...]) -> dict[str, str]:
     split = [variable.partition("=") for variable in variables]
-    if bad := [name for name, equals, _ in split if not (name and equals)]:
+    if bad := ["".join(parts) for parts in split if not all(parts[:2])]:
         raise UsageError(f"--var {bad[0]}: not of the form NAME=VALUE")
     return {name: value for name, _, value in split}

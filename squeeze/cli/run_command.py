@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from squeeze.cli.options import json_option, load_plan, plan_options, show_json, store_option
+from squeeze.errors import UsageError
 
 EPILOG = """\b
 Example:
@@ -40,7 +41,10 @@ def command(
 
     loaded = load_plan(plan, overrides, variables)
     folder = out or Path("squeeze-out") / loaded.name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be made ({error.strerror}); another folder would do") from None
     try:
         result = run(loaded, out=folder, store=store, progress=Progress() if as_json else progress_for_terminal())
     except RunFailed as failed:

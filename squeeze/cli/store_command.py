@@ -52,7 +52,8 @@ def list_command(store: Path, as_json: bool) -> None:
 @json_option
 def prune_command(store: Path, age: str, dry_run: bool, as_json: bool) -> None:
     """Remove entries that were not used for a while; what another process is making stays."""
-    gone = _store(store).prune(_seconds(age), dry_run)
+    older_than_s = _seconds(age)
+    gone = _store(store).prune(older_than_s, dry_run)
     if as_json:
         show_json([_plain(entry) for entry in gone])
     else:

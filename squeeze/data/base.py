@@ -76,9 +76,19 @@ class Dataset(ABC):
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples with these numbers."""
         examples = [self.example(int(index)) for index in indices]
+        self._require_one_shape(examples)
         images = torch.from_numpy(np.stack([example.image for example in examples]))
         labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
         return Batch({"image": images}, None if (labels < 0).all() else labels)
+
+    def _require_one_shape(self, examples: list[Example]) -> None:
+        shapes = sorted({example.image.shape for example in examples})
+        if len(shapes) > 1:
+            first, second = (list(shape) for shape in shapes[:2])
+            raise DataError(
+                f"{self.name}: examples of different shapes, {first} and {second} [channels, height, width]; "
+                "resize: and channels: would make them one"
+            )
 
     def subset(self, indices: np.ndarray) -> Dataset:
         """Some of the examples, as a dataset of its own."""

@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.preprocess import Preprocess
-from squeeze.errors import DataError
+from squeeze.errors import DataError, first_line
 
 RESIDENT_BYTES = 512 * 2**20  # preprocessed images up to this size stay in memory
 
@@ -49,9 +49,18 @@ class FilePixels(Pixels):
     def read(self, index: int) -> np.ndarray:
         try:
             with Image.open(self.files[index]) as image:
-                return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{self.files[index]}: not a whole image ({error})") from None
+                return image_pixels(image)
+        except DataError as error:
+            raise DataError(f"{self.files[index]}: {error}") from None
+        except Exception as error:  # each of Pillow's decoders fails in its own way at damaged bytes
+            raise DataError(f"{self.files[index]}: not a whole image ({first_line(error)})") from None
+
+
+def image_pixels(image: Image.Image) -> np.ndarray:
+    """``[h, w]`` of a grey image, ``[h, w, 3]`` of any other, uint8."""
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"pixels of more than 8 bits (mode {image.mode}); 8-bit images, or npz and scale: would do")
+    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 
 class LazyPixels(Pixels):
@@ -83,7 +92,10 @@ class ImageDataset(Dataset):
 
     def _example(self, index: int) -> Example:
         number = int(self.indices[index])
-        return Example(self.preprocess(self.pixels.read(number)), int(self.pixels.labels[number]))
+        image = self.preprocess(self.pixels.read(number))
+        if not np.isfinite(image).all():
+            raise DataError(f"{self.name}: example {number} holds NaN or infinity; numbers are what a model takes")
+        return Example(image, int(self.pixels.labels[number]))
 
     def _resident(self) -> int:
         """How many examples fit into memory: all of a small set, else none."""

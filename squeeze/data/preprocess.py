@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+from annotated_types import Gt, Le
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from squeeze.errors import DataError
+from squeeze.errors import DataError, first_line
 
-Side = PositiveInt | tuple[PositiveInt, PositiveInt]
+Pixel = Annotated[int, Gt(0), Le(8192)]  # a slip of the finger must not ask for a terabyte
+Side = Pixel | tuple[Pixel, Pixel]
 
 
 class Normalize(BaseModel):
@@ -22,6 +24,12 @@ class Normalize(BaseModel):
 
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds; one of each per channel would do")
+        return self
 
 
 class Preprocess(BaseModel):
@@ -51,6 +59,8 @@ class Preprocess(BaseModel):
     def _as_image(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.dtype != np.uint8:
             raise DataError(f"resize, crop and channels need uint8 pixels; these are {pixels.dtype}")
+        if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+            raise DataError(f"resize, crop and channels need [h, w], [h, w, 1] or [h, w, 3]; this is {_shape(pixels)}")
         image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         if self.channels:
             image = image.convert("L" if self.channels == 1 else "RGB")
@@ -65,18 +75,32 @@ class Preprocess(BaseModel):
         """Read a Hugging Face ``preprocessor_config.json``."""
         file = folder / "preprocessor_config.json"
         try:
-            config = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: no image processor can be read here ({error})") from None
-        values: dict[str, Any] = {"channels": 3}
-        if config.get("do_resize", True) and (size := config.get("size")):
-            values["resize"] = _side(size)
-        if config.get("do_center_crop", False) and (size := config.get("crop_size")):
-            values["crop"] = _side(size)
-        values["scale"] = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
-        if config.get("do_normalize", True) and "image_mean" in config:
-            values["normalize"] = {"mean": config["image_mean"], "std": config["image_std"]}
-        return cls(**values)
+            return cls.model_validate(_processor_steps(json.loads(file.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise DataError(f"{file}: no image processor here ({error.strerror})") from None
+        except ValidationError as error:
+            detail = error.errors()[0]
+            where = ".".join(map(str, detail["loc"]))
+            raise DataError(f"{file}: not an image processor that can be read ({where}: {detail['msg']})") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}: not an image processor that can be read ({first_line(error)})") from None
+
+
+def _processor_steps(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of :class:`Preprocess` that a Hugging Face image processor stands for."""
+    values: dict[str, Any] = {"channels": 3}
+    if config.get("do_resize", True) and (size := config.get("size")):
+        values["resize"] = _side(size)
+    if config.get("do_center_crop", False) and (size := config.get("crop_size")):
+        values["crop"] = _side(size)
+    values["scale"] = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    if config.get("do_normalize", True) and "image_mean" in config:
+        values["normalize"] = {"mean": config["image_mean"], "std": config["image_std"]}
+    return values
+
+
+def _shape(pixels: np.ndarray) -> str:
+    return str(list(pixels.shape))
 
 
 def _side(size: int | dict[str, int]) -> Side:

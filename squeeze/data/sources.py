@@ -10,14 +10,14 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
 from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
 from squeeze.data.preprocess import Normalize, Preprocess, Side
-from squeeze.errors import DataError, did_you_mean
+from squeeze.errors import DataError, did_you_mean, first_line
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm"}
 
@@ -31,11 +31,11 @@ class DataSource(BaseModel, ABC):
 
     samples: PositiveInt | None = None  # how many; None: all
     skip: NonNegativeInt = 0  # leave out that many first
-    seed: int = 0  # decides which ones
+    seed: NonNegativeInt = 0  # decides which ones
     resize: Side | None = None
     crop: Side | None = None
     channels: Literal[1, 3] | None = None
-    scale: float | None = None
+    scale: PositiveFloat | None = None  # None: what maps 8-bit pixels to 0..1; floating point stays as it is
     normalize: Normalize | None = None
     processor: str | None = None  # a Hugging Face folder whose image processor says all of the above
 
@@ -58,8 +58,11 @@ class DataSource(BaseModel, ABC):
     def open(self, root: Path) -> ImageDataset:
         """Read what the options name."""
         pixels = self.pixels(root)
+        if not len(pixels.labels):
+            raise DataError(f"{self.where()}: holds no examples")
         indices = self._chosen(len(pixels.labels))
-        return ImageDataset(f"{self.kind}:{Path(self.where()).name}", pixels, indices, self.preprocess(root))
+        name = f"{self.kind}:{Path(self.where()).name}"
+        return ImageDataset(name, pixels, indices, self.preprocess(root, pixels.read(int(indices[0]))))
 
     def faults(self, root: Path) -> Iterator[str]:
         """What is wrong with the options, without reading the data itself."""
@@ -67,12 +70,13 @@ class DataSource(BaseModel, ABC):
         if not path.exists():
             yield f"{self.kind}: {path} does not exist"
 
-    def preprocess(self, root: Path) -> Preprocess:
-        """The steps, from the options or from the image processor they name."""
+    def preprocess(self, root: Path, pixels: np.ndarray) -> Preprocess:
+        """The steps, from the options or from the image processor they name; ``pixels`` are an example's."""
         if self.processor:
             return Preprocess.from_processor(root / self.processor)
         options = {name: getattr(self, name) for name in ("resize", "crop", "channels", "normalize")}
-        return Preprocess(**options, scale=self.scale or self.default_scale())
+        usual = 1.0 if pixels.dtype.kind == "f" else self.default_scale()
+        return Preprocess(**options, scale=self.scale or usual)
 
     def _chosen(self, available: int) -> np.ndarray:
         if self.samples is None and not self.skip:
@@ -104,21 +108,38 @@ class NpzData(DataSource):
 
     def pixels(self, root: Path) -> Pixels:
         path = root / self.npz
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                images = self._array(arrays, self.images)
-                labels = np.full(len(images), -1) if self.labels is None else self._array(arrays, self.labels)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a whole npz file ({error})") from None
-        if images.ndim not in (3, 4) or len(images) != len(labels):
-            raise DataError(f"{path}: images {list(images.shape)} and labels {list(labels.shape)} do not fit together")
-        return ArrayPixels(images, labels.astype(np.int64).reshape(-1))
+        arrays = _read_npz(path, [name for name in (self.images, self.labels) if name is not None])
+        images = arrays[self.images]
+        if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
+            said = f"{images.dtype} {list(images.shape)}"
+            raise DataError(f"{path}: '{self.images}' is {said}; numbers [n, h, w] or [n, h, w, c] would do")
+        labels = np.full(len(images), -1) if self.labels is None else arrays[self.labels]
+        return ArrayPixels(images, whole_labels(labels, len(images), f"{path}: '{self.labels}'"))
 
-    def _array(self, arrays: Any, name: str) -> np.ndarray:
-        if name not in arrays:
-            raise DataError(f"{self.npz}: no array '{name}'{did_you_mean(name, arrays.files)}")
-        array: np.ndarray = arrays[name]
-        return array
+
+def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: not a whole npz file; np.savez writes one")
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in names:
+                if name not in arrays:
+                    raise DataError(f"{path}: no array '{name}'{did_you_mean(name, arrays.files)}")
+            return {name: arrays[name] for name in names}
+    except DataError:
+        raise
+    except Exception as error:  # a damaged zip or array fails in zipfile, zlib or numpy, each in its own way
+        raise DataError(f"{path}: not a whole npz file of plain arrays ({first_line(error)})") from None
+
+
+def whole_labels(labels: np.ndarray, examples: int, where: str) -> np.ndarray:
+    """``[n]`` int64, or ``DataError``: one whole number per example; -1 means none."""
+    if labels.shape not in ((examples,), (examples, 1)):
+        raise DataError(f"{where} is {list(labels.shape)} for {examples} examples; one label each would do")
+    numbers = labels.reshape(-1)
+    if numbers.dtype.kind not in "uif" or (numbers != np.floor(numbers)).any() or (numbers < -1).any():
+        raise DataError(f"{where} holds no class numbers; whole numbers from 0 on would do, or -1 for none")
+    return numbers.astype(np.int64)
 
 
 class FolderData(DataSource):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from squeeze.data.images import LazyPixels, Pixels
-from squeeze.data.sources import DataSource
-from squeeze.errors import DataError, MissingExtra, did_you_mean
+from squeeze.data.images import LazyPixels, Pixels, image_pixels
+from squeeze.data.sources import DataSource, whole_labels
+from squeeze.errors import DataError, MissingExtra, did_you_mean, first_line
 
 
 class DatasetsData(DataSource):
@@ -34,10 +36,27 @@ class DatasetsData(DataSource):
         for column in filter(None, (self.image, self.label)):
             if column not in table.column_names:
                 raise DataError(f"{self.datasets}: no column '{column}'{did_you_mean(column, table.column_names)}")
-        labels = np.full(len(table), -1) if self.label is None else np.asarray(table[self.label], dtype=np.int64)
-        return LazyPixels(lambda index: _column_pixels(table[index][self.image], self.datasets), labels)
+        return LazyPixels(lambda index: _column_pixels(self._cell(table, index), self.datasets), self._labels(table))
+
+    def faults(self, root: Path) -> Iterator[str]:
+        if find_spec("datasets") is None:
+            yield ABSENT
+        yield from super().faults(root)
+
+    def _cell(self, table: Any, index: int) -> Any:
+        try:
+            return table[index][self.image]
+        except Exception as error:  # the library decodes on access, and its decoders fail in their own ways
+            raise DataError(f"{self.datasets}: row {index} cannot be read ({first_line(error)})") from None
+
+    def _labels(self, table: Any) -> np.ndarray:
+        if self.label is None:
+            return np.full(len(table), -1)
+        labels = np.array([-1 if value is None else value for value in table[self.label]])
+        return whole_labels(labels, len(table), f"{self.datasets}: column '{self.label}'")
 
 
+ABSENT = "data source 'datasets' needs the extra 'datasets': pip install 'squeeze[datasets]'"
 SUFFIX_TO_READER = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
@@ -45,9 +64,7 @@ def _read_table(path: Path) -> Any:
     try:
         import datasets
     except ImportError:
-        raise MissingExtra(
-            "data source 'datasets' needs the extra 'datasets': pip install 'squeeze[datasets]'"
-        ) from None
+        raise MissingExtra(ABSENT) from None
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIX_TO_READER) if path.is_dir() else [path]
     kinds = {SUFFIX_TO_READER.get(file.suffix) for file in files}
     if len(kinds) != 1 or None in kinds:
@@ -55,17 +72,34 @@ def _read_table(path: Path) -> Any:
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(kinds.pop(), data_files=[str(file) for file in files], split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # the reader of each kind of file fails in its own way at damaged bytes
+        raise DataError(f"{path}: cannot be read ({first_line(error.__cause__ or error)})") from None
 
 
 def _column_pixels(value: Any, where: str) -> np.ndarray:
     """Pixels of one cell: an image, encoded bytes, or nested lists of numbers."""
-    if isinstance(value, dict) and value.get("bytes"):
-        value = Image.open(io.BytesIO(value["bytes"]))
+    encoded = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(encoded, bytes):
+        value = _decoded(encoded, where)
     if isinstance(value, Image.Image):
-        return np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
-    pixels = np.asarray(value)
-    if pixels.ndim not in (2, 3):
+        return image_pixels(value)
+    pixels = _numbers(value)
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "uif":
         raise DataError(f"{where}: an image cell is {type(value).__name__}; an image or [h, w(, c)] numbers would do")
     return pixels.astype(np.uint8) if pixels.dtype.kind in "iu" else pixels
+
+
+def _decoded(encoded: bytes, where: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except Exception as error:  # each of Pillow's decoders fails in its own way at damaged bytes
+        raise DataError(f"{where}: an image cell is not a whole image ({first_line(error)})") from None
+    return image
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return np.asarray(None)

@@ -52,7 +52,7 @@ class Top1(ExampleMetric):
     name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        return np.asarray(logits.argmax(1) == _required(labels, self.name))
+        return np.asarray(logits.argmax(1) == _required(labels, logits, self.name))
 
 
 class Top5(ExampleMetric):
@@ -62,7 +62,7 @@ class Top5(ExampleMetric):
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        return np.asarray((five == _required(labels, self.name)[:, None]).any(1))
+        return np.asarray((five == _required(labels, logits, self.name)[:, None]).any(1))
 
 
 class Loss(ExampleMetric):
@@ -71,7 +71,7 @@ class Loss(ExampleMetric):
     name, unit, needs_labels = "loss", "nats", True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        truth = _required(labels, self.name)
+        truth = _required(labels, logits, self.name)
         return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
 
 
@@ -82,7 +82,7 @@ class Kl(ExampleMetric):
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))
-        return np.asarray((np.exp(p) * (p - q)).sum(1))
+        return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(1), 0))  # never below 0 but for rounding
 
 
 class Flips(ExampleMetric):
@@ -131,7 +131,16 @@ class Latency(Metric):
     seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
 
 
-def _required(labels: np.ndarray | None, metric: str) -> np.ndarray:
+def _required(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:
+    """The labels, ``[n]``, each of them a class that the model knows."""
     if labels is None:
         raise DataError(f"{metric} needs labels; the evaluation data has none: kl and flips can do without")
+    require_known_classes(labels, logits.shape[1], metric)
     return labels
+
+
+def require_known_classes(labels: np.ndarray, classes: int, where: str) -> None:
+    """Raise ``DataError`` where a label is none of the model's classes."""
+    highest = int(labels.max(initial=0))
+    if highest >= classes:
+        raise DataError(f"{where}: label {highest} is outside the model's {classes} classes, 0 to {classes - 1}")

@@ -178,11 +178,11 @@ def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
 
 def _told(error: BaseException) -> str:
     """``KeyError: 'x' (nets.py:6)``: what the user's own code raised, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    file, line = last.filename, last.lineno
     if isinstance(error, SyntaxError):
-        file, line = error.filename or file, error.lineno
-    return f"{type(error).__name__}: {first_line(error)} ({Path(file).name}:{line})"
+        return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}:{error.lineno})"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if last.filename == __file__ else f" ({Path(last.filename).name}:{last.lineno})"
+    return f"{type(error).__name__}: {first_line(error)}{where}"
 
 
 @contextmanager

@@ -61,21 +61,21 @@ class TorchModel(Model):
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            logits = self._forwarded(batch.inputs)
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {WANTED} expected")
-        return logits.float()
+            return self._logits(batch).float()
 
-    def _forwarded(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """As ``forward``; what the user's own code raises becomes one line."""
+    def _logits(self, batch: Batch) -> Tensor:
+        """As ``forward``, held to what logits are; what the user's own code raises becomes one line."""
         try:
-            return self.forward(inputs)
+            logits = self.forward(batch.inputs)
         except ModelError:
             raise
         except Exception as error:  # a network may raise anything at an input that it does not take
-            shapes = ", ".join(str(list(tensor.shape[1:])) for tensor in inputs.values())
+            shapes = ", ".join(str(list(tensor.shape[1:])) for tensor in batch.inputs.values())
             said = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"the model does not take examples of shape {shapes} ({said})") from error
+        if logits.ndim != 2 or len(logits) != len(batch):
+            raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {WANTED} expected")
+        return logits
 
     def example(self, examples: int = 1, seed: int = 0) -> Batch:
         """A batch of noise of the right shape, on the module's device."""
@@ -167,7 +167,7 @@ def _layers(model: TorchModel) -> Iterator[Layer]:
     macs: dict[str, int] = {}
     order: list[str] = []
     with _counting(model.module, macs, order), torch.inference_mode():
-        model._forwarded(model.example().inputs)
+        model._logits(model.example())
     modules = dict(model.module.named_modules())
     ran = set(order)
     for name in order + [name for name in modules if name not in ran]:

@@ -16,9 +16,12 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import numpy as np
+
 from squeeze.errors import Fault, SqueezeError
+from squeeze.evaluate.fit import misfit
 from squeeze.evaluate.metrics import ExampleMetric
-from squeeze.models.base import Model
+from squeeze.models.base import Batch, Model
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
 from squeeze.plan.plan import Branch, Plan, Step
@@ -58,6 +61,7 @@ class State:
     marks: dict[str, Step]
     model: Model | None  # the outline; None where it could not be built
     preview: Preview | None
+    maker: Step | None = None  # the pass that gave the model this form; None: it came so
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -66,7 +70,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     if not plan.steps and not plan.branches:
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
     result.faults += _data_faults(plan, given_roles)
-    start = _start(plan, model, result)
+    start = _start(plan, model, given_roles, result)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
@@ -74,24 +78,33 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     return result
 
 
-def _start(plan: Plan, model: Model | None, result: Check) -> State:
+def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check) -> State:
     """The original's outline, or the form alone where it cannot be built."""
+    unknown = State("onnx" if plan.model is not None and plan.model.kind == "onnx" else "torch", {}, None, None)
     try:
-        outline = _outline(plan) if model is None else _outline_of(model)
+        example = None if "evaluate" in given else first_example(plan)
+    except SqueezeError as error:
+        result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {error}"))
+        return unknown
+    if example is None and any(fault.path == ("data", "evaluate") for fault in result.faults):
+        return unknown  # told already; the model's inputs may hang on it
+    try:
+        outline = _outline(plan, example) if model is None else _outline_of(model)
         layers = outline.layers()
     except SqueezeError as error:
         result.faults.append(Fault(("model",), str(error)))
-        is_onnx = plan.model is not None and plan.model.kind == "onnx"
-        return State("onnx" if is_onnx else "torch", {}, None, None)
+        return unknown
+    if example is not None and (message := misfit(outline.inputs, example)):
+        result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
     macs = sum(layer.macs for layer in layers)
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs)
     return State(outline.form, {}, outline, result.original)
 
 
-def _outline(plan: Plan) -> Model:
+def _outline(plan: Plan, example: Batch | None) -> Model:
     if plan.model is None:
         raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
-    return plan.model.outline(plan.root, example_shape(plan))
+    return plan.model.outline(plan.root, None if example is None else tuple(example.image.shape[1:]))
 
 
 def _outline_of(model: Model) -> Model:
@@ -102,16 +115,22 @@ def example_shape(plan: Plan) -> tuple[int, ...] | None:
     """The shape of one example, as far as the plan's model or evaluation data says it."""
     if plan.model and (plan.model.input or plan.model.kind == "onnx"):
         return plan.model.input
+    example = first_example(plan)
+    return None if example is None else tuple(example.image.shape[1:])
+
+
+def first_example(plan: Plan) -> Batch | None:
+    """The first example of the plan's evaluation data, where it names some that is there."""
     source = plan.data.get("evaluate")
     if source is None or any(source.faults(plan.root)):
         return None
-    return source.open(plan.root).example(0).image.shape
+    return source.open(plan.root).batch(np.arange(1))
 
 
 def _fork(state: State) -> State:
     """The same state once more, for one more branch: previews may change the outline in place."""
     model = deepcopy(state.model) if isinstance(state.model, TorchModel) else state.model
-    return State(state.form, dict(state.marks), model, state.preview)
+    return State(state.form, dict(state.marks), model, state.preview, state.maker)
 
 
 def _walk(
@@ -124,7 +143,8 @@ def _walk(
         if preview:
             result.explained.append(_explained(step, branch, preview))
         marks = state.marks | dict.fromkeys(step.deed.leaves, step)
-        state = State(step.deed.produces.form, marks, state.model, preview)
+        form = step.deed.produces.form
+        state = State(form, marks, state.model, preview, state.maker if form == state.form else step)
     return state
 
 
@@ -132,7 +152,7 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
     deed = step.deed
     if deed.consumes.form != state.form:
         takes, given_form = FORMS[deed.consumes.form], FORMS[state.form]
-        yield f"{deed.name} takes {takes} and is given {given_form}{_bridge(deed.consumes.form)}"
+        yield f"{deed.name} takes {takes} and is given {given_form}{_bridge(deed.consumes.form, state)}"
     for mark in sorted(deed.refuses & state.marks.keys()):
         other = state.marks[mark]
         at = f" (line {other.line})" if other.line else ""
@@ -150,8 +170,13 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         yield from deed.faults(state.model)
 
 
-def _bridge(wanted: str) -> str:
-    return "; put export_onnx before it" if wanted == "onnx" else "; it must come before export_onnx"
+def _bridge(wanted: str, state: State) -> str:
+    if wanted == "onnx":
+        return "; put export_onnx before it"
+    if state.maker is None:
+        return ", with which the plan starts; leave it out"
+    at = f" (line {state.maker.line})" if state.maker.line else ""
+    return f"; it must come before {state.maker.deed.name}{at}"
 
 
 def _previewed(step: Step, state: State) -> Preview | None:

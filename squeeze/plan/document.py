@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from squeeze.errors import Fault, PlanError, did_you_mean
+from squeeze.errors import Fault, PlanError, did_you_mean, first_line
 
 Place = tuple[str | int, ...]
 MOST_NODES = 20_000  # a plan is a page; more is an alias bomb
 MOST_BYTES = 1_000_000
+MOST_LEVELS = 50
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -92,11 +93,18 @@ def _parse(text: str, file: str) -> tuple[yaml.Node, dict[str, Any]]:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise PlanError([Fault((), f"not YAML: {problem}", mark.line + 1 if mark else None)], file) from None
+        raise PlanError([Fault((), f"not YAML: {_problem(error)}", mark.line + 1 if mark else None)], file) from None
+    except RecursionError:
+        raise PlanError("nested too deeply; a plan is a page of YAML", file) from None
+    except ValueError as error:  # a date or number that looks right and is none, such as 2020-13-01
+        raise PlanError(f"not YAML: {first_line(error)}", file) from None
     if node is None or not isinstance(values, dict):
         raise PlanError("a plan is a mapping that begins with 'model:'; see squeeze init", file)
     return node, values
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or first_line(error))
 
 
 def _walk(root: yaml.Node, file: str) -> tuple[dict[Place, int], list[Fault]]:
@@ -106,8 +114,8 @@ def _walk(root: yaml.Node, file: str) -> tuple[dict[Place, int], list[Fault]]:
     stack: list[tuple[Place, yaml.Node, int]] = [((), root, root.start_mark.line)]
     while stack:
         place, node, line = stack.pop()
-        if len(lines) > MOST_NODES:
-            raise PlanError(f"more than {MOST_NODES} values; a plan is a page of YAML", file)
+        if len(lines) > MOST_NODES or len(place) > MOST_LEVELS:
+            raise PlanError(f"more than {MOST_NODES} values or {MOST_LEVELS} levels; a plan is a page of YAML", file)
         lines[place] = line + 1
         keys: set[str | int] = set()
         for key, child, at in _children(node):
@@ -131,15 +139,20 @@ def _override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not (path and equals):
         raise PlanError(f"'{override}' is not of the form passes.0.ratio=0.5", "--set")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = _problem(error) if isinstance(error, yaml.YAMLError) else first_line(error)
+        raise PlanError(f"{path}: '{text}' is not YAML ({problem})", "--set") from None
     *parents, last = path.split(".")
     holder: Any = values
     for part in parents:
         holder = _step(holder, part, path)
     if isinstance(holder, list):
         _step(holder, last, path)
-        holder[int(last)] = yaml.safe_load(text)
+        holder[int(last)] = value
     elif isinstance(holder, dict):
-        holder[last] = yaml.safe_load(text)
+        holder[last] = value
     else:
         raise PlanError(f"{path}: '{last}' has nowhere to go; the value before it holds no options", "--set")
 
@@ -158,8 +171,11 @@ def _step(holder: Any, part: str, path: str) -> Any:
 def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], list[Fault]]:
     """Variables filled in everywhere: from ``--var``, the plan's ``vars:``, the environment, in that order."""
     own = raw.get("vars") or {}
-    known = {**os.environ, **({k: str(v) for k, v in own.items()} if isinstance(own, dict) else {}), **given}
     faults: list[Fault] = []
+    if not isinstance(own, dict) or any(isinstance(value, dict | list) for value in own.values()):
+        faults.append(Fault(("vars",), f"vars: is {own!r}; names and texts, as in {{real: ../data}}, would do"))
+        own = {}
+    known = {**os.environ, **{str(name): str(value) for name, value in own.items()}, **given}
 
     def fill(value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -170,10 +186,8 @@ def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], l
 
     def look_up(name: str, place: Place) -> str:
         if name not in known:
-            near = did_you_mean(name, own) if own else ""
-            faults.append(
-                Fault(place, f"unknown variable '${{{name}}}'{near} set it under vars: or with --var {name}=...")
-            )
+            near = did_you_mean(name, own).removesuffix("?")
+            faults.append(Fault(place, f"unknown variable '${{{name}}}'{near}; vars: or --var {name}=... would set it"))
         return known.get(name, "")
 
     return fill(deepcopy(raw), ()), faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,7 +23,13 @@ Options = TypeVar("Options", bound=BaseModel)
 
 KEYS = ("model", "data", "metrics", "budget", "memory", "passes", "targets", "vars", "seed", "threads", "strict")
 MODEL_KINDS = ("hf", "module", "builtin", "onnx")
-MODEL_KEYS = (*MODEL_KINDS, "weights", "input", "arguments")
+MODEL_KEY_SERVES = {
+    "weights": ("module", "builtin"),
+    "input": ("hf", "module", "builtin"),
+    "arguments": ("module",),
+}
+MODEL_KEYS = (*MODEL_KINDS, *MODEL_KEY_SERVES)
+MOST_SEED = 2**32 - 1  # what every library's generator takes
 
 
 def parse(document: Document) -> Plan:
@@ -57,7 +64,7 @@ class Parser:
             data=self._data(),
             metrics=metrics,
             budget=self._budget(metrics),
-            seed=self._number("seed", 0, least=0),
+            seed=self._number("seed", 0, least=0, most=MOST_SEED),
             threads=self._number("threads", os.cpu_count() or 1, least=1),
             memory_bytes=self._memory(),
             strict=self._flag("strict"),
@@ -75,9 +82,8 @@ class Parser:
         value = self.values.get("model")
         kinds = ", ".join(MODEL_KINDS)
         if not isinstance(value, dict):
-            self.fault(
-                ("model",), f"model: is missing; one of {kinds} would say where it is, as in model: {{hf: ./folder}}"
-            )
+            said = "missing" if value is None else repr(value)
+            self.fault(("model",), f"model: is {said}; one of {kinds} says where it is, as in model: {{hf: ./folder}}")
             return None
         self._unknown_keys(value, MODEL_KEYS, ("model",), "model")
         named = [kind for kind in MODEL_KINDS if kind in value]
@@ -90,17 +96,23 @@ class Parser:
         return self._model_spec(value, named[0])
 
     def _model_spec(self, value: dict[str, Any], kind: str) -> ModelSpec | None:
-        arguments, shape = value.get("arguments") or {}, value.get("input")
-        if kind == "module" and "weights" not in value:
+        arguments, shape, weights = value.get("arguments") or {}, value.get("input"), value.get("weights")
+        if kind == "module" and weights is None:
             self.fault(("model",), "model: a module needs weights: (a safetensors file or a torch state dict)")
-        if not isinstance(arguments, dict):
+        if weights is not None and not isinstance(weights, str):
+            self.fault(("model", "weights"), f"model: weights is {weights!r}; a path would do")
+            return None
+        for key, kinds in MODEL_KEY_SERVES.items():
+            if key in value and kind not in kinds:
+                self.fault(("model", key), f"model: {key} does not go with {kind}; it serves {' and '.join(kinds)}")
+        if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
             self.fault(("model", "arguments"), "model: arguments is no mapping of names to values")
             return None
         if shape is not None and not (isinstance(shape, list) and all(isinstance(s, int) and s > 0 for s in shape)):
             self.fault(("model", "input"), f"model: input is {shape!r}; a shape such as [3, 32, 32] would do")
             return None
-        known = {name: value[name] for name in (kind, "weights") if name in value}
-        return ModelSpec(**known, input=tuple(shape) if shape else None, arguments=tuple(sorted(arguments.items())))
+        known = {kind: value[kind], "weights": weights, "input": tuple(shape) if shape else None}
+        return ModelSpec(**known, arguments=tuple(sorted(arguments.items())))
 
     def _data(self) -> dict[str, DataSource]:
         value = self._mapping("data", {})
@@ -115,11 +127,15 @@ class Parser:
         known = registry.entries("data")
         kinds = [key for key in value if key in known or ":" in str(key)]
         if len(kinds) != 1:
-            near = did_you_mean(str(next(iter(value), "")), known)
-            self.fault(place, f"{_dotted(place)}: names {len(kinds)} data sources; exactly one would do{near}")
+            near = did_you_mean(next(iter(value), ""), known)
+            said = f"names {' and '.join(kinds)}; one of them would do" if kinds else f"names no data source{near}"
+            self.fault(place, f"{_dotted(place)}: {said}")
             return None
         cls = self._try(lambda: registry.load("data", kinds[0], self.code_folder), place)
-        return self._options(cls, value, place, f"{_dotted(place)}: {kinds[0]}") if cls else None
+        if cls is None:
+            return None
+        options = {cls.kind if key == kinds[0] else key: inner for key, inner in value.items()}
+        return self._options(cls, options, place, f"{_dotted(place)}: {kinds[0]}")
 
     def _metrics(self) -> tuple[Metric, ...]:
         value = self.values.get("metrics")
@@ -205,18 +221,16 @@ class Parser:
         value = self.values.get("memory")
         if value is None:
             return None
-        text = str(value).replace(" ", "")
-        unit = next((unit for unit in sorted(BYTES, key=len, reverse=True) if text.endswith(unit)), "")
-        try:
-            return int(float(text.removesuffix(unit)) * BYTES[unit])
-        except (ValueError, KeyError):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", str(value).strip())
+        if match is None or not float(match[1]):
             self.fault(("memory",), f"memory: '{value}' cannot be read; 4GB or 1500MB would do")
             return None
+        return int(float(match[1]) * BYTES[match[2]])
 
-    def _number(self, name: str, default: int, least: int) -> int:
+    def _number(self, name: str, default: int, least: int, most: int = 1024) -> int:
         value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fault((name,), f"{name}: is {value!r}; a whole number from {least} on would do")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.fault((name,), f"{name}: is {value!r}; a whole number from {least} to {most} would do")
             return default
         return value
 
@@ -264,20 +278,23 @@ def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, wh
     faults: dict[Place, list[str]] = {}
     for detail in error.errors():
         option = detail["loc"][:1]
-        faults.setdefault((*place, *option), []).append(_said(detail, cls, what))
-    return [Fault(where, " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
+        before, message = _said(detail, cls)
+        said = faults.setdefault((*place, *option), [])
+        said.append(message if said and before else before + message)
+    return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
 
 
-def _said(detail: Any, cls: type[BaseModel], what: str) -> str:
-    name = str(detail["loc"][0]) if detail["loc"] else ""
-    if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
-        return f"{what}: unknown option '{name}'{did_you_mean(name, cls.model_fields)}"
+def _said(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
+    """What an option is, and what it should be: a union of types complains once for each of them."""
+    name = ".".join(part for part in map(str, detail["loc"]) if part.isidentifier() and "[" not in part)
+    if detail["type"] == "extra_forbidden":
+        return "", f"unknown option '{name}'{did_you_mean(name, cls.model_fields) if len(detail['loc']) == 1 else ''}"
     if detail["type"] == "missing":
-        return f"{what}: option '{name}' is missing"
+        return "", f"option '{name}' is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not name:
-        return f"{what}: {message}"
-    return f"{what}: {name} is {detail['input']!r}; {message[0].lower()}{message[1:]}"
+        return "", message
+    return f"{name} is {detail['input']!r}; ", f"{message[0].lower()}{message[1:]}"
 
 
 def _dotted(place: Place) -> str:

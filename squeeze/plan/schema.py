@@ -10,8 +10,8 @@ from squeeze.plan.plan import ROLES
 TEXT = {"type": "string"}
 PLAIN: dict[str, Any] = {
     "memory": {"type": "string", "description": "Peak memory of the run, as in 4GB."},
-    "seed": {"type": "integer", "minimum": 0},
-    "threads": {"type": "integer", "minimum": 1},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    "threads": {"type": "integer", "minimum": 1, "maximum": 1024},
     "strict": {"type": "boolean", "description": "A budget line that is not proven counts as broken."},
     "vars": {"type": "object", "additionalProperties": TEXT},
     "budget": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from squeeze.budget import Judgement, judge_memory
 from squeeze.data.base import Dataset
 from squeeze.data.overlap import refuse_overlap
 from squeeze.errors import BudgetBroken, Fault, PlanError, SqueezeError
+from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
 from squeeze.passes.base import Context
@@ -122,13 +124,26 @@ def run(
 
 def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
     """Every role's data, with evaluation data that nothing else has seen."""
-    data = {role: given.get(role) or plan.data[role].open(plan.root) for role in ROLES if role in {*given, *plan.data}}
+    data: dict[str, Dataset] = {}
+    for role in ROLES:
+        if role in given:
+            data[role] = given[role]
+        elif role in plan.data:
+            with _told_at(plan, "data", role):
+                data[role] = plan.data[role].open(plan.root)
     if "evaluate" in data:
-        try:
+        with _told_at(plan, "data", "evaluate"):
             refuse_overlap(data["evaluate"], {role: data[role] for role in data if role != "evaluate"})
-        except SqueezeError as error:
-            raise PlanError(plan.located([Fault(("data", "evaluate"), str(error))]), plan.file) from None
     return data
+
+
+@contextmanager
+def _told_at(plan: Plan, *place: str) -> Iterator[None]:
+    """A complaint from in here is a fault of the plan at that place."""
+    try:
+        yield
+    except SqueezeError as error:
+        raise PlanError(plan.located([Fault(place, str(error))]), plan.file) from error
 
 
 class RunFailed(SqueezeError):
@@ -150,6 +165,9 @@ class Line:
         if model is None:
             shape = example_shape(plan)
             model = read_original(plan.model, plan.root, shape, store, plan.threads, progress)
+        for role in data:
+            with _told_at(plan, "data", role):
+                require_fit(model, role, data[role])
         self.original = keep_original(model, store, self.code_folder)
         self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)

@@ -1,0 +1,46 @@
+"""Do data and model fit together? Asked before anything long runs: the shape of an example, the range of the labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from squeeze.data.base import Dataset
+from squeeze.errors import DataError
+from squeeze.evaluate.metrics import require_known_classes
+from squeeze.models.base import Batch, InputSpec, Model
+
+FREE = -1  # a dimension that the model leaves open
+
+
+def require_fit(model: Model, role: str, data: Dataset) -> None:
+    """Hold the first example and all labels of a role's data against the model.
+
+    Raises:
+        DataError: no examples, another shape than the model takes, or labels of classes that it does not know.
+    """
+    if not len(data):
+        raise DataError(f"data.{role}: {data.name}: no examples")
+    batch = data.batch(np.arange(1))
+    if fault := misfit(model.inputs, batch):
+        raise DataError(f"data.{role}: {fault}")
+    classes = model.predict(batch).shape[1]
+    labels = np.array([data.label(index) for index in range(len(data))])
+    if 0 < (labels < 0).sum() < len(labels):
+        raise DataError(
+            f"data.{role}: {(labels < 0).sum()} of {len(labels)} examples carry no label; all or none would do"
+        )
+    require_known_classes(labels, classes, f"data.{role}")
+
+
+def misfit(inputs: tuple[InputSpec, ...], batch: Batch) -> str | None:
+    """In words, where a model with one input does not take examples of this shape; None where it does."""
+    if len(inputs) != 1 or len(batch.inputs) != 1:
+        return None
+    wanted, given = inputs[0].shape, tuple(next(iter(batch.inputs.values())).shape[1:])
+    if len(wanted) == len(given) and all(want in (FREE, have) for want, have in zip(wanted, given, strict=True)):
+        return None
+    return f"an example is {_said(given)}; the model takes {_said(wanted)}: resize:, crop: or channels: make it fit"
+
+
+def _said(shape: tuple[int, ...]) -> str:
+    return " x ".join("any" if size == FREE else str(size) for size in shape)
