@@ -114,8 +114,8 @@ def activation_grid(low: float, high: float, signed: bool = False) -> Grid:
 
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """The real values that remain of ``x`` after it was stored on ``grid``."""
-    q = torch.round(x / grid.scale) + grid.zero_point
-    return (q.clamp(grid.qmin, grid.qmax) - grid.zero_point) * grid.scale
+    q = torch.round(x / grid.scale).add_(grid.zero_point)  # in place: activations are large
+    return q.clamp_(grid.qmin, grid.qmax).sub_(grid.zero_point).mul_(grid.scale)
 
 
 def grouped(weight: Tensor, group_size: int | None) -> Tensor:
