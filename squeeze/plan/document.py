@@ -116,7 +116,7 @@ def _walk(root: yaml.Node, file: str) -> tuple[dict[Place, int], list[Fault]]:
         place, node, line = stack.pop()
         if len(lines) > MOST_NODES or len(place) > MOST_LEVELS:
             raise PlanError(f"more than {MOST_NODES} values or {MOST_LEVELS} levels; a plan is a page of YAML", file)
-        lines[place] = line + 1
+        lines.setdefault(place, line + 1)  # of a key that stands twice, the last is taken off the stack first
         keys: set[str | int] = set()
         for key, child, at in _children(node):
             if key in keys:

@@ -1,0 +1,144 @@
+"""A network, data and a plan as small as they can be: what tests of the core need, in milliseconds.
+
+Plans name the things here as ``tiny:network``, ``tiny:Scale``; nothing is trained and nothing is exported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from squeeze.cli import main
+from squeeze.errors import PlanError
+from squeeze.models.base import InputSpec
+from squeeze.models.source import FactorySource
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context, Pass
+from squeeze.plan.plan import Plan
+
+CLASSES = 4
+PLAN = """\
+model: {module: "tiny:network", weights: tiny.safetensors}
+data:
+  evaluate: {npz: evaluate.npz}
+  calibrate: {npz: calibrate.npz}
+metrics: [top1, kl, size]
+passes:
+  - pass: "tiny:Scale"
+    factor: 2.0
+"""
+
+
+def network(width: int = 8) -> nn.Sequential:
+    """``[n, 3, any, any]`` to ``[n, 4]``."""
+    convolution = nn.Conv2d(3, width, 3, padding=1)
+    return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+
+
+class Scale(Pass[TorchModel, TorchModel]):
+    """Multiply the classifier's weights."""
+
+    promises = frozenset({"weights_changed"})
+    factor: float = 2.0
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        with torch.no_grad():
+            model.module.get_submodule("4").weight.mul_(self.factor)  # type: ignore[operator,union-attr]
+        return model
+
+
+class Quantize(Scale):
+    """Says that it leaves integers, as a pass that quantizes does."""
+
+    leaves = frozenset({"quantized"})
+
+
+class Interrupt(Scale):
+    """The user presses Ctrl-C."""
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        raise KeyboardInterrupt
+
+
+def raises() -> nn.Module:
+    raise RuntimeError("no disk\nand a second line")
+
+
+def leaves() -> nn.Module:
+    raise SystemExit(3)  # must not become the exit code of a broken budget
+
+
+def nothing() -> None:
+    return None
+
+
+def chatty() -> nn.Module:
+    print("this is no JSON")
+    return network()
+
+
+def two_maps() -> nn.Module:
+    return nn.Conv2d(3, 4, 3)  # [n, 4, h, w]: no logits
+
+
+number = 3
+
+
+def images(count: int, seed: int, side: int = 6, channels: int = 3) -> np.ndarray:
+    """``[n, side, side, channels]`` uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+
+
+def write_npz(path: Path, count: int = 12, seed: int = 0, **arrays: Any) -> Path:
+    """Images and labels that nobody else has; ``arrays`` replace or join them."""
+    labels = np.random.default_rng(seed).integers(0, CLASSES, count)
+    np.savez(path, **{"images": images(count, seed), "labels": labels} | arrays)
+    return path
+
+
+def tiny_model() -> TorchModel:
+    torch.manual_seed(0)
+    source = FactorySource("tiny:network")
+    return TorchModel(source.build(), source, (InputSpec("image", (3, 6, 6)),))
+
+
+def write_world(folder: Path) -> Path:
+    """Weights and data that ``PLAN`` names."""
+    save_file(tiny_model().module.state_dict(), folder / "tiny.safetensors")
+    write_npz(folder / "evaluate.npz", seed=1)
+    write_npz(folder / "calibrate.npz", seed=2)
+    write_npz(folder / "train.npz", seed=3)
+    return folder
+
+
+def write_plan(folder: Path, text: str = PLAN, *changes: tuple[str, str]) -> Path:
+    """A plan file; each change replaces one piece of the text, which must be there."""
+    for old, new in changes:
+        assert old in text, f"{old!r} is not in the plan"
+        text = text.replace(old, new)
+    path = folder / "plan.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(path: Path, *overrides: str, **variables: str) -> list[str]:
+    """``line: message`` of every fault of a plan file, found by reading and checking it."""
+    try:
+        found = Plan.load(path, overrides, variables).check()
+    except PlanError as error:
+        found = error.faults
+    return [f"{fault.line}: {fault.message}" for fault in found]
+
+
+def squeeze(*arguments: object) -> int:
+    """The command line in this process; gives its exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
