@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from annotated_types import Gt, Le
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 from squeeze.errors import DataError, first_line
 
 Pixel = Annotated[int, Gt(0), Le(8192)]  # a slip of the finger must not ask for a terabyte
+Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # in the order of PIL's numbers
 Side = Pixel | tuple[Pixel, Pixel]
 
 
@@ -38,6 +39,7 @@ class Preprocess(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Side | None = None  # one number: the shorter side; two: height and width
+    interpolation: Interpolation = "bilinear"  # of the resize: what the model was trained with
     crop: Side | None = None  # centre crop; two numbers: height and width
     channels: PositiveInt | None = None  # 1 (grey) or 3 (RGB); None: as they come
     scale: PositiveFloat = 1 / 255
@@ -65,7 +67,7 @@ class Preprocess(BaseModel):
         if self.channels:
             image = image.convert("L" if self.channels == 1 else "RGB")
         if self.resize:
-            image = image.resize(_resized(image.size, self.resize), Image.Resampling.BILINEAR)
+            image = image.resize(_resized(image.size, self.resize), Image.Resampling[self.interpolation.upper()])
         if self.crop:
             image = _centre(image, *((self.crop, self.crop) if isinstance(self.crop, int) else self.crop))
         return np.asarray(image)
@@ -91,6 +93,8 @@ def _processor_steps(config: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {"channels": 3}
     if config.get("do_resize", True) and (size := config.get("size")):
         values["resize"] = _side(size)
+    if (number := config.get("resample")) is not None:
+        values["interpolation"] = get_args(Interpolation)[number] if number in range(6) else number
     if config.get("do_center_crop", False) and (size := config.get("crop_size")):
         values["crop"] = _side(size)
     values["scale"] = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0

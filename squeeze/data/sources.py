@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
 from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
-from squeeze.data.preprocess import Normalize, Preprocess, Side
+from squeeze.data.preprocess import Interpolation, Normalize, Preprocess, Side
 from squeeze.errors import DataError, did_you_mean, first_line
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm"}
@@ -33,6 +33,7 @@ class DataSource(BaseModel, ABC):
     skip: NonNegativeInt = 0  # leave out that many first
     seed: NonNegativeInt = 0  # decides which ones
     resize: Side | None = None
+    interpolation: Interpolation = "bilinear"
     crop: Side | None = None
     channels: Literal[1, 3] | None = None
     scale: PositiveFloat | None = None  # None: what maps 8-bit pixels to 0..1; floating point stays as it is
@@ -74,7 +75,7 @@ class DataSource(BaseModel, ABC):
         """The steps, from the options or from the image processor they name; ``pixels`` are an example's."""
         if self.processor:
             return Preprocess.from_processor(root / self.processor)
-        options = {name: getattr(self, name) for name in ("resize", "crop", "channels", "normalize")}
+        options = {name: getattr(self, name) for name in ("resize", "interpolation", "crop", "channels", "normalize")}
         usual = 1.0 if pixels.dtype.kind == "f" else self.default_scale()
         return Preprocess(**options, scale=self.scale or usual)
 

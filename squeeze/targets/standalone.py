@@ -165,8 +165,9 @@ def read_picture(path: Path, spec: Json, steps: Json) -> Any:
         raise Fault(f"{path}: the package does not say how pictures are prepared; an .npy array would do")
     channels = steps.get("channels") or spec["shape"][1]
     image = Image.open(path).convert("L" if channels == 1 else "RGB")
+    interpolation = Image.Resampling[steps.get("interpolation", "bilinear").upper()]
     if steps.get("resize"):
-        image = image.resize(resized(image.size, steps["resize"]), Image.Resampling.BILINEAR)
+        image = image.resize(resized(image.size, steps["resize"]), interpolation)
     if steps.get("crop"):
         height, width = sides(steps["crop"])
         if image.width < width or image.height < height:
