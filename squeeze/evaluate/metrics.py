@@ -122,13 +122,14 @@ class Macs(ModelMetric):
 
 
 class Latency(Metric):
-    """Time for one batch, as a ratio: the two models alternate in one process."""
+    """Time for one batch in ONNX Runtime, as a ratio: the two models alternate in one process."""
 
     name, unit = "latency", "ratio"
 
     batch: PositiveInt = 1
     threads: PositiveInt = 1
     seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
+    runtime: Literal["onnxruntime", "own"] = "onnxruntime"  # own: torch models are timed in torch
 
 
 def _required(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.budget import Judgement
-from squeeze.models.base import Model
 from squeeze.run.straight import Run
 from squeeze.run.versions import squeeze_version
 from squeeze.targets.host import host
@@ -26,7 +25,7 @@ def report_of(run: Run, out: Path) -> dict[str, Any]:
         "ledger": run.ledger.to_json(),
         "judgements": [_judgement(branch, found) for branch, found in run.judgements],
         "packages": [_package(run, branch, out) for branch in run.packages],
-        "layers": {name: _layers(model) for name, model in run.layers.items()},
+        "layers": {name: [asdict(layer) for layer in layers] for name, layers in run.layers.items()},
         "host": host(),
         "peak_memory_bytes": run.peak_memory_bytes,
         "seconds": round(run.seconds, 1),
@@ -59,7 +58,3 @@ def _package(run: Run, branch: str, out: Path) -> dict[str, Any]:
         "verified": True,
         "notes": notes,
     }
-
-
-def _layers(model: Model) -> list[dict[str, Any]]:
-    return [asdict(layer) for layer in model.layers()]

@@ -13,8 +13,12 @@ from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.latency import Paired, compare_latency
 from squeeze.evaluate.metrics import ExampleMetric, Latency, Metric
 from squeeze.ledger import Measured, Row, Score, ScoredOn, measure, scores, timed_score
+from squeeze.models.base import Model
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
-from squeeze.run.kept import Kept
+from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.store import Store, key_of
 
 
@@ -73,8 +77,21 @@ class Scorer:
     def _paired(self, metric: Latency, new: Kept, old: Kept) -> Paired:
         assert self.data is not None
         batch = self.data.batch(np.arange(metric.batch) % len(self.data))
-        runners = [kept.model.runner(batch, metric.threads) for kept in (new, old)]
+        runners = [self._in_runtime(metric, kept).runner(batch, metric.threads) for kept in (new, old)]
         return compare_latency(runners[0], runners[1], metric.seconds)
+
+    def _in_runtime(self, metric: Latency, kept: Kept) -> Model:
+        """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
+        if metric.runtime == "own" or not isinstance(kept.model, TorchModel):
+            return kept.model
+        made_from = {"timed as onnx": kept.key}
+        torch_model = kept.model
+
+        def write(folder: Path) -> None:
+            write_model(folder, ExportOnnx().run(torch_model, Context(progress=self.progress)), {}, {})
+
+        key = key_of(made_from)
+        return read_model(key, self.store.make(key, "float ONNX, for timing", made_from, write), None).model
 
 
 def _clock(metric: Latency, to_original: Paired, to_previous: Paired) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from squeeze.data.overlap import refuse_overlap
 from squeeze.errors import BudgetBroken, Fault, PlanError, SqueezeError
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
-from squeeze.models.base import Model
+from squeeze.models.base import Layer, Model
 from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
 from squeeze.plan.plan import ROLES, Branch, Plan, Step
@@ -57,7 +57,7 @@ class Run:
     models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
     packages: dict[str, Packed] = field(default_factory=dict)
     judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
-    layers: dict[str, Model] = field(default_factory=dict)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and of each end
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     failure: Failure | None = None
@@ -176,14 +176,14 @@ class Line:
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""
         self._add_row(self.original, "original", None, {}, None)
-        self.result.layers["original"] = self.original.model
+        self.result.layers["original"] = self.original.model.layers()
         trunk = self._steps(self.plan.steps, None, self.original)
         self.result.models[None] = trunk.model
         for branch in self.plan.branches:
             self._branch(branch, trunk, out)
         if not self.plan.branches:
             self._judge(None)
-            self.result.layers["result"] = trunk.model
+            self.result.layers["result"] = trunk.model.layers()
         return self.result
 
     def _branch(self, branch: Branch, trunk: Kept, out: Path | None) -> None:
@@ -193,7 +193,7 @@ class Line:
         self._add_row(artifact, branch.target.name, branch.name, branch.target.options(), end)
         self._judge(branch.name)
         self.result.models[branch.name] = artifact.model
-        self.result.layers[branch.name] = end.model
+        self.result.layers[branch.name] = end.model.layers()
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             self.result.packages[branch.name] = pack(branch, artifact, self._pieces(branch), path)
