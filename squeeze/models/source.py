@@ -123,7 +123,7 @@ class HuggingFaceSource(Source):
             with torch.device(device):
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
         except Exception as error:  # transformers checks a config in many places, each with a kind of its own
-            said = first_line(error)
+            said = " ".join(str(error).split())[:200]  # what is wrong often stands in the second line
             raise ModelError(
                 f"config.json: model_type '{kind}' is no image classifier that transformers can build: {said}"
             ) from error

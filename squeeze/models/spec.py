@@ -73,7 +73,7 @@ class ModelSpec:
             raise ModelError(f"model: weights {root / self.weights} does not exist")
         if self.kind == "hf" and not any((root / self.reference).glob("*.safetensors")):
             raise ModelError(f"{root / self.reference}: no *.safetensors here; a Hugging Face model folder has some")
-        return TorchModel.build(source, None, self.inputs(root, example_shape))
+        return TorchModel(source.build("meta"), source, self.inputs(root, example_shape))
 
     def read(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
         """The model with its weights."""

@@ -42,12 +42,19 @@ def difference(built: nn.Module, changed: nn.Module) -> Difference:
     was = dict(built.named_modules())
     result: Difference = {}
     for name, module in changed.named_modules():
-        if name in was and type(module) is type(was[name]):
+        if name in was and type(module) is type(was[name]) and _options(module) == _options(was[name]):
             if sizes(module) != sizes(was[name]):
                 result[name] = {"sizes": sizes(module)}
         elif not _inside(name, result):
             result[name] = _replacement(name, module)
     return result
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    """What else than sizes makes a layer compute something else."""
+    names = (*CONV_OPTIONS, "bias") if hasattr(module, "kernel_size") else ("bias",)
+    options = {name: getattr(module, name, None) for name in names}
+    return options | {"bias": options["bias"] is not None}
 
 
 def apply(module: nn.Module, difference: Difference) -> None:
