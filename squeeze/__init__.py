@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset, Example
-    from squeeze.data.sources import DataSource, DigitsData, FolderData, NpzData
+    from squeeze.data.sources import DataSource, DigitsData, FolderData, ImageSource, NpzData
     from squeeze.data.tables import DatasetsData
     from squeeze.errors import EffectError, PlanError, SqueezeError, VerifyError
     from squeeze.evaluate.metrics import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "data.base": ["Dataset", "Example"],
-    "data.sources": ["DataSource", "DigitsData", "FolderData", "NpzData"],
+    "data.sources": ["DataSource", "ImageSource", "DigitsData", "FolderData", "NpzData"],
     "data.tables": ["DatasetsData"],
     "errors": ["EffectError", "PlanError", "SqueezeError", "VerifyError"],
     "evaluate.metrics": [
@@ -112,6 +112,7 @@ __all__ = [
     "Flips",
     "Float16",
     "FolderData",
+    "ImageSource",
     "InputSpec",
     "Kl",
     "Latency",

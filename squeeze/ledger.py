@@ -14,11 +14,12 @@ import numpy as np
 from squeeze.algorithms.stats import Interval, bootstrap_means, mcnemar_exact, percentile_interval
 from squeeze.errors import DataError
 from squeeze.evaluate.latency import Paired
-from squeeze.evaluate.metrics import ExampleMetric, Metric, ModelMetric
+from squeeze.evaluate.metrics import Answers, ExampleMetric, Metric, ModelMetric
 from squeeze.models.base import Model
 
 Verdict = Literal["better", "worse", "same within noise", "same"]
 SIGNIFICANCE = 0.05
+ROUNDING = 1e-6  # per example: another order of summation, not another model
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the ledger compares of one model: its logits (None: not scored) and its exact numbers."""
+    """What the ledger compares of one model: its answers (None: not scored) and its exact numbers."""
 
-    logits: np.ndarray | None
+    answers: Answers | None
     exact: dict[str, int]
     scored_on: ScoredOn | None
 
@@ -110,10 +111,10 @@ class Ledger:
         return [row for row in self.rows if row.branch in (None, branch)]
 
 
-def measure(model: Model, metrics: list[Metric], logits: np.ndarray | None, scored_on: ScoredOn | None) -> Measured:
+def measure(model: Model, metrics: list[Metric], answers: Answers | None, scored_on: ScoredOn | None) -> Measured:
     """What the ledger keeps of a model."""
     exact = {metric.name: metric.value(model) for metric in metrics if isinstance(metric, ModelMetric)}
-    return Measured(logits, exact, scored_on)
+    return Measured(answers, exact, scored_on)
 
 
 def scores(
@@ -127,7 +128,7 @@ def scores(
     for metric in metrics:
         if isinstance(metric, ModelMetric):
             result[metric.name] = _exact_score(metric, new, original, previous)
-        elif isinstance(metric, ExampleMetric) and new.logits is not None:
+        elif isinstance(metric, ExampleMetric) and new.answers is not None:
             result[metric.name] = _example_score(metric, labels, new, original, previous)
     return result
 
@@ -162,16 +163,19 @@ def _example_score(
 ) -> Score:
     models = [new] if previous is None else [new, original, previous]
     values = [_per_example(metric, labels, model, original) for model in models]
-    means = bootstrap_means(np.stack(values, axis=1))
-    value, interval = float(values[0].mean()), percentile_interval(means[:, 0])
+    means = metric.shown(bootstrap_means(np.stack(values, axis=1)))
+    value, interval = _shown_mean(metric, values[0]), percentile_interval(means[:, 0])
     deltas = [_example_delta(metric, values[0], values[i], means[:, 0], means[:, i]) for i in range(1, len(models))]
     return Score(metric.name, metric.unit, value, interval, *deltas)
 
 
 def _per_example(metric: ExampleMetric, labels: np.ndarray | None, model: Measured, original: Measured) -> np.ndarray:
-    if model.scored_on != original.scored_on or model.logits is None or original.logits is None:
+    if model.scored_on != original.scored_on or model.answers is None or original.answers is None:
         raise DataError(f"{metric.name}: two scores on different data cannot be compared; score both on the same")
-    return metric.per_example(model.logits, labels, original.logits)
+    values = metric.values(model.answers, labels, original.answers)
+    if values.ndim != 1:
+        raise DataError(f"{metric.name}: gave {list(values.shape)}; one number per example would do")
+    return values
 
 
 def _example_delta(
@@ -180,15 +184,21 @@ def _example_delta(
     difference = percentile_interval(new_means - old_means)
     ratio = ratio_interval = None
     if (old_means > 0).all():
-        ratio, ratio_interval = float(new.mean() / old.mean()), percentile_interval(new_means / old_means)
+        ratio = _shown_mean(metric, new) / _shown_mean(metric, old)
+        ratio_interval = percentile_interval(new_means / old_means)
     verdict = _verdict(metric, new, old, difference)
-    return Delta(float(new.mean() - old.mean()), difference, ratio, ratio_interval, verdict)
+    moved = _shown_mean(metric, new) - _shown_mean(metric, old)
+    return Delta(moved, difference, ratio, ratio_interval, verdict)
+
+
+def _shown_mean(metric: ExampleMetric, values: np.ndarray) -> float:
+    return float(metric.shown(values.mean(keepdims=True))[0])
 
 
 def _verdict(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, difference: Interval) -> Verdict:
-    if np.array_equal(new, old):
+    if np.allclose(new, old, rtol=0, atol=ROUNDING):
         return "same"
-    if not metric.counts:
+    if not metric.counts or new.dtype != bool:
         return _verdict_of_interval(difference, 0.0, metric.higher_is_better)
     if mcnemar_exact(old.astype(bool), new.astype(bool)) >= SIGNIFICANCE:
         return "same within noise"

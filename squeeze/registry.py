@@ -19,6 +19,8 @@ Kind = Literal["passes", "targets", "metrics", "data"]
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
         "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
+        "rtn": "squeeze.passes.quantize.language.rtn:Rtn",
+        "gptq": "squeeze.passes.quantize.language.gptq:Gptq",
         "finetune": "squeeze.passes.distill.finetune:Finetune",
         "distill": "squeeze.passes.distill.distill:Distill",
         "export_onnx": "squeeze.passes.export.export_onnx:ExportOnnx",
@@ -31,6 +33,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "top1": "squeeze.evaluate.metrics:Top1",
         "top5": "squeeze.evaluate.metrics:Top5",
         "loss": "squeeze.evaluate.metrics:Loss",
+        "perplexity": "squeeze.evaluate.metrics:Perplexity",
         "kl": "squeeze.evaluate.metrics:Kl",
         "flips": "squeeze.evaluate.metrics:Flips",
         "size_bytes": "squeeze.evaluate.metrics:SizeBytes",
@@ -40,6 +43,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "data": {
         "npz": "squeeze.data.sources:NpzData",
+        "text": "squeeze.data.text:TextData",
         "folder": "squeeze.data.sources:FolderData",
         "builtin": "squeeze.data.sources:DigitsData",
         "datasets": "squeeze.data.tables:DatasetsData",
@@ -50,6 +54,12 @@ BASES: dict[Kind, str] = {
     "targets": "squeeze.targets.base:Target",
     "metrics": "squeeze.evaluate.metrics:Metric",
     "data": "squeeze.data.sources:DataSource",
+}
+FACTS: dict[Kind, tuple[str, ...]] = {
+    "passes": ("consumes", "produces"),  # from the brackets: Pass[TorchModel, OnnxModel]
+    "targets": ("consumes",),
+    "metrics": ("name", "unit"),
+    "data": ("kind",),
 }
 SINGULAR: dict[Kind, str] = {"passes": "pass", "targets": "target", "metrics": "metric", "data": "data source"}
 
@@ -83,6 +93,11 @@ def _required(kind: Kind, name: str, found: Any) -> type[Any]:
     base = resolve(BASES[kind])
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UsageError(f"{SINGULAR[kind]} '{name}': {found!r} is no class that extends {BASES[kind]}")
+    if missing := [
+        *sorted(getattr(found, "__abstractmethods__", ())),
+        *(fact for fact in FACTS[kind] if not hasattr(found, fact)),
+    ]:
+        raise UsageError(f"{SINGULAR[kind]} '{name}': {found.__qualname__} does not say {', '.join(missing)}")
     return found
 
 

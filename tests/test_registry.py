@@ -18,7 +18,7 @@ PACKAGE = '''\
 """A pass, a metric and a data source of somebody else, whole."""
 
 import numpy as np
-from squeeze import Context, DataSource, ExampleMetric, Pass, TorchModel
+from squeeze import Context, ImageSource, ExampleMetric, Pass, TorchModel
 from squeeze.data.images import ArrayPixels
 
 
@@ -35,7 +35,10 @@ class Margin(ExampleMetric):
     def per_example(self, logits, labels, original):
         return np.diff(np.sort(logits, axis=1)[:, -2:])[:, 0]
 
-class Raw(DataSource):
+class Bare(Pass):
+    """Says neither what it takes nor what it does."""
+
+class Raw(ImageSource):
     """A text file of numbers."""
     kind = "raw"
     raw: str
@@ -49,6 +52,7 @@ halve = halving:Halve
 export_onnx = halving:Halve
 broken = halving_gone:Nothing
 wrong = halving:Margin
+bare = halving:Bare
 [squeeze.metrics]
 margin = halving:Margin
 [squeeze.data]
@@ -105,6 +109,7 @@ def test_the_name_of_a_builtin_cannot_be_taken_over() -> None:
     [
         ("broken", "7: pass 'broken': halving_gone:Nothing: cannot import 'halving_gone'"),
         ("wrong", "7: pass 'wrong': <class 'halving.Margin'> is no class that extends squeeze.passes.base:Pass"),
+        ("bare", "7: pass 'bare': Bare does not say run, consumes, produces"),
         ("halv", "7: unknown pass 'halv'; did you mean 'halve'?"),
     ],
 )

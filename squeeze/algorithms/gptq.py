@@ -16,6 +16,8 @@ halves itself until it fits the cache. Linears that share an input share a Hessi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.algorithms.factor import Factor, Order, factorize
+from squeeze.algorithms.hessian import bf16_products
 from squeeze.algorithms.rtn import Clip, fit_scale, require_finite, require_group_size
 from squeeze.errors import ShapeError
 
@@ -146,7 +149,7 @@ class _Solver:
         self.start = start
         self.coupling = self.factor.lower[start:, start:stop] / self.pivots[start:stop]
         self.target = self.rest[start:stop].clone()
-        self.target.addmm_(self.coupling[stop - start :].t(), self.rest[stop:])
+        _add_product(self.target, self.coupling[stop - start :], self.rest[stop:])
         self._halve(0, stop - start)
 
     def _halve(self, low: int, high: int) -> None:
@@ -155,7 +158,8 @@ class _Solver:
         if columns == self.size and not self.fitted:
             self._fit(self._corrected(low, high), self.start + low)
         if columns <= min(BLOCK, self.size):
-            self._round(low, high)
+            with _one_thread():
+                self._round(low, high)
             return
         unit = self.size if columns > self.size else 1
         middle = low + columns // unit // 2 * unit
@@ -216,6 +220,23 @@ class _Solver:
             self.loss.clamp_min(0),
             self.clipped / self.q.numel(),
         )
+
+
+def _add_product(target: Tensor, coupling: Tensor, errors: Tensor) -> None:
+    """``target += coupling^T errors``; bf16 factors leave the loss equal, since what they miss is small beside rounding."""
+    with bf16_products():
+        target.addmm_(coupling.t(), errors)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Rows this short cost more to share out than to do, and on a busy machine waiting for the other thread costs most."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _round_columns(

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
+from squeeze.data.base import Dataset
 from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
 from squeeze.data.preprocess import Interpolation, Normalize, Preprocess, Side
 from squeeze.errors import DataError, did_you_mean, first_line
@@ -23,7 +24,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm"}
 
 
 class DataSource(BaseModel, ABC):
-    """Options that every source of images understands."""
+    """Options that every source understands."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,38 +33,18 @@ class DataSource(BaseModel, ABC):
     samples: PositiveInt | None = None  # how many; None: all
     skip: NonNegativeInt = 0  # leave out that many first
     seed: NonNegativeInt = 0  # decides which ones
-    resize: Side | None = None
-    interpolation: Interpolation = "bilinear"
-    crop: Side | None = None
-    channels: Literal[1, 3] | None = None
-    scale: PositiveFloat | None = None  # None: what maps 8-bit pixels to 0..1; floating point stays as it is
-    normalize: Normalize | None = None
-    processor: str | None = None  # a Hugging Face folder whose image processor says all of the above
-
-    @abstractmethod
-    def pixels(self, root: Path) -> Pixels:
-        """Raw images and their labels; paths are relative to ``root``."""
 
     @abstractmethod
     def where(self) -> str:
         """The path or name, for messages."""
 
+    @abstractmethod
+    def open(self, root: Path, model: Path | None = None) -> Dataset:
+        """Read what the options name; paths are relative to ``root``, ``model`` is the folder of the plan's model."""
+
     def has_labels(self) -> bool:
         """False where the options say that there are none."""
         return True
-
-    def default_scale(self) -> float:
-        """What maps this source's pixels to 0..1."""
-        return 1 / 255
-
-    def open(self, root: Path) -> ImageDataset:
-        """Read what the options name."""
-        pixels = self.pixels(root)
-        if not len(pixels.labels):
-            raise DataError(f"{self.where()}: holds no examples")
-        indices = self._chosen(len(pixels.labels))
-        name = f"{self.kind}:{Path(self.where()).name}"
-        return ImageDataset(name, pixels, indices, self.preprocess(root, pixels.read(int(indices[0]))))
 
     def faults(self, root: Path) -> Iterator[str]:
         """What is wrong with the options, without reading the data itself."""
@@ -71,15 +52,8 @@ class DataSource(BaseModel, ABC):
         if not path.exists():
             yield f"{self.kind}: {path} does not exist"
 
-    def preprocess(self, root: Path, pixels: np.ndarray) -> Preprocess:
-        """The steps, from the options or from the image processor they name; ``pixels`` are an example's."""
-        if self.processor:
-            return Preprocess.from_processor(root / self.processor)
-        options = {name: getattr(self, name) for name in ("resize", "interpolation", "crop", "channels", "normalize")}
-        usual = 1.0 if pixels.dtype.kind == "f" else self.default_scale()
-        return Preprocess(**options, scale=self.scale or usual)
-
-    def _chosen(self, available: int) -> np.ndarray:
+    def chosen(self, available: int) -> np.ndarray:
+        """The numbers of the examples that ``skip``, ``samples`` and ``seed`` choose, in order."""
         if self.samples is None and not self.skip:
             return np.arange(available)
         wanted = self.skip + (self.samples or 1)
@@ -92,7 +66,44 @@ class DataSource(BaseModel, ABC):
         return np.sort(shuffled[self.skip : stop])
 
 
-class NpzData(DataSource):
+class ImageSource(DataSource):
+    """Options that every source of images understands."""
+
+    resize: Side | None = None
+    interpolation: Interpolation = "bilinear"
+    crop: Side | None = None
+    channels: Literal[1, 3] | None = None
+    scale: PositiveFloat | None = None  # None: what maps 8-bit pixels to 0..1; floating point stays as it is
+    normalize: Normalize | None = None
+    processor: str | None = None  # a Hugging Face folder whose image processor says all of the above
+
+    @abstractmethod
+    def pixels(self, root: Path) -> Pixels:
+        """Raw images and their labels; paths are relative to ``root``."""
+
+    def default_scale(self) -> float:
+        """What maps this source's pixels to 0..1."""
+        return 1 / 255
+
+    def open(self, root: Path | str, model: Path | None = None) -> ImageDataset:
+        root = Path(root)
+        pixels = self.pixels(root)
+        if not len(pixels.labels):
+            raise DataError(f"{self.where()}: holds no examples")
+        indices = self.chosen(len(pixels.labels))
+        name = f"{self.kind}:{Path(self.where()).name}"
+        return ImageDataset(name, pixels, indices, self.preprocess(root, pixels.read(int(indices[0]))))
+
+    def preprocess(self, root: Path, pixels: np.ndarray) -> Preprocess:
+        """The steps, from the options or from the image processor they name; ``pixels`` are an example's."""
+        if self.processor:
+            return Preprocess.from_processor(root / self.processor)
+        options = {name: getattr(self, name) for name in ("resize", "interpolation", "crop", "channels", "normalize")}
+        usual = 1.0 if pixels.dtype.kind == "f" else self.default_scale()
+        return Preprocess(**options, scale=self.scale or usual)
+
+
+class NpzData(ImageSource):
     """Arrays in an ``.npz`` file: images ``[n, h, w]`` or ``[n, h, w, c]``, labels ``[n]``."""
 
     kind = "npz"
@@ -143,7 +154,7 @@ def whole_labels(labels: np.ndarray, examples: int, where: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-class FolderData(DataSource):
+class FolderData(ImageSource):
     """Image files: a tree ``class/file.jpg``, or one folder whose file names begin with the class index."""
 
     kind = "folder"
@@ -175,7 +186,7 @@ class FolderData(DataSource):
         return np.array([number[file.relative_to(top).parts[0]] for file in files], dtype=np.int64), classes
 
 
-class DigitsData(DataSource):
+class DigitsData(ImageSource):
     """scikit-learn's 1,797 handwritten digits, 8 x 8, in three parts that share no image."""
 
     kind = "builtin"

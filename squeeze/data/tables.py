@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from squeeze.data.images import LazyPixels, Pixels, image_pixels
-from squeeze.data.sources import DataSource, whole_labels
+from squeeze.data.sources import ImageSource, whole_labels
 from squeeze.errors import DataError, MissingExtra, did_you_mean, first_line
 
 
-class DatasetsData(DataSource):
+class DatasetsData(ImageSource):
     """Files that the ``datasets`` library reads: parquet, csv, json, arrow; a column of images, one of labels."""
 
     kind = "datasets"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from squeeze.data.base import Dataset
+from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
 from squeeze.evaluate.metrics import require_known_classes
 from squeeze.models.base import Batch, InputSpec, Model
+from squeeze.models.language.language_model import LanguageModel
 
 FREE = -1  # a dimension that the model leaves open
 
@@ -20,6 +22,9 @@ def require_fit(model: Model, role: str, data: Dataset) -> None:
     """
     if not len(data):
         raise DataError(f"data.{role}: {data.name}: no examples")
+    if isinstance(model, LanguageModel):
+        _require_vocabulary(model, role, data)
+        return
     batch = data.batch(np.arange(1))
     if fault := misfit(model.inputs, batch):
         raise DataError(f"data.{role}: {fault}")
@@ -30,6 +35,16 @@ def require_fit(model: Model, role: str, data: Dataset) -> None:
             f"data.{role}: {(labels < 0).sum()} of {len(labels)} examples carry no label; all or none would do"
         )
     require_known_classes(labels, classes, f"data.{role}")
+
+
+def _require_vocabulary(model: LanguageModel, role: str, data: Dataset) -> None:
+    if not isinstance(data, TokenDataset):
+        raise DataError(f"data.{role}: {data.name}: a language model takes text; {{text: file}} would do")
+    known = model.vocabulary
+    if (highest := int(data.tokens.max())) >= known:
+        raise DataError(
+            f"data.{role}: token {highest} is none of the model's {known}; its own tokenizer would give others"
+        )
 
 
 def misfit(inputs: tuple[InputSpec, ...], batch: Batch) -> str | None:

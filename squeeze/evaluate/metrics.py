@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
 from squeeze.errors import DataError
+from squeeze.evaluate.tokens import TokenScores
 from squeeze.models.base import Model
 
-Unit = Literal["share", "nats", "bytes", "count", "ratio"]
+Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity"]
+Answers = np.ndarray | TokenScores  # a classifier's logits [n, classes], or what a language model says of tokens
 
 
 class Metric(BaseModel, ABC):
@@ -37,6 +39,21 @@ class ExampleMetric(Metric):
     @abstractmethod
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         """``[n]``, float or bool."""
+
+    def per_sequence(self, scores: TokenScores) -> np.ndarray:
+        """``[n]`` floats, one per token sequence of a language model."""
+        raise DataError(f"{self.name} is of classifiers; perplexity, kl and flips are of language models")
+
+    def values(self, answers: Answers, labels: np.ndarray | None, original: Answers) -> np.ndarray:
+        """One value per example or sequence."""
+        if isinstance(answers, TokenScores):
+            return self.per_sequence(answers)
+        assert not isinstance(original, TokenScores), "both are scored on the same data"
+        return self.per_example(answers, labels, original)
+
+    def shown(self, mean: np.ndarray) -> np.ndarray:
+        """What the ledger shows of a mean over examples."""
+        return mean
 
 
 class ModelMetric(Metric):
@@ -74,6 +91,24 @@ class Loss(ExampleMetric):
         truth = _required(labels, logits, self.name)
         return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
 
+    def per_sequence(self, scores: TokenScores) -> np.ndarray:
+        return np.asarray(scores.nll.mean(1))
+
+
+class Perplexity(ExampleMetric):
+    """``exp`` of the mean negative log-probability per token, of a language model; the data's name says the context."""
+
+    name, unit = "perplexity", "perplexity"
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        raise DataError("perplexity is of language models; loss is of classifiers")
+
+    def per_sequence(self, scores: TokenScores) -> np.ndarray:
+        return np.asarray(scores.nll.mean(1))
+
+    def shown(self, mean: np.ndarray) -> np.ndarray:
+        return np.asarray(np.exp(mean))
+
 
 class Kl(ExampleMetric):
     """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
@@ -84,6 +119,9 @@ class Kl(ExampleMetric):
         p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))
         return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(1), 0))  # never below 0 but for rounding
 
+    def per_sequence(self, scores: TokenScores) -> np.ndarray:
+        return np.asarray(scores.kl.mean(1))
+
 
 class Flips(ExampleMetric):
     """Share of predictions that differ from the original's; needs no labels."""
@@ -92,6 +130,9 @@ class Flips(ExampleMetric):
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         return np.asarray(logits.argmax(1) != original.argmax(1))
+
+    def per_sequence(self, scores: TokenScores) -> np.ndarray:
+        return np.asarray(scores.flips.mean(1))
 
 
 class SizeBytes(ModelMetric):

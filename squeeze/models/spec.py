@@ -8,6 +8,8 @@ from typing import Any
 
 from squeeze.errors import ModelError
 from squeeze.models.base import InputSpec, Model
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.skeleton import is_language_folder
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.source import BuiltinSource, FactorySource, HuggingFaceSource, Source
 from squeeze.models.torch_model import TorchModel
@@ -45,6 +47,10 @@ class ModelSpec:
         value: str = getattr(self, self.kind)
         return value
 
+    def is_language(self, root: Path) -> bool:
+        """True for a Hugging Face folder whose config names a causal language model."""
+        return self.kind == "hf" and is_language_folder(root / self.reference)
+
     def source(self, root: Path) -> Source | None:
         """How to build the torch module; None for an ONNX file."""
         if self.kind == "hf":
@@ -66,6 +72,8 @@ class ModelSpec:
 
     def outline(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
         """The model without its weights: a torch model on the meta device, or the ONNX graph."""
+        if self.is_language(root):
+            return LanguageModel(root / self.reference)
         source = self.source(root)
         if source is None:
             return OnnxModel.from_file(root / self.reference)
@@ -77,6 +85,8 @@ class ModelSpec:
 
     def read(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
         """The model with its weights."""
+        if self.is_language(root):
+            return LanguageModel(root / self.reference)
         source = self.source(root)
         if source is None:
             return OnnxModel.from_file(root / self.reference)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -41,6 +42,7 @@ class Context:
         journal: Finished pieces of this pass, for resume.
         progress: Where to show how far along the pass is.
         root: Folder that relative paths in options start from.
+        memory_bytes: Peak that the plan allows; None: whatever there is.
         facts: What the pass wants the report to say (coverage, widths, losses); JSON values only, no timings.
         measured: Timings of this host that the pass took; kept out of everything whose bytes must not vary.
     """
@@ -53,8 +55,17 @@ class Context:
     journal: Journal | None = None
     progress: Progress = field(default_factory=Progress)
     root: Path = field(default_factory=Path.cwd)
+    memory_bytes: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+
+    def spill(self, size_bytes: int) -> Path | None:
+        """A file for activations of that size, where a quarter of the plan's memory would not hold them."""
+        if self.memory_bytes is None or size_bytes <= self.memory_bytes / 4:
+            return None
+        folder = self.journal.folder if self.journal else Path(mkdtemp(prefix="squeeze-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "activations"
 
     @property
     def calibration(self) -> Dataset:

@@ -20,7 +20,7 @@ import numpy as np
 
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.fit import misfit
-from squeeze.evaluate.metrics import ExampleMetric
+from squeeze.evaluate.metrics import ExampleMetric, Latency
 from squeeze.models.base import Batch, Model
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
@@ -28,7 +28,7 @@ from squeeze.plan.plan import Branch, Plan, Step
 
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
 EXTRAS = {"datasets": ("datasets",)}
-FORMS = {"torch": "a torch model", "onnx": "an ONNX model", "artifact": "an artifact"}
+FORMS = {"language": "a language model", "torch": "a torch model", "onnx": "an ONNX model", "artifact": "an artifact"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
 def _outline(plan: Plan, example: Batch | None) -> Model:
     if plan.model is None:
         raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
-    return plan.model.outline(plan.root, None if example is None else tuple(example.image.shape[1:]))
+    return plan.model.outline(plan.root, _shape(example))
 
 
 def _outline_of(model: Model) -> Model:
@@ -116,7 +116,11 @@ def example_shape(plan: Plan) -> tuple[int, ...] | None:
     if plan.model and (plan.model.input or plan.model.kind == "onnx"):
         return plan.model.input
     example = first_example(plan)
-    return None if example is None else tuple(example.image.shape[1:])
+    return _shape(example)
+
+
+def _shape(example: Batch | None) -> tuple[int, ...] | None:
+    return None if example is None or "image" not in example.inputs else tuple(example.image.shape[1:])
 
 
 def first_example(plan: Plan) -> Batch | None:
@@ -124,7 +128,7 @@ def first_example(plan: Plan) -> Batch | None:
     source = plan.data.get("evaluate")
     if source is None or any(source.faults(plan.root)):
         return None
-    return source.open(plan.root).batch(np.arange(1))
+    return plan.open_data("evaluate").batch(np.arange(1))
 
 
 def _fork(state: State) -> State:
@@ -193,6 +197,8 @@ def _explained(step: Step, branch: Branch | None, preview: Preview) -> Explained
 
 
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
+    if branch.target is None:
+        return
     wanted = branch.target.consumes.form
     if wanted != end.form:
         message = f"target {branch.name} packs {FORMS[wanted]} and is given {FORMS[end.form]}"
@@ -209,11 +215,10 @@ def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
     if "evaluate" in given:
         return
     scored = [metric for metric in plan.metrics if isinstance(metric, ExampleMetric)]
-    if scored and "evaluate" not in plan.data:
-        names = ", ".join(metric.name for metric in scored)
-        yield Fault(
-            ("data",), f"data.evaluate is missing; {names} need{'s' * (len(scored) == 1)} something to score on"
-        )
+    measured = [metric.name for metric in plan.metrics if isinstance(metric, ExampleMetric | Latency)]
+    if measured and "evaluate" not in plan.data:
+        need = f"{', '.join(measured)} need{'s' * (len(measured) == 1)}"
+        yield Fault(("data",), f"data.evaluate is missing; {need} something to measure on")
     source = plan.data.get("evaluate")
     if source is not None and not source.has_labels():
         for metric in scored:

@@ -14,9 +14,11 @@ from squeeze.budget import ALIASES, BYTES, Bound, parse_bound
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, PlanError, SqueezeError, did_you_mean
 from squeeze.evaluate.metrics import Metric
+from squeeze.models.language.skeleton import is_language_folder
 from squeeze.models.spec import ModelSpec
 from squeeze.plan.document import Document, Place
-from squeeze.plan.plan import DEFAULT_METRICS, ROLES, Branch, Plan, Step
+from squeeze.plan.plan import DEFAULT_METRICS, LANGUAGE_METRICS, ROLES, Branch, Plan, Step
+from squeeze.targets.base import Target
 
 T = TypeVar("T")
 Options = TypeVar("Options", bound=BaseModel)
@@ -140,12 +142,21 @@ class Parser:
     def _metrics(self) -> tuple[Metric, ...]:
         value = self.values.get("metrics")
         if value is None:
-            return DEFAULT_METRICS
+            return LANGUAGE_METRICS if self._is_language() else DEFAULT_METRICS
         if not isinstance(value, list):
             self.fault(("metrics",), "metrics: is no list; [top1, kl, size_bytes, latency] would do")
             return ()
         found = [self._metric(item, ("metrics", index)) for index, item in enumerate(value)]
+        names = [metric.name if metric else None for metric in found]
+        for index, name in enumerate(names):
+            if name in names[:index] and name is not None:
+                self.fault(("metrics", index), f"metrics: '{name}' stands twice; scores are known by their names")
         return tuple(metric for metric in found if metric)
+
+    def _is_language(self) -> bool:
+        model = self.values.get("model")
+        folder = model.get("hf") if isinstance(model, dict) else None
+        return isinstance(folder, str) and is_language_folder(self.document.root / folder)
 
     def _metric(self, item: Any, place: Place) -> Metric | None:
         name, options = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, {})
@@ -203,19 +214,27 @@ class Parser:
         return tuple(branches)
 
     def _branch(self, item: Any, place: Place) -> Branch | None:
-        if not isinstance(item, dict) or not isinstance(item.get("target"), str):
-            self.fault(place, f"{_dotted(place)}: is no target; '- target: cpu' would be")
+        named = isinstance(item, dict) and ("target" in item or "name" in item)
+        if not named or not isinstance(item.get("target", ""), str):
+            self.fault(place, f"{_dotted(place)}: is no target; '- target: cpu' would be, or '- name:' to measure only")
             return None
-        cls = self._try(lambda: registry.load("targets", item["target"], self.code_folder), place)
-        options = {key: value for key, value in item.items() if key not in ("target", "passes", "name")}
-        target = self._options(cls, options, place, item["target"]) if cls else None
-        steps = self._steps(item.get("passes"), (*place, "passes"))
-        name = str(item.get("name", item["target"]))
+        name = str(item.get("name", item.get("target")))
         if not name.replace("-", "").replace("_", "").isalnum():
             self.fault(
                 (*place, "name"), f"targets: name '{name}' becomes a file name; letters, digits, - and _ would do"
             )
+        steps = self._steps(item.get("passes"), (*place, "passes"))
+        if "target" not in item:
+            self._unknown_keys(item, ("name", "passes", "target"), place, f"branch {name}")
+            return Branch(name, None, steps, place)
+        target = self._target(item, place)
         return Branch(name, target, steps, place) if target else None
+
+    def _target(self, item: dict[str, Any], place: Place) -> Target[Any] | None:
+        cls = self._try(lambda: registry.load("targets", item["target"], self.code_folder), place)
+        options = {key: value for key, value in item.items() if key not in ("target", "passes", "name")}
+        target: Target[Any] | None = self._options(cls, options, place, item["target"]) if cls else None
+        return target
 
     def _memory(self) -> int | None:
         value = self.values.get("memory")

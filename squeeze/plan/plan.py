@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from squeeze.budget import ALIASES, Bound, parse_bound
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
-from squeeze.errors import Fault
-from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, Parameters, SizeBytes, Top1
+from squeeze.errors import Fault, UsageError, did_you_mean
+from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, Parameters, Perplexity, SizeBytes, Top1
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Pass
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from squeeze.run import Run
 
 ROLES = ("evaluate", "calibrate", "train")
+LANGUAGE_METRICS: tuple[Metric, ...] = (Perplexity(), Kl(), Flips(), SizeBytes(), Parameters())
 DEFAULT_METRICS: tuple[Metric, ...] = (Top1(), Loss(), Kl(), Flips(), SizeBytes(), Parameters(), Macs(), Latency())
 AnyPass = Pass[Any, Any]
 Tail = tuple[Target[Any], Sequence["AnyPass | Step"]]
@@ -49,10 +50,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Branch:
-    """A target and the passes that lead to it from the end of the trunk."""
+    """A target and the passes that lead to it from the end of the trunk; without a target it is only measured."""
 
     name: str
-    target: Target[Any]
+    target: Target[Any] | None
     steps: tuple[Step, ...]
     place: Place = ()
 
@@ -170,6 +171,11 @@ class Plan:
         """The faults with their lines in the plan file, if there is one."""
         return self.document.located(faults) if self.document else faults
 
+    def open_data(self, role: str) -> Dataset:
+        """Read the data of a role; text is cut by the tokenizer of the plan's own model."""
+        model = self.root / self.model.reference if self.model is not None and self.model.kind == "hf" else None
+        return self.data[role].open(self.root, model)
+
     def every_step(self) -> Iterator[tuple[Branch | None, Step]]:
         """All steps: the trunk's, then each branch's own."""
         yield from ((None, step) for step in self.steps)
@@ -187,6 +193,9 @@ class Plan:
 
 
 def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
+    for index, deed in enumerate(passes):
+        if not isinstance(deed, Pass | Step):
+            raise UsageError(f"{'.'.join(place)}.{index}: {deed!r} is no pass; PruneChannels(ratio=0.5) would be one")
     return tuple(p if isinstance(p, Step) else Step(p, (*place, index)) for index, p in enumerate(passes))
 
 
@@ -205,7 +214,10 @@ def _bounds(budget: Mapping[str, str] | Sequence[Bound], metrics: Sequence[Metri
     if not isinstance(budget, Mapping):
         return tuple(budget)
     better = {metric.name: metric.higher_is_better for metric in metrics}
-    return tuple(parse_bound(name, text, better.get(ALIASES.get(name, name), False)) for name, text in budget.items())
+    for name in budget:
+        if ALIASES.get(name, name) not in better:
+            raise UsageError(f"budget: '{name}' is not among the plan's metrics{did_you_mean(name, better)}")
+    return tuple(parse_bound(name, text, better[ALIASES.get(name, name)]) for name, text in budget.items())
 
 
 def _spelled(step: Step) -> dict[str, Any]:
@@ -213,6 +225,5 @@ def _spelled(step: Step) -> dict[str, Any]:
 
 
 def _spelled_branch(branch: Branch) -> dict[str, Any]:
-    options = branch.target.model_dump(mode="json")
-    passes = [_spelled(step) for step in branch.steps]
-    return {"target": branch.target.name, "name": branch.name, **options, "passes": passes}
+    target = {"target": branch.target.name, **branch.target.options()} if branch.target else {}
+    return {"name": branch.name, **target, "passes": [_spelled(step) for step in branch.steps]}

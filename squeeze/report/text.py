@@ -83,6 +83,8 @@ def value(unit: str, number: float | None) -> str:
             return times(number)
         case "nats":
             return f"{number:.4f}"
+        case "perplexity":
+            return f"{number:,.3f}"
     return f"{number:,.4g} {unit}".rstrip()
 
 
@@ -111,7 +113,7 @@ def change(unit: str, delta: Delta) -> str:
 
 
 def _signed(unit: str, difference: float) -> str:
-    if unit == "nats":
+    if unit in ("nats", "perplexity"):
         return f"{difference:+z.4f}"
     return ("+" if difference >= 0 else "-") + value(unit, abs(difference))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,31 +24,32 @@ from squeeze.report import shape, text
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.versions import code_digest, library_versions, squeeze_version
 from squeeze.store import Store, key_of
-from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.base import Packed, Pieces, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
 
 GOLDEN_EXAMPLES = 4
+GOLDEN_BYTES = 500_000  # of inputs; at least one example
 
 
-def build_artifact(branch: Branch, end: Kept, store: Store, code_folder: str) -> Kept:
+def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: str) -> Kept:
     """What the target's runtime loads, in the store like any other step."""
-    made_from = {"before": end.key, "target": branch.target.name, "options": branch.target.options()}
+    made_from = {"before": end.key, "target": target.name, "options": target.options()}
     made_from |= {"versions": library_versions(), "code": code_digest()}
     key = key_of(made_from)
 
     def write(folder: Path) -> None:
         with TemporaryDirectory() as work:
-            write_model(folder, branch.target.build(end.model, Path(work)), {}, {})
+            write_model(folder, target.build(end.model, Path(work)), {}, {})
 
-    return read_model(key, store.make(key, f"target {branch.target.name}", made_from, write), code_folder)
+    return read_model(key, store.make(key, f"target {target.name}", made_from, write), code_folder)
 
 
-def pack(branch: Branch, artifact: Kept, told: Pieces, path: Path) -> Packed:
+def pack(target: Target[Any], artifact: Kept, told: Pieces, path: Path) -> Packed:
     """Write the package of a branch and verify it; then it appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert isinstance(artifact.model, Artifact)
-    return branch.target.pack(artifact.model, told, path)
+    return target.pack(artifact.model, told, path)
 
 
 def pieces(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> Pieces:
@@ -74,7 +76,9 @@ def pieces(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Da
 def golden_batch(original: Model) -> Batch:
     """Seeded noise of the right shape: a package carries nobody's data."""
     generator = np.random.default_rng(0)
-    noise = {i.name: generator.standard_normal((GOLDEN_EXAMPLES, *i.shape)).astype(i.dtype) for i in original.inputs}
+    size_bytes = sum(4 * math.prod(i.shape) for i in original.inputs)
+    examples = max(1, min(GOLDEN_EXAMPLES, GOLDEN_BYTES // size_bytes))
+    noise = {i.name: generator.standard_normal((examples, *i.shape)).astype(i.dtype) for i in original.inputs}
     return Batch({name: torch.from_numpy(array) for name, array in noise.items()})
 
 

@@ -28,7 +28,7 @@ def rescore(package: Package, plan: Plan, progress: Progress | None = None) -> d
     source = plan.data.get("evaluate")
     if source is None:
         raise DataError(f"{plan.file}: names no data.evaluate to score on")
-    data = source.open(plan.root)
+    data = plan.open_data("evaluate")
     logits, labels = logits_of(package.load_model(), data, progress, "score package"), labels_of(data)
     ledger = yaml.safe_load((package.folder / LEDGER).read_text())
     claimed = ledger["rows"][-1]["scores"] if (ledger["scored_on"] or {}).get("sha256") == data.digest else {}

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from squeeze.data.base import Dataset
+from squeeze.data.text import TokenDataset
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.latency import Paired, compare_latency
-from squeeze.evaluate.metrics import ExampleMetric, Latency, Metric
+from squeeze.evaluate.metrics import Answers, ExampleMetric, Latency, Metric
+from squeeze.evaluate.tokens import TokenScores, score_tokens
 from squeeze.ledger import Measured, Row, Score, ScoredOn, measure, scores, timed_score
 from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -46,9 +49,31 @@ class Scorer:
     def measured(self, kept: Kept, name: str) -> Measured:
         """Logits and exact numbers of a model, worked out once."""
         if kept.key not in self._measured:
-            logits = self._logits(kept, name) if self.scored_on else None
-            self._measured[kept.key] = measure(kept.model, self.metrics, logits, self.scored_on)
+            answers = self._answers(kept, name) if self.scored_on else None
+            self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on)
         return self._measured[kept.key]
+
+    def _answers(self, kept: Kept, name: str) -> Answers:
+        return self._tokens(kept, name) if isinstance(kept.model, LanguageModel) else self._logits(kept, name)
+
+    def _tokens(self, kept: Kept, name: str) -> TokenScores:
+        """What a language model says; the original's log-probabilities lie in its own entry."""
+        data, model, own = self.data, kept.model, kept.key == self.original.key
+        assert isinstance(data, TokenDataset)
+        assert isinstance(model, LanguageModel)
+        original = None if own else self._token_entry(self.original.key, data)
+        made_from = {"tokens of": kept.key, "original": self.original.key, "data": data.digest}
+
+        def write(folder: Path) -> None:
+            score_tokens(model, data, folder, original, self.progress, f"score {name}").save(folder)
+
+        return TokenScores.load(self.store.make(key_of(made_from), f"tokens of {name}", made_from, write))
+
+    def _token_entry(self, key: str, data: Dataset) -> Path:
+        made_from = {"tokens of": key, "original": self.original.key, "data": data.digest}
+        found = self.store.get(key_of(made_from))
+        assert found is not None, "the original is scored first"
+        return found
 
     def _logits(self, kept: Kept, name: str) -> np.ndarray:
         data = self.data

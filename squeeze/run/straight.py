@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from squeeze.budget import Judgement, judge_memory
 from squeeze.data.base import Dataset
-from squeeze.data.overlap import refuse_overlap
-from squeeze.errors import BudgetBroken, Fault, PlanError, SqueezeError
+from squeeze.data.overlap import refuse_overlap, without_overlap
+from squeeze.data.text import TextData
+from squeeze.errors import BudgetBroken, EffectError, Fault, PlanError, SqueezeError
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Layer, Model
@@ -33,7 +35,7 @@ from squeeze.run.packing import build_artifact, pack, pieces
 from squeeze.run.scorer import Scorer
 from squeeze.run.versions import code_digest, content_digest, library_versions, source_digest
 from squeeze.store import Store, key_of
-from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.base import Packed, Pieces, Target
 
 DEFAULT_STORE = Path(".squeeze/store")
 
@@ -130,9 +132,12 @@ def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
             data[role] = given[role]
         elif role in plan.data:
             with _told_at(plan, "data", role):
-                data[role] = plan.data[role].open(plan.root)
+                data[role] = plan.open_data(role)
     if "evaluate" in data:
         with _told_at(plan, "data", "evaluate"):
+            for role, source in plan.data.items():
+                if isinstance(source, TextData) and source.drop_overlap and role not in given:
+                    data[role] = without_overlap(data[role], data["evaluate"])
             refuse_overlap(data["evaluate"], {role: data[role] for role in data if role != "evaluate"})
     return data
 
@@ -188,15 +193,21 @@ class Line:
 
     def _branch(self, branch: Branch, trunk: Kept, out: Path | None) -> None:
         end = self._steps(branch.steps, branch.name, trunk)
-        self.now = (branch.target.name, branch.name)
-        artifact = build_artifact(branch, end, self.store, self.code_folder)
-        self._add_row(artifact, branch.target.name, branch.name, branch.target.options(), end)
-        self._judge(branch.name)
-        self.result.models[branch.name] = artifact.model
         self.result.layers[branch.name] = end.model.layers()
+        self.result.models[branch.name] = end.model
+        if branch.target is not None:
+            self._pack(branch, branch.target, end, out)
+        self._judge(branch.name)
+
+    def _pack(self, branch: Branch, target: Target[Any], end: Kept, out: Path | None) -> None:
+        """Build what the target's runtime loads, score it, pack it."""
+        self.now = (target.name, branch.name)
+        artifact = build_artifact(target, end, self.store, self.code_folder)
+        self._add_row(artifact, target.name, branch.name, target.options(), end)
+        self.result.models[branch.name] = artifact.model
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
-            self.result.packages[branch.name] = pack(branch, artifact, self._pieces(branch), path)
+            self.result.packages[branch.name] = pack(target, artifact, self._pieces(branch), path)
             self.progress.say(f"packed and verified {path}")
 
     def _pieces(self, branch: Branch) -> Pieces:
@@ -223,6 +234,9 @@ class Line:
             self.progress.say(f"{step.where()}: {step.deed.name}")
             context = self._context(key)
             after = step.deed.run(before.fresh(self.code_folder), context)
+            if not isinstance(after, step.deed.produces):
+                gave, form = type(after).__name__, step.deed.produces.__name__
+                raise EffectError(f"{step.where()}: {step.deed.name} returned a {gave}; it says that it gives a {form}")
             stored = write_model(folder, after, context.facts, context.measured)
             check_effect(step, before.model, after, (before.model_folder, stored), context.facts)
 
@@ -254,6 +268,7 @@ class Line:
             journal=self.store.journal(key),
             progress=self.progress,
             root=self.plan.root,
+            memory_bytes=self.plan.memory_bytes,
         )
 
     def _add_row(

@@ -1,0 +1,35 @@
+"""Integers of 2, 3, 4 or 8 bits packed into bytes: lowest bits first, each row on its own.
+
+Eight values of ``bits`` bits fill ``bits`` bytes exactly, so a row is padded to a multiple of eight values and any
+width is handled alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+VALUES = 8  # that fill whole bytes at every width
+
+
+def pack(values: Tensor, bits: int) -> Tensor:
+    """Pack ``[rows, columns]`` integers ``0 <= v < 2**bits`` into uint8 ``[rows, bytes]``."""
+    rows, columns = values.shape
+    if bits == 8:
+        return values.to(torch.uint8)
+    padded = torch.nn.functional.pad(values.to(torch.int32), (0, -columns % VALUES))
+    groups = padded.reshape(rows, -1, VALUES)
+    word = sum(groups[..., i] << (bits * i) for i in range(VALUES))  # at most 32 bits
+    assert isinstance(word, Tensor)
+    return torch.stack([(word >> (8 * i)) & 255 for i in range(bits)], dim=-1).to(torch.uint8).reshape(rows, -1)
+
+
+def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
+    """Undo :func:`pack`: uint8 ``[rows, columns]``."""
+    if bits == 8:
+        return packed
+    taken = packed.reshape(rows, -1, bits).to(torch.int64)
+    word = sum(taken[..., i] << (8 * i) for i in range(bits))
+    assert isinstance(word, Tensor)
+    values = torch.stack([(word >> (bits * i)) & (2**bits - 1) for i in range(VALUES)], dim=-1)
+    return values.reshape(rows, -1)[:, :columns].to(torch.uint8)

@@ -1,0 +1,135 @@
+"""Text as token sequences of one length: packed end to end, cut, and some of them chosen by a seed.
+
+Each sequence is predicted from its own start. Which tokenizer cuts the text is the model's: the folder that ``open`` is
+given.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from squeeze.data.base import Dataset, Example
+from squeeze.data.sources import DataSource
+from squeeze.errors import DataError, first_line
+from squeeze.models.base import Batch
+
+GRAM = 13  # tokens in a row that two texts do not share by chance
+
+
+class TokenDataset(Dataset):
+    """Token sequences ``[n, length]``."""
+
+    def __init__(self, name: str, tokens: np.ndarray) -> None:
+        self.name, self.tokens = name, tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def example(self, index: int) -> Example:
+        return Example(self.tokens[index], -1)
+
+    def label(self, index: int) -> int:
+        return -1
+
+    def fingerprint(self, index: int) -> bytes:
+        return bytes(self.tokens[index].tobytes())
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        return Batch({"input_ids": torch.from_numpy(self.tokens[indices])})
+
+    def grams(self) -> set[bytes]:
+        """Every run of 13 tokens."""
+        return {gram for sequence in self.tokens for gram in _grams(sequence)}
+
+    def shares_with(self, grams: set[bytes]) -> np.ndarray:
+        """``[n]`` bool: which sequences hold one of these runs."""
+        return np.array([not grams.isdisjoint(_grams(sequence)) for sequence in self.tokens], dtype=bool)
+
+    def without(self, grams: set[bytes]) -> TokenDataset:
+        """The sequences that hold none of these runs."""
+        return TokenDataset(self.name, self.tokens[~self.shares_with(grams)])
+
+
+class TextData(DataSource):
+    """A text file, or ``.jsonl`` with a text per line; also ``.gz``; cut to sequences of ``length`` tokens."""
+
+    kind = "text"
+
+    text: str
+    length: PositiveInt = 512
+    field: str = "text"  # of a .jsonl line
+    drop_overlap: bool = False  # of calibration text: leave out sequences that share 13 tokens in a row with evaluation
+
+    def where(self) -> str:
+        return self.text
+
+    def has_labels(self) -> bool:
+        return False
+
+    def open(self, root: Path, model: Path | None = None) -> TokenDataset:
+        if model is None:
+            raise DataError(f"{self.text}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
+        tokens = _tokenize(model, _texts(root / self.text, self.field))
+        available = len(tokens) // self.length
+        if not available:
+            raise DataError(
+                f"{self.text}: {len(tokens)} tokens do not fill one sequence of {self.length}; shorter would do"
+            )
+        sequences = tokens[: available * self.length].reshape(available, self.length)
+        name = f"text:{Path(self.text).name}, context {self.length}, stride {self.length}"
+        return TokenDataset(name, sequences[self.chosen(available)])
+
+    def faults(self, root: Path) -> Iterator[str]:
+        if not (root / self.text).is_file():
+            yield f"text: {root / self.text} is no file"
+
+
+def _texts(path: Path, field: str) -> Iterator[str]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    lines = path.name.removesuffix(".gz").endswith(".jsonl")
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            if not lines:
+                yield file.read()
+                return
+            for number, line in enumerate(file, 1):
+                yield _field(line, field, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as text ({first_line(error)})") from None
+
+
+def _field(line: str, field: str, where: str) -> str:
+    try:
+        return str(json.loads(line)[field])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{where}: no JSON object with a '{field}'") from None
+
+
+def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
+    """All texts end to end, with the end-of-text token between them where the tokenizer has one."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
+    pieces: list[int] = []
+    for text in texts:
+        if pieces and tokenizer.eos_token_id is not None:
+            pieces.append(tokenizer.eos_token_id)
+        pieces += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.asarray(pieces, dtype=np.int64)
+
+
+def _grams(sequence: np.ndarray) -> Iterator[bytes]:
+    raw, size = sequence.tobytes(), sequence.itemsize
+    for start in range(len(sequence) - GRAM + 1):
+        yield raw[start * size : (start + GRAM) * size]

@@ -1,0 +1,1 @@
+"""Language models that are never in memory whole: weights in shards on disk, walked one decoder block at a time."""

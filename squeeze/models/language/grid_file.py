@@ -1,0 +1,87 @@
+"""Quantized weights on disk: integers packed to their width, scales as float16, one entry per weight.
+
+``NAME.q`` holds the integers of ``[out, in]``, packed row by row into bytes, lowest bits first; ``NAME.scale`` is
+float16 ``[out, groups]``; ``NAME.zero_point`` is uint8, where the grid is asymmetric. What cannot be seen from the
+tensors stands in the shard's metadata, under ``grid``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.packing import pack, unpack
+from squeeze.models.language.shards import Shards, metadata
+
+GRID = "grid"  # the key of a shard's metadata
+PARTS = ("q", "scale", "zero_point")
+
+
+@dataclass(frozen=True)
+class GridEntry:
+    """What a shard says of one quantized weight."""
+
+    shape: tuple[int, ...]  # of the weight as the module has it: [out, in] or [experts, out, in]
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    dtype: str  # of the weight that it stands for
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> GridEntry:
+        """Read back what :meth:`to_json` gave."""
+        return cls(**{**values, "shape": tuple(values["shape"])})
+
+
+def stored_value(shards: Shards, grid: dict[str, GridEntry], name: str) -> Tensor:
+    """One stored weight in its own dtype and shape; a quantized one as what it stands for."""
+    if name not in grid:
+        return shards.read(name)
+    entry = grid[name]
+    return stored_grid(shards, grid, name).dequantize().to(getattr(torch, entry.dtype)).reshape(entry.shape)
+
+
+def stored_grid(shards: Shards, grid: dict[str, GridEntry], name: str) -> QuantizedTensor:
+    """The grid of a quantized weight; the experts of a 3-D weight lie one under the other."""
+    parts = [f"{name}.{part}" for part in PARTS]
+    return from_tensors(grid[name], {part: shards.read(part) for part in parts if part in shards}, name)
+
+
+def read_grid(shards: Shards) -> dict[str, GridEntry]:
+    """What the shards say of their quantized weights."""
+    found: dict[str, GridEntry] = {}
+    for file in sorted({piece.file for piece in shards.pieces.values()}):
+        said = json.loads(metadata(file).get(GRID, "{}"))
+        found |= {name: GridEntry.from_json(values) for name, values in said.items()}
+    return found
+
+
+def to_tensors(name: str, grid: QuantizedTensor) -> dict[str, Tensor]:
+    """The tensors that a shard keeps of one quantized weight."""
+    offset = 2 ** (grid.bits - 1)
+    tensors = {f"{name}.q": pack(grid.q + offset if grid.bits < 8 else grid.q.to(torch.int16) + offset, grid.bits)}
+    tensors[f"{name}.scale"] = grid.scale.to(torch.float16)
+    if not grid.symmetric:
+        tensors[f"{name}.zero_point"] = (grid.zero_point + offset).to(torch.uint8)
+    return tensors
+
+
+def from_tensors(entry: GridEntry, tensors: dict[str, Tensor], name: str) -> QuantizedTensor:
+    """The grid again, bit for bit."""
+    offset = 2 ** (entry.bits - 1)
+    columns = entry.shape[-1]
+    rows = tensors[f"{name}.scale"].shape[0]
+    q = (unpack(tensors[f"{name}.q"], entry.bits, rows, columns).to(torch.int16) - offset).to(torch.int8)
+    scale = tensors[f"{name}.scale"].float()
+    stored = tensors.get(f"{name}.zero_point")
+    zero_point = torch.zeros_like(scale, dtype=torch.int32) if stored is None else stored.to(torch.int32) - offset
+    return QuantizedTensor(q, scale, zero_point, entry.bits, entry.group_size, entry.symmetric)

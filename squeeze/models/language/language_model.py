@@ -1,0 +1,164 @@
+"""The language-model form: a Hugging Face folder whose weights stay on disk, read one block at a time.
+
+A quantized weight is stored as integers and scales (``grid_file``); reading it gives what it stands for. Weights are
+never all in memory unless :meth:`LanguageModel.whole` is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import ModelError
+from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.language.grid_file import PARTS, read_grid, stored_grid, stored_value
+from squeeze.models.language.shards import Shards, read_stacked, stacked_experts
+from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.language.walk import Walk
+
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+class LanguageModel(Model):
+    """A causal language model in a folder: config.json, safetensors shards, tokenizer.
+
+    Raises:
+        ModelError: no such model, a shard missing or cut short, a tensor missing or of the wrong shape.
+    """
+
+    form: ClassVar[str] = "language"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.skeleton = Skeleton.read(folder)
+        self.shards = Shards(folder)
+        self.grid = read_grid(self.shards)
+        names = self.skeleton.names()
+        self.stacked = stacked_experts(self.shards.pieces, names, self.skeleton.renames)
+        self.inputs = (InputSpec("input_ids", (-1,), "int64"),)
+        self._require_all(names)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return int(self.skeleton.module.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
+
+    @property
+    def blocks(self) -> int:
+        """How many decoder blocks there are."""
+        return len(self.skeleton.layers)
+
+    def tensor(self, name: str) -> Tensor:
+        """One weight by its name in the module; a quantized one as what it stands for."""
+        if name in self.stacked:
+            return read_stacked(self.stacked[name])
+        return stored_value(self.shards, self.grid, name if name in self.grid else self._stored(name))
+
+    def quantized(self, name: str) -> QuantizedTensor:
+        """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""
+        return stored_grid(self.shards, self.grid, name)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """One decoder block with its weights, for as long as the ``with`` lasts."""
+        module, prefix = self.skeleton.layers[index], self.skeleton.prefix(index)
+        names = self.skeleton.block_names(index)
+        try:
+            for name in names:
+                fill(module, name, self.tensor(prefix + name))
+            yield module
+        finally:
+            empty(module, names)
+
+    @contextmanager
+    def outside(self) -> Iterator[nn.Module]:
+        """The model with the weights before and behind its blocks, for as long as the ``with`` lasts."""
+        module, names = self.skeleton.module, self.skeleton.outside
+        try:
+            for name in names:
+                fill(module, name, self.tensor(name))
+            module.tie_weights()  # type: ignore[operator]
+            yield module
+        finally:
+            empty(module, names)
+            module.tie_weights()  # type: ignore[operator]
+
+    def walk(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Walk:
+        """Embedded tokens ``[sequences, length]``, ready to go through the blocks."""
+        walk = Walk(self.skeleton, tokens, chunk, spill)
+        with self.outside():
+            walk.start()
+        return walk
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Logits float32 ``[n, length, vocabulary]`` of chunks of sequences, with one block in memory at a time."""
+        walk = self.walk(tokens, chunk, spill)
+        for index in range(self.blocks):
+            with self.block(index):
+                walk.through(index)
+        with self.outside():
+            yield from walk.finish()
+
+    def predict(self, batch: Batch) -> Tensor:
+        return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
+
+    def whole(self) -> nn.Module:
+        """A stock transformers model with all weights in memory, quantized ones as what they stand for."""
+        module = Skeleton.read(self.folder).module
+        for name in self.skeleton.names():
+            fill(module, name, self.tensor(name).clone())
+        module.tie_weights()  # type: ignore[operator]
+        return module.eval()
+
+    def layers(self) -> list[Layer]:
+        return [self._layer(name, value) for name, value in self.skeleton.module.named_parameters()]
+
+    def nbytes(self) -> int:
+        """Bytes of all shards on disk."""
+        return self.shards.nbytes()
+
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.skeleton.module.parameters())
+
+    def save(self, folder: Path) -> None:
+        """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
+        for file in self._files():
+            try:
+                os.link(file, folder / file.name)
+            except OSError:
+                shutil.copyfile(file, folder / file.name)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(folder)
+
+    def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
+        raise ModelError("a language model is timed as the artifact that it becomes; leave latency out of the metrics")
+
+    def _files(self) -> list[Path]:
+        side = {file for pattern in SIDE_FILES for file in self.folder.glob(pattern)}
+        return sorted(side | {piece.file for piece in self.shards.pieces.values()})
+
+    def _layer(self, name: str, value: Tensor) -> Layer:
+        stored = [f"{name}.{part}" for part in PARTS] if name in self.grid else []
+        size = sum(self.shards.read(part).nbytes for part in stored if part in self.shards) if stored else value.nbytes
+        macs = value.numel() if value.dim() > 1 and "embed" not in name else 0
+        return Layer(
+            name, f"int{self.grid[name].bits}" if stored else "dense", value.numel(), size, macs, tuple(value.shape)
+        )
+
+    def _stored(self, name: str) -> str:
+        return name if name in self.shards else self.skeleton.renames.stored(name)
+
+    def _require_all(self, names: list[str]) -> None:
+        for name in names:
+            if name not in self.grid and name not in self.stacked and self._stored(name) not in self.shards:
+                raise ModelError(f"{self.folder}: the shards hold no '{name}', which the model needs")

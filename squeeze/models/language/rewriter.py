@@ -1,0 +1,118 @@
+"""A language model written anew, block by block: what is on disk is finished, whatever happens next.
+
+Each block is one shard, ``block-00003.safetensors``, which carries the description of its quantized weights and what
+the pass said of them; the rest is ``outside.safetensors``. A shard appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.models.language.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
+from squeeze.models.language.language_model import SIDE_FILES, LanguageModel
+from squeeze.models.language.shards import INDEX, Shards, metadata
+from squeeze.models.language.skeleton import empty, fill
+
+SAID = "said"
+OUTSIDE = "outside"
+New = Mapping[str, Tensor | QuantizedTensor]
+
+
+class Rewriter:
+    """Writes a changed copy of ``model`` into ``folder``, which may hold blocks that an earlier try finished."""
+
+    def __init__(self, model: LanguageModel, folder: Path) -> None:
+        self.model, self.folder = model, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in SIDE_FILES:
+            for file in model.folder.glob(pattern):
+                if file.name != INDEX:
+                    shutil.copyfile(file, folder / file.name)
+
+    def done(self, index: int) -> dict[str, Any] | None:
+        """What was said of a block that is finished; None where it is not."""
+        return self._said(_block(index))
+
+    def put_block(self, index: int, new: New, said: dict[str, Any]) -> None:
+        """Write a block: ``new`` by name inside the block, everything else as it was."""
+        prefix = self.model.skeleton.prefix(index)
+        names = [prefix + name for name in self.model.skeleton.block_names(index)]
+        self._put(_block(index), names, {prefix + name: value for name, value in new.items()}, said)
+
+    def put_outside(self, new: New, said: dict[str, Any]) -> None:
+        """Write what is before and behind the blocks."""
+        self._put(OUTSIDE, self.model.skeleton.outside, new, said)
+
+    def finish(self) -> LanguageModel:
+        """The new model; what nobody changed outside the blocks is taken over."""
+        if self._said(OUTSIDE) is None:
+            self.put_outside({}, {})
+        return LanguageModel(self.folder)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A finished block with its weights as stored, for as long as the ``with`` lasts."""
+        file = self.folder / f"{_block(index)}.safetensors"
+        shards = Shards(self.folder, [file])
+        grid = read_grid(shards)
+        skeleton = self.model.skeleton
+        module, names = skeleton.layers[index], skeleton.block_names(index)
+        try:
+            for name in names:
+                fill(module, name, stored_value(shards, grid, skeleton.prefix(index) + name))
+            yield module
+        finally:
+            empty(module, names)
+
+    def _said(self, shard: str) -> dict[str, Any] | None:
+        path = self.folder / f"{shard}.safetensors"
+        if not path.exists():
+            return None
+        said: dict[str, Any] = json.loads(metadata(path)[SAID])
+        return said
+
+    def _put(self, shard: str, names: list[str], new: New, said: dict[str, Any]) -> None:
+        tensors: dict[str, Tensor] = {}
+        grid: dict[str, Any] = {}
+        for name in names:
+            value = new.get(name)
+            if isinstance(value, QuantizedTensor):
+                tensors |= to_tensors(name, value)
+                grid[name] = self._entry(name, value).to_json()
+            else:
+                tensors |= self._as_it_was(name, grid) if value is None else {name: value.contiguous()}
+        metadata = {"format": "pt", GRID: json.dumps(grid, sort_keys=True), SAID: json.dumps(said, sort_keys=True)}
+        _write(self.folder / f"{shard}.safetensors", tensors, metadata)
+
+    def _as_it_was(self, name: str, grid: dict[str, Any]) -> dict[str, Tensor]:
+        if name not in self.model.grid:
+            return {name: self.model.tensor(name)}
+        grid[name] = self.model.grid[name].to_json()
+        return to_tensors(name, self.model.quantized(name))
+
+    def _entry(self, name: str, value: QuantizedTensor) -> GridEntry:
+        known = dict(self.model.skeleton.module.named_parameters())[name]
+        dtype = str(known.dtype).removeprefix("torch.")
+        return GridEntry(tuple(known.shape), value.bits, value.group_size, value.symmetric, dtype)
+
+
+def _block(index: int) -> str:
+    return f"block-{index:05d}"
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_suffix(".part")
+    save_file({name: tensors[name] for name in sorted(tensors)}, temporary, metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

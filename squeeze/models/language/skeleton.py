@@ -1,0 +1,185 @@
+"""The module of a language model without its weights, and where its decoder blocks are.
+
+Found from the module's structure, not from a table of families: a list of blocks of one class inside the decoder, an
+embedding before it, a head behind it. What is not found is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.errors import ModelError
+from squeeze.models.language.shards import Renames
+
+
+class Skeleton:
+    """A causal language model on the meta device.
+
+    Args:
+        module: The whole model; ``layers_name`` is where its blocks are.
+    """
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self.module, self.config = module.eval(), config
+        self.layers_name, self.layers = _find_layers(module)
+        self.renames = _renames(config)
+
+    @classmethod
+    def read(cls, folder: Path) -> Skeleton:
+        """Build from ``config.json``; code from the folder is never run."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        values = _config_values(folder / "config.json")
+        kind = values.pop("model_type", None)
+        try:
+            config = AutoConfig.for_model(kind, **values)
+            config._attn_implementation = "sdpa"
+            config._experts_implementation = "eager"  # one product per expert, so that each can be watched
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except (ValueError, KeyError, TypeError) as error:
+            first = str(error).splitlines()[0]
+            raise ModelError(f"{folder}: model_type '{kind}' is no causal language model known here: {first}") from None
+        _compute_buffers(module)
+        return cls(module, config)
+
+    @property
+    def outside(self) -> list[str]:
+        """Names of the tensors outside the blocks: embedding, final norm, head; tied ones once."""
+        inside = f"{self.layers_name}."
+        return [name for name in self.names() if not name.startswith(inside)]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's activations between two blocks."""
+        embedding = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        return int(embedding.shape[1] * embedding.element_size())
+
+    def names(self) -> list[str]:
+        """Every stored tensor of the model, tied ones once."""
+        parameters = [name for name, _ in self.module.named_parameters()]
+        every = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
+        return parameters + [name for name in self.module.state_dict() if name not in every]
+
+    def block_names(self, index: int) -> list[str]:
+        """Tensors of one block, named inside it (``self_attn.q_proj.weight``)."""
+        return list(self.layers[index].state_dict())
+
+    def prefix(self, index: int) -> str:
+        """``model.layers.3.``."""
+        return f"{self.layers_name}.{index}."
+
+    @contextmanager
+    def in_place_of_blocks(self, stand_ins: list[nn.Module]) -> Iterator[None]:
+        """The model with something else where its blocks were."""
+        own = list(self.layers)
+        try:
+            for index, stand_in in enumerate(stand_ins):
+                self.layers[index] = stand_in
+            yield
+        finally:
+            for index, block in enumerate(own):
+                self.layers[index] = block
+
+
+def is_language_folder(folder: Path) -> bool:
+    """True where ``config.json`` names a causal language model."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        named = [str(name) for name in config.get("architectures") or []]
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever reads the folder says what is wrong with it
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+
+
+def fill(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give one parameter or buffer of a module its value, as it is (no copy)."""
+    holder, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(holder)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    else:
+        owner._buffers[leaf] = value
+
+
+def empty(module: nn.Module, names: list[str]) -> None:
+    """Take the values away again: back to the meta device."""
+    state = module.state_dict(keep_vars=True)
+    for name in names:
+        fill(module, name, torch.empty_like(state[name], device="meta"))
+
+
+def _compute_buffers(module: nn.Module) -> None:
+    """Give a value to what no checkpoint stores and the code computes, such as rotary frequencies."""
+    for child in module.modules():
+        computed = {n: b for n, b in child._buffers.items() if b is not None and n in child._non_persistent_buffers_set}
+        for name, buffer in computed.items():
+            child._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if computed:
+            module._init_weights(child)  # type: ignore[operator]
+
+
+def _config_values(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: no config can be read here ({error})") from None
+    for key in ("quantization_config", "auto_map", "transformers_version", "architectures"):
+        values.pop(key, None)
+    return dict(values)
+
+
+def _find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The longest list of blocks of one class that hold linears."""
+    found = [
+        (name, child)
+        for name, child in module.named_modules()
+        if isinstance(child, nn.ModuleList) and len(child) and _are_blocks(child)
+    ]
+    if not found:
+        kind = type(module).__name__
+        raise ModelError(
+            f"{kind}: no list of decoder blocks (a ModuleList of one class with weight matrices) was found"
+        )
+    if _embedding(module) is None or _head(module) is None:
+        raise ModelError(f"{type(module).__name__}: no embedding before the blocks, or no head behind them, was found")
+    return min(found, key=lambda item: item[0].count("."))
+
+
+def _embedding(module: nn.Module) -> nn.Module | None:
+    return module.get_input_embeddings()  # type: ignore[operator,no-any-return]
+
+
+def _head(module: nn.Module) -> nn.Module | None:
+    return module.get_output_embeddings()  # type: ignore[operator,no-any-return]
+
+
+def _are_blocks(children: nn.ModuleList) -> bool:
+    same = len({type(child) for child in children}) == 1
+    return same and any(parameter.dim() > 1 for parameter in children[0].parameters())
+
+
+def _renames(config: Any) -> Renames:
+    """How checkpoints of this family name what the module stacks, as transformers itself converts them."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    targets: dict[str, tuple[str, ...]] = {}
+    parts: list[tuple[str, str]] = []
+    for rule in get_checkpoint_conversion_mapping(config.model_type) or []:
+        sources, goals = _patterns(rule.source_patterns), _patterns(rule.target_patterns)
+        if len(goals) == 1 and any("*" in source for source in sources):
+            targets[goals[0]] = sources
+        elif len(goals) == len(sources) == 1 and "*" not in sources[0] and sources[0].isascii():
+            parts.append((goals[0], sources[0]))
+    return Renames(targets, tuple(parts))
+
+
+def _patterns(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

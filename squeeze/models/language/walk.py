@@ -1,0 +1,134 @@
+"""Token sequences on their way through a model, one decoder block in memory at a time.
+
+The model's own code runs before the first block and behind the last: once with recorders in place of the blocks, which
+note what each is called with (masks, positions), and once with a stand-in that hands over the finished activations.
+So scaled embeddings, soft caps and logit scales are the model's own, in every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.errors import ModelError
+from squeeze.models.language.skeleton import Skeleton
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Recorder(nn.Module):
+    """Stands where a block was: notes the call, hands the activations on unchanged."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = [block]  # in a list: it is looked at, not a child
+        self.call: Call | None = None
+        self.hidden: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattribute__("block")[0], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.call, self.hidden = (args, kwargs), hidden
+        return hidden
+
+
+class Replayer(Recorder):
+    """Stands where a block was: gives what it was told, whatever comes in."""
+
+    told: Tensor
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.told
+
+
+class Walk:
+    """Activations of sequences of one length, block after block.
+
+    Args:
+        skeleton: The model; its tensors outside the blocks must be filled while ``start`` and ``finish`` run.
+        tokens: int64 ``[sequences, length]``.
+        chunk: Sequences that go through a block together.
+        spill: A file for the activations, where they should not lie in memory.
+    """
+
+    def __init__(self, skeleton: Skeleton, tokens: Tensor, chunk: int, spill: Path | None = None) -> None:
+        self.skeleton, self.tokens, self.chunk, self.spill = skeleton, tokens, chunk, spill
+        self.calls: dict[int, list[Call]] = {}  # by number of sequences in a chunk: what each block is called with
+        self.hidden = torch.empty(0)
+
+    def chunks(self) -> Iterator[slice]:
+        """The sequences, a chunk at a time."""
+        for start in range(0, len(self.tokens), self.chunk):
+            yield slice(start, min(start + self.chunk, len(self.tokens)))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Embed all tokens."""
+        for part in self.chunks():
+            recorders = [Recorder(block) for block in self.skeleton.layers]
+            with self.skeleton.in_place_of_blocks(list(recorders)):
+                self._model(part)
+            first = recorders[0].hidden
+            if first is None or any(recorder.call is None for recorder in recorders):
+                raise ModelError(
+                    f"{type(self.skeleton.module).__name__}: its forward does not call every decoder block"
+                )
+            self.calls.setdefault(len(first), [recorder.call for recorder in recorders if recorder.call])
+            if not len(self.hidden):
+                self.hidden = self._room(first)
+            self.hidden[part] = first
+
+    @torch.no_grad()
+    def through(self, index: int, each: Callable[[slice], object] | None = None, keep: bool = True) -> None:
+        """Send all activations through one block, whose weights are there.
+
+        Args:
+            each: Called after each chunk.
+            keep: Replace the activations by what the block gives; off, they stay what goes into it.
+        """
+        for part in self.chunks():
+            output = self.block(index, self.hidden[part])
+            if keep:
+                self.hidden[part] = output
+            if each is not None:
+                each(part)
+
+    @torch.no_grad()
+    def block(self, index: int, hidden: Tensor) -> Tensor:
+        """One block on some activations ``[n, length, hidden]``."""
+        args, kwargs = self.calls[len(hidden)][index]
+        output = self.skeleton.layers[index](hidden, *args, **kwargs)
+        return output if isinstance(output, Tensor) else output[0]
+
+    @torch.no_grad()
+    def finish(self) -> Iterator[tuple[slice, Tensor]]:
+        """Logits float32 ``[n, length, vocabulary]`` of each chunk."""
+        for part in self.chunks():
+            stand_ins = [Replayer(block) for block in self.skeleton.layers]
+            for stand_in in stand_ins:
+                stand_in.told = self.hidden[part]
+            with self.skeleton.in_place_of_blocks(list(stand_ins)):
+                yield part, self._model(part).float()
+
+    def _model(self, part: slice) -> Tensor:
+        output = self.skeleton.module(input_ids=self.tokens[part], use_cache=False)
+        logits: Tensor = output.logits
+        return logits
+
+    def _room(self, first: Tensor) -> Tensor:
+        """Where all activations lie: in memory, or mapped from a file."""
+        shape = (len(self.tokens), *first.shape[1:])
+        if self.spill is None:
+            return torch.empty(shape, dtype=first.dtype)
+        count = 1
+        for size in shape:
+            count *= size
+        return torch.from_file(str(self.spill), shared=True, size=count, dtype=first.dtype).reshape(shape)

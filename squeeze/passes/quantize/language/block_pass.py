@@ -1,0 +1,149 @@
+"""The walk that weight quantizers share: block by block, each on disk before the next one begins."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.errors import SqueezeError
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.rewriter import Rewriter
+from squeeze.models.language.walk import Walk
+from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.quantize.language.scheme import Scheme, WeightOptions, block_weights, matrices
+from squeeze.passes.quantize.language.watch import Weight
+
+CHUNK_TOKENS = 4096  # that go through a block together
+
+
+@dataclass
+class BlockWork:
+    """One block on its way: its module with weights, what is to be quantized, the activations before it."""
+
+    index: int
+    block: nn.Module
+    schemes: dict[Weight, Scheme]
+    walk: Walk | None
+    said: dict[str, Any]
+
+    def put(self, weight: Weight, real: Tensor) -> None:
+        """Let the block compute with what a weight has become."""
+        weight.of(self.block).copy_(real)
+
+
+Found = dict[Weight, QuantizedTensor]
+
+
+class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
+    """A quantizer that looks at one decoder block at a time."""
+
+    leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
+    looks_at_data: ClassVar[bool] = False
+
+    @abstractmethod
+    def quantize(self, work: BlockWork, context: Context) -> Found:
+        """The grids of all weights in ``work.schemes``."""
+
+    def faults(self, model: Model) -> Iterator[str]:
+        if isinstance(model, LanguageModel):
+            yield from self.option_faults(model, self.name)
+
+    def preview(self, model: Model, before: Preview) -> Preview:
+        assert isinstance(model, LanguageModel)
+        shapes = dict(model.skeleton.module.named_parameters())
+        schemes = self.schemes(model)
+        saved = sum(shapes[name].nbytes - _stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
+        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False)
+
+    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+        rewriter = Rewriter(model, _work_folder(context))
+        walk = _walk(model, context) if self.looks_at_data else None
+        schemes = self.schemes(model)
+        for index in context.progress.track(range(model.blocks), self.name, model.blocks):
+            if rewriter.done(index) is None:
+                self._block(model, index, schemes, walk, rewriter, context)
+            if walk is not None and index + 1 < model.blocks:
+                with rewriter.block(index):
+                    walk.through(index)
+        self._outside(model, rewriter)
+        context.facts["layers"] = {
+            name: fact for i in range(model.blocks) for name, fact in (rewriter.done(i) or {}).items()
+        }
+        context.facts["quantized"] = {f"int{self.bits}": [len(schemes), len(schemes)]}
+        return rewriter.finish()
+
+    def _block(
+        self,
+        model: LanguageModel,
+        index: int,
+        schemes: dict[str, Scheme],
+        walk: Walk | None,
+        rewriter: Rewriter,
+        context: Context,
+    ) -> None:
+        """Quantize one block and put it on disk."""
+        prefix = model.skeleton.prefix(index)
+        names = [name for name in block_weights(model, index) if prefix + name in schemes]
+        with model.block(index) as block:
+            for name in names:
+                own = block.get_parameter(name)
+                own.data = own.data.clone()  # mapped from the file: never written to
+            wanted = {weight: schemes[prefix + name] for name in names for weight in matrices(model, index, name)}
+            work = BlockWork(index, block, wanted, walk, {})
+            try:
+                found = self.quantize(work, context)
+            except SqueezeError as error:
+                raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
+        new = {name: _stacked([found[weight] for weight in matrices(model, index, name)]) for name in names}
+        rewriter.put_block(index, new, {prefix + name: said for name, said in work.said.items()})
+
+    def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
+        if self.embeddings is None:
+            return
+        matrices = [n for n in model.skeleton.outside if model.skeleton.module.get_parameter(n).dim() == 2]
+        new: dict[str, Tensor | QuantizedTensor] = {}
+        for name in matrices:
+            new[name] = round_to_nearest(model.tensor(name), self.embeddings, self.group_size, self.symmetric, "mse")
+        rewriter.put_outside(new, {})
+
+
+def _walk(model: LanguageModel, context: Context) -> Walk:
+    """The calibration sequences, embedded."""
+    data = context.calibration
+    tokens = torch.cat([batch.inputs["input_ids"] for batch in data.batches(64)])
+    spill = context.spill(tokens.numel() * model.skeleton.token_bytes)
+    return model.walk(tokens, max(1, CHUNK_TOKENS // tokens.shape[1]), spill)
+
+
+def _work_folder(context: Context) -> Path:
+    return context.journal.folder / "model" if context.journal else Path(mkdtemp(prefix="squeeze-"))
+
+
+def _stacked(parts: list[QuantizedTensor]) -> QuantizedTensor:
+    """The grids of all experts of a 3-D weight, one under the other."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    q, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
+    return QuantizedTensor(q, scale, zero, first.bits, first.group_size, first.symmetric)
+
+
+def _stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
+    columns = shape[-1]
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    groups = columns // (scheme.group_size or columns)
+    return rows * (-(-columns // 8) * scheme.bits + groups * (2 if scheme.symmetric else 3))

@@ -1,0 +1,110 @@
+"""GPTQ on language models: the plumbing; the paper is ``squeeze.algorithms.gptq``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.factor import Factor, Order, factorize
+from squeeze.algorithms.gptq import solve
+from squeeze.algorithms.hessian import Hessian, hessian_loss
+from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.language.watch import InputWatch, Weight, shared_inputs
+
+FEW_TOKENS = 64  # an expert that saw fewer than this share of its inputs says too little: rtn
+
+
+class Gptq(BlockPass):
+    """Quantize a language model's weights column by column, pushing each error onto the columns still to come.
+
+    Frantar et al., 2022, https://arxiv.org/abs/2210.17323. Weights that share an input (q, k, v; gate, up) share one
+    Hessian and one factorization.
+    """
+
+    name: ClassVar[str] = "gptq"
+    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    looks_at_data: ClassVar[bool] = True
+
+    damping: Annotated[float, Gt(0)] = 0.01  # raise it when the Hessian will not invert; raised by itself if it must
+    order: Order = "group_aware"  # channels with the largest inputs first, groups kept whole
+    clip: Clip = "mse"  # how each group's scale is chosen
+    true_sequential: bool = (
+        False  # later weights of a block see what the earlier ones have become: four forwards, not one
+    )
+
+    def quantize(self, work: BlockWork, context: Context) -> Found:
+        walk = work.walk
+        assert walk is not None
+        weights = list(work.schemes)
+        first = next(walk.chunks())
+        groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
+        found: Found = {}
+        for together in [[group] for group in groups] if self.true_sequential else [groups]:
+            hessians = _hessians(work, together)
+            for group in together:
+                found |= self._solve(work, group, hessians[group[0]])
+        return found
+
+    def _solve(self, work: BlockWork, group: list[Weight], hessian: Hessian) -> Found:
+        """All weights that share one input."""
+        if hessian.tokens < FEW_TOKENS:
+            return {weight: _fallback(work, weight, hessian.tokens) for weight in group}
+        H = hessian.matrix()
+        found: Found = {}
+        for scheme, members in _by_scheme(work, group):
+            factor = factorize(H, self.damping, self.order, scheme.group_size)
+            stacked = torch.cat([weight.of(work.block).float() for weight in members])
+            solved = solve(stacked, factor, scheme.bits, scheme.group_size, scheme.symmetric, self.clip)
+            start = 0
+            for weight in members:
+                stop = start + len(weight.of(work.block))
+                grid = solved.grid(start, stop)
+                _say(work, weight, grid, H, factor, hessian.tokens, solved.loss[start:stop])
+                if self.true_sequential:
+                    work.put(weight, grid.dequantize())
+                found[weight], start = grid, stop
+        return found
+
+
+def _hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:
+    """One Hessian per group, by its first weight, over all calibration tokens."""
+    hessians = {group[0]: Hessian(group[0].of(work.block).shape[1]) for group in groups}
+
+    def see(weight: Weight, given: Tensor) -> None:
+        hessians[weight].add(given.reshape(-1, given.shape[-1]))
+
+    assert work.walk is not None
+    with InputWatch(work.block, list(hessians), see):
+        work.walk.through(work.index, keep=False)
+    return hessians
+
+
+def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, list[Weight]]]:
+    for scheme in dict.fromkeys(work.schemes[weight] for weight in group):
+        yield scheme, [weight for weight in group if work.schemes[weight] == scheme]
+
+
+def _fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
+    """An expert that hardly a token was sent to is rounded to nearest, and named."""
+    scheme = work.schemes[weight]
+    work.said[str(weight)] = {"tokens": tokens, "fallback": "rtn"}
+    return round_to_nearest(weight.of(work.block), scheme.bits, scheme.group_size, scheme.symmetric, "mse")
+
+
+def _say(
+    work: BlockWork, weight: Weight, grid: QuantizedTensor, H: Tensor, factor: Factor, tokens: int, loss: Tensor
+) -> None:
+    """What the report shows of a layer: the loss of rounding alone and after correction, per token."""
+    real = weight.of(work.block).float()
+    rounded = round_to_nearest(real, grid.bits, grid.group_size, grid.symmetric).dequantize()
+    said: dict[str, Any] = {"tokens": tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
+    said |= {"loss": float(loss.sum()), "damping": factor.damping, "dead": factor.dead}
+    work.said[str(weight)] = said

@@ -1,0 +1,23 @@
+"""Round to nearest: the simple method that every other is held against."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+
+
+class Rtn(BlockPass):
+    """Round every weight of a language model to the nearest point of its group's grid; looks at no data."""
+
+    name: ClassVar[str] = "rtn"
+
+    clip: Clip = "absmax"  # mse: search the scale of least squared error, worth it at 2 and 3 bits
+
+    def quantize(self, work: BlockWork, context: Context) -> Found:
+        return {
+            weight: round_to_nearest(weight.of(work.block), s.bits, s.group_size, s.symmetric, self.clip)
+            for weight, s in work.schemes.items()
+        }

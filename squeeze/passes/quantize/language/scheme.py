@@ -1,0 +1,148 @@
+"""Which weights of a model are quantized, and how: the options that all weight quantizers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from torch import nn
+
+from squeeze.errors import did_you_mean
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.quantize.language.watch import Weight
+
+Bits = Literal[2, 3, 4, 8]
+
+
+class Override(BaseModel):
+    """Other options for the weights that a pattern matches; what is left out stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: Bits | None = None
+    group_size: PositiveInt | None = Field(default=0, validate_default=False)  # 0: as the pass has it
+    symmetric: bool | None = None
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one weight is stored."""
+
+    bits: int
+    group_size: int | None
+    symmetric: bool
+
+
+class WeightOptions(BaseModel):
+    """Mixed into passes: which weights, how wide, in which groups."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: Bits = 4
+    group_size: PositiveInt | None = 128  # input channels that share a scale; null: one scale per output channel
+    symmetric: bool = True  # false: a zero point per group, for weights that are not centred
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    overrides: dict[str, Override] = Field(default_factory=dict)  # "*.down_proj": {bits: 8}
+    embeddings: Bits | None = None  # width of the embedding and, where it is not tied, the head; null: as they are
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def scheme(self, name: str) -> Scheme | None:
+        """How the weight of that module name is stored; None where it is left as it is."""
+        if not _matches(name, self.include) or _matches(name, self.exclude):
+            return None
+        scheme = Scheme(self.bits, self.group_size, self.symmetric)
+        for pattern, override in self.overrides.items():
+            if _matches(name, (pattern,)):
+                scheme = _overridden(scheme, override)
+        return scheme
+
+    def schemes(self, model: LanguageModel) -> dict[str, Scheme]:
+        """By full parameter name, for every weight that is quantized."""
+        found = {name: self.scheme(_module_name(name)) for name in quantizable(model)}
+        return {name: scheme for name, scheme in found.items() if scheme is not None}
+
+    def option_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
+        """Patterns that match nothing, groups that do not divide."""
+        names = [_module_name(name) for name in quantizable(model)]
+        for pattern in (*self.include, *self.exclude, *self.overrides):
+            if not any(_matches(name, (pattern,)) for name in names):
+                near = did_you_mean(pattern, sorted({_pattern_of(name) for name in names}))
+                yield f'{what}: "{pattern}" matches no weight{near}'
+        yield from self._group_faults(model, what)
+
+    def _group_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
+        shapes = dict(model.skeleton.module.named_parameters())
+        wrong: dict[tuple[int, int], list[str]] = {}
+        for name, scheme in self.schemes(model).items():
+            columns = shapes[name].shape[-1]
+            if scheme.group_size is not None and columns % scheme.group_size:
+                wrong.setdefault((scheme.group_size, columns), []).append(_pattern_of(_module_name(name)))
+        for (size, columns), names in wrong.items():
+            fit = [str(n) for n in range(2, columns) if columns % n == 0 and n <= 256]
+            where = ", ".join(sorted(set(names)))
+            cure = f"{', '.join(fit)} or null would"
+            yield f"{what}: group_size {size} does not divide the {columns} inputs of {where}; {cure}"
+
+
+def quantizable(model: LanguageModel) -> list[str]:
+    """Full parameter names of the weights in blocks that a quantizer may take: linears, and experts in one 3-D tensor.
+
+    Routers stay as they are: a few rows that decide where every token goes.
+    """
+    return [model.skeleton.prefix(i) + name for i in range(model.blocks) for name in block_weights(model, i)]
+
+
+def block_weights(model: LanguageModel, index: int) -> list[str]:
+    """The same, of one block, named inside it."""
+    block = model.skeleton.layers[index]
+    linears = {f"{name}.weight" for name, child in block.named_modules() if isinstance(child, nn.Linear)}
+    experts = _experts(model)
+    return [
+        name
+        for name, value in block.named_parameters()
+        if (name in linears and len(value) != experts) or (value.dim() == 3 and len(value) == experts)
+    ]
+
+
+def matrices(model: LanguageModel, index: int, name: str) -> list[Weight]:
+    """The matrices of one parameter: itself, or one per expert."""
+    value = model.skeleton.layers[index].get_parameter(name)
+    return [Weight(name)] if value.dim() == 2 else [Weight(name, expert) for expert in range(len(value))]
+
+
+def _experts(model: LanguageModel) -> int | None:
+    config = model.skeleton.config
+    return next(
+        (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))),
+        None,
+    )
+
+
+def _overridden(scheme: Scheme, override: Override) -> Scheme:
+    size = scheme.group_size if override.group_size == 0 else override.group_size
+    symmetric = scheme.symmetric if override.symmetric is None else override.symmetric
+    return Scheme(override.bits or scheme.bits, size, symmetric)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _module_name(name: str) -> str:
+    """``model.layers.0.mlp.down_proj`` for ``model.layers.0.mlp.down_proj.weight``."""
+    return name.removesuffix(".weight")
+
+
+def _pattern_of(name: str) -> str:
+    """``*.mlp.down_proj`` for ``model.layers.0.mlp.down_proj``: the same weight in every block."""
+    parts = name.split(".")
+    last = max((place for place, part in enumerate(parts) if part.isdigit()), default=-1)
+    return ".".join(["*", *parts[last + 1 :]])

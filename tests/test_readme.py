@@ -1,0 +1,69 @@
+"""What the README shows is true: its Python runs, its plan is the demo's, its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from squeeze.cli.group import COMMANDS
+from squeeze.plan.plan import Plan
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+
+
+def blocks(language: str, containing: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language and containing in text]
+
+
+def test_the_python_example_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", "sq.Plan(")
+    names: dict[str, object] = {}
+    exec(example, names)  # the README's own code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "original",
+        "prune_channels",
+        "finetune",
+        "export_onnx",
+        "quantize_static",
+        "cpu",
+    ]
+    assert (tmp_path / "squeeze-out/api/plan-cpu.zip").exists()
+
+
+def test_the_readmes_own_pass_runs_in_a_plan(tmp_path: Path) -> None:
+    (example,) = blocks("python", "class Sharpen")
+    (tmp_path / "sharpen.py").write_text(example)
+    (tmp_path / "plan.yaml").write_text(
+        "model: {builtin: digits-cnn}\n"
+        "data: {evaluate: {builtin: digits, split: evaluate}}\n"
+        "passes:\n"
+        '  - {pass: "sharpen:Sharpen", factor: 2.0}\n'
+    )
+    plan = Plan.load(tmp_path / "plan.yaml")
+    assert plan.check() == []
+    assert [step.deed.name for step in plan.steps] == ["sharpen"]
+
+
+def test_the_readmes_plan_is_the_demos_plan() -> None:
+    (shown,) = blocks("yaml", "pass: prune_channels")
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "plans/digits.yaml").read_text())
+
+
+def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?\bmake ([a-z]+)", README)) <= targets | {"a"}
+    assert set(re.findall(r"`squeeze ([a-z]+)", README)) <= set(COMMANDS)
+
+
+def test_every_file_that_the_readme_links_exists() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
