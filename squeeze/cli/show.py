@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _layer(layer: Layer, parameters: int, macs: int) -> tuple[str, ...]:
 def _console() -> Console:
     """The terminal as wide as it is; a file or pipe wide enough to lose nothing."""
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = max(console.width, PIPE_COLUMNS)
     return console
 
