@@ -10,7 +10,7 @@ import pytest
 from squeeze.algorithms.stats import Interval
 from squeeze.errors import DataError
 from squeeze.evaluate.latency import Paired
-from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, SizeBytes, Top1
+from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Latency, Loss, Macs, Metric, SizeBytes, Top1
 from squeeze.ledger import Ledger, Measured, Row, Score, ScoredOn, scores, timed_score
 
 EXAMPLES, CLASSES = 400, 5
@@ -35,7 +35,7 @@ def scored(new: Measured, original: Measured, previous: Measured | None, *metric
 def test_the_original_has_scores_with_intervals_and_no_deltas() -> None:
     original = measured(logits(2))
     score = scored(original, original, None, Top1())["top1"]
-    assert score.value == pytest.approx((original.logits.argmax(1) == LABELS).mean())  # type: ignore[union-attr]
+    assert score.value == pytest.approx((logits(2).argmax(1) == LABELS).mean())
     assert score.interval is not None
     assert score.interval.low < score.value < score.interval.high
     assert (score.to_original, score.to_previous) == (None, None)
@@ -104,6 +104,17 @@ def test_scores_on_different_data_are_never_compared() -> None:
     elsewhere = measured(logits(2), on=ScoredOn("elsewhere", "other", EXAMPLES))
     with pytest.raises(DataError, match="top1: two scores on different data cannot be compared"):
         scored(measured(logits(3)), elsewhere, elsewhere, Top1())
+
+
+def test_a_metric_that_gives_no_number_per_example_is_told() -> None:
+    class Whole(ExampleMetric):
+        name, unit = "whole", "nats"
+
+        def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+            return logits - original
+
+    with pytest.raises(DataError, match=r"whole: gave \[400, 5\]; one number per example would do"):
+        scored(measured(logits(3)), measured(logits(2)), None, Whole())
 
 
 def test_two_ledgers_of_the_same_scores_are_the_same_json() -> None:

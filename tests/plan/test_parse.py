@@ -32,6 +32,7 @@ def test_the_tiny_plan_has_no_fault(world: Path) -> None:
         ("    factor", "    fcator", "8: tiny:Scale: unknown option 'fcator'; did you mean 'factor'?"),
         ("factor: 2.0", "factor: two", "8: tiny:Scale: factor is 'two'; input should be a valid number"),
         ("top1, kl", "top2, kl", "5: unknown metric 'top2'; did you mean 'top"),
+        ("top1, kl", "kl, kl", "5: metrics: 'kl' stands twice; scores are known by their names"),
         ("top1, kl", "3, kl", "5: metrics: 3 is no metric"),
         ("top1, kl", "{latency: {bach: 2}}, kl", "5: latency: unknown option 'bach'; did you mean 'batch'?"),
         ("top1, kl", "{latency: 3}, kl", "5: latency: options are 3; a mapping"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import PLAN, Quantize, Scale, faults, tiny_model, write_npz, write_plan, write_world
 
+from squeeze.errors import UsageError
 from squeeze.plan.plan import Plan
 
 PASS = '  - pass: "tiny:Scale"\n    factor: 2.0\n'
@@ -131,7 +132,8 @@ def test_scores_want_something_to_score_on(world: Path) -> None:
         (f"  evaluate: {DATA}\n", ""),
         ("tiny.safetensors}", "tiny.safetensors, input: [3, 6, 6]}"),
     )
-    assert faults(path) == ["2: data.evaluate is missing; top1, kl need something to score on"]
+    assert faults(path) == ["2: data.evaluate is missing; top1, kl need something to measure on"]
+    assert faults(path, "metrics=[latency]") == ["2: data.evaluate is missing; latency needs something to measure on"]
     assert faults(path, "metrics=[size]") == []
 
 
@@ -151,6 +153,13 @@ def test_examples_that_the_network_cannot_run_on_are_told_in_one_line(world: Pat
 def test_a_plan_of_the_api_is_checked_as_a_file_is(world: Path) -> None:
     plan = Plan([Quantize(), Scale()], data={}, metrics=(), root=world)
     assert [fault.message for fault in plan.check()] == ["the plan names no model; model: {hf: ./folder} would"]
+
+
+def test_a_plan_of_the_api_says_what_is_no_pass_and_what_no_metric() -> None:
+    with pytest.raises(UsageError, match=r"passes\.1: 3 is no pass; PruneChannels\(ratio=0\.5\) would be one"):
+        Plan([Scale(), 3])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="budget: 'los' is not among the plan's metrics; did you mean 'loss'"):
+        Plan([Scale()], budget={"los": "+2 %"})
 
 
 def test_a_check_does_not_touch_the_model_that_it_is_given() -> None:
