@@ -92,8 +92,12 @@ def test_whatever_makes_a_result_makes_its_key(store: Store, change: str) -> Non
 def test_a_pass_that_changes_nothing_fails_by_name_and_leaves_nothing(store: Store) -> None:
     plan = sq.Plan([Scale(factor=1.0)], metrics=FAST)
     for _ in range(2):  # a failure is never kept: the second run tries again
-        with pytest.raises(RunFailed, match=r"passes\.0: scale promises changed weights, but wrote the very bytes"):
+        told = r"passes\.0: scale promises changed weights, but wrote the very bytes"
+        with pytest.raises(RunFailed, match=told) as failed:
             plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+        assert isinstance(failed.value.__cause__, EffectError)
+        assert failed.value.run.failure == Failure("scale", None, str(failed.value))
+        assert [row.name for row in failed.value.run.ledger.rows] == ["original"]  # what was measured is not lost
     assert CALLS == [1.0, 1.0]
     assert [entry.what for entry in store.entries() if entry.what == "scale"] == []
 
@@ -102,8 +106,6 @@ def test_a_ratio_that_rounds_to_no_channel_fails_by_name(store: Store) -> None:
     plan = sq.Plan([sq.PruneChannels(ratio=0.001)], metrics=FAST)
     with pytest.raises(PlanError, match=r"prune_channels: ratio 0\.001 rounds to no channel"):
         plan.run(untrained(), evaluate=digits("evaluate"), store=store)
-    assert failed.value.run.failure == Failure("prune_channels", None, str(failed.value))
-    assert [row.name for row in failed.value.run.ledger.rows] == ["original"]  # what was measured is not lost
 
 
 def test_a_selector_that_matches_nothing_is_a_fault_before_anything_runs(store: Store) -> None:
