@@ -34,6 +34,7 @@ __all__ = ["Factor", "Order", "Solved", "factorize", "solve"]
 LAZY_BATCH = 512  # columns that get the errors of all before them as one product
 BLOCK = 32  # columns that are rounded one by one: their errors stay in the cache
 TILE = 256  # side of a square that is transposed at once
+FIT_ROWS = 1024  # output channels whose scales are searched at once
 
 
 @dataclass(frozen=True)
@@ -174,17 +175,18 @@ class _Solver:
         A column's target counts on the columns between to take their targets; solving the group's triangle undoes it.
         """
         weight = self.rest[self.start + low : self.start + high]
-        triangle = self.coupling[low:high, low:high].t()
-        asked = self.target[low:high] - weight
-        moved: Tensor = torch.linalg.solve_triangular(triangle, asked, upper=True, unitriangular=True)
-        return moved.add_(weight)
+        triangle, identity = self.coupling[low:high, low:high].t(), torch.eye(high - low, device=weight.device)
+        inverse = torch.linalg.solve_triangular(triangle, identity, upper=True, unitriangular=True)
+        return torch.addmm(weight, inverse, self.target[low:high] - weight)
 
     def _fit(self, values: Tensor, start: int) -> None:
         """A miss in a column costs its pivot squared: that, and not its own size, is what the loss sums."""
         group, importance = int(self.group[start]), self.pivots[start : start + self.size].square()
-        self.scale[group], self.zero_point[group] = fit_scale(
-            values.t(), self.bits, self.symmetric, self.clip, self.scale_dtype, importance
-        )
+        for start in range(0, values.shape[1], FIT_ROWS):  # so that what the search looks at again stays in the cache
+            part = slice(start, start + FIT_ROWS)
+            self.scale[group, part], self.zero_point[group, part] = fit_scale(
+                values[:, part].t(), self.bits, self.symmetric, self.clip, self.scale_dtype, importance
+            )
 
     def _round(self, low: int, high: int) -> None:
         """Round columns one by one, each corrected for those before it in the block."""
@@ -223,14 +225,14 @@ class _Solver:
 
 
 def _add_product(target: Tensor, coupling: Tensor, errors: Tensor) -> None:
-    """``target += coupling^T errors``; bf16 factors leave the loss equal, since what they miss is small beside rounding."""
+    """``target += coupling^T errors``; bf16 factors leave the loss equal: what they miss is small beside rounding."""
     with bf16_products():
         target.addmm_(coupling.t(), errors)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Rows this short cost more to share out than to do, and on a busy machine waiting for the other thread costs most."""
+    """Rows this short cost more to share out than to do; on a busy machine, waiting for the other thread costs most."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

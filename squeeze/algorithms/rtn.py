@@ -133,17 +133,19 @@ def _least_squares(
     values: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool, importance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Try narrower grids; for the integers that each gives, the best scale is a division of two sums."""
-    best_gain = torch.full_like(low, -1.0)
-    best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low)
+    best_gain, best_scale, best_zero = torch.zeros_like(low), torch.ones_like(low), torch.zeros_like(low)
+    cost = torch.ones(values.shape[-1], device=values.device) if importance is None else importance
+    weighted = values * cost
     for ratio in RATIOS:
         scale, zero_point = _grid(low * ratio, high * ratio, bits, symmetric)
         scale = torch.where(scale > 0, scale, 1.0)
-        centred = to_integers(values, scale[..., None], zero_point[..., None], bits) - zero_point[..., None]
-        weighted = centred if importance is None else centred * importance
-        along, energy = (weighted * values).sum(-1), (weighted * centred).sum(-1).clamp_min(1e-30)
+        centred = to_integers(values, scale[..., None], zero_point[..., None], bits)
+        if not symmetric:
+            centred -= zero_point[..., None]
+        along, energy = (centred * weighted).sum(-1), (centred.square_() @ cost).clamp_min(1e-30)
         gain = along.square() / energy  # of squared error, against all zeros
         better = gain > best_gain
         best_gain = torch.where(better, gain, best_gain)
         best_scale = torch.where(better, along / energy, best_scale)
         best_zero = torch.where(better, zero_point, best_zero)
-    return torch.where(best_gain > 0, best_scale, 1.0), best_zero
+    return best_scale, best_zero

@@ -172,6 +172,22 @@ def test_the_share_clipped_counts_what_lies_beyond_the_grid():
     assert reaching.clipped < 0.02 < searched.clipped < 0.3
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_products_of_bf16_factors_leave_the_loss_equal(monkeypatch, bits):
+    W, H = normal(128, 192), hessian(192)
+    factor = factorize(H, order="group_aware", group_size=16)
+    exact = float(solve(W, factor, bits, 16, clip="mse", lazy_batch=32).loss.sum())
+
+    def add_rounded(target, coupling, errors):  # what a CPU with bf16 units does
+        target.addmm_(coupling.bfloat16().float().t(), errors.bfloat16().float())
+
+    monkeypatch.setattr("squeeze.algorithms.gptq._add_product", add_rounded)
+    rounded = solve(W, factor, bits, 16, clip="mse", lazy_batch=32)
+    true = float(hessian_loss(rounded.dequantize() - W, H).sum())
+    assert true == pytest.approx(exact, rel=0.02)
+    assert float(rounded.loss.sum()) == pytest.approx(true, rel=1e-3)
+
+
 def test_bf16_weights_are_solved_in_float32():
     W, H = normal(16, 64).bfloat16(), hessian(64)
     assert torch.equal(solve(W, factorize(H), 4, 16).q, solve(W.float(), factorize(H), 4, 16).q)
