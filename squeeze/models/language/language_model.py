@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.grid_file import PARTS, read_grid, stored_grid, stored_value
-from squeeze.models.language.shards import Shards, read_stacked, stacked_experts
+from squeeze.models.language.names import find
+from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.language.walk import Walk
-
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 class LanguageModel(Model):
@@ -42,9 +42,9 @@ class LanguageModel(Model):
         self.shards = Shards(folder)
         self.grid = read_grid(self.shards)
         names = self.skeleton.names()
-        self.stacked = stacked_experts(self.shards.pieces, names, self.skeleton.renames)
+        self.found = find(self.skeleton.module, names, self.shards.pieces)
         self.inputs = (InputSpec("input_ids", (-1,), "int64"),)
-        self._require_all(names)
+        self._require_all()
 
     @property
     def vocabulary(self) -> int:
@@ -58,9 +58,9 @@ class LanguageModel(Model):
 
     def tensor(self, name: str) -> Tensor:
         """One weight by its name in the module; a quantized one as what it stands for."""
-        if name in self.stacked:
-            return read_stacked(self.stacked[name])
-        return stored_value(self.shards, self.grid, name if name in self.grid else self._stored(name))
+        if name in self.found.stacked:
+            return read_stacked(self.found.stacked[name])
+        return stored_value(self.shards, self.grid, self.found.alone.get(name, name))
 
     def quantized(self, name: str) -> QuantizedTensor:
         """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""
@@ -81,7 +81,7 @@ class LanguageModel(Model):
     @contextmanager
     def outside(self) -> Iterator[nn.Module]:
         """The model with the weights before and behind its blocks, for as long as the ``with`` lasts."""
-        module, names = self.skeleton.module, self.skeleton.outside
+        module, names = self.skeleton.module, self.skeleton.read_outside
         try:
             for name in names:
                 fill(module, name, self.tensor(name))
@@ -136,6 +136,10 @@ class LanguageModel(Model):
             except OSError:
                 shutil.copyfile(file, folder / file.name)
 
+    def save_dense(self, folder: Path) -> None:
+        """A plain Hugging Face folder of what the model stands for, which stock transformers loads."""
+        write_dense(self.skeleton, self.tensor, self.folder, folder)
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         return cls(folder)
@@ -155,10 +159,20 @@ class LanguageModel(Model):
             name, f"int{self.grid[name].bits}" if stored else "dense", value.numel(), size, macs, tuple(value.shape)
         )
 
-    def _stored(self, name: str) -> str:
-        return name if name in self.shards else self.skeleton.renames.stored(name)
-
-    def _require_all(self, names: list[str]) -> None:
-        for name in names:
-            if name not in self.grid and name not in self.stacked and self._stored(name) not in self.shards:
+    def _require_all(self) -> None:
+        wanted = self.skeleton.module.state_dict()
+        for name in self.skeleton.names():
+            shape = self._shape(name)
+            if shape is None:
                 raise ModelError(f"{self.folder}: the shards hold no '{name}', which the model needs")
+            if shape != tuple(wanted[name].shape):
+                what = f"{list(shape)} on disk, {list(wanted[name].shape)} by config.json"
+                raise ModelError(f"{self.folder}: '{name}' has the wrong shape: {what}")
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor on disk; None where there is none."""
+        if name in self.grid:
+            return self.grid[name].shape
+        if name in self.found.stacked:
+            return self.found.stacked[name].shape
+        return self.shards.pieces[self.found.alone[name]].shape if name in self.found.alone else None

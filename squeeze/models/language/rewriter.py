@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
-from squeeze.models.language.language_model import SIDE_FILES, LanguageModel
-from squeeze.models.language.shards import INDEX, Shards, metadata
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.shards import Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
 
 SAID = "said"
@@ -34,10 +34,7 @@ class Rewriter:
     def __init__(self, model: LanguageModel, folder: Path) -> None:
         self.model, self.folder = model, folder
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in SIDE_FILES:
-            for file in model.folder.glob(pattern):
-                if file.name != INDEX:
-                    shutil.copyfile(file, folder / file.name)
+        copy_side_files(model.folder, folder)
 
     def done(self, index: int) -> dict[str, Any] | None:
         """What was said of a block that is finished; None where it is not."""

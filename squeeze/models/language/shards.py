@@ -1,14 +1,12 @@
 """Weights in safetensors shards, mapped and read one by one, whichever way a checkpoint stacks its experts.
 
-Names are those of the module; where a checkpoint stores the experts of a layer one by one and the module holds them
-as one 3-D tensor, they are stacked on reading. What the weights mean is the caller's business.
+Names are those of the checkpoint; which tensor of a module they are is the business of ``names``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ class Piece:
 
     file: Path
     name: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,12 @@ class Stacked:
     """A module's tensor ``[experts, out, in]`` that is stored expert by expert, each maybe in several parts."""
 
     experts: tuple[tuple[Piece, ...], ...]  # per expert, the parts to concatenate along ``out``
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``[experts, out, in]``."""
+        first = self.experts[0]
+        return (len(self.experts), sum(piece.shape[0] for piece in first), *first[0].shape[1:])
 
 
 class Shards:
@@ -45,7 +50,9 @@ class Shards:
 
     def __init__(self, folder: Path, files: list[Path] | None = None) -> None:
         self.folder = folder
-        self.pieces = {name: Piece(file, name) for file in files or _files(folder) for name in _names(file)}
+        self.pieces = {
+            name: Piece(file, name, shape) for file in files or _files(folder) for name, shape in _shapes(file).items()
+        }
 
     def __contains__(self, name: str) -> bool:
         return name in self.pieces
@@ -76,50 +83,6 @@ def read_stacked(stacked: Stacked) -> Tensor:
     return torch.stack([torch.cat([read_piece(piece) for piece in parts]) for parts in stacked.experts])
 
 
-def stacked_experts(pieces: Mapping[str, Piece], wanted: Iterable[str], renames: Renames) -> dict[str, Stacked]:
-    """How the module's 3-D expert tensors are stored one by one, for those of ``wanted`` that are.
-
-    Args:
-        renames: For a target such as ``.experts.gate_up_proj``, the stored parts, ``(".experts.*.w1.weight", ...)``,
-            and what stands for the parts of the name before it.
-    """
-    found = {}
-    for name in wanted:
-        for target, sources in renames.targets.items():
-            if name.endswith(target):
-                prefix = renames.stored_prefix(name.removesuffix(target))
-                if experts := _experts(pieces, prefix, sources):
-                    found[name] = Stacked(experts)
-    return found
-
-
-@dataclass(frozen=True)
-class Renames:
-    """A checkpoint's own names for what the module calls otherwise."""
-
-    targets: Mapping[str, tuple[str, ...]]  # ".experts.down_proj": (".experts.*.w2.weight",)
-    parts: tuple[tuple[str, str], ...] = ()  # (".mlp.", ".block_sparse_moe."): the module's, the stored one's
-
-    def stored(self, name: str) -> str:
-        """The stored name of a tensor that is stored alone."""
-        for own, stored in self.parts:
-            name = name.replace(own, stored)
-        return name
-
-    def stored_prefix(self, prefix: str) -> str:
-        """The stored form of the beginning of a name (``...layers.0.mlp``)."""
-        return self.stored(f"{prefix}.").removesuffix(".")
-
-
-def _experts(pieces: Mapping[str, Piece], prefix: str, sources: tuple[str, ...]) -> tuple[tuple[Piece, ...], ...]:
-    experts: list[tuple[Piece, ...]] = []
-    while True:
-        names = [prefix + source.replace("*", str(len(experts))) for source in sources]
-        if not all(name in pieces for name in names):
-            return tuple(experts)
-        experts.append(tuple(pieces[name] for name in names))
-
-
 def metadata(file: Path) -> dict[str, str]:
     """What a shard says of itself."""
     with safe_open(file, framework="pt") as shard:
@@ -143,9 +106,9 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(named)]
 
 
-def _names(file: Path) -> list[str]:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(file, framework="pt") as shard:
-            return list(shard.keys())
+            return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a whole safetensors file ({error})") from None

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze.errors import ModelError
-from squeeze.models.language.shards import Renames
+from squeeze.errors import ModelError, first_line
 
 
 class Skeleton:
@@ -29,24 +28,21 @@ class Skeleton:
     def __init__(self, module: nn.Module, config: Any) -> None:
         self.module, self.config = module.eval(), config
         self.layers_name, self.layers = _find_layers(module)
-        self.renames = _renames(config)
 
     @classmethod
     def read(cls, folder: Path) -> Skeleton:
         """Build from ``config.json``; code from the folder is never run."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         values = _config_values(folder / "config.json")
         kind = values.pop("model_type", None)
         try:
             config = AutoConfig.for_model(kind, **values)
-            config._attn_implementation = "sdpa"
             config._experts_implementation = "eager"  # one product per expert, so that each can be watched
             with torch.device("meta"):
-                module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+                module = _class_for(config).from_config(config, trust_remote_code=False)
         except (ValueError, KeyError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise ModelError(f"{folder}: model_type '{kind}' is no causal language model known here: {first}") from None
+            raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {first_line(error)}") from None
         _compute_buffers(module)
         return cls(module, config)
 
@@ -55,6 +51,19 @@ class Skeleton:
         """Names of the tensors outside the blocks: embedding, final norm, head; tied ones once."""
         inside = f"{self.layers_name}."
         return [name for name in self.names() if not name.startswith(inside)]
+
+    @property
+    def read_outside(self) -> list[str]:
+        """Those of ``outside`` that text goes through: not a vision tower's."""
+        models = [(name, child) for name, child in self.module.named_modules() if hasattr(child, "_init_weights")]
+        towers = tuple(f"{name}." for name, child in models if not _within(child, self.layers))
+        return [name for name in self.outside if not name.startswith(towers)]
+
+    @property
+    def ends(self) -> list[str]:
+        """Names of the embedding's weight and, where it is not tied, the head's."""
+        weights = {id(end.weight) for end in (_embedding(self.module), _head(self.module)) if end is not None}
+        return [name for name, value in self.module.named_parameters() if id(value) in weights]
 
     @property
     def token_bytes(self) -> int:
@@ -90,13 +99,15 @@ class Skeleton:
 
 
 def is_language_folder(folder: Path) -> bool:
-    """True where ``config.json`` names a causal language model."""
+    """True where ``config.json`` names a causal language model, or a vision-language one."""
     try:
         config = json.loads((folder / "config.json").read_text())
         named = [str(name) for name in config.get("architectures") or []]
     except (OSError, ValueError, AttributeError):
         return False  # whoever reads the folder says what is wrong with it
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+    sees = "text_config" in config and "vision_config" in config
+    ends = ("ForCausalLM", "LMHeadModel", *(["ForConditionalGeneration"] if sees else []))
+    return any(name.endswith(ends) for name in named)
 
 
 def fill(module: nn.Module, name: str, value: Tensor) -> None:
@@ -116,14 +127,37 @@ def empty(module: nn.Module, names: list[str]) -> None:
         fill(module, name, torch.empty_like(state[name], device="meta"))
 
 
+def _class_for(config: Any) -> Any:
+    """The class that makes logits of text: a causal language model, or the whole of one that also sees."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and hasattr(config, "text_config"):
+        return AutoModelForImageTextToText
+    raise ValueError("transformers has neither a causal language model nor an image-text-to-text one of that type")
+
+
 def _compute_buffers(module: nn.Module) -> None:
     """Give a value to what no checkpoint stores and the code computes, such as rotary frequencies."""
-    for child in module.modules():
+    for owner, child in _owned(module, module):
         computed = {n: b for n, b in child._buffers.items() if b is not None and n in child._non_persistent_buffers_set}
         for name, buffer in computed.items():
             child._buffers[name] = torch.empty_like(buffer, device="cpu")
         if computed:
-            module._init_weights(child)  # type: ignore[operator]
+            owner._init_weights(child)  # type: ignore[operator]
+
+
+def _owned(owner: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Every module, with the model (the vision tower, the language tower, the whole) that initializes it."""
+    yield owner, module
+    for child in module.children():
+        yield from _owned(child if hasattr(child, "_init_weights") else owner, child)
 
 
 def _config_values(file: Path) -> dict[str, Any]:
@@ -137,20 +171,29 @@ def _config_values(file: Path) -> dict[str, Any]:
 
 
 def _find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The longest list of blocks of one class that hold linears."""
+    """The outermost list of blocks of one class that hold weight matrices, inside the decoder where one is named."""
+    kind, decoder = type(module).__name__, _decoder(module)
     found = [
         (name, child)
         for name, child in module.named_modules()
-        if isinstance(child, nn.ModuleList) and len(child) and _are_blocks(child)
+        if isinstance(child, nn.ModuleList) and len(child) and _are_blocks(child) and _within(decoder, child)
     ]
     if not found:
-        kind = type(module).__name__
         raise ModelError(
             f"{kind}: no list of decoder blocks (a ModuleList of one class with weight matrices) was found"
         )
     if _embedding(module) is None or _head(module) is None:
-        raise ModelError(f"{type(module).__name__}: no embedding before the blocks, or no head behind them, was found")
+        raise ModelError(f"{kind}: no embedding before the blocks, or no head behind them, was found")
     return min(found, key=lambda item: item[0].count("."))
+
+
+def _decoder(module: nn.Module) -> nn.Module:
+    """The language tower of a model that also sees; else what holds the blocks."""
+    return module.get_decoder() if hasattr(module, "get_decoder") else module  # type: ignore[operator]
+
+
+def _within(outer: nn.Module, inner: nn.Module) -> bool:
+    return any(child is inner for child in outer.modules())
 
 
 def _embedding(module: nn.Module) -> nn.Module | None:
@@ -164,22 +207,3 @@ def _head(module: nn.Module) -> nn.Module | None:
 def _are_blocks(children: nn.ModuleList) -> bool:
     same = len({type(child) for child in children}) == 1
     return same and any(parameter.dim() > 1 for parameter in children[0].parameters())
-
-
-def _renames(config: Any) -> Renames:
-    """How checkpoints of this family name what the module stacks, as transformers itself converts them."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-    targets: dict[str, tuple[str, ...]] = {}
-    parts: list[tuple[str, str]] = []
-    for rule in get_checkpoint_conversion_mapping(config.model_type) or []:
-        sources, goals = _patterns(rule.source_patterns), _patterns(rule.target_patterns)
-        if len(goals) == 1 and any("*" in source for source in sources):
-            targets[goals[0]] = sources
-        elif len(goals) == len(sources) == 1 and "*" not in sources[0] and sources[0].isascii():
-            parts.append((goals[0], sources[0]))
-    return Renames(targets, tuple(parts))
-
-
-def _patterns(value: str | list[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)

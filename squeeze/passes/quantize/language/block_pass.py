@@ -112,9 +112,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
     def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
         if self.embeddings is None:
             return
-        matrices = [n for n in model.skeleton.outside if model.skeleton.module.get_parameter(n).dim() == 2]
         new: dict[str, Tensor | QuantizedTensor] = {}
-        for name in matrices:
+        for name in model.skeleton.ends:
             new[name] = round_to_nearest(model.tensor(name), self.embeddings, self.group_size, self.symmetric, "mse")
         rewriter.put_outside(new, {})
 

@@ -119,7 +119,7 @@ def matrices(model: LanguageModel, index: int, name: str) -> list[Weight]:
 
 
 def _experts(model: LanguageModel) -> int | None:
-    config = model.skeleton.config
+    config = model.skeleton.config.get_text_config()
     return next(
         (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))),
         None,

@@ -1,0 +1,50 @@
+"""What a model stands for, written as a plain Hugging Face folder: dense weights, shard by shard, under stock names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from squeeze.models.language.names import as_stored
+from squeeze.models.language.shards import INDEX
+from squeeze.models.language.skeleton import Skeleton
+
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+def write_dense(skeleton: Skeleton, tensor: Callable[[str], Tensor], source: Path, folder: Path) -> None:
+    """Write every tensor, with one block in memory at a time; tied ones once.
+
+    Args:
+        tensor: Gives a weight by its name in the module.
+        source: The folder that config and tokenizer are taken from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_side_files(source, folder)
+    shards = [skeleton.outside, *(_names(skeleton, index) for index in range(len(skeleton.layers)))]
+    placed: dict[str, str] = {}
+    size = 0
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        stored = as_stored(skeleton.module, {name: tensor(name) for name in names})
+        save_file({name: value.clone().contiguous() for name, value in stored.items()}, folder / file, {"format": "pt"})
+        placed |= dict.fromkeys(stored, file)
+        size += sum(value.nbytes for value in stored.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2))
+
+
+def copy_side_files(source: Path, folder: Path) -> None:
+    """Config and tokenizer; not the index, since the shards are others."""
+    for file in sorted({file for pattern in SIDE_FILES for file in source.glob(pattern)}):
+        if file.name != INDEX:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _names(skeleton: Skeleton, index: int) -> list[str]:
+    return [skeleton.prefix(index) + name for name in skeleton.block_names(index)]
