@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, ClassVar
@@ -35,6 +35,7 @@ class BlockWork:
     schemes: dict[Weight, Scheme]
     walk: Walk | None
     said: dict[str, Any]
+    changed: set[str] = field(default_factory=set)  # parameters that are stored as the block has them when it is done
 
     def put(self, weight: Weight, real: Tensor) -> None:
         """Let the block compute with what a weight has become."""
@@ -68,8 +69,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False)
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
-        rewriter = Rewriter(model, _work_folder(context))
-        walk = _walk(model, context) if self.looks_at_data else None
+        rewriter = Rewriter(model, work_folder(context))
+        walk = calibration_walk(model, context) if self.looks_at_data else None
         schemes = self.schemes(model)
         for index in context.progress.track(range(model.blocks), self.name, model.blocks):
             if rewriter.done(index) is None:
@@ -106,7 +107,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
                 found = self.quantize(work, context)
             except SqueezeError as error:
                 raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
-        new = {name: _stacked([found[weight] for weight in matrices(model, index, name)]) for name in names}
+            new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
+        new |= {name: _stacked([found[weight] for weight in matrices(model, index, name)]) for name in names}
         rewriter.put_block(index, new, {prefix + name: said for name, said in work.said.items()})
 
     def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
@@ -118,7 +120,7 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         rewriter.put_outside(new, {})
 
 
-def _walk(model: LanguageModel, context: Context) -> Walk:
+def calibration_walk(model: LanguageModel, context: Context) -> Walk:
     """The calibration sequences, embedded."""
     data = context.calibration
     tokens = torch.cat([batch.inputs["input_ids"] for batch in data.batches(64)])
@@ -126,7 +128,7 @@ def _walk(model: LanguageModel, context: Context) -> Walk:
     return model.walk(tokens, max(1, CHUNK_TOKENS // tokens.shape[1]), spill)
 
 
-def _work_folder(context: Context) -> Path:
+def work_folder(context: Context) -> Path:
     return context.journal.folder / "model" if context.journal else Path(mkdtemp(prefix="squeeze-"))
 
 

@@ -16,10 +16,9 @@ from squeeze.algorithms.hessian import Hessian, hessian_loss
 from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme
-from squeeze.passes.quantize.language.watch import InputWatch, Weight, shared_inputs
-
-FEW_TOKENS = 64  # an expert that saw fewer than this share of its inputs says too little: rtn
+from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 
 class Gptq(BlockPass):
@@ -48,7 +47,7 @@ class Gptq(BlockPass):
         groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
         found: Found = {}
         for together in [[group] for group in groups] if self.true_sequential else [groups]:
-            hessians = _hessians(work, together)
+            hessians = block_hessians(work, together)
             for group in together:
                 found |= self._solve(work, group, hessians[group[0]])
         return found
@@ -56,7 +55,7 @@ class Gptq(BlockPass):
     def _solve(self, work: BlockWork, group: list[Weight], hessian: Hessian) -> Found:
         """All weights that share one input."""
         if hessian.tokens < FEW_TOKENS:
-            return {weight: _fallback(work, weight, hessian.tokens) for weight in group}
+            return {weight: fallback(work, weight, hessian.tokens) for weight in group}
         H = hessian.matrix()
         found: Found = {}
         for scheme, members in _by_scheme(work, group):
@@ -74,29 +73,9 @@ class Gptq(BlockPass):
         return found
 
 
-def _hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:
-    """One Hessian per group, by its first weight, over all calibration tokens."""
-    hessians = {group[0]: Hessian(group[0].of(work.block).shape[1]) for group in groups}
-
-    def see(weight: Weight, given: Tensor) -> None:
-        hessians[weight].add(given.reshape(-1, given.shape[-1]))
-
-    assert work.walk is not None
-    with InputWatch(work.block, list(hessians), see):
-        work.walk.through(work.index, keep=False)
-    return hessians
-
-
 def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, list[Weight]]]:
     for scheme in dict.fromkeys(work.schemes[weight] for weight in group):
         yield scheme, [weight for weight in group if work.schemes[weight] == scheme]
-
-
-def _fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
-    """An expert that hardly a token was sent to is rounded to nearest, and named."""
-    scheme = work.schemes[weight]
-    work.said[str(weight)] = {"tokens": tokens, "fallback": "rtn"}
-    return round_to_nearest(weight.of(work.block), scheme.bits, scheme.group_size, scheme.symmetric, "mse")
 
 
 def _say(

@@ -1,0 +1,95 @@
+"""AWQ on language models: the plumbing; the paper is ``squeeze.algorithms.awq``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.awq import round_clipped, search_scale
+from squeeze.algorithms.hessian import hessian_loss
+from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
+from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
+from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.language.watch import Weight, shared_inputs
+
+
+class Inputs(NamedTuple):
+    """What went into a group of weights."""
+
+    tokens: int
+    H: Tensor
+
+
+class Awq(BlockPass):
+    """Scale up the input channels that matter before rounding, and clip each group where it hurts least.
+
+    Lin et al., 2023, https://arxiv.org/abs/2306.00978. The scales go into the norm or linear that writes the input,
+    where there is one that the block allows; weights without one are only clipped.
+    """
+
+    name: ClassVar[str] = "awq"
+    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    looks_at_data: ClassVar[bool] = True
+
+    scale: bool = True  # false: only the clip search
+    clip: bool = True  # false: each group reaches its largest weight
+
+    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+        made = super().run(model, context)
+        folded = Counter(fact["folded"] for fact in context.facts["layers"].values() if "folded" in fact)
+        context.facts["folded"] = dict(sorted(folded.items()))  # by norm or linear: weights whose scales went into it
+        return made
+
+    def quantize(self, work: BlockWork, context: Context) -> Found:
+        walk = work.walk
+        assert walk is not None
+        run = added_by(walk, work.index)
+        groups = shared_inputs(work.block, all_matrices(work.block), run)
+        inputs = {weight: Inputs(one.tokens, one.matrix()) for weight, one in block_hessians(work, groups).items()}
+        sources = find_sources(work.block, groups, head_counts(walk.skeleton.config), run) if self.scale else {}
+        found: Found = {}
+        columns = {group[0]: self._fold(work, group, sources, inputs[group[0]]) for group in groups}
+        for group in groups:
+            for weight in [member for member in group if member in work.schemes]:
+                found[weight] = self._rounded(work, weight, inputs[group[0]], columns[group[0]])
+        return found
+
+    def _fold(self, work: BlockWork, group: list[Weight], sources: dict[Weight, Source], inputs: Inputs) -> Tensor:
+        """Scale what a group multiplies and divide what writes it; gives the scale ``[in]``, ones where none helps."""
+        source, scheme = sources.get(group[0]), _scheme(work, group)
+        if source is None or scheme is None or inputs.tokens < FEW_TOKENS:
+            return torch.ones(group[0].of(work.block).shape[1])
+        H = inputs.H
+        weights = [weight.of(work.block) for weight in group if weight in work.schemes]
+        magnitude = source.tied(H.diagonal().sqrt())
+        searched = search_scale(weights, magnitude, H, scheme.bits, scheme.group_size, scheme.symmetric)
+        work.changed.update(fold(work.block, source, group, searched.scale))
+        said = {"folded": source.module, "alpha": searched.alpha}
+        work.said |= {str(weight): dict(said) for weight in group if weight in work.schemes}
+        return searched.scale
+
+    def _rounded(self, work: BlockWork, weight: Weight, inputs: Inputs, scale: Tensor) -> QuantizedTensor:
+        if inputs.tokens < FEW_TOKENS:
+            return fallback(work, weight, inputs.tokens)
+        scheme, real = work.schemes[weight], weight.of(work.block).float()
+        options = scheme.bits, scheme.group_size, scheme.symmetric
+        H = inputs.H / scale / scale[:, None]
+        grid = round_clipped(real, H, *options) if self.clip else round_to_nearest(real, *options)
+        rounded = round_to_nearest(real * (1 / scale), *options).dequantize() * scale
+        said = {"tokens": inputs.tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
+        said["loss"] = float(hessian_loss(grid.dequantize() - real, H).sum())
+        work.said[str(weight)] = said | work.said.get(str(weight), {})
+        return grid
+
+
+def _scheme(work: BlockWork, group: list[Weight]) -> Scheme | None:
+    """How the scales of a group are tried: as its first weight is stored; None where all are left as they are."""
+    return next((work.schemes[weight] for weight in group if weight in work.schemes), None)

@@ -1,0 +1,26 @@
+"""HQQ on language models: the plumbing; the paper is ``squeeze.algorithms.hqq``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from squeeze.algorithms.hqq import half_quadratic
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+
+
+class Hqq(BlockPass):
+    """Fit the grid of every weight of a language model so that a few outliers count little; looks at no data.
+
+    Badri & Shaji, 2023, "Half-Quadratic Quantization of Large Machine Learning Models".
+    """
+
+    name: ClassVar[str] = "hqq"
+
+    symmetric: bool = False  # the paper's grids have a zero point
+
+    def quantize(self, work: BlockWork, context: Context) -> Found:
+        return {
+            weight: half_quadratic(weight.of(work.block), s.bits, s.group_size, s.symmetric)
+            for weight, s in work.schemes.items()
+        }
