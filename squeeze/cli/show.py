@@ -17,7 +17,6 @@ from squeeze.report.summary import summary
 from squeeze.report.table import ledger_table
 from squeeze.targets.verify import Verification
 
-MOST_NAMES = 4
 PIPE_COLUMNS = 160
 
 
@@ -85,12 +84,11 @@ def show_bench(package: Path, found: dict[str, Any]) -> None:
 def _explained(row: Explained) -> tuple[str, ...]:
     preview = row.preview
     about = "" if preview.exact else "about "
-    names = ", ".join(preview.touched[:MOST_NAMES])
-    more = f" and {len(preview.touched) - MOST_NAMES} more" if len(preview.touched) > MOST_NAMES else ""
+    names = f"{len(preview.touched)}: {preview.touched[0]}, ..." if preview.touched else ""
     counts = (f"{preview.parameters:,}", text.size(preview.nbytes), text.count(preview.macs))
     needs = ", ".join([*row.needs, *([f"extra {row.extra}"] if row.extra else [])])
     numbers = (about + count for count in counts)
-    return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names + more
+    return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names
 
 
 def _layer(layer: Layer, parameters: int, macs: int) -> tuple[str, ...]:
@@ -116,5 +114,5 @@ def _table(names: tuple[str, ...], numbers: tuple[str, ...], wrapped: tuple[str,
     for column in numbers:
         table.add_column(column, justify="right", no_wrap=True)
     for column in wrapped:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=12)
     return table
