@@ -108,15 +108,15 @@ def tokens(sequences: int = 4, length: int = 16) -> Tensor:
     return torch.randint(1, 127, (sequences, length), generator=torch.Generator().manual_seed(1))
 
 
-def stock_logits(folder: Path, ids: Tensor | None = None) -> Tensor:
-    """What stock transformers makes of the folder."""
+def stock_logits(folder: Path, experts: str | None = None) -> Tensor:
+    """What stock transformers makes of the folder; in bf16 its ways to run ``experts`` differ in rounding."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     kind = AutoModelForImageTextToText if vision else AutoModelForCausalLM
     with torch.no_grad():
-        module, loading = kind.from_pretrained(folder, output_loading_info=True)
+        module, loading = kind.from_pretrained(folder, output_loading_info=True, experts_implementation=experts)
         assert not loading["missing_keys"], loading
         assert not loading["unexpected_keys"], loading
-        logits: Tensor = module.eval()(input_ids=tokens() if ids is None else ids).logits
+        logits: Tensor = module.eval()(input_ids=tokens()).logits
     return logits.float()

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from squeeze.models.language.minicpm import as_llama
 from squeeze.models.language.names import as_stored
 from squeeze.models.language.shards import INDEX
 from squeeze.models.language.skeleton import Skeleton
@@ -44,6 +45,9 @@ def copy_side_files(source: Path, folder: Path) -> None:
     for file in sorted({file for pattern in SIDE_FILES for file in source.glob(pattern)}):
         if file.name != INDEX:
             shutil.copyfile(file, folder / file.name)
+    values = json.loads((source / "config.json").read_text())
+    if as_llama(values) != values:
+        (folder / "config.json").write_text(json.dumps(as_llama(values), indent=2))
 
 
 def _names(skeleton: Skeleton, index: int) -> list[str]:

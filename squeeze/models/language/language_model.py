@@ -21,6 +21,7 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.grid_file import PARTS, read_grid, stored_grid, stored_value
+from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
@@ -43,6 +44,8 @@ class LanguageModel(Model):
         self.grid = read_grid(self.shards)
         names = self.skeleton.names()
         self.found = find(self.skeleton.module, names, self.shards.pieces)
+        if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
+            self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
         self.inputs = (InputSpec("input_ids", (-1,), "int64"),)
         self._require_all()
 
@@ -60,7 +63,9 @@ class LanguageModel(Model):
         """One weight by its name in the module; a quantized one as what it stands for."""
         if name in self.found.stacked:
             return read_stacked(self.found.stacked[name])
-        return stored_value(self.shards, self.grid, self.found.alone.get(name, name))
+        value = stored_value(self.shards, self.grid, self.found.alone.get(name, name))
+        factor = self.skeleton.factors.get(name)
+        return value if factor is None else scaled(value, factor)
 
     def quantized(self, name: str) -> QuantizedTensor:
         """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""

@@ -7,7 +7,7 @@ embedding before it, a head behind it. What is not found is named.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError, first_line
+from squeeze.models.language.minicpm import as_llama, factors
 
 
 class Skeleton:
@@ -23,10 +24,11 @@ class Skeleton:
 
     Args:
         module: The whole model; ``layers_name`` is where its blocks are.
+        factors: What stored weights are multiplied by to become the module's (MiniCPM).
     """
 
-    def __init__(self, module: nn.Module, config: Any) -> None:
-        self.module, self.config = module.eval(), config
+    def __init__(self, module: nn.Module, config: Any, factors: Mapping[str, float]) -> None:
+        self.module, self.config, self.factors = module.eval(), config, factors
         self.layers_name, self.layers = _find_layers(module)
 
     @classmethod
@@ -34,17 +36,21 @@ class Skeleton:
         """Build from ``config.json``; code from the folder is never run."""
         from transformers import AutoConfig
 
-        values = _config_values(folder / "config.json")
+        stored = _config_values(folder / "config.json")
+        values = as_llama(stored)
         kind = values.pop("model_type", None)
+        values.pop("architectures", None)
+        if not isinstance(kind, str):
+            raise ModelError(f"{folder}: config.json names no model_type")
         try:
             config = AutoConfig.for_model(kind, **values)
             config._experts_implementation = "eager"  # one product per expert, so that each can be watched
             with torch.device("meta"):
                 module = _class_for(config).from_config(config, trust_remote_code=False)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {first_line(error)}") from None
+        except Exception as error:  # whatever transformers' code makes of a config that does not fit it
+            raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {_reason(error)}") from None
         _compute_buffers(module)
-        return cls(module, config)
+        return cls(module, config, factors(stored))
 
     @property
     def outside(self) -> list[str]:
@@ -96,6 +102,11 @@ class Skeleton:
         finally:
             for index, block in enumerate(own):
                 self.layers[index] = block
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a config: strict configs wrap it."""
+    return first_line(error.__cause__ or error)
 
 
 def is_language_folder(folder: Path) -> bool:
@@ -165,9 +176,13 @@ def _config_values(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: no config can be read here ({error})") from None
-    for key in ("quantization_config", "auto_map", "transformers_version", "architectures"):
-        values.pop(key, None)
-    return dict(values)
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: no config can be read here (no JSON object)")
+    if quantized := values.get("quantization_config"):
+        method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else quantized
+        raise ModelError(f"{file.parent}: is quantized already, by {method}; the model as it was before is needed")
+    unasked = ("auto_map", "transformers_version")
+    return {key: value for key, value in values.items() if key not in unasked}
 
 
 def _find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
