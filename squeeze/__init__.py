@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from squeeze.data.base import Dataset, Example
     from squeeze.data.sources import DataSource, DigitsData, FolderData, ImageSource, NpzData
     from squeeze.data.tables import DatasetsData
+    from squeeze.data.text import TextData
     from squeeze.errors import EffectError, PlanError, SqueezeError, VerifyError
     from squeeze.evaluate.metrics import (
         ExampleMetric,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Metric,
         ModelMetric,
         Parameters,
+        Perplexity,
         SizeBytes,
         Top1,
         Top5,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from squeeze.ledger import Ledger, Row
     from squeeze.models.artifact import Artifact
     from squeeze.models.base import Batch, InputSpec, Layer, Model
+    from squeeze.models.language.language_model import LanguageModel
     from squeeze.models.onnx_model import OnnxModel
     from squeeze.models.spec import ModelSpec
     from squeeze.models.torch_model import TorchModel
@@ -39,6 +42,13 @@ if TYPE_CHECKING:
     from squeeze.passes.export.export_onnx import ExportOnnx
     from squeeze.passes.prune.prune_channels import PruneChannels
     from squeeze.passes.quantize.float16 import Float16
+    from squeeze.passes.quantize.language.awq import Awq
+    from squeeze.passes.quantize.language.gptq import Gptq
+    from squeeze.passes.quantize.language.hqq import Hqq
+    from squeeze.passes.quantize.language.rotate import Rotate
+    from squeeze.passes.quantize.language.rtn import Rtn
+    from squeeze.passes.quantize.language.smooth import Smooth
+    from squeeze.passes.quantize.language.write import Write
     from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
     from squeeze.passes.quantize.quantize_static import QuantizeStatic
     from squeeze.plan.plan import Plan
@@ -54,6 +64,7 @@ _ROOMS = {
     "data.base": ["Dataset", "Example"],
     "data.sources": ["DataSource", "ImageSource", "DigitsData", "FolderData", "NpzData"],
     "data.tables": ["DatasetsData"],
+    "data.text": ["TextData"],
     "errors": ["EffectError", "PlanError", "SqueezeError", "VerifyError"],
     "evaluate.metrics": [
         "ExampleMetric",
@@ -65,6 +76,7 @@ _ROOMS = {
         "Metric",
         "ModelMetric",
         "Parameters",
+        "Perplexity",
         "SizeBytes",
         "Top1",
         "Top5",
@@ -72,6 +84,7 @@ _ROOMS = {
     "ledger": ["Ledger", "Row"],
     "models.artifact": ["Artifact"],
     "models.base": ["Batch", "InputSpec", "Layer", "Model"],
+    "models.language.language_model": ["LanguageModel"],
     "models.onnx_model": ["OnnxModel"],
     "models.spec": ["ModelSpec"],
     "models.torch_model": ["TorchModel"],
@@ -81,6 +94,13 @@ _ROOMS = {
     "passes.export.export_onnx": ["ExportOnnx"],
     "passes.prune.prune_channels": ["PruneChannels"],
     "passes.quantize.float16": ["Float16"],
+    "passes.quantize.language.awq": ["Awq"],
+    "passes.quantize.language.gptq": ["Gptq"],
+    "passes.quantize.language.hqq": ["Hqq"],
+    "passes.quantize.language.rotate": ["Rotate"],
+    "passes.quantize.language.rtn": ["Rtn"],
+    "passes.quantize.language.smooth": ["Smooth"],
+    "passes.quantize.language.write": ["Write"],
     "passes.quantize.quantize_dynamic": ["QuantizeDynamic"],
     "passes.quantize.quantize_static": ["QuantizeStatic"],
     "plan.plan": ["Plan"],
@@ -96,6 +116,7 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Artifact",
+    "Awq",
     "Batch",
     "Context",
     "Cpu",
@@ -112,9 +133,12 @@ __all__ = [
     "Flips",
     "Float16",
     "FolderData",
+    "Gptq",
+    "Hqq",
     "ImageSource",
     "InputSpec",
     "Kl",
+    "LanguageModel",
     "Latency",
     "Layer",
     "Ledger",
@@ -129,6 +153,7 @@ __all__ = [
     "OnnxModel",
     "Parameters",
     "Pass",
+    "Perplexity",
     "Plan",
     "PlanError",
     "Preview",
@@ -136,16 +161,21 @@ __all__ = [
     "PruneChannels",
     "QuantizeDynamic",
     "QuantizeStatic",
+    "Rotate",
     "Row",
+    "Rtn",
     "Run",
     "SizeBytes",
+    "Smooth",
     "SqueezeError",
     "Store",
     "Target",
+    "TextData",
     "Top1",
     "Top5",
     "TorchModel",
     "VerifyError",
+    "Write",
     "open_package",
     "run",
     "verify",

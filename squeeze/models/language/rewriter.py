@@ -29,12 +29,19 @@ New = Mapping[str, Tensor | QuantizedTensor]
 
 
 class Rewriter:
-    """Writes a changed copy of ``model`` into ``folder``, which may hold blocks that an earlier try finished."""
+    """Writes a changed copy of ``model`` into ``folder``, which may hold blocks that an earlier try finished.
 
-    def __init__(self, model: LanguageModel, folder: Path) -> None:
+    Args:
+        config: What the new model's ``config.json`` says otherwise.
+    """
+
+    def __init__(self, model: LanguageModel, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.model, self.folder = model, folder
         folder.mkdir(parents=True, exist_ok=True)
         copy_side_files(model.folder, folder)
+        if config:
+            file = folder / "config.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | dict(config), indent=2, sort_keys=True) + "\n")
 
     def done(self, index: int) -> dict[str, Any] | None:
         """What was said of a block that is finished; None where it is not."""
@@ -47,8 +54,9 @@ class Rewriter:
         self._put(_block(index), names, {prefix + name: value for name, value in new.items()}, said)
 
     def put_outside(self, new: New, said: dict[str, Any]) -> None:
-        """Write what is before and behind the blocks."""
-        self._put(OUTSIDE, self.model.skeleton.outside, new, said)
+        """Write what is before and behind the blocks; ``new`` may hold tensors that were tied or absent."""
+        names = list(dict.fromkeys([*self.model.skeleton.outside, *new]))
+        self._put(OUTSIDE, names, new, said)
 
     def finish(self) -> LanguageModel:
         """The new model; what nobody changed outside the blocks is taken over."""

@@ -104,7 +104,7 @@ def find_sources(
         heads: Attention heads and KV heads.
         run: What the block adds to some activations.
     """
-    norms, reference = _norms_behind(block, groups, run)
+    norms, reference = norms_behind(block, groups, run)
     found: dict[Weight, Source] = {}
     for place, group in enumerate(groups):
         if group[0].expert is not None:
@@ -117,7 +117,7 @@ def find_sources(
     return found
 
 
-def _norms_behind(
+def norms_behind(
     block: nn.Module, groups: list[list[Weight]], run: Callable[[], Tensor]
 ) -> tuple[dict[Weight, list[Source]], Tensor]:
     """The norm whose output is the very input of a group, and what the block adds."""
