@@ -16,7 +16,7 @@ from torch import Tensor
 
 from squeeze.errors import ShapeError
 
-TILE = 512  # rows of the Hessian per product: the share computed twice is TILE / in
+TILE = 256  # rows of the Hessian per product: the share computed twice is TILE / in
 
 
 class Hessian:
