@@ -10,7 +10,7 @@ from squeeze.errors import DataError
 def shared_examples(one: Dataset, other: Dataset) -> int:
     """How many examples of ``other`` stand in ``one`` too: pixel for pixel, or with 13 tokens in a row."""
     if isinstance(one, TokenDataset) and isinstance(other, TokenDataset):
-        return int(other.shares_with(one.grams()).sum())
+        return int(other.shares_with(one).sum())
     seen = set(one.fingerprints)
     return sum(fingerprint in seen for fingerprint in other.fingerprints)
 
@@ -32,7 +32,7 @@ def without_overlap(data: Dataset, evaluate: Dataset) -> Dataset:
     """Text without the sequences that share 13 tokens in a row with the evaluation text."""
     if not (isinstance(data, TokenDataset) and isinstance(evaluate, TokenDataset)):
         return data
-    left = data.without(evaluate.grams())
+    left = data.without(evaluate)
     if not len(left):
         raise DataError(f"{data.name}: every sequence shares {GRAM} tokens in a row with the evaluation text")
     return left

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource
-from squeeze.errors import DataError, first_line
+from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.models.base import Batch
 
 GRAM = 13  # tokens in a row that two texts do not share by chance
@@ -45,17 +46,15 @@ class TokenDataset(Dataset):
     def batch(self, indices: np.ndarray) -> Batch:
         return Batch({"input_ids": torch.from_numpy(self.tokens[indices])})
 
-    def grams(self) -> set[bytes]:
-        """Every run of 13 tokens."""
-        return {gram for sequence in self.tokens for gram in _grams(sequence)}
+    def shares_with(self, other: TokenDataset) -> np.ndarray:
+        """``[n]`` bool: which share 13 tokens in a row with the other text (all, where a sequence has fewer)."""
+        size = min(GRAM, self.tokens.shape[1], other.tokens.shape[1])
+        grams = {gram for sequence in other.tokens for gram in _grams(sequence, size)}
+        return np.array([not grams.isdisjoint(_grams(sequence, size)) for sequence in self.tokens], dtype=bool)
 
-    def shares_with(self, grams: set[bytes]) -> np.ndarray:
-        """``[n]`` bool: which sequences hold one of these runs."""
-        return np.array([not grams.isdisjoint(_grams(sequence)) for sequence in self.tokens], dtype=bool)
-
-    def without(self, grams: set[bytes]) -> TokenDataset:
-        """The sequences that hold none of these runs."""
-        return TokenDataset(self.name, self.tokens[~self.shares_with(grams)])
+    def without(self, other: TokenDataset) -> TokenDataset:
+        """The sequences that share nothing with the other text."""
+        return TokenDataset(self.name, self.tokens[~self.shares_with(other)])
 
 
 class TextData(DataSource):
@@ -79,6 +78,8 @@ class TextData(DataSource):
             raise DataError(f"{self.text}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
         tokens = _tokenize(model, _texts(root / self.text, self.field))
         available = len(tokens) // self.length
+        if not len(tokens):
+            raise DataError(f"{self.text}: holds no text")
         if not available:
             raise DataError(
                 f"{self.text}: {len(tokens)} tokens do not fill one sequence of {self.length}; shorter would do"
@@ -101,16 +102,23 @@ def _texts(path: Path, field: str) -> Iterator[str]:
                 yield file.read()
                 return
             for number, line in enumerate(file, 1):
-                yield _field(line, field, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+                if line.strip():
+                    yield _field(line, field, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as text ({first_line(error)})") from None
 
 
 def _field(line: str, field: str, where: str) -> str:
     try:
-        return str(json.loads(line)[field])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{where}: no JSON object with a '{field}'") from None
+        values = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: no JSON ({error})") from None
+    if not isinstance(values, dict) or field not in values:
+        near = did_you_mean(field, values) if isinstance(values, dict) else ""
+        raise DataError(f"{where}: no JSON object with a '{field}'{near}")
+    if not isinstance(values[field], str):
+        raise DataError(f"{where}: '{field}' is {json.dumps(values[field])[:40]}, no text")
+    return str(values[field])
 
 
 def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
@@ -119,7 +127,7 @@ def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers' own library raises nothing narrower
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
     pieces: list[int] = []
     for text in texts:
@@ -129,7 +137,7 @@ def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
     return np.asarray(pieces, dtype=np.int64)
 
 
-def _grams(sequence: np.ndarray) -> Iterator[bytes]:
+def _grams(sequence: np.ndarray, tokens: int) -> Iterator[bytes]:
     raw, size = sequence.tobytes(), sequence.itemsize
-    for start in range(len(sequence) - GRAM + 1):
-        yield raw[start * size : (start + GRAM) * size]
+    for start in range(len(sequence) - tokens + 1):
+        yield raw[start * size : (start + tokens) * size]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from squeeze.data.text import TokenDataset
-from squeeze.errors import ModelError
+from squeeze.errors import DataError, ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.progress import Progress
 
@@ -62,6 +62,8 @@ def score_tokens(
     Raises:
         ModelError: a logit is not finite.
     """
+    if data.tokens.shape[1] < 2:
+        raise DataError(f"{data.name}: a sequence of one token leaves nothing to predict; length: 2 or more would do")
     tokens = torch.from_numpy(data.tokens)
     chunk = max(1, CHUNK_TOKENS // tokens.shape[1])
     kept = _kept(folder, original, (len(tokens), tokens.shape[1] - 1, model.vocabulary))

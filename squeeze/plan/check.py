@@ -80,7 +80,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
 
 def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check) -> State:
     """The original's outline, or the form alone where it cannot be built."""
-    unknown = State("onnx" if plan.model is not None and plan.model.kind == "onnx" else "torch", {}, None, None)
+    unknown = State(_named_form(plan), {}, None, None)
     try:
         example = None if "evaluate" in given else first_example(plan)
     except SqueezeError as error:
@@ -99,6 +99,13 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
     macs = sum(layer.macs for layer in layers)
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs)
     return State(outline.form, {}, outline, result.original)
+
+
+def _named_form(plan: Plan) -> str:
+    """The form of a model that cannot be built, as far as the plan and a config.json say it."""
+    if plan.model is not None and plan.model.kind == "onnx":
+        return "onnx"
+    return "language" if plan.model is not None and plan.model.is_language(plan.root) else "torch"
 
 
 def _outline(plan: Plan, example: Batch | None) -> Model:

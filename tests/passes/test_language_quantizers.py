@@ -275,7 +275,7 @@ def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
     model = LanguageModel(real / "models/prose6M")
     read = TextData(text="data/prose/calibrate.txt", length=128, samples=32).open(real, model.folder)
     held = TextData(text="data/prose/evaluate.txt", length=128, samples=32).open(real, model.folder)
-    assert not read.shares_with(held.grams()).any()
+    assert not read.shares_with(held).any()
     rounded, solved = (
         per_sequence(quantizer(bits=3, group_size=64).run(model, Context(calibration_data=read)), held)
         for quantizer in (Rtn, Gptq)

@@ -55,6 +55,11 @@ class LanguageModel(Model):
         return int(self.skeleton.module.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
 
     @property
+    def tokens_known(self) -> int:
+        """How many tokens can be embedded."""
+        return int(self.skeleton.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+
+    @property
     def blocks(self) -> int:
         """How many decoder blocks there are."""
         return len(self.skeleton.layers)
@@ -98,6 +103,9 @@ class LanguageModel(Model):
 
     def walk(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Walk:
         """Embedded tokens ``[sequences, length]``, ready to go through the blocks."""
+        if len(tokens) and int(tokens.max()) >= self.tokens_known:
+            what = f"token {int(tokens.max())} is none of the {self.tokens_known} that the model knows"
+            raise ModelError(f"{self.folder}: {what}; is the tokenizer another model's?")
         walk = Walk(self.skeleton, tokens, chunk, spill)
         with self.outside():
             walk.start()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.algorithms.rtn import round_to_nearest
-from squeeze.errors import SqueezeError
+from squeeze.algorithms.rtn import require_finite, round_to_nearest
+from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
@@ -59,6 +59,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         if isinstance(model, LanguageModel):
+            if model.grid:
+                yield f"{self.name}: {len(model.grid)} weights of the model are quantized already"
             yield from self.option_faults(model, self.name)
 
     def preview(self, model: Model, before: Preview) -> Preview:
@@ -69,6 +71,10 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False)
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+        if model.grid:
+            raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
+        for name in model.skeleton.read_outside:
+            require_finite(model.tensor(name), name)
         rewriter = Rewriter(model, work_folder(context))
         walk = calibration_walk(model, context) if self.looks_at_data else None
         schemes = self.schemes(model)
@@ -98,6 +104,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         prefix = model.skeleton.prefix(index)
         names = [name for name in block_weights(model, index) if prefix + name in schemes]
         with model.block(index) as block:
+            for name, value in block.named_parameters():
+                require_finite(value.data, prefix + name)
             for name in names:
                 own = block.get_parameter(name)
                 own.data = own.data.clone()  # mapped from the file: never written to

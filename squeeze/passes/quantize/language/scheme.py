@@ -72,10 +72,13 @@ class WeightOptions(BaseModel):
     def option_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
         """Patterns that match nothing, groups that do not divide."""
         names = [_module_name(name) for name in quantizable(model)]
-        for pattern in (*self.include, *self.exclude, *self.overrides):
-            if not any(_matches(name, (pattern,)) for name in names):
-                near = did_you_mean(pattern, sorted({_pattern_of(name) for name in names}))
-                yield f'{what}: "{pattern}" matches no weight{near}'
+        patterns = (*self.include, *self.exclude, *self.overrides)
+        idle = [pattern for pattern in patterns if not any(_matches(name, (pattern,)) for name in names)]
+        for pattern in idle:
+            near = did_you_mean(pattern, {_pattern_of(name, pattern.count(".")) for name in names})
+            yield f'{what}: "{pattern}" matches no weight{near}'
+        if not idle and not self.schemes(model) and self.embeddings is None:
+            yield f"{what}: include and exclude leave no weight to quantize"
         yield from self._group_faults(model, what)
 
     def _group_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
@@ -108,8 +111,20 @@ def block_weights(model: LanguageModel, index: int) -> list[str]:
     return [
         name
         for name, value in block.named_parameters()
-        if (name in linears and len(value) != experts) or (value.dim() == 3 and len(value) == experts)
+        if (name in linears and not _routes(block, name, experts)) or (value.dim() == 3 and len(value) == experts)
     ]
+
+
+def _routes(block: nn.Module, name: str, experts: int | None) -> bool:
+    """A linear with a row per expert, beside the experts; or with a single row, which weighs a shared one."""
+    rows = len(block.get_parameter(name))
+    beside = block.get_submodule(name.removesuffix(".weight").rpartition(".")[0])
+    return rows == 1 or (rows == experts and _holds_experts(beside, experts))
+
+
+def _holds_experts(module: nn.Module, experts: int) -> bool:
+    lists = any(isinstance(child, nn.ModuleList) and len(child) == experts for child in module.children())
+    return lists or any(value.dim() == 3 and len(value) == experts for value in module.parameters())
 
 
 def matrices(model: LanguageModel, index: int, name: str) -> list[Weight]:
@@ -141,8 +156,8 @@ def _module_name(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _pattern_of(name: str) -> str:
-    """``*.mlp.down_proj`` for ``model.layers.0.mlp.down_proj``: the same weight in every block."""
+def _pattern_of(name: str, most: int = 9) -> str:
+    """``*.mlp.down_proj`` for ``model.layers.0.mlp.down_proj``: the same weight in every block, its last parts."""
     parts = name.split(".")
     last = max((place for place, part in enumerate(parts) if part.isdigit()), default=-1)
-    return ".".join(["*", *parts[last + 1 :]])
+    return ".".join(["*", *parts[last + 1 :][-max(most, 1) :]])

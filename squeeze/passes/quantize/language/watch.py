@@ -42,11 +42,13 @@ class InputWatch(TorchFunctionMode):
         self.see = see
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.linear and isinstance(args[1], Tensor):
-            weight = self.owners.get(args[1].data_ptr())
+        named = kwargs or {}
+        if func is functional.linear:
+            given, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
+            weight = self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None
             if weight is not None:
-                self.see(weight, args[0])
-        return func(*args, **(kwargs or {}))
+                self.see(weight, given)
+        return func(*args, **named)
 
 
 def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], object]) -> list[list[Weight]]:

@@ -1,0 +1,123 @@
+"""Text as token sequences: what cannot serve is one line that names the file; calibration never overlaps evaluation."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from language_world import LETTERS, write_folder, write_tokenizer
+
+from squeeze.data.overlap import refuse_overlap, without_overlap
+from squeeze.data.text import TextData, TokenDataset
+from squeeze.errors import DataError, ModelError
+from squeeze.evaluate.tokens import score_tokens
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.progress import Progress
+
+SENTENCE = "the quick brown fox jumps over the lazy dog.\n"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with a tokenizer of single letters and a text."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "text.txt").write_text(SENTENCE)
+    return tmp_path
+
+
+def opened(world: Path, file: str, length: int = 8, **options: str) -> TokenDataset:
+    return TextData(text=file, length=length, **options).open(world, world)
+
+
+def random_tokens(seed: int, sequences: int = 4, length: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 10_000, (sequences, length))
+
+
+def test_a_text_is_cut_to_sequences_of_one_length(world: Path) -> None:
+    tokens = opened(world, "text.txt").tokens
+    assert tokens.shape == (len(SENTENCE) // 8, 8)
+    assert "".join(LETTERS[token] for token in tokens.flat) == SENTENCE[: tokens.size]
+
+
+def test_documents_of_a_jsonl_are_parted_by_the_end_of_text(world: Path) -> None:
+    lines = [json.dumps({"text": "abc"}), "", json.dumps({"text": "de"})]
+    with gzip.open(world / "text.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines) + "\n")
+    end = len(LETTERS)
+    assert opened(world, "text.jsonl.gz", 6).tokens.tolist() == [[0, 1, 2, end, 3, 4]]
+
+
+UNFIT = {
+    "empty": ("text.txt", b"", r"text\.txt: holds no text"),
+    "short": ("text.txt", b"abcde", r"text\.txt: 5 tokens do not fill one sequence of 8; shorter would do"),
+    "not utf-8": ("text.txt", b"caf\xe9 au lait", r"text\.txt: cannot be read as text \('utf-8' codec"),
+    "no json": ("text.jsonl", b'{"text": "a"}\n{"text', r"text\.jsonl:2: no JSON \(Unterminated"),
+    "no field": ("text.jsonl", b'{"txt": "a"}', r"text\.jsonl:1: no JSON object with a 'text'; did you mean 'txt'\?"),
+    "no object": ("text.jsonl", b"[1]", r"text\.jsonl:1: no JSON object with a 'text'$"),
+    "no text": ("text.jsonl", b'{"text": null}', r"text\.jsonl:1: 'text' is null, no text"),
+    "no gzip": ("text.txt.gz", b"plain", r"text\.txt\.gz: cannot be read as text \(Not a gzipped file"),
+    "cut gzip": ("text.txt.gz", gzip.compress(b"abc" * 99, mtime=0)[:-9], r"text\.txt\.gz: cannot be read as text"),
+    "spoilt gzip": ("text.txt.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 9, r"text\.txt\.gz: cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("file", "content", "line"), list(UNFIT.values()), ids=list(UNFIT))
+def test_a_file_that_cannot_serve_is_named(world: Path, file: str, content: bytes, line: str) -> None:
+    (world / file).write_bytes(content)
+    with pytest.raises(DataError, match=line):
+        opened(world, file)
+
+
+def test_a_folder_without_tokenizer_or_with_half_of_one_is_named(world: Path) -> None:
+    whole = (world / "tokenizer.json").read_text()
+    (world / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="no tokenizer can be read here"):
+        opened(world, "text.txt")
+    (world / "bare").mkdir()
+    with pytest.raises(DataError, match="bare: no tokenizer can be read here"):
+        TextData(text="text.txt").open(world, world / "bare")
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path))
+    with pytest.raises(
+        ModelError, match="token 128 is none of the 128 that the model knows; is the tokenizer another mo"
+    ):
+        model.walk(TokenDataset("text", np.full((1, 4), 128)).batch(np.arange(1)).inputs["input_ids"])
+
+
+def test_a_sequence_of_one_token_is_nothing_to_score(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path))
+    with pytest.raises(DataError, match="one token leaves nothing to predict; length: 2 or more would do"):
+        score_tokens(model, TokenDataset("text", np.zeros((3, 1), np.int64)), tmp_path, None, Progress(), "original")
+
+
+def test_calibration_that_shares_13_tokens_with_evaluation_is_refused() -> None:
+    evaluate, calibrate = random_tokens(1), random_tokens(2)
+    refuse_overlap(TokenDataset("text", evaluate), {"calibrate": TokenDataset("text", calibrate)})
+    calibrate[3, 5:17] = evaluate[1, 20:32]
+    refuse_overlap(TokenDataset("text", evaluate), {"calibrate": TokenDataset("text", calibrate)})  # 12 may be chance
+    calibrate[3, 5:18] = evaluate[1, 19:32]
+    with pytest.raises(
+        DataError, match=r"1 of 4 examples are also in data\.calibrate; .*drop_overlap: true in data\.cal"
+    ):
+        refuse_overlap(TokenDataset("text", evaluate), {"calibrate": TokenDataset("text", calibrate)})
+
+
+def test_what_overlaps_can_be_left_out() -> None:
+    evaluate, calibrate = TokenDataset("text", random_tokens(1)), random_tokens(2)
+    calibrate[3, 5:18] = evaluate.tokens[1, 19:32]
+    left = without_overlap(TokenDataset("text", calibrate), evaluate)
+    assert np.array_equal(TokenDataset("text", calibrate[:3]).tokens, left.batch(np.arange(3)).inputs["input_ids"])
+    refuse_overlap(evaluate, {"calibrate": left})
+    with pytest.raises(DataError, match="every sequence shares 13 tokens in a row with the evaluation text"):
+        without_overlap(evaluate, evaluate)
+
+
+def test_sequences_shorter_than_13_tokens_are_compared_whole() -> None:
+    short = TokenDataset("text", random_tokens(1, length=8))
+    with pytest.raises(DataError, match="4 of 4 examples are also in"):
+        refuse_overlap(short, {"calibrate": TokenDataset("text", random_tokens(1, length=8))})

@@ -1,0 +1,72 @@
+"""A tiny random language model in a folder, a tokenizer of single letters, and calibration tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from squeeze.data.text import TokenDataset
+from squeeze.models.base import Batch
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+}
+LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
+
+
+def write_folder(folder: Path, family: str = "Llama", **changes: Any) -> Path:
+    """A model of that family with weights larger than freshly initialized ones."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SIZES | changes)
+    module = getattr(transformers, f"{family}ForCausalLM")(config)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter.data, 0.0, 0.1)
+    module.save_pretrained(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One token per letter; the last one ends a text."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {letter: place for place, letter in enumerate(LETTERS)} | {"<end>": len(LETTERS)}
+    letters = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>").save_pretrained(folder)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    """Change the stored weights."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def context(tokens: np.ndarray | None = None) -> Context:
+    """Calibration tokens, random unless given."""
+    random = np.random.default_rng(0).integers(0, 128, (16, 16))
+    return Context(calibration_data=TokenDataset("text", random if tokens is None else tokens))
+
+
+def logits(model: LanguageModel) -> Tensor:
+    """Of a few random tokens."""
+    tokens = np.random.default_rng(1).integers(0, 128, (3, 16))
+    return model.predict(Batch({"input_ids": torch.from_numpy(tokens)}))
