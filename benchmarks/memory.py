@@ -1,0 +1,130 @@
+"""How much memory GPTQ takes on a model that is never in memory whole.
+
+    python benchmarks/memory.py [--shape tiny-llama --shape llama-3.1-8b] [--layers 4 --layers 16] [--keep FOLDER]
+
+Makes models of a known shape with random bf16 weights, shard by shard on disk, and sends each through ``gptq`` int4,
+group 128, in a process of its own; prints the peak resident memory of that process, which counts the pages of mapped
+files too. Calibration: 4 sequences of 128 random tokens. Without ``--layers`` the shape's own number is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHAPES = {
+    "tiny-llama": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 22,
+        "vocab_size": 32000,
+    },
+    "llama-3.1-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "vocab_size": 128256,
+    },
+}
+SEQUENCES, LENGTH = 4, 128
+
+
+def main() -> None:
+    options = arguments()
+    if options.child:
+        child(Path(options.child))
+        return
+    print(f"{'shape':<14}{'layers':>7}{'parameters':>12}{'peak GB':>9}{'GB per billion':>16}{'minutes':>9}")
+    for shape in options.shape or list(SHAPES):
+        for layers in options.layers or [SHAPES[shape]["num_hidden_layers"]]:
+            measure(shape, layers, options.keep)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser.add_argument("--layers", action="append", type=int)
+    parser.add_argument("--keep", type=Path, help="folder for the models; else a temporary one, 2 GB per billion")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(shape: str, layers: int, keep: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (keep or Path(temporary)) / f"{shape}-{layers}"
+        parameters = make(folder, {**SHAPES[shape], "num_hidden_layers": layers})
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", str(folder)], check=True, capture_output=True, text=True
+        )
+        said = json.loads(done.stdout.splitlines()[-1])
+    peak, billions = said["peak_bytes"] / 1e9, parameters / 1e9
+    figures = f"{billions:>11.2f}B{peak:>9.2f}{peak / billions:>16.2f}{said['seconds'] / 60:>9.1f}"
+    print(f"{shape:<14}{layers:>7}{figures}", flush=True)
+
+
+def make(folder: Path, sizes: dict[str, int]) -> int:
+    """A Hugging Face Llama folder of random bf16 weights, one shard per block; gives the number of parameters."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**sizes, tie_word_embeddings=False, dtype="bfloat16")
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in LlamaForCausalLM(config).state_dict().items()}
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        generator = torch.Generator().manual_seed(0)
+        for shard in sorted({shard_of(name) for name in shapes}):
+            weights = {n: random(shape, generator) for n, shape in shapes.items() if shard_of(n) == shard}
+            save_file(weights, folder / f"{shard}.safetensors")
+        config.architectures = ["LlamaForCausalLM"]
+        config.save_pretrained(folder)
+    return sum(shape.numel() for shape in shapes.values())
+
+
+def random(shape, generator):  # type: ignore[no-untyped-def]
+    import torch
+
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.randn(shape, generator=generator, dtype=torch.bfloat16) * 0.02
+
+
+def shard_of(name: str) -> str:
+    parts = name.split(".")
+    return f"block-{int(parts[2]):03d}" if parts[1] == "layers" else parts[0] if parts[0] == "lm_head" else parts[1]
+
+
+def child(folder: Path) -> None:
+    """Quantize, and say what it took."""
+    import numpy as np
+
+    from squeeze.data.text import TokenDataset
+    from squeeze.models.language.language_model import LanguageModel
+    from squeeze.passes.base import Context
+    from squeeze.passes.quantize.language.gptq import Gptq
+    from squeeze.store import Journal
+
+    model = LanguageModel(folder)
+    tokens = np.random.default_rng(0).integers(0, model.vocabulary, (SEQUENCES, LENGTH))
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        began = time.monotonic()
+        context = Context(calibration_data=TokenDataset("random", tokens), journal=Journal(Path(work)))
+        Gptq(bits=4, group_size=128).run(model, context)
+        seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_bytes": peak, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
