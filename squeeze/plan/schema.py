@@ -30,6 +30,11 @@ MODEL: dict[str, Any] = {
     },
     "oneOf": [{"required": [kind]} for kind in ("hf", "module", "builtin", "onnx")],
 }
+MEASURED: dict[str, Any] = {  # a branch that ends in no target
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+}
 
 
 def plan_schema() -> dict[str, Any]:
@@ -38,6 +43,7 @@ def plan_schema() -> dict[str, Any]:
     passes = {"type": "array", "items": {"oneOf": _named("passes", "pass", definitions, {})}}
     source = {"oneOf": [_options(registry.load("data", name), definitions) for name in registry.entries("data")]}
     targets = _named("targets", "target", definitions, {"name": TEXT, "passes": passes})
+    targets.append(MEASURED | {"properties": {"name": TEXT, "passes": passes}})
     properties = PLAIN | {
         "model": MODEL,
         "data": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(ROLES, source)},
