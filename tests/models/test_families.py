@@ -15,6 +15,7 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.shards import Shards
+from squeeze.models.language.skeleton import is_language_folder
 from squeeze.passes.base import Context, Pass
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -66,7 +67,10 @@ def test_a_quantized_model_is_what_stock_transformers_loads(
 @pytest.mark.parametrize("name", ["llava", "minicpm-v"])
 def test_a_vision_tower_is_kept_as_it_is(tmp_path: Path, name: str) -> None:
     family = write_family(name, tmp_path / "family")
+    assert is_language_folder(family)
     model, _ = quantized(family, Rtn(bits=4, group_size=16, embeddings=8))
+    assert {entry.bits for name, entry in model.grid.items() if "layers" not in name} == {8}
+    assert not any("vision" in name for name in model.grid)
     model.save_dense(tmp_path / "dense")
     before, after = Shards(family), Shards(tmp_path / "dense")
     kept = [stored for stored in before.pieces if "language_model" not in stored and "lm_head" not in stored]

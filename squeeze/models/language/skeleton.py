@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze.errors import ModelError, first_line
+from squeeze.errors import ModelError
+from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
 
 
@@ -34,23 +35,9 @@ class Skeleton:
     @classmethod
     def read(cls, folder: Path) -> Skeleton:
         """Build from ``config.json``; code from the folder is never run."""
-        from transformers import AutoConfig
-
-        stored = _config_values(folder / "config.json")
-        values = as_llama(stored)
-        kind = values.pop("model_type", None)
-        values.pop("architectures", None)
-        if not isinstance(kind, str):
-            raise ModelError(f"{folder}: config.json names no model_type")
-        try:
-            config = AutoConfig.for_model(kind, **values)
-            config._experts_implementation = "eager"  # one product per expert, so that each can be watched
-            with torch.device("meta"):
-                module = _class_for(config).from_config(config, trust_remote_code=False)
-        except Exception as error:  # whatever transformers' code makes of a config that does not fit it
-            raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {_reason(error)}") from None
-        _compute_buffers(module)
-        return cls(module, config, factors(stored))
+        stored = config_values(folder / "config.json")
+        module = build(folder, as_llama(stored))
+        return cls(module, module.config, factors(stored))
 
     @property
     def outside(self) -> list[str]:
@@ -104,11 +91,6 @@ class Skeleton:
                 self.layers[index] = block
 
 
-def _reason(error: Exception) -> str:
-    """What was wrong with a config: strict configs wrap it."""
-    return first_line(error.__cause__ or error)
-
-
 def is_language_folder(folder: Path) -> bool:
     """True where ``config.json`` names a causal language model, or a vision-language one."""
     try:
@@ -136,53 +118,6 @@ def empty(module: nn.Module, names: list[str]) -> None:
     state = module.state_dict(keep_vars=True)
     for name in names:
         fill(module, name, torch.empty_like(state[name], device="meta"))
-
-
-def _class_for(config: Any) -> Any:
-    """The class that makes logits of text: a causal language model, or the whole of one that also sees."""
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
-
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and hasattr(config, "text_config"):
-        return AutoModelForImageTextToText
-    raise ValueError("transformers has neither a causal language model nor an image-text-to-text one of that type")
-
-
-def _compute_buffers(module: nn.Module) -> None:
-    """Give a value to what no checkpoint stores and the code computes, such as rotary frequencies."""
-    for owner, child in _owned(module, module):
-        computed = {n: b for n, b in child._buffers.items() if b is not None and n in child._non_persistent_buffers_set}
-        for name, buffer in computed.items():
-            child._buffers[name] = torch.empty_like(buffer, device="cpu")
-        if computed:
-            owner._init_weights(child)  # type: ignore[operator]
-
-
-def _owned(owner: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Every module, with the model (the vision tower, the language tower, the whole) that initializes it."""
-    yield owner, module
-    for child in module.children():
-        yield from _owned(child if hasattr(child, "_init_weights") else owner, child)
-
-
-def _config_values(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: no config can be read here ({error})") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{file}: no config can be read here (no JSON object)")
-    if quantized := values.get("quantization_config"):
-        method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else quantized
-        raise ModelError(f"{file.parent}: is quantized already, by {method}; the model as it was before is needed")
-    unasked = ("auto_map", "transformers_version")
-    return {key: value for key, value in values.items() if key not in unasked}
 
 
 def _find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:

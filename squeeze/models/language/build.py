@@ -1,0 +1,97 @@
+"""A family's module on the meta device, built from ``config.json``; code from the folder is never run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from squeeze.errors import ModelError, first_line
+
+
+def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
+    """The module of a config, with what its code computes (rotary frequencies) and without weights.
+
+    Args:
+        folder: Where the config is from, for messages.
+        values: Of its config.json.
+
+    Raises:
+        ModelError: transformers cannot build it, or it is no model that says what text comes next.
+    """
+    from transformers import AutoConfig
+
+    left = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    kind = values.get("model_type")
+    if not isinstance(kind, str):
+        raise ModelError(f"{folder}: config.json names no model_type")
+    try:
+        config = AutoConfig.for_model(kind, **left)
+        config._experts_implementation = "eager"  # one product per expert, so that each can be watched
+        with torch.device("meta"):
+            module: nn.Module = _class_for(config).from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever transformers' code makes of a config that does not fit it
+        raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {_reason(error)}") from None
+    _compute_buffers(module)
+    return module
+
+
+def config_values(file: Path) -> dict[str, Any]:
+    """What a config.json says.
+
+    Raises:
+        ModelError: there is none, or it is of a model that others quantized.
+    """
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: no config can be read here ({error})") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: no config can be read here (no JSON object)")
+    if quantized := values.get("quantization_config"):
+        method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else quantized
+        raise ModelError(f"{file.parent}: is quantized already, by {method}; the model as it was before is needed")
+    unasked = ("auto_map", "transformers_version")
+    return {key: value for key, value in values.items() if key not in unasked}
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a config: strict configs wrap it."""
+    return first_line(error.__cause__ or error)
+
+
+def _class_for(config: Any) -> Any:
+    """The class that makes logits of text: a causal language model, or the whole of one that also sees."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and hasattr(config, "text_config"):
+        return AutoModelForImageTextToText
+    raise ValueError("transformers has neither a causal language model nor an image-text-to-text one of that type")
+
+
+def _compute_buffers(module: nn.Module) -> None:
+    """Give a value to what no checkpoint stores and the code computes, such as rotary frequencies."""
+    for owner, child in _owned(module, module):
+        computed = {n: b for n, b in child._buffers.items() if b is not None and n in child._non_persistent_buffers_set}
+        for name, buffer in computed.items():
+            child._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if computed:
+            owner._init_weights(child)  # type: ignore[operator]
+
+
+def _owned(owner: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Every module, with the model (the vision tower, the language tower, the whole) that initializes it."""
+    yield owner, module
+    for child in module.children():
+        yield from _owned(child if hasattr(child, "_init_weights") else owner, child)
