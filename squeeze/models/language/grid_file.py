@@ -7,7 +7,6 @@ tensors stands in the shard's metadata, under ``grid``.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,7 +59,7 @@ def read_grid(shards: Shards) -> dict[str, GridEntry]:
     """What the shards say of their quantized weights."""
     found: dict[str, GridEntry] = {}
     for file in sorted({piece.file for piece in shards.pieces.values()}):
-        said = json.loads(metadata(file).get(GRID, "{}"))
+        said = metadata(file).get(GRID, {})
         found |= {name: GridEntry.from_json(values) for name, values in said.items()}
     return found
 

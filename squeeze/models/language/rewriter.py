@@ -20,7 +20,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.shards import Shards, metadata
+from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
 
 SAID = "said"
@@ -83,7 +83,7 @@ class Rewriter:
         path = self.folder / f"{shard}.safetensors"
         if not path.exists():
             return None
-        said: dict[str, Any] = json.loads(metadata(path)[SAID])
+        said: dict[str, Any] = metadata(path)[SAID]
         return said
 
     def _put(self, shard: str, names: list[str], new: New, said: dict[str, Any]) -> None:
@@ -96,8 +96,8 @@ class Rewriter:
                 grid[name] = self._entry(name, value).to_json()
             else:
                 tensors |= self._as_it_was(name, grid) if value is None else {name: value.contiguous()}
-        metadata = {"format": "pt", GRID: json.dumps(grid, sort_keys=True), SAID: json.dumps(said, sort_keys=True)}
-        _write(self.folder / f"{shard}.safetensors", tensors, metadata)
+        beside = json.dumps({GRID: grid, SAID: said}, sort_keys=True)
+        _write(self.folder / f"{shard}.safetensors", tensors, {METADATA: beside})
 
     def _as_it_was(self, name: str, grid: dict[str, Any]) -> dict[str, Tensor]:
         if name not in self.model.grid:

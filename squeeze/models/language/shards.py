@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from torch import Tensor
 from squeeze.errors import ModelError, did_you_mean
 
 INDEX = "model.safetensors.index.json"
+METADATA = "squeeze"  # one key for everything: with two, safetensors writes them in an order that chance decides
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ def read_stacked(stacked: Stacked) -> Tensor:
     return torch.stack([torch.cat([read_piece(piece) for piece in parts]) for parts in stacked.experts])
 
 
-def metadata(file: Path) -> dict[str, str]:
-    """What a shard says of itself."""
+def metadata(file: Path) -> dict[str, Any]:
+    """What Squeeze wrote into a shard beside the tensors; nothing where another wrote it."""
     with safe_open(file, framework="pt") as shard:
-        return dict(shard.metadata() or {})
+        said: dict[str, Any] = json.loads((shard.metadata() or {}).get(METADATA, "{}"))
+        return said
 
 
 def _files(folder: Path) -> list[Path]:
