@@ -9,8 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.algorithms.factor import Factor, Order, factorize
+from squeeze.algorithms.factor import Order, factorize
 from squeeze.algorithms.gptq import solve
 from squeeze.algorithms.hessian import Hessian, hessian_loss
 from squeeze.algorithms.rtn import Clip, round_to_nearest
@@ -19,6 +18,8 @@ from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Fo
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme
 from squeeze.passes.quantize.language.watch import Weight, shared_inputs
+
+ROWS = 1024  # of a weight at a time
 
 
 class Gptq(BlockPass):
@@ -47,7 +48,7 @@ class Gptq(BlockPass):
         for together in [[group] for group in groups] if self.true_sequential else [groups]:
             hessians = block_hessians(work, together)
             for group in together:
-                found |= self._solve(work, group, hessians[group[0]])
+                found |= self._solve(work, group, hessians.pop(group[0]))  # freed with its turn
         return found
 
     def _solve(self, work: BlockWork, group: list[Weight], hessian: Hessian) -> Found:
@@ -60,11 +61,14 @@ class Gptq(BlockPass):
             factor = factorize(H, self.damping, self.order, scheme.group_size)
             stacked = torch.cat([weight.of(work.block).float() for weight in members])
             solved = solve(stacked, factor, scheme.bits, scheme.group_size, scheme.symmetric, self.clip)
+            said: dict[str, Any] = {"tokens": hessian.tokens, "damping": factor.damping, "dead": factor.dead}
+            del factor, stacked  # as large as the Hessian and the weights: not beside what comes next
             start = 0
             for weight in members:
                 stop = start + len(weight.of(work.block))
                 grid = solved.grid(start, stop)
-                _say(work, weight, grid, H, factor, hessian.tokens, solved.loss[start:stop])
+                losses = {"loss_rtn": _loss_of_rounding(weight.of(work.block), scheme, H)}
+                work.said[str(weight)] = said | losses | {"loss": float(solved.loss[start:stop].sum())}
                 if self.true_sequential:
                     work.put(weight, grid.dequantize())
                 found[weight], start = grid, stop
@@ -76,12 +80,10 @@ def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, l
         yield scheme, [weight for weight in group if work.schemes[weight] == scheme]
 
 
-def _say(
-    work: BlockWork, weight: Weight, grid: QuantizedTensor, H: Tensor, factor: Factor, tokens: int, loss: Tensor
-) -> None:
-    """What the report shows of a layer: the loss of rounding alone and after correction, per token."""
-    real = weight.of(work.block).float()
-    rounded = round_to_nearest(real, grid.bits, grid.group_size, grid.symmetric).dequantize()
-    said: dict[str, Any] = {"tokens": tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
-    said |= {"loss": float(loss.sum()), "damping": factor.damping, "dead": factor.dead}
-    work.said[str(weight)] = said
+def _loss_of_rounding(weight: Tensor, scheme: Scheme, H: Tensor) -> float:
+    """What the report holds GPTQ's loss against: that of rounding alone, per token; a few rows at a time."""
+    loss = 0.0
+    for rows in weight.split(ROWS):
+        rounded = round_to_nearest(rows, scheme.bits, scheme.group_size, scheme.symmetric).dequantize()
+        loss += float(hessian_loss(rounded - rows.float(), H).sum())
+    return loss
