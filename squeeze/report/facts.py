@@ -62,7 +62,22 @@ def _before_and_after(wording: Callable[[float], str]) -> Wording:
     return worded
 
 
+def _weights(layers: dict[str, dict[str, Any]]) -> str:
+    """Layer by layer is what ``report.json`` holds; here the sums, and every layer that fell back."""
+    losses = [(said["loss_rtn"], said["loss"]) for said in layers.values() if "loss_rtn" in said]
+    parts = [f"{len(layers)} weights"]
+    if losses:
+        rounded, corrected = (sum(pair[i] for pair in losses) for i in (0, 1))
+        tokens = min(said["tokens"] for said in layers.values())
+        parts.append(f"loss {rounded:.4g} by rounding alone → {corrected:.4g}, over {tokens:,} tokens or more")
+    fallen = [
+        f"{name} ({said['fallback']}, {said['tokens']} tokens)" for name, said in layers.items() if "fallback" in said
+    ]
+    return "; ".join([*parts, *([f"fell back: {_listed(fallen)}"] if fallen else [])])
+
+
 KNOWN: dict[str, Wording] = {
+    "layers": _weights,
     "widths": _widths,
     "losses": _losses,
     "macs": _before_and_after(count),

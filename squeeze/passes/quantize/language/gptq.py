@@ -83,7 +83,7 @@ def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, l
 def _loss_of_rounding(weight: Tensor, scheme: Scheme, H: Tensor) -> float:
     """What the report holds GPTQ's loss against: that of rounding alone, per token; a few rows at a time."""
     loss = 0.0
-    for rows in weight.split(ROWS):
+    for rows in torch.split(weight, ROWS):
         rounded = round_to_nearest(rows, scheme.bits, scheme.group_size, scheme.symmetric).dequantize()
         loss += float(hessian_loss(rounded - rows.float(), H).sum())
     return loss
