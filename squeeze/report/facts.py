@@ -27,7 +27,8 @@ def _worded(name: str, fact: Any, row: Row) -> str:
     known = KNOWN.get(name)
     try:
         return known(fact) if known else anything(fact)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):  # a pass of another's uses the name for something else
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        # a pass of another's uses the name for something else
         return anything(fact)
 
 
