@@ -43,7 +43,7 @@ check: $(READY) ## Lint, types, and every plan in plans/.
 run: $(READY) ## Carry out PLAN=..., results in OUT=... (ARGS="--set passes.0.ratio=0.5").
 	$(SQUEEZE) run $(PLAN) --out $(OUT) --store $(STORE) $(ARGS)
 
-gate: $(READY) ## As run, for CI servers: exit code 3 when the budget is broken; OUT/junit.xml says why.
+gate: $(READY) ## As run, for CI servers: fails (code 3 in its last line) when the budget is broken; writes OUT/junit.xml.
 	@$(SQUEEZE) run $(PLAN) --out $(OUT) --store $(STORE) $(ARGS); code=$$?; echo "gate: exit code $$code, $(OUT)/junit.xml"; exit $$code
 
 package: run ## Carry out PLAN=... and list its packages.
