@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from squeeze.passes.quantize.quantize_static import QuantizeStatic
     from squeeze.plan.plan import Plan
     from squeeze.progress import Progress
-    from squeeze.run.straight import Run, run
+    from squeeze.run.result import Run
+    from squeeze.run.straight import run
     from squeeze.store import Store
     from squeeze.targets.base import Target
     from squeeze.targets.cpu import Cpu
@@ -105,7 +106,8 @@ _ROOMS = {
     "passes.quantize.quantize_static": ["QuantizeStatic"],
     "plan.plan": ["Plan"],
     "progress": ["Progress"],
-    "run.straight": ["Run", "run"],
+    "run.result": ["Run"],
+    "run.straight": ["run"],
     "store": ["Store"],
     "targets.base": ["Target"],
     "targets.cpu": ["Cpu"],

@@ -72,11 +72,9 @@ class ModelSpec:
 
     def outline(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
         """The model without its weights: a torch model on the meta device, or the ONNX graph."""
-        if self.is_language(root):
-            return LanguageModel(root / self.reference)
         source = self.source(root)
-        if source is None:
-            return OnnxModel.from_file(root / self.reference)
+        if source is None or self.is_language(root):
+            return self._as_it_lies(root)
         if self.weights is not None and not (root / self.weights).exists():
             raise ModelError(f"model: weights {root / self.weights} does not exist")
         if self.kind == "hf" and not any((root / self.reference).glob("*.safetensors")):
@@ -85,10 +83,13 @@ class ModelSpec:
 
     def read(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
         """The model with its weights."""
-        if self.is_language(root):
-            return LanguageModel(root / self.reference)
         source = self.source(root)
-        if source is None:
-            return OnnxModel.from_file(root / self.reference)
+        if source is None or self.is_language(root):
+            return self._as_it_lies(root)
         weights = root / (self.reference if self.kind == "hf" else self.weights or "")
         return TorchModel.build(source, weights, self.inputs(root, example_shape))
+
+    def _as_it_lies(self, root: Path) -> Model:
+        """A form that reads its weights when it needs them: outline and model are one."""
+        path = root / self.reference
+        return OnnxModel.from_file(path) if self.kind == "onnx" else LanguageModel(path)

@@ -17,6 +17,7 @@ from squeeze.evaluate.metrics import Metric
 from squeeze.models.language.skeleton import is_language_folder
 from squeeze.models.spec import ModelSpec
 from squeeze.plan.document import Document, Place
+from squeeze.plan.options import option_faults
 from squeeze.plan.plan import DEFAULT_METRICS, LANGUAGE_METRICS, ROLES, Branch, Plan, Step
 from squeeze.targets.base import Target
 
@@ -290,30 +291,6 @@ class Parser:
         except ValidationError as error:
             self.faults += option_faults(error, cls, place, what)
             return None
-
-
-def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, what: str) -> list[Fault]:
-    """One fault per option that pydantic refused, in words, with the nearest right spelling."""
-    faults: dict[Place, list[str]] = {}
-    for detail in error.errors():
-        option = detail["loc"][:1]
-        before, message = _said(detail, cls)
-        said = faults.setdefault((*place, *option), [])
-        said.append(message if said and before else before + message)
-    return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
-
-
-def _said(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
-    """What an option is, and what it should be: a union of types complains once for each of them."""
-    name = ".".join(part for part in map(str, detail["loc"]) if part.isidentifier() and "[" not in part)
-    if detail["type"] == "extra_forbidden":
-        return "", f"unknown option '{name}'{did_you_mean(name, cls.model_fields) if len(detail['loc']) == 1 else ''}"
-    if detail["type"] == "missing":
-        return "", f"option '{name}' is missing"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if not name:
-        return "", message
-    return f"{name} is {detail['input']!r}; ", f"{message[0].lower()}{message[1:]}"
 
 
 def _dotted(place: Place) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.budget import Judgement
-from squeeze.run.straight import Run
+from squeeze.run.result import Run
 from squeeze.run.versions import squeeze_version
 from squeeze.targets.host import host
 

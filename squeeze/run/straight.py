@@ -5,24 +5,21 @@ Every finished pass is in the store before the next begins; the same call goes o
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from squeeze.budget import Judgement, judge_memory
 from squeeze.data.base import Dataset
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData
-from squeeze.errors import BudgetBroken, EffectError, Fault, PlanError, SqueezeError
+from squeeze.errors import EffectError, Fault, PlanError, SqueezeError
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
-from squeeze.models.base import Layer, Model
+from squeeze.models.base import Model
 from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
 from squeeze.plan.plan import ROLES, Branch, Plan, Step
@@ -32,55 +29,13 @@ from squeeze.run.effect import check_effect
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import build_artifact, pack, pieces
+from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
 from squeeze.run.versions import code_digest, content_digest, library_versions, source_digest
 from squeeze.store import Store, key_of
-from squeeze.targets.base import Packed, Pieces, Target
+from squeeze.targets.base import Pieces, Target
 
 DEFAULT_STORE = Path(".squeeze/store")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Where a run stopped, and why."""
-
-    name: str
-    branch: str | None
-    line: str
-
-
-@dataclass
-class Run:
-    """What came out: the ledger, the models, the packages and whether the budget was kept."""
-
-    plan: Plan
-    ledger: Ledger
-    store: Store
-    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
-    packages: dict[str, Packed] = field(default_factory=dict)
-    judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
-    layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and of each end
-    seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    failure: Failure | None = None
-
-    @property
-    def broken(self) -> list[str]:
-        """The lines of the budget that do not hold; with ``strict`` also those that are not proven."""
-        bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
-        return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
-
-    def cost(self, began: float) -> None:
-        """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
-        self.seconds = time.monotonic() - began
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self.plan.memory_bytes is not None:
-            self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
-
-    def require_budget(self) -> None:
-        """Raise ``BudgetBroken`` unless every line of the budget holds."""
-        if self.broken:
-            raise BudgetBroken("\n".join(self.broken))
 
 
 def run(
@@ -149,14 +104,6 @@ def _told_at(plan: Plan, *place: str) -> Iterator[None]:
         yield
     except SqueezeError as error:
         raise PlanError(plan.located([Fault(place, str(error))]), plan.file) from error
-
-
-class RunFailed(SqueezeError):
-    """A pass or a package failed; ``run`` holds what was measured before, and the store what was finished."""
-
-    def __init__(self, message: str, run: Run, exit_code: int) -> None:
-        super().__init__(message)
-        self.run, self.exit_code = run, exit_code
 
 
 class Line:

@@ -1,0 +1,34 @@
+"""What pydantic refuses, said as the plan's own faults: one per option, with the nearest right spelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from squeeze.errors import Fault, did_you_mean
+from squeeze.plan.document import Place
+
+
+def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, what: str) -> list[Fault]:
+    """One fault per option that pydantic refused, in words, with the nearest right spelling."""
+    faults: dict[Place, list[str]] = {}
+    for detail in error.errors():
+        option = detail["loc"][:1]
+        before, message = _said(detail, cls)
+        said = faults.setdefault((*place, *option), [])
+        said.append(message if said and before else before + message)
+    return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
+
+
+def _said(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
+    """What an option is, and what it should be: a union of types complains once for each of them."""
+    name = ".".join(part for part in map(str, detail["loc"]) if part.isidentifier() and "[" not in part)
+    if detail["type"] == "extra_forbidden":
+        return "", f"unknown option '{name}'{did_you_mean(name, cls.model_fields) if len(detail['loc']) == 1 else ''}"
+    if detail["type"] == "missing":
+        return "", f"option '{name}' is missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not name:
+        return "", message
+    return f"{name} is {detail['input']!r}; ", f"{message[0].lower()}{message[1:]}"

@@ -1,0 +1,66 @@
+"""What came out of a run: the ledger, the models, the packages, whether the budget was kept, and where it stopped."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, field
+
+from squeeze.budget import Judgement, judge_memory
+from squeeze.errors import BudgetBroken, SqueezeError
+from squeeze.ledger import Ledger
+from squeeze.models.base import Layer, Model
+from squeeze.plan.plan import Plan
+from squeeze.store import Store
+from squeeze.targets.base import Packed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where a run stopped, and why."""
+
+    name: str
+    branch: str | None
+    line: str
+
+
+@dataclass
+class Run:
+    """What came out: the ledger, the models, the packages and whether the budget was kept."""
+
+    plan: Plan
+    ledger: Ledger
+    store: Store
+    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
+    packages: dict[str, Packed] = field(default_factory=dict)
+    judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and of each end
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    failure: Failure | None = None
+
+    @property
+    def broken(self) -> list[str]:
+        """The lines of the budget that do not hold; with ``strict`` also those that are not proven."""
+        bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
+        return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
+
+    def cost(self, began: float) -> None:
+        """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
+        self.seconds = time.monotonic() - began
+        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.plan.memory_bytes is not None:
+            self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
+
+    def require_budget(self) -> None:
+        """Raise ``BudgetBroken`` unless every line of the budget holds."""
+        if self.broken:
+            raise BudgetBroken("\n".join(self.broken))
+
+
+class RunFailed(SqueezeError):
+    """A pass or a package failed; ``run`` holds what was measured before, and the store what was finished."""
+
+    def __init__(self, message: str, run: Run, exit_code: int) -> None:
+        super().__init__(message)
+        self.run, self.exit_code = run, exit_code
