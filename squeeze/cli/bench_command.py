@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, show_json
+from squeeze.cli.options import existing, json_option, show_json
 
 EPILOG = """\b
 Example:
@@ -26,7 +26,7 @@ def command(package: Path, threads: int, batches: tuple[int, ...], seconds: floa
     from squeeze.targets.bench import bench
     from squeeze.targets.verify import open_package
 
-    found = bench(open_package(package), threads, batches, seconds, progress_for_terminal())
+    found = bench(open_package(existing(package)), threads, batches, seconds, progress_for_terminal())
     if as_json:
         show_json({"package": str(package)} | found)
     else:

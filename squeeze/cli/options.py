@@ -55,6 +55,13 @@ def plan_options(command: F) -> F:
     return plan_argument(set_option(var_option(command)))
 
 
+def existing(package: Path) -> Path:
+    """The path of a package, if there is something: a slip of the pen is no package that fails."""
+    if not package.exists():
+        raise UsageError(f"{package}: no such package; a .zip or an unpacked folder would do")
+    return package
+
+
 def load_plan(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...]) -> Any:
     """The plan of a command line."""
     from squeeze.plan.plan import Plan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, load_plan, show_json, var_option
+from squeeze.cli.options import existing, json_option, load_plan, show_json, var_option
 
 EPILOG = """\b
 Examples:
@@ -30,7 +30,7 @@ def command(package: Path, data: Path | None, variables: tuple[str, ...], as_jso
     from squeeze.run.rescore import rescore
     from squeeze.targets.verify import open_package, verify
 
-    opened = open_package(package)
+    opened = open_package(existing(package))
     verification = verify(opened)
     scored = rescore(opened, load_plan(data, (), variables), progress_for_terminal()) if data else None
     if as_json:
