@@ -67,15 +67,6 @@ def uniform(full: Widths, ratio: float, align: int) -> Widths:
     return tuple(nearest(channels, ratio, align) for channels in full)
 
 
-def uniform_within(full: Widths, align: int, fits: Callable[[Widths], bool]) -> Widths:
-    """The smallest uniform ratio, in steps of one percent, that fits; the narrowest widths where none does."""
-    for percent in range(100):
-        widths = uniform(full, percent / 100, align)
-        if fits(widths):
-            return widths
-    return tuple(allowed(channels, align)[0] for channels in full)
-
-
 class Greedy:
     """Cut where the least importance is lost per cost saved, until it fits; then give back what was cut too much.
 

@@ -18,7 +18,6 @@ WEIGHTED_OPS = frozenset(
     | {"MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "LSTM", "GRU", "RNN", "Gather", "Embedding"}
     | {"BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "PRelu"}
 )
-SMALL_TYPES = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT32})
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,6 @@ def held(node: ir.Node) -> Iterator[Held]:
     for index, value in enumerate(node.inputs):
         if value is not None:
             yield from _behind(value, _is_weight_input(node, index))
-
-
-def stored_weight(node: ir.Node, index: int = 1) -> ir.TensorProtocol | None:
-    """The stored tensor behind input ``index`` of a node, or None where it is computed at run time."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    found = [item for item in _behind(value, True) if item.is_weight] if value is not None else []
-    return found[0].tensor if found else None
 
 
 def multiplications(node: ir.Node, parameters: int) -> int:

@@ -74,11 +74,6 @@ def can_hold_bias(node: ir.Node) -> bool:
     return node.op_type != "MatMul"
 
 
-def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    """An attribute that is a list of integers."""
-    return list(node.attributes[name].as_ints()) if name in node.attributes else default
-
-
 def group_count(node: ir.Node) -> int:
     """Groups of a convolution."""
     return int(_number(node, "group", 1))
