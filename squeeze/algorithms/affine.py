@@ -25,6 +25,7 @@ class QuantizedTensor:
         bits: Width of the integers.
         group_size: Consecutive input channels that share a scale; None = per-channel.
         symmetric: True when zero lies at integer 0.
+        g_idx: int32 ``[in]``, the group of each input channel, where groups are not consecutive channels; else None.
     """
 
     q: Tensor
@@ -33,9 +34,13 @@ class QuantizedTensor:
     bits: int
     group_size: int | None
     symmetric: bool
+    g_idx: Tensor | None = None
 
     def dequantize(self) -> Tensor:
         """float32 ``[out, in]``."""
+        if self.g_idx is not None:
+            group = self.g_idx.long()
+            return self.scale[:, group] * (self.q.float() - self.zero_point[:, group])
         q = grouped(self.q, self.group_size).float()
         real = self.scale[..., None] * (q - self.zero_point[..., None])
         return real.reshape(self.q.shape)

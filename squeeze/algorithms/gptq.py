@@ -45,7 +45,7 @@ class Solved:
         q: int8 ``[out, in]``.
         scale: float32 ``[out, groups]``.
         zero_point: int32 ``[out, groups]``.
-        g_idx: ``[in]``, the group of each input channel, where groups are not consecutive channels; else None.
+        g_idx: int32 ``[in]``, the group of each input channel, where groups are not consecutive channels; else None.
         loss: float32 ``[out]``, the diagonal of ``(W-Q) H (W-Q)^T``, without damping.
         clipped: Share of weights that lay beyond the ends of their grid.
     """
@@ -62,17 +62,13 @@ class Solved:
 
     def dequantize(self) -> Tensor:
         """float32 ``[out, in]``."""
-        if self.g_idx is None:
-            return self.grid().dequantize()
-        return self.scale[:, self.g_idx] * (self.q.float() - self.zero_point[:, self.g_idx])
+        return self.grid().dequantize()
 
     def grid(self, start: int = 0, stop: int | None = None) -> QuantizedTensor:
         """Rows ``start`` to ``stop`` (one linear of a stack) as the one grid of the house."""
-        assert self.g_idx is None, "groups of channels that are not neighbours need g_idx beside the grid"
-        part = slice(start, stop)
-        return QuantizedTensor(
-            self.q[part], self.scale[part], self.zero_point[part], self.bits, self.group_size, self.symmetric
-        )
+        rows = slice(start, stop)
+        q, scale, zero_point = self.q[rows], self.scale[rows], self.zero_point[rows]
+        return QuantizedTensor(q, scale, zero_point, self.bits, self.group_size, self.symmetric, self.g_idx)
 
 
 def solve(
@@ -215,7 +211,7 @@ class _Solver:
             self.q[back].t().contiguous(),
             self.scale.t().contiguous(),
             self.zero_point.t().contiguous().int(),
-            self.group[back] if grouped_by_order else None,
+            self.group[back].int() if grouped_by_order else None,
             self.bits,
             group_size,
             self.symmetric,

@@ -247,6 +247,26 @@ def test_embeddings_are_quantized_on_request(tiny: LanguageModel) -> None:
     assert made.nbytes() < Rtn(group_size=32).run(tiny, context()).nbytes()
 
 
+def test_a_group_index_is_stored_with_the_grid_and_read_back(tiny: LanguageModel) -> None:
+    quantizer = Gptq(bits=4, group_size=16, order="act_order")
+    assert not list(quantizer.faults(tiny))
+    after = quantizer.run(tiny, context())
+    grid = after.quantized("model.layers.0.mlp.down_proj.weight")
+    assert grid.g_idx is not None
+    assert grid.g_idx.bincount().tolist() == [16] * 6
+    assert (grid.g_idx.diff() != 0).sum() > 5  # not consecutive
+    assert change(tiny, after) < change(tiny, Rtn(bits=4, group_size=16).run(tiny, context()))
+    again = LanguageModel(after.folder)
+    assert torch.equal(again.quantized("model.layers.0.mlp.down_proj.weight").g_idx, grid.g_idx)
+
+
+def test_experts_in_one_tensor_have_no_room_for_a_group_index(tmp_path: Path) -> None:
+    model = saved(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1)
+    (fault,) = Gptq(group_size=16, order="act_order").faults(model)
+    assert "group_aware or given would do" in fault
+    assert not list(Gptq(group_size=16).faults(model))
+
+
 def test_groups_that_do_not_fit_are_refused_with_those_that_do(tmp_path: Path) -> None:
     """The sizes of stories260K: 64 and 172 input channels."""
     model = saved(tmp_path, intermediate_size=172)

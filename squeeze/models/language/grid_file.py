@@ -1,8 +1,9 @@
 """Quantized weights on disk: integers packed to their width, scales as float16, one entry per weight.
 
 ``NAME.q`` holds the integers of ``[out, in]``, packed row by row into bytes, lowest bits first; ``NAME.scale`` is
-float16 ``[out, groups]``; ``NAME.zero_point`` is uint8, where the grid is asymmetric. What cannot be seen from the
-tensors stands in the shard's metadata, under ``grid``.
+float16 ``[out, groups]``; ``NAME.zero_point`` is uint8, where the grid is asymmetric; ``NAME.g_idx`` is int32 ``[in]``,
+where groups are not consecutive channels. What cannot be seen from the tensors stands in the shard's metadata, under
+``grid``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from squeeze.algorithms.packing import pack, unpack
 from squeeze.models.language.shards import Shards, metadata
 
 GRID = "grid"  # the key of a shard's metadata
-PARTS = ("q", "scale", "zero_point")
+PARTS = ("q", "scale", "zero_point", "g_idx")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def to_tensors(name: str, grid: QuantizedTensor) -> dict[str, Tensor]:
     tensors[f"{name}.scale"] = grid.scale.to(torch.float16)
     if not grid.symmetric:
         tensors[f"{name}.zero_point"] = (grid.zero_point + offset).to(torch.uint8)
+    if grid.g_idx is not None:
+        tensors[f"{name}.g_idx"] = grid.g_idx.int().clone()  # weights that share an input share it
     return tensors
 
 
@@ -83,4 +86,5 @@ def from_tensors(entry: GridEntry, tensors: dict[str, Tensor], name: str) -> Qua
     scale = tensors[f"{name}.scale"].float()
     stored = tensors.get(f"{name}.zero_point")
     zero_point = torch.zeros_like(scale, dtype=torch.int32) if stored is None else stored.to(torch.int32) - offset
-    return QuantizedTensor(q, scale, zero_point, entry.bits, entry.group_size, entry.symmetric)
+    g_idx = tensors.get(f"{name}.g_idx")
+    return QuantizedTensor(q, scale, zero_point, entry.bits, entry.group_size, entry.symmetric, g_idx)

@@ -145,6 +145,7 @@ def _stacked(parts: list[QuantizedTensor]) -> QuantizedTensor:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
+    assert all(part.g_idx is None for part in parts), "one tensor has one group index: refused by gptq's faults"
     q, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
     return QuantizedTensor(q, scale, zero, first.bits, first.group_size, first.symmetric)
 

@@ -13,6 +13,8 @@ from squeeze.algorithms.factor import Order, factorize
 from squeeze.algorithms.gptq import solve
 from squeeze.algorithms.hessian import Hessian, hessian_loss
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
@@ -34,9 +36,18 @@ class Gptq(BlockPass):
     looks_at_data: ClassVar[bool] = True
 
     damping: Annotated[float, Gt(0)] = 0.01  # raise it when the Hessian will not invert; raised by itself if it must
-    order: Order = "group_aware"  # channels with the largest inputs first, groups kept whole
+    order: Order = "group_aware"  # largest inputs first, groups kept whole; act_order breaks them up: slower to read
     clip: Clip = "mse"  # scales of least output error; absmax reaches the largest weight, KL a fifth higher at 3 bits
     true_sequential: bool = False  # later weights of a block see what earlier ones became: four forwards, not one
+
+    def faults(self, model: Model) -> Iterator[str]:
+        yield from super().faults(model)
+        if isinstance(model, LanguageModel) and self.order == "act_order":
+            shapes = dict(model.skeleton.module.named_parameters())
+            experts = [n for n, scheme in self.schemes(model).items() if shapes[n].dim() == 3 and scheme.group_size]
+            if experts:
+                what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
+                yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         walk = work.walk
