@@ -61,8 +61,8 @@ BASES: dict[Kind, str] = {
     "data": "squeeze.data.sources:DataSource",
 }
 FACTS: dict[Kind, tuple[str, ...]] = {
-    "passes": ("consumes", "produces"),  # from the brackets: Pass[TorchModel, OnnxModel]
-    "targets": ("consumes",),
+    "passes": ("ways",),  # from the brackets: Pass[TorchModel, OnnxModel]
+    "targets": ("takes",),
     "metrics": ("name", "unit"),
     "data": ("kind",),
 }

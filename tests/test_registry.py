@@ -109,7 +109,7 @@ def test_the_name_of_a_builtin_cannot_be_taken_over() -> None:
     [
         ("broken", "7: pass 'broken': halving_gone:Nothing: cannot import 'halving_gone'"),
         ("wrong", "7: pass 'wrong': <class 'halving.Margin'> is no class that extends squeeze.passes.base:Pass"),
-        ("bare", "7: pass 'bare': Bare does not say run, consumes, produces"),
+        ("bare", "7: pass 'bare': Bare does not say run, ways"),
         ("halv", "7: unknown pass 'halv'; did you mean 'halve'?"),
     ],
 )

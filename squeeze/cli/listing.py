@@ -62,8 +62,8 @@ def _one(kind: registry.Kind, name: str, as_json: bool) -> None:
 
 def _facts(cls: type[Any]) -> list[str]:
     facts = []
-    if hasattr(cls, "consumes") and hasattr(cls, "produces"):
-        facts.append(f"  takes {cls.consumes.form}, gives {cls.produces.form}")
+    facts += [f"  takes {taken.form}, gives {made.form}" for taken, made in getattr(cls, "ways", ())]
+    facts += [f"  takes {taken.form}" for taken in getattr(cls, "takes", ())]
     for name in ("needs", "promises", "leaves", "refuses"):
         if values := getattr(cls, name, None):
             facts.append(f"  {name}: {', '.join(sorted(values))}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.decoder import Decoder
 from squeeze.progress import Progress
 
 CHUNK_TOKENS = 4096  # that go through a block together
@@ -51,7 +51,7 @@ class TokenScores:
 
 
 def score_tokens(
-    model: LanguageModel, data: TokenDataset, folder: Path, original: Path | None, progress: Progress, what: str
+    model: Decoder, data: TokenDataset, folder: Path, original: Path | None, progress: Progress, what: str
 ) -> TokenScores:
     """Score every sequence.
 

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from types import UnionType
+from typing import ClassVar, Self, get_args
 
 from torch import Tensor
 
@@ -104,3 +105,10 @@ class Model(ABC):
     def macs(self) -> int:
         """Multiply-accumulates for one example."""
         return sum(layer.macs for layer in self.layers())
+
+
+def forms_of(bracket: object) -> tuple[type[Model], ...]:
+    """The forms that a bracket names: one class, or several joined by ``|``; none where it is no form yet."""
+    named = get_args(bracket) if isinstance(bracket, UnionType) else (bracket,)
+    forms = tuple(form for form in named if isinstance(form, type) and issubclass(form, Model))
+    return forms if len(forms) == len(named) else ()

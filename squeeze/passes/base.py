@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from squeeze.errors import DataError, SqueezeError
-from squeeze.models.base import Model
+from squeeze.models.base import Model, forms_of
 from squeeze.progress import Progress
 
 if TYPE_CHECKING:
@@ -122,14 +122,13 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
     """One step of a plan: a frozen set of options and the deed they describe.
 
     ``class Prune(Pass[TorchModel, TorchModel])``: the brackets are the forms that go in and out, read by mypy
-    and by ``plan.check`` alike.
+    and by ``plan.check`` alike. ``Pass[A | B, C | D]`` takes two forms: of an A it makes a C, of a B a D.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
-    consumes: ClassVar[type[Model]]
-    produces: ClassVar[type[Model]]
+    ways: ClassVar[tuple[tuple[type[Model], type[Model]], ...]]  # from the brackets: form in, form out
     needs: ClassVar[frozenset[str]] = frozenset()
     leaves: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[frozenset[str]] = frozenset()
@@ -143,9 +142,15 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
             cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         for base in cls.__mro__:
             args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
-            if len(args) == 2 and all(isinstance(arg, type) for arg in args):
-                cls.consumes, cls.produces = args
+            taken, given = (forms_of(arg) for arg in args) if len(args) == 2 else ((), ())
+            if taken and len(taken) == len(given):
+                cls.ways = tuple(zip(taken, given, strict=True))
                 break
+
+    @classmethod
+    def gives(cls, form: str) -> type[Model] | None:
+        """What becomes of a model of that form; None where the pass does not take it."""
+        return next((made for taken, made in cls.ways if taken.form == form), None)
 
     @abstractmethod
     def run(self, model: In, context: Context) -> Out:

@@ -28,7 +28,13 @@ from squeeze.plan.plan import Branch, Plan, Step
 
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
 EXTRAS = {"datasets": ("datasets",)}
-FORMS = {"language": "a language model", "torch": "a torch model", "onnx": "an ONNX model", "artifact": "an artifact"}
+FORMS = {
+    "language": "a language model",
+    "torch": "a torch model",
+    "onnx": "an ONNX model",
+    "artifact": "an artifact",
+    "language artifact": "the files of a language model's runtime",
+}
 
 
 @dataclass(frozen=True)
@@ -152,18 +158,19 @@ def _walk(
         result.faults += [Fault(step.place, message) for message in found]
         preview = _previewed(step, state) if not found else None
         if preview:
-            result.explained.append(_explained(step, branch, preview))
+            result.explained.append(_explained(step, branch, state, preview))
         marks = state.marks | dict.fromkeys(step.deed.leaves, step)
-        form = step.deed.produces.form
+        made = step.deed.gives(state.form)
+        form = made.form if made else step.deed.ways[0][1].form
         state = State(form, marks, state.model, preview, state.maker if form == state.form else step)
     return state
 
 
 def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) -> Iterator[str]:
     deed = step.deed
-    if deed.consumes.form != state.form:
-        takes, given_form = FORMS[deed.consumes.form], FORMS[state.form]
-        yield f"{deed.name} takes {takes} and is given {given_form}{_bridge(deed.consumes.form, state)}"
+    if deed.gives(state.form) is None:
+        taken = [form.form for form, _ in deed.ways]
+        yield f"{deed.name} takes {_worded(taken)} and is given {FORMS[state.form]}{_bridge(taken, state)}"
     for mark in sorted(deed.refuses & state.marks.keys()):
         other = state.marks[mark]
         at = f" (line {other.line})" if other.line else ""
@@ -181,8 +188,12 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         yield from deed.faults(state.model)
 
 
-def _bridge(wanted: str, state: State) -> str:
-    if wanted == "onnx":
+def _worded(forms: list[str]) -> str:
+    return " or ".join(FORMS[form] for form in forms)
+
+
+def _bridge(wanted: list[str], state: State) -> str:
+    if "onnx" in wanted:
         return "; put export_onnx before it"
     if state.maker is None:
         return ", with which the plan starts; leave it out"
@@ -196,20 +207,23 @@ def _previewed(step: Step, state: State) -> Preview | None:
     return step.deed.preview(state.model, state.preview)
 
 
-def _explained(step: Step, branch: Branch | None, preview: Preview) -> Explained:
+def _explained(step: Step, branch: Branch | None, state: State, preview: Preview) -> Explained:
     deed = step.deed
     needs = tuple(sorted(deed.needed()))
     name = branch.name if branch else None
-    return Explained(deed.name, name, deed.consumes.form, deed.produces.form, preview, needs, deed.extra)
+    made = deed.gives(state.form)
+    assert made is not None, "only a pass that fits is previewed"
+    return Explained(deed.name, name, state.form, made.form, preview, needs, deed.extra)
 
 
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
     if branch.target is None:
         return
-    wanted = branch.target.consumes.form
-    if wanted != end.form:
-        message = f"target {branch.name} packs {FORMS[wanted]} and is given {FORMS[end.form]}"
-        yield Fault(branch.place, f"{message}; passes: [{{pass: export_onnx}}] under it would make one")
+    wanted = [form.form for form in branch.target.takes]
+    if end.form not in wanted:
+        message = f"target {branch.name} packs {_worded(wanted)} and is given {FORMS[end.form]}"
+        cure = "; passes: [{pass: export_onnx}] under it would make one" if "onnx" in wanted else ""
+        yield Fault(branch.place, f"{message}{cure}")
     if end.model is not None:
         for message in branch.target.faults(end.model):
             yield Fault(branch.place, f"target {branch.name}: {message}")

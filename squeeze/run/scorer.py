@@ -16,7 +16,7 @@ from squeeze.evaluate.metrics import Answers, ExampleMetric, Latency, Metric
 from squeeze.evaluate.tokens import TokenScores, score_tokens
 from squeeze.ledger import Measured, Row, Score, ScoredOn, measure, scores, timed_score
 from squeeze.models.base import Model
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.decoder import Decoder
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -54,13 +54,13 @@ class Scorer:
         return self._measured[kept.key]
 
     def _answers(self, kept: Kept, name: str) -> Answers:
-        return self._tokens(kept, name) if isinstance(kept.model, LanguageModel) else self._logits(kept, name)
+        return self._tokens(kept, name) if isinstance(kept.model, Decoder) else self._logits(kept, name)
 
     def _tokens(self, kept: Kept, name: str) -> TokenScores:
         """What a language model says; the original's log-probabilities lie in its own entry."""
         data, model, own = self.data, kept.model, kept.key == self.original.key
         assert isinstance(data, TokenDataset)
-        assert isinstance(model, LanguageModel)
+        assert isinstance(model, Decoder)
         original = None if own else self._token_entry(self.original.key, data)
         made_from = {"tokens of": kept.key, "original": self.original.key, "data": data.digest}
 

@@ -181,8 +181,10 @@ class Line:
             self.progress.say(f"{step.where()}: {step.deed.name}")
             context = self._context(key)
             after = step.deed.run(before.fresh(self.code_folder), context)
-            if not isinstance(after, step.deed.produces):
-                gave, form = type(after).__name__, step.deed.produces.__name__
+            promised = step.deed.gives(before.model.form)
+            assert promised is not None, "the plan was checked"
+            if not isinstance(after, promised):
+                gave, form = type(after).__name__, promised.__name__
                 raise EffectError(f"{step.where()}: {step.deed.name} returned a {gave}; it says that it gives a {form}")
             stored = write_model(folder, after, context.facts, context.measured)
             check_effect(step, before.model, after, (before.model_folder, stored), context.facts)

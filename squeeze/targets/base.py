@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from squeeze.errors import UsageError
 from squeeze.models.artifact import Artifact, Facts
-from squeeze.models.base import Batch, Model
+from squeeze.models.base import Batch, Model, forms_of
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.ort_session import dtype, feed, fixed_batch, parts
 from squeeze.targets.card import Score
@@ -68,12 +68,12 @@ class Packed:
 
 
 class Target(BaseModel, ABC, Generic[In]):
-    """One target of a plan: a frozen set of options; the brackets say which form it takes."""
+    """One target of a plan: a frozen set of options; the brackets say which forms it takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
-    consumes: ClassVar[type[Model]]
+    takes: ClassVar[tuple[type[Model], ...]]  # from the brackets
     extra: ClassVar[str | None] = None
 
     @classmethod
@@ -83,8 +83,8 @@ class Target(BaseModel, ABC, Generic[In]):
             cls.name = cls.__name__.lower()
         for base in cls.__mro__:
             args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
-            if len(args) == 1 and isinstance(args[0], type):
-                cls.consumes = args[0]
+            if len(args) == 1 and (forms := forms_of(args[0])):
+                cls.takes = forms
                 break
 
     @abstractmethod
@@ -147,8 +147,9 @@ class Target(BaseModel, ABC, Generic[In]):
         )
 
     def _taken(self, model: In) -> In:
-        if not isinstance(model, self.consumes):
-            raise UsageError(f"target {self.name} takes an {self.consumes.form} model, not a {model.form} one")
+        if not isinstance(model, self.takes):
+            wanted = " or ".join(kind.form for kind in self.takes)
+            raise UsageError(f"target {self.name} takes {wanted}, not {model.form}")
         return model
 
 

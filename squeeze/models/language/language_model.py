@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.base import Batch, Layer
+from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.grid_file import PARTS, read_grid, stored_grid, stored_value
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
@@ -28,7 +28,7 @@ from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.language.walk import Walk
 
 
-class LanguageModel(Model):
+class LanguageModel(Decoder):
     """A causal language model in a folder: config.json, safetensors shards, tokenizer.
 
     Raises:
@@ -46,7 +46,6 @@ class LanguageModel(Model):
         self.found = find(self.skeleton.module, names, self.shards.pieces)
         if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
             self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
-        self.inputs = (InputSpec("input_ids", (-1,), "int64"),)
         self._require_all()
 
     @property
@@ -103,9 +102,7 @@ class LanguageModel(Model):
 
     def walk(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Walk:
         """Embedded tokens ``[sequences, length]``, ready to go through the blocks."""
-        if len(tokens) and int(tokens.max()) >= self.tokens_known:
-            what = f"token {int(tokens.max())} is none of the {self.tokens_known} that the model knows"
-            raise ModelError(f"{self.folder}: {what}; is the tokenizer another model's?")
+        self.require_known(tokens)
         walk = Walk(self.skeleton, tokens, chunk, spill)
         with self.outside():
             walk.start()
@@ -119,9 +116,6 @@ class LanguageModel(Model):
                 walk.through(index)
         with self.outside():
             yield from walk.finish()
-
-    def predict(self, batch: Batch) -> Tensor:
-        return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
 
     def whole(self) -> nn.Module:
         """A stock transformers model with all weights in memory, quantized ones as what they stand for."""

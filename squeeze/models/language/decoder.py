@@ -1,0 +1,54 @@
+"""What every causal language model can do, whether torch walks its blocks or a runtime runs its file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError
+from squeeze.models.base import Batch, InputSpec, Model
+
+INPUTS = (InputSpec("input_ids", (-1,), "int64"),)
+
+
+class Decoder(Model):
+    """Gives logits for token sequences; lies in a folder with its tokenizer."""
+
+    folder: Path
+    inputs = INPUTS
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many tokens there are, the width of the logits."""
+
+    @property
+    def tokens_known(self) -> int:
+        """How many tokens can be embedded."""
+        return self.vocabulary
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Logits float32 ``[n, length, vocabulary]`` of chunks of int64 ``tokens`` ``[sequences, length]``, in order.
+
+        Args:
+            chunk: Sequences that go through the model together.
+            spill: A file for what does not have to lie in memory, where the model can make use of one.
+        """
+
+    def predict(self, batch: Batch) -> Tensor:
+        return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
+
+    def require_known(self, tokens: Tensor) -> None:
+        """Refuse tokens of another model.
+
+        Raises:
+            ModelError: a token that cannot be embedded.
+        """
+        if len(tokens) and int(tokens.max()) >= self.tokens_known:
+            what = f"token {int(tokens.max())} is none of the {self.tokens_known} that the model knows"
+            raise ModelError(f"{self.folder}: {what}; is the tokenizer another model's?")
