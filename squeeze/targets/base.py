@@ -18,18 +18,18 @@ from pydantic import BaseModel, ConfigDict
 from squeeze.errors import UsageError
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.base import Batch, Model, forms_of
+from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.models.ort_session import dtype, feed, fixed_batch, parts
+from squeeze.targets import generator, predictor
 from squeeze.targets.card import Score
-from squeeze.targets.golden import Golden
-from squeeze.targets.manifest import Runtime, TensorSpec
 from squeeze.targets.package import Contents, write_package
-from squeeze.targets.verify import Verification, open_package, run_golden, runtime_version, verify
+from squeeze.targets.predictor import NARROW_TOLERANCE
+from squeeze.targets.verify import Verification, open_package, verify
 
 In = TypeVar("In", bound=Model)
+Built = Artifact | LanguageArtifact  # what a runtime loads
 
 FLOAT_TOLERANCE = 1e-3  # other vector units add in another order
-NARROW_TOLERANCE = 5e-2  # a rounding that falls the other way moves a quantized output by whole steps
 _WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
@@ -63,7 +63,7 @@ class Packed:
 
     path: Path
     digest: str
-    artifact: Artifact
+    artifact: Built
     verification: Verification
 
 
@@ -88,7 +88,7 @@ class Target(BaseModel, ABC, Generic[In]):
                 break
 
     @abstractmethod
-    def build(self, model: In, folder: Path) -> Artifact:
+    def build(self, model: In, folder: Path) -> Built:
         """Write what the runtime loads into an empty folder; the same model gives the same bytes."""
 
     def faults(self, model: Model) -> Iterator[str]:
@@ -99,7 +99,7 @@ class Target(BaseModel, ABC, Generic[In]):
         """The options as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
 
-    def pack(self, model: In | Artifact, pieces: Pieces, out: Path) -> Packed:
+    def pack(self, model: In | Built, pieces: Pieces, out: Path) -> Packed:
         """Build (an artifact is taken as it is), write the zip, open it again and verify it; then ``out`` appears.
 
         Raises:
@@ -109,7 +109,7 @@ class Target(BaseModel, ABC, Generic[In]):
         written = out.with_name(f".{out.name}.unverified")
         try:
             with TemporaryDirectory(prefix="squeeze-pack-") as folder:
-                artifact = model if isinstance(model, Artifact) else self.build(self._taken(model), Path(folder))
+                artifact = model if isinstance(model, Built) else self.build(self._taken(model), Path(folder))
                 digest = write_package(self.contents(artifact, pieces), written)
             package = open_package(written)
             verification = verify(package)
@@ -119,26 +119,18 @@ class Target(BaseModel, ABC, Generic[In]):
         package.path = out
         return Packed(out, digest, package.load_model(), verification)
 
-    def contents(self, artifact: Artifact, pieces: Pieces) -> Contents:
+    def contents(self, artifact: Built, pieces: Pieces) -> Contents:
         """All that goes into the package of this artifact."""
-        root = artifact.file.parent
-        session = artifact.session(1)
-        facts = artifact.facts or Facts(artifact.parameters(), artifact.macs(), NARROW_TOLERANCE)
-        golden = _golden(artifact, pieces.golden)
+        if isinstance(artifact, LanguageArtifact):
+            described = generator.describe(artifact, pieces.golden)
+        else:
+            described = predictor.describe(artifact, pieces.golden)
         return Contents(
             name=pieces.name,
             target=self.name,
-            model=artifact.file.name,
-            files={path.relative_to(root).as_posix(): path for path in (*artifact.files, *artifact.beside)},
-            inputs=[_spec(value) for value in session.get_inputs()],
-            outputs=[_spec(value) for value in session.get_outputs()],
-            runtime=Runtime(version=runtime_version()),
-            golden=golden,
-            tolerance=facts.tolerance,
+            described=described,
             plan=pieces.plan,
             ledger=pieces.ledger,
-            parameters=facts.parameters,
-            macs=facts.macs,
             measurements=pieces.measurements,
             labels=pieces.labels,
             preprocessing=pieces.preprocessing,
@@ -158,16 +150,3 @@ def facts_of(model: OnnxModel) -> Facts:
     stored = (value.const_value for graph in model.ir.graphs() for value in graph.initializers.values())
     wide = all(tensor is None or tensor.dtype in _WIDE for tensor in stored)
     return Facts(model.parameters(), model.macs(), FLOAT_TOLERANCE if wide else NARROW_TOLERANCE)
-
-
-def _golden(artifact: Artifact, batch: Batch) -> Golden:
-    inputs = feed(artifact.inputs, batch, str(artifact.file))
-    if size := fixed_batch(artifact.session(1)):
-        inputs = next(parts(inputs, len(batch), size))
-    outputs = run_golden(artifact.file, Golden(inputs, {}), artifact.file.name)
-    return Golden(inputs, outputs)
-
-
-def _spec(value: Any) -> TensorSpec:
-    shape = tuple(size if isinstance(size, (int, str)) else f"d{place}" for place, size in enumerate(value.shape))
-    return TensorSpec(name=value.name, shape=shape, dtype=dtype(value))

@@ -31,7 +31,9 @@ class Score:
     data: str = ""
 
 
-def model_card(manifest: Manifest, size_bytes: int, scores: Sequence[Score], model_files: list[str]) -> str:
+def model_card(
+    manifest: Manifest, size_bytes: int, scores: Sequence[Score], files: list[str], requirements: Sequence[str]
+) -> str:
     """The card as markdown; the same package gives the same card."""
     from jinja2 import Environment, StrictUndefined
 
@@ -41,6 +43,7 @@ def model_card(manifest: Manifest, size_bytes: int, scores: Sequence[Score], mod
         m=manifest,
         size=text.size(size_bytes),
         scores=scores,
-        model_files=model_files,
+        model_files=files,
+        requirements=requirements,
         parameters=f"{manifest.parameters:,}",
     )

@@ -14,11 +14,19 @@ from pydantic import ValidationError
 from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.targets.archive import Limits
-from squeeze.targets.manifest import GOLDEN, MANIFEST, MEASUREMENTS, Manifest
+from squeeze.targets.manifest import GOLDEN, MANIFEST, MEASUREMENTS, Manifest, Task
 from squeeze.targets.package import file_sum
 
 LARGEST_JSON_BYTES = 16 << 20
-MODEL_SUFFIXES = (".onnx", ".ort")
+RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
+    "predict": {"onnxruntime": (".onnx", ".ort")},
+    "generate": {
+        "onnxruntime": (".onnx",),
+        "onnxruntime-genai": (".onnx",),
+        "llama.cpp": (".gguf",),
+        "transformers": ("config.json",),
+    },
+}
 
 
 def read_manifest(package: Path, folder: Path) -> Manifest:
@@ -28,10 +36,13 @@ def read_manifest(package: Path, folder: Path) -> Manifest:
     for name in (manifest.model, GOLDEN):
         if name not in manifest.files:
             raise VerifyError(f"{where}: does not list {name}, which the package needs")
-    if not manifest.model.endswith(MODEL_SUFFIXES):
-        raise VerifyError(
-            f"{where}: model {manifest.model!r} is no .onnx or .ort file, which {manifest.runtime.name} loads"
-        )
+    runtimes = RUNTIMES[manifest.task]
+    if manifest.runtime.name not in runtimes:
+        raise VerifyError(f"{where}: runtime {manifest.runtime.name!r} is none of {', '.join(runtimes)}")
+    suffixes = runtimes[manifest.runtime.name]
+    if not manifest.model.endswith(suffixes):
+        wanted = " or ".join(suffixes)
+        raise VerifyError(f"{where}: model {manifest.model!r} is no {wanted} file, which {manifest.runtime.name} loads")
     if manifest.digest != (right := manifest.computed_digest()):
         raise VerifyError(f"{where}: digest is {manifest.digest or 'empty'}; its content gives {right}")
     return manifest

@@ -20,6 +20,7 @@ LEDGER = "ledger.json"
 RUN = "run.py"
 README = "README.md"
 
+Task = Literal["predict", "generate"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -45,7 +46,7 @@ class TensorSpec(_Part):
 class Runtime(_Part):
     """What the package was verified in when it was made."""
 
-    name: Literal["onnxruntime"] = "onnxruntime"
+    name: str = "onnxruntime"
     version: str
 
 
@@ -53,6 +54,7 @@ class Manifest(_Part):
     """Everything that a reader must know to check and to run a package.
 
     Args:
+        task: ``predict`` answers a batch in one call, ``generate`` continues a text.
         model: The file that the runtime loads.
         tolerance: Largest golden difference allowed, as a share of the largest golden output.
         preprocessing: How raw pixels become the model's input, as ``Dataset.preprocessing()`` says it.
@@ -62,6 +64,7 @@ class Manifest(_Part):
     schema_version: Literal[1] = 1
     name: str
     target: str
+    task: Task = "predict"
     runtime: Runtime
     model: str
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)

@@ -17,7 +17,7 @@ import yaml
 
 from squeeze.targets.archive import CHUNK_BYTES, Source, write_zip
 from squeeze.targets.card import Score, model_card
-from squeeze.targets.golden import Golden
+from squeeze.targets.described import Described
 from squeeze.targets.manifest import (
     GOLDEN,
     LEDGER,
@@ -28,10 +28,11 @@ from squeeze.targets.manifest import (
     RUN,
     FileSum,
     Manifest,
-    Runtime,
-    TensorSpec,
+    Task,
     readable_json,
 )
+
+SCRIPTS: dict[Task, str] = {"predict": "standalone.py", "generate": "standalone_language.py"}
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,9 @@ class Contents:
     Args:
         name: What the package is called, in its card and manifest.
         target: The target that made it, such as ``"cpu"``.
-        model: Name of the file that the runtime loads; one of ``files``.
-        files: Model files by their name in the package.
-        inputs, outputs: Of the model.
-        runtime: What the golden output was computed in.
-        golden: An input and what the model makes of it.
-        tolerance: How far another host may be from the golden output, as a share of its largest value.
+        described: The artifact.
         plan: The resolved plan.
         ledger: The ledger without timings.
-        parameters, macs: Of the graph behind the model file.
         measurements: Timings, host and date; the one part that may differ between equal packages.
         labels: Class names, by class number.
         preprocessing: ``Dataset.preprocessing()``.
@@ -59,17 +54,9 @@ class Contents:
 
     name: str
     target: str
-    model: str
-    files: Mapping[str, Path]
-    inputs: Sequence[TensorSpec]
-    outputs: Sequence[TensorSpec]
-    runtime: Runtime
-    golden: Golden
-    tolerance: float
+    described: Described
     plan: Mapping[str, Any]
     ledger: Mapping[str, Any]
-    parameters: int
-    macs: int
     measurements: Mapping[str, Any] = field(default_factory=dict)
     labels: Sequence[str] | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -101,32 +88,35 @@ def file_sum(source: Source) -> FileSum:
 
 def _listed_files(contents: Contents) -> dict[str, Source]:
     """Every file that the manifest lists."""
+    told = contents.described
     made: dict[str, Source] = {
-        GOLDEN: contents.golden.npz(),
+        GOLDEN: told.golden.npz(),
         LEDGER: readable_json(dict(contents.ledger)),
         PLAN: yaml.safe_dump(dict(contents.plan), sort_keys=False, allow_unicode=True).encode(),
-        RUN: resources("squeeze.targets").joinpath("standalone.py").read_bytes(),
+        RUN: resources("squeeze.targets").joinpath(SCRIPTS[told.task]).read_bytes(),
     }
-    taken = set(contents.files) & {*made, README, MANIFEST, MEASUREMENTS}
+    taken = set(told.files) & {*made, README, MANIFEST, MEASUREMENTS}
     assert not taken, f"model files may not be called {taken}"
-    size = sum(path.stat().st_size for path in contents.files.values())
-    card = model_card(_manifest(contents, {}), size, contents.scores, list(contents.files))
-    return {**contents.files, **made, README: card.encode()}
+    size = sum(path.stat().st_size for path in told.files.values())
+    card = model_card(_manifest(contents, {}), size, contents.scores, list(told.files), told.requirements)
+    return {**told.files, **made, README: card.encode()}
 
 
 def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:
+    told = contents.described
     manifest = Manifest(
         name=contents.name,
         target=contents.target,
-        runtime=contents.runtime,
-        model=contents.model,
-        inputs=tuple(contents.inputs),
-        outputs=tuple(contents.outputs),
-        tolerance=contents.tolerance,
+        task=told.task,
+        runtime=told.runtime,
+        model=told.model,
+        inputs=tuple(told.inputs),
+        outputs=tuple(told.outputs),
+        tolerance=told.tolerance,
         preprocessing=dict(contents.preprocessing),
         labels=None if contents.labels is None else tuple(contents.labels),
-        parameters=contents.parameters,
-        macs=contents.macs,
+        parameters=told.parameters,
+        macs=told.macs,
         provenance=dict(contents.provenance),
         files=dict(sorted(sums.items())),
     )

@@ -11,9 +11,10 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from squeeze.errors import ModelError, VerifyError
+from squeeze.errors import VerifyError
 from squeeze.models.artifact import Artifact, Facts
-from squeeze.models.ort_session import open_session
+from squeeze.models.language.artifact import LanguageArtifact, runtime_class
+from squeeze.targets import generator, predictor
 from squeeze.targets.archive import Limits, check_names, unpack
 from squeeze.targets.check import check_external_data, check_files, read_manifest
 from squeeze.targets.golden import Arrays, Golden, largest_difference
@@ -33,8 +34,10 @@ class Package:
     folder: Path
     manifest: Manifest
 
-    def load_model(self) -> Artifact:
+    def load_model(self) -> Artifact | LanguageArtifact:
         """The model, run by the package's own runtime on the package's own file."""
+        if self.manifest.task == "generate":
+            return generator.load(self.folder, self.manifest, self)
         facts = Facts(self.manifest.parameters, self.manifest.macs, self.manifest.tolerance)
         return Artifact(self.folder / self.manifest.model, facts, keeper=self)
 
@@ -94,8 +97,8 @@ def verify(package: Package) -> Verification:
     Raises:
         VerifyError: The runtime refuses the model, or the output is further off than the manifest allows.
     """
-    manifest, golden = package.manifest, package.golden()
-    found = run_golden(package.folder / manifest.model, golden, str(package.path))
+    manifest, golden, version = package.manifest, package.golden(), runtime_version(package.manifest)
+    found = answer(package, golden)
     missing = set(golden.outputs) - set(found)
     if missing:
         raise VerifyError(f"{package.path}: {GOLDEN}: output {sorted(missing)[0]!r} is none of the model's")
@@ -104,7 +107,7 @@ def verify(package: Package) -> Verification:
         raise VerifyError(
             f"{package.path}: golden output differs by {difference:.3g} of its largest value; "
             f"at most {manifest.tolerance:g} would be right (packed with {manifest.runtime.version}, "
-            f"this is {runtime_version()})"
+            f"this is {version})"
         )
     return Verification(
         digest=manifest.digest,
@@ -112,29 +115,24 @@ def verify(package: Package) -> Verification:
         difference=difference,
         tolerance=manifest.tolerance,
         bit_equal=difference == 0.0,
-        runtime=f"{manifest.runtime.name} {runtime_version()}",
-        notes=tuple(_notes(manifest, difference)),
+        runtime=f"{manifest.runtime.name} {version}",
+        notes=tuple(_notes(manifest, difference, version)),
     )
 
 
-def run_golden(model: Path, golden: Golden, where: str) -> Arrays:
-    """All outputs for the golden input, on one thread, so that the same host gives the same bits."""
-    try:
-        session = open_session(model, 1, where)
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(golden.inputs)), strict=True))
-    except ModelError as error:
-        raise VerifyError(str(error)) from error
-    except Exception as error:  # ONNX Runtime's own exception classes share no base
-        reason = " ".join(str(error).split())[:200]
-        raise VerifyError(f"{where}: {model.name} does not take the golden input ({reason})") from error
+def answer(package: Package, golden: Golden) -> Arrays:
+    """What the packed model makes of the golden input, in its runtime."""
+    where, manifest = str(package.path), package.manifest
+    if manifest.task == "generate":
+        return generator.answer(package.folder, manifest, golden, where)
+    return predictor.answer(package.folder / manifest.model, golden, where)
 
 
-def runtime_version() -> str:
-    """Of the ONNX Runtime that is installed here."""
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+def runtime_version(manifest: Manifest) -> str:
+    """Of the package's runtime as it is installed here."""
+    return (
+        runtime_class(manifest.runtime.name).version() if manifest.task == "generate" else predictor.runtime_version()
+    )
 
 
 def _checked(path: Path, folder: Path, limits: Limits) -> Package:
@@ -145,10 +143,10 @@ def _checked(path: Path, folder: Path, limits: Limits) -> Package:
     return Package(path, folder, manifest)
 
 
-def _notes(manifest: Manifest, difference: float) -> list[str]:
+def _notes(manifest: Manifest, difference: float, version: str) -> list[str]:
     notes = []
-    if manifest.runtime.version != runtime_version():
-        notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {runtime_version()}")
+    if manifest.runtime.version != version:
+        notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {version}")
     notes.append(
         "golden output is equal to the last bit" if difference == 0.0 else "golden output is equal within tolerance"
     )

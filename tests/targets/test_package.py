@@ -130,7 +130,7 @@ def test_an_unpacked_folder_verifies_as_the_zip_does(packed: Packed, tmp_path: P
 
 
 def test_another_runtime_version_is_a_note_and_no_error(packed: Packed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("squeeze.targets.verify.runtime_version", lambda: "9.9.9")
+    monkeypatch.setattr("squeeze.targets.verify.runtime_version", lambda manifest: "9.9.9")
     notes = verify(open_package(packed.path)).notes
     assert any("run with 9.9.9" in note for note in notes)
 

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Self
@@ -54,6 +55,7 @@ class LanguageArtifact(Decoder):
 
     form: ClassVar[str] = "language artifact"
     runtime: ClassVar[str]  # a key of RUNTIMES
+    distribution: ClassVar[str]  # the package that is the runtime
     modules: ClassVar[tuple[str, ...]] = ()  # what must be importable for the runtime to run
     extra: ClassVar[str | None] = None  # the extra of Squeeze that installs them
 
@@ -81,6 +83,16 @@ class LanguageArtifact(Decoder):
     def files(self) -> tuple[Path, ...]:
         """Every file of the folder."""
         return tuple(sorted(path for path in self.folder.rglob("*") if path.is_file()))
+
+    @classmethod
+    def version(cls) -> str:
+        """Of the runtime that is installed here."""
+        return version(cls.distribution)
+
+    @classmethod
+    def requirements(cls) -> tuple[str, ...]:
+        """What ``pip install`` must be told for the files to run without Squeeze."""
+        return (cls.distribution, "numpy", "tokenizers")
 
     @classmethod
     def absent(cls) -> str | None:
