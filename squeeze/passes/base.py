@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from squeeze.errors import DataError, SqueezeError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model, forms_of
 from squeeze.progress import Progress
 
@@ -109,6 +110,7 @@ class Preview:
         touched: Names of the layers that it will change.
         parameters, nbytes, macs: Of the model after the pass, as far as they can be known before.
         exact: False where the numbers depend on the weights.
+        grid: What kind of grid each quantized weight will lie on by then, by name.
     """
 
     touched: tuple[str, ...]
@@ -116,6 +118,7 @@ class Preview:
     nbytes: int
     macs: int
     exact: bool = True
+    grid: Mapping[str, GridKind] = field(default_factory=dict)
 
 
 class Pass(BaseModel, ABC, Generic[In, Out]):
@@ -170,7 +173,11 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
 
     def preview(self, model: Model, before: Preview) -> Preview:
         """What the pass will do to ``model`` (meta tensors; may be changed in place), for ``check --explain``."""
-        return Preview((), before.parameters, before.nbytes, before.macs, before.exact)
+        return replace(before, touched=())
+
+    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+        """Which of the grids that weights lie on by then this pass cannot hold, and what it could."""
+        return iter(())
 
     def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:
         """Promises of this pass's own beyond the shared ones; each broken one is a line."""

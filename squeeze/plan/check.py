@@ -19,9 +19,11 @@ from importlib.util import find_spec
 import numpy as np
 
 from squeeze.errors import Fault, SqueezeError
+from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.fit import misfit
 from squeeze.evaluate.metrics import ExampleMetric, Latency
 from squeeze.models.base import Batch, Model
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
 from squeeze.plan.plan import Branch, Plan, Step
@@ -77,6 +79,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
     result.faults += _data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
+    result.faults += _own_faults(plan, start)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
@@ -103,7 +106,8 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
     if example is not None and (message := misfit(outline.inputs, example)):
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
     macs = sum(layer.macs for layer in layers)
-    result.original = Preview((), outline.parameters(), outline.nbytes(), macs)
+    grid = outline.grid_kinds() if isinstance(outline, LanguageModel) else {}
+    result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     return State(outline.form, {}, outline, result.original)
 
 
@@ -186,6 +190,8 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
             yield f"{deed.name}: {plan.root / name} does not exist"
     if state.model is not None:
         yield from deed.faults(state.model)
+    if state.preview is not None:
+        yield from deed.grid_faults(state.preview.grid)
 
 
 def _worded(forms: list[str]) -> str:
@@ -225,8 +231,19 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
         cure = "; passes: [{pass: export_onnx}] under it would make one" if "onnx" in wanted else ""
         yield Fault(branch.place, f"{message}{cure}")
     if end.model is not None:
-        for message in branch.target.faults(end.model):
-            yield Fault(branch.place, f"target {branch.name}: {message}")
+        grid = end.preview.grid if end.preview else {}
+        messages = [*branch.target.faults(end.model), *branch.target.grid_faults(grid)]
+        yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
+
+
+def _own_faults(plan: Plan, start: State) -> Iterator[Fault]:
+    """Metrics that bring data: it is there, and there is a language model to ask."""
+    for index, metric in enumerate(plan.metrics):
+        if isinstance(metric, OwnDataMetric):
+            place = ("metrics", index)
+            if not start.form.startswith("language"):
+                yield Fault(place, f"{metric.name} is of language models; this is {FORMS[start.form]}")
+            yield from (Fault(place, f"{metric.label}: {message}") for message in metric.data.faults(plan.root))
 
 
 def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
@@ -235,8 +252,9 @@ def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
             yield from (Fault(("data", role), f"data.{role}: {message}") for message in named.faults(plan.root))
     if "evaluate" in given:
         return
-    scored = [metric for metric in plan.metrics if isinstance(metric, ExampleMetric)]
-    measured = [metric.name for metric in plan.metrics if isinstance(metric, ExampleMetric | Latency)]
+    own = [metric for metric in plan.metrics if isinstance(metric, OwnDataMetric)]
+    scored = [metric for metric in plan.metrics if isinstance(metric, ExampleMetric) and metric not in own]
+    measured = [metric.name for metric in plan.metrics if metric in scored or isinstance(metric, Latency)]
     if measured and "evaluate" not in plan.data:
         need = f"{', '.join(measured)} need{'s' * (len(measured) == 1)}"
         yield Fault(("data",), f"data.evaluate is missing; {need} something to measure on")

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from squeeze.errors import UsageError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.base import Batch, Model, forms_of
 from squeeze.models.language.artifact import LanguageArtifact
@@ -93,6 +94,10 @@ class Target(BaseModel, ABC, Generic[In]):
 
     def faults(self, model: Model) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights."""
+        return iter(())
+
+    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+        """Which of the grids that weights will lie on this target cannot hold, and what it could."""
         return iter(())
 
     def options(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ where groups are not consecutive channels. What cannot be seen from the tensors 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.packing import pack, unpack
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.shards import Shards, metadata
 
 GRID = "grid"  # the key of a shard's metadata
@@ -31,6 +33,11 @@ class GridEntry:
     group_size: int | None
     symmetric: bool
     dtype: str  # of the weight that it stands for
+
+    def kind(self, ordered: bool = False) -> GridKind:
+        """All but the numbers; experts lie one under the other."""
+        rows = math.prod(self.shape[:-1])
+        return GridKind(rows, self.shape[-1], self.bits, self.group_size, self.symmetric, ordered)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

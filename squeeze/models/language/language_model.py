@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
@@ -74,6 +75,10 @@ class LanguageModel(Decoder):
     def quantized(self, name: str) -> QuantizedTensor:
         """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""
         return stored_grid(self.shards, self.grid, name)
+
+    def grid_kinds(self) -> dict[str, GridKind]:
+        """What kind of grid each quantized weight lies on."""
+        return {name: entry.kind(ordered=f"{name}.g_idx" in self.shards) for name, entry in self.grid.items()}
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:

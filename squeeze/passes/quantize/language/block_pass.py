@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
 from squeeze.errors import ModelError, SqueezeError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.quantize.language.scheme import Scheme, WeightOptions, block_weights, matrices
+from squeeze.passes.quantize.language.scheme import Scheme, WeightOptions, block_weights, kind_of, matrices
 from squeeze.passes.quantize.language.watch import Weight
 
 CHUNK_TOKENS = 4096  # that go through a block together
@@ -68,7 +69,15 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         shapes = dict(model.skeleton.module.named_parameters())
         schemes = self.schemes(model)
         saved = sum(shapes[name].nbytes - _stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
-        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False)
+        grid = {name: self._kind(tuple(shapes[name].shape), scheme) for name, scheme in schemes.items()}
+        if self.embeddings is not None:
+            ends = Scheme(self.embeddings, self.group_size, self.symmetric)
+            grid |= {name: kind_of(tuple(shapes[name].shape), ends) for name in model.skeleton.ends}
+        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+
+    def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
+        """What a weight will lie on."""
+        return kind_of(shape, scheme)
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         if model.grid:

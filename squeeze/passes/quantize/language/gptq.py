@@ -13,12 +13,13 @@ from squeeze.algorithms.factor import Order, factorize
 from squeeze.algorithms.gptq import solve
 from squeeze.algorithms.hessian import Hessian, hessian_loss
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
-from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.language.scheme import Scheme, kind_of
 from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 ROWS = 1024  # of a weight at a time
@@ -48,6 +49,9 @@ class Gptq(BlockPass):
             if experts:
                 what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
+
+    def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
+        return kind_of(shape, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         walk = work.walk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from torch import nn
 
 from squeeze.errors import did_you_mean
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.language.watch import Weight
 
@@ -139,6 +141,12 @@ def _experts(model: LanguageModel) -> int | None:
         (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))),
         None,
     )
+
+
+def kind_of(shape: tuple[int, ...], scheme: Scheme, ordered: bool = False) -> GridKind:
+    """The kind of grid that a weight ``[..., in]`` lies on by a scheme; experts one under the other."""
+    rows = math.prod(shape[:-1])
+    return GridKind(rows, shape[-1], scheme.bits, scheme.group_size, scheme.symmetric, ordered)
 
 
 def _overridden(scheme: Scheme, override: Override) -> Scheme:

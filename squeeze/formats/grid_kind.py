@@ -1,0 +1,37 @@
+"""What a format must know of a grid to say whether it can hold it: everything but the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from squeeze.algorithms.affine import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class GridKind:
+    """A grid before, or without, its integers.
+
+    Args:
+        rows: Output channels.
+        columns: Input channels.
+        group_size: Input channels that share a scale; None = per-channel.
+        ordered: True where groups are not consecutive channels (act_order with groups).
+    """
+
+    rows: int
+    columns: int
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    ordered: bool = False
+
+    @classmethod
+    def of(cls, grid: QuantizedTensor) -> GridKind:
+        """The kind of a grid that is there."""
+        rows, columns = grid.q.shape
+        return cls(rows, columns, grid.bits, grid.group_size, grid.symmetric, grid.g_idx is not None)
+
+    @property
+    def groups(self) -> int:
+        """Scales per output channel."""
+        return self.columns // (self.group_size or self.columns)
