@@ -10,7 +10,8 @@ from squeeze.cli.options import existing, json_option, show_json
 
 EPILOG = """\b
 Example:
-  squeeze bench result/digits-cpu.zip --threads 2 --batch 1 --batch 32"""
+  squeeze bench result/digits-cpu.zip --threads 2 --batch 1 --batch 32
+  squeeze bench result/prose6m-cpu.zip --threads 2 --prompt 128 --tokens 64"""
 
 
 @click.command("bench", epilog=EPILOG)
@@ -18,16 +19,39 @@ Example:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 8, 32), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Per batch size.")
+@click.option("--prompt", type=click.IntRange(1), default=128, show_default=True, help="Tokens a language model reads.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens it writes.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times it does both.")
 @json_option
-def command(package: Path, threads: int, batches: tuple[int, ...], seconds: float, as_json: bool) -> None:
-    """Measure PACKAGE: latency (median, p10, p90), throughput, load time, peak memory."""
-    from squeeze.cli.show import show_bench
+def command(
+    package: Path,
+    threads: int,
+    batches: tuple[int, ...],
+    seconds: float,
+    prompt: int,
+    tokens: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Measure PACKAGE: latency (median, p10, p90) and throughput, load time, peak memory.
+
+    Of a language model: tokens per second, reading and writing, and the time to the first token.
+    """
+    from squeeze.cli.show import show_bench, show_language_bench
     from squeeze.progress import progress_for_terminal
     from squeeze.targets.bench import bench
+    from squeeze.targets.bench_language import bench_language
     from squeeze.targets.verify import open_package
 
-    found = bench(open_package(existing(package)), threads, batches, seconds, progress_for_terminal())
+    opened = open_package(existing(package))
+    language = opened.manifest.task == "generate"
+    if language:
+        found = bench_language(opened, threads, prompt, tokens, rounds)
+    else:
+        found = bench(opened, threads, batches, seconds, progress_for_terminal())
     if as_json:
         show_json({"package": str(package)} | found)
+    elif language:
+        show_language_bench(package, found)
     else:
         show_bench(package, found)

@@ -76,8 +76,24 @@ def show_bench(package: Path, found: dict[str, Any]) -> None:
         values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
         table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
     console.print(table)
-    for name in ("load_ms", "peak_memory_bytes", "model_bytes", "package_bytes", "host"):
-        if name in found:
+    _show_rest(console, found)
+
+
+def show_language_bench(package: Path, found: dict[str, Any]) -> None:
+    """Tokens per second, reading and writing."""
+    console = _console()
+    table = _table(("",), ("median", "p10", "p90"))
+    sizes = f"{found['prompt_tokens']} tokens read, {found['new_tokens']} written"
+    table.title = f"{package}: {sizes}, {found['threads']} thread(s)"
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
+        table.add_row(name, *(f"{found[name][part]:,.1f}" for part in ("median", "p10", "p90")))
+    console.print(table)
+    _show_rest(console, found)
+
+
+def _show_rest(console: Console, found: dict[str, Any]) -> None:
+    for name in ("load_ms", "peak_rss_bytes", "model_bytes", "package_bytes", "host"):
+        if found.get(name) is not None:
             console.print(f"{name}: {found[name]}")
 
 

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 
 from squeeze.data.base import Dataset
+from squeeze.data.text import read_tokenizer
 from squeeze.ledger import Ledger
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch, Model
+from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import HuggingFaceSource
 from squeeze.models.torch_model import TorchModel
 from squeeze.plan.plan import Branch, Plan
@@ -28,6 +31,8 @@ from squeeze.targets.base import Packed, Pieces, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
 
+GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
+GOLDEN_TOKENS = 16  # where there is no tokenizer
 GOLDEN_EXAMPLES = 4
 GOLDEN_BYTES = 500_000  # of inputs; at least one example
 
@@ -48,7 +53,7 @@ def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: st
 def pack(target: Target[Any], artifact: Kept, told: Pieces, path: Path) -> Packed:
     """Write the package of a branch and verify it; then it appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert isinstance(artifact.model, Artifact)
+    assert isinstance(artifact.model, Artifact | LanguageArtifact)
     return target.pack(artifact.model, told, path)
 
 
@@ -74,12 +79,23 @@ def pieces(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Da
 
 
 def golden_batch(original: Model) -> Batch:
-    """Seeded noise of the right shape: a package carries nobody's data."""
+    """Seeded noise of the right shape, or a sentence of ours: a package carries nobody's data."""
+    if isinstance(original, LanguageModel):
+        return Batch({"input_ids": torch.tensor([golden_prompt(original)])})
     generator = np.random.default_rng(0)
     size_bytes = sum(4 * math.prod(i.shape) for i in original.inputs)
     examples = max(1, min(GOLDEN_EXAMPLES, GOLDEN_BYTES // size_bytes))
     noise = {i.name: generator.standard_normal((examples, *i.shape)).astype(i.dtype) for i in original.inputs}
     return Batch({name: torch.from_numpy(array) for name, array in noise.items()})
+
+
+def golden_prompt(model: LanguageModel) -> list[int]:
+    """The tokens of a sentence; seeded random ones where the model has no tokenizer."""
+    if (model.folder / "tokenizer.json").is_file():
+        tokens: list[int] = read_tokenizer(model.folder)(GOLDEN_PROMPT)["input_ids"]
+        return tokens
+    random: list[int] = np.random.default_rng(0).integers(0, model.tokens_known, GOLDEN_TOKENS).tolist()
+    return random
 
 
 def _measurements(ledger: Ledger) -> dict[str, Any]:

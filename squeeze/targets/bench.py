@@ -19,6 +19,7 @@ import torch
 
 from squeeze.errors import ModelError, VerifyError
 from squeeze.models.base import Batch, Model
+from squeeze.models.language.decoder import Decoder
 from squeeze.progress import Progress
 from squeeze.targets import standalone
 from squeeze.targets.host import host
@@ -42,6 +43,8 @@ def bench(
         seconds: How long to measure each batch size, after the warm-up.
     """
     model = subject.load_model() if isinstance(subject, Package) else subject
+    if isinstance(model, Decoder):
+        raise ModelError("a language model is benched as a package, by the tokens it reads and writes")
     examples = _examples(subject)
     sizes = (progress or Progress()).track(_sizes(subject, batch_sizes), "bench", None)
     result: dict[str, Any] = {"host": host(), "threads": threads, "model_bytes": model.nbytes()}

@@ -62,7 +62,7 @@ def answer(folder: Path, manifest: Manifest, golden: Golden, where: str) -> Arra
 
 def _log_probabilities(artifact: LanguageArtifact, prompt: list[int]) -> Arrays:
     """Of the prompt's tokens, and of every token that may follow; on one thread, so that they repeat."""
-    artifact.require_runtime()
+    artifact.require_installed(artifact.main.name)
     artifact.threads = 1
     said, following = artifact.log_probabilities(prompt)
     return {PROMPT_LOG: said, NEXT_LOG: following}

@@ -129,10 +129,16 @@ def answer(package: Package, golden: Golden) -> Arrays:
 
 
 def runtime_version(manifest: Manifest) -> str:
-    """Of the package's runtime as it is installed here."""
-    return (
-        runtime_class(manifest.runtime.name).version() if manifest.task == "generate" else predictor.runtime_version()
-    )
+    """Of the package's runtime as it is installed here.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if manifest.task == "predict":
+        return predictor.runtime_version()
+    kind = runtime_class(manifest.runtime.name)
+    kind.require_installed(manifest.name)
+    return kind.version()
 
 
 def _checked(path: Path, folder: Path, limits: Limits) -> Package:

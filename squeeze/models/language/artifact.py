@@ -102,10 +102,11 @@ class LanguageArtifact(Decoder):
             return None
         return f"{cls.runtime} needs {', '.join(missing)}: pip install 'squeeze[{cls.extra}]'"
 
-    def require_runtime(self) -> None:
-        """Raise ``ModelError`` where the runtime is not installed."""
-        if reason := self.absent():
-            raise ModelError(f"{self.folder}: {reason}")
+    @classmethod
+    def require_installed(cls, where: str) -> None:
+        """Raise ``ModelError`` where the runtime is not installed; ``where`` names who wants it."""
+        if reason := cls.absent():
+            raise ModelError(f"{where}: {reason}")
 
     def nbytes(self) -> int:
         return sum(path.stat().st_size for path in self.weight_files)
