@@ -21,7 +21,14 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.quantize.language.scheme import Scheme, WeightOptions, block_weights, kind_of, matrices
+from squeeze.passes.quantize.language.scheme import (
+    Scheme,
+    WeightOptions,
+    block_weights,
+    kind_of,
+    matrices,
+    stored_bytes,
+)
 from squeeze.passes.quantize.language.watch import Weight
 
 CHUNK_TOKENS = 4096  # that go through a block together
@@ -68,7 +75,7 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         assert isinstance(model, LanguageModel)
         shapes = dict(model.skeleton.module.named_parameters())
         schemes = self.schemes(model)
-        saved = sum(shapes[name].nbytes - _stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
+        saved = sum(shapes[name].nbytes - stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
         grid = {name: self._kind(tuple(shapes[name].shape), scheme) for name, scheme in schemes.items()}
         if self.embeddings is not None:
             ends = Scheme(self.embeddings, self.group_size, self.symmetric)
@@ -157,12 +164,3 @@ def _stacked(parts: list[QuantizedTensor]) -> QuantizedTensor:
     assert all(part.g_idx is None for part in parts), "one tensor has one group index: refused by gptq's faults"
     q, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
     return QuantizedTensor(q, scale, zero, first.bits, first.group_size, first.symmetric)
-
-
-def _stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
-    columns = shape[-1]
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    groups = columns // (scheme.group_size or columns)
-    return rows * (-(-columns // 8) * scheme.bits + groups * (2 if scheme.symmetric else 3))

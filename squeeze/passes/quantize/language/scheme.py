@@ -38,8 +38,8 @@ class Scheme:
     symmetric: bool
 
 
-class WeightOptions(BaseModel):
-    """Mixed into passes: which weights, how wide, in which groups."""
+class WeightChoice(BaseModel):
+    """Mixed into passes: which weights of the blocks, how wide, in which groups."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,6 @@ class WeightOptions(BaseModel):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     overrides: dict[str, Override] = Field(default_factory=dict)  # "*.down_proj": {bits: 8}
-    embeddings: Bits | None = None  # width of the embedding and, where it is not tied, the head; null: as they are
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -79,9 +78,13 @@ class WeightOptions(BaseModel):
         for pattern in idle:
             near = did_you_mean(pattern, {_pattern_of(name, pattern.count(".")) for name in names})
             yield f'{what}: "{pattern}" matches no weight{near}'
-        if not idle and not self.schemes(model) and self.embeddings is None:
+        if not idle and not self.schemes(model) and not self.takes_ends():
             yield f"{what}: include and exclude leave no weight to quantize"
         yield from self._group_faults(model, what)
+
+    def takes_ends(self) -> bool:
+        """Whether the embedding and the head are quantized too."""
+        return False
 
     def _group_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
         shapes = dict(model.skeleton.module.named_parameters())
@@ -95,6 +98,15 @@ class WeightOptions(BaseModel):
             where = ", ".join(sorted(set(names)))
             cure = f"{', '.join(fit)} or null would"
             yield f"{what}: group_size {size} does not divide the {columns} inputs of {where}; {cure}"
+
+
+class WeightOptions(WeightChoice):
+    """Mixed into passes that can also take the embedding and the head."""
+
+    embeddings: Bits | None = None  # width of the embedding and, where it is not tied, the head; null: as they are
+
+    def takes_ends(self) -> bool:
+        return self.embeddings is not None
 
 
 def quantizable(model: LanguageModel) -> list[str]:
@@ -133,6 +145,16 @@ def matrices(model: LanguageModel, index: int, name: str) -> list[Weight]:
     """The matrices of one parameter: itself, or one per expert."""
     value = model.skeleton.layers[index].get_parameter(name)
     return [Weight(name)] if value.dim() == 2 else [Weight(name, expert) for expert in range(len(value))]
+
+
+def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
+    """What a weight of that shape takes on disk."""
+    columns = shape[-1]
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    groups = columns // (scheme.group_size or columns)
+    return rows * (-(-columns // 8) * scheme.bits + groups * (2 if scheme.symmetric else 3))
 
 
 def _experts(model: LanguageModel) -> int | None:
