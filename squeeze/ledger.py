@@ -7,7 +7,7 @@ be the same bytes on every run: ``Row.timings`` and ``Row.scores``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from squeeze.models.base import Model
 Verdict = Literal["better", "worse", "same within noise", "same"]
 SIGNIFICANCE = 0.05
 ROUNDING = 1e-6  # per example: another order of summation, not another model
+NORMAL_95 = 1.959964  # standard errors on either side
+DIFFERENT_DATA = "{}: two scores on different data cannot be compared; score both on the same"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Delta:
     ratio: float | None
     ratio_interval: Interval | None
     verdict: Verdict
+    paired: bool = True  # False: from two standard errors, so wider than it would be over the same examples
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,47 @@ class Score:
     interval: Interval | None
     to_original: Delta | None = None
     to_previous: Delta | None = None
+    scored_on: ScoredOn | None = None  # None: the ledger's own
+
+
+class Answered(NamedTuple):
+    """What a model answered, and on which data."""
+
+    answers: Answers
+    scored_on: ScoredOn
+
+
+class Estimated(NamedTuple):
+    """A value that another tool worked out, with its standard error; nothing is known per example."""
+
+    value: float
+    standard_error: float
+    scored_on: ScoredOn
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, normal."""
+        return _normal(self.value, self.standard_error)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the ledger compares of one model: its answers (None: not scored) and its exact numbers."""
+    """What the ledger compares of one model: its answers (None: not scored), its exact numbers, and by a metric's
+    label what was answered on data of the metric's own, or estimated elsewhere."""
 
     answers: Answers | None
     exact: dict[str, int]
     scored_on: ScoredOn | None
+    own: dict[str, Answered] = field(default_factory=dict)
+    estimated: dict[str, Estimated] = field(default_factory=dict)
+
+    def on(self, metric: Metric) -> Answered | None:
+        """What a metric is worked out from."""
+        if metric.label in self.own:
+            return self.own[metric.label]
+        if self.answers is None or self.scored_on is None:
+            return None
+        return Answered(self.answers, self.scored_on)
 
 
 @dataclass(frozen=True)
@@ -111,10 +146,17 @@ class Ledger:
         return [row for row in self.rows if row.branch in (None, branch)]
 
 
-def measure(model: Model, metrics: list[Metric], answers: Answers | None, scored_on: ScoredOn | None) -> Measured:
+def measure(
+    model: Model,
+    metrics: list[Metric],
+    answers: Answers | None,
+    scored_on: ScoredOn | None,
+    own: dict[str, Answered] | None = None,
+    estimated: dict[str, Estimated] | None = None,
+) -> Measured:
     """What the ledger keeps of a model."""
-    exact = {metric.name: metric.value(model) for metric in metrics if isinstance(metric, ModelMetric)}
-    return Measured(answers, exact, scored_on)
+    exact = {metric.label: metric.value(model) for metric in metrics if isinstance(metric, ModelMetric)}
+    return Measured(answers, exact, scored_on, own or {}, estimated or {})
 
 
 def scores(
@@ -127,9 +169,11 @@ def scores(
     result = {}
     for metric in metrics:
         if isinstance(metric, ModelMetric):
-            result[metric.name] = _exact_score(metric, new, original, previous)
-        elif isinstance(metric, ExampleMetric) and new.answers is not None:
-            result[metric.name] = _example_score(metric, labels, new, original, previous)
+            result[metric.label] = _exact_score(metric, new, original, previous)
+        elif metric.label in new.estimated:
+            result[metric.label] = _estimated_score(metric, new, original, previous)
+        elif isinstance(metric, ExampleMetric) and new.on(metric) is not None:
+            result[metric.label] = _example_score(metric, labels, new, original, previous)
     return result
 
 
@@ -137,7 +181,7 @@ def timed_score(metric: Metric, to_original: Paired, to_previous: Paired | None)
     """A latency score: its value is the ratio to the original."""
     first = _timed_delta(to_original)
     second = _timed_delta(to_previous) if to_previous else None
-    return Score(metric.name, metric.unit, to_original.ratio, to_original.interval, first, second)
+    return Score(metric.label, metric.unit, to_original.ratio, to_original.interval, first, second)
 
 
 def _timed_delta(paired: Paired) -> Delta:
@@ -146,16 +190,45 @@ def _timed_delta(paired: Paired) -> Delta:
 
 
 def _exact_score(metric: ModelMetric, new: Measured, original: Measured, previous: Measured | None) -> Score:
-    value = new.exact[metric.name]
+    value = new.exact[metric.label]
     if previous is None:
-        return Score(metric.name, metric.unit, value, None)
-    deltas = [_exact_delta(value, other.exact[metric.name], metric.higher_is_better) for other in (original, previous)]
-    return Score(metric.name, metric.unit, value, None, *deltas)
+        return Score(metric.label, metric.unit, value, None)
+    first, second = (
+        _exact_delta(value, other.exact[metric.label], metric.higher_is_better) for other in (original, previous)
+    )
+    return Score(metric.label, metric.unit, value, None, first, second)
 
 
 def _exact_delta(new: int, old: int, higher_is_better: bool) -> Delta:
     verdict: Verdict = "same" if new == old else "better" if (new > old) == higher_is_better else "worse"
     return Delta(new - old, None, new / old if old else None, None, verdict)
+
+
+def _two(deltas: list[Delta]) -> tuple[Delta | None, Delta | None]:
+    """To the original and to the row before; the original's own row has neither."""
+    return (deltas[0], deltas[1]) if deltas else (None, None)
+
+
+def _estimated_score(metric: Metric, new: Measured, original: Measured, previous: Measured | None) -> Score:
+    this = new.estimated[metric.label]
+    others = [] if previous is None else [original, previous]
+    deltas = [_unpaired_delta(metric, this, other.estimated[metric.label]) for other in others]
+    return Score(metric.label, metric.unit, this.value, this.interval, *_two(deltas), this.scored_on)
+
+
+def _unpaired_delta(metric: Metric, new: Estimated, old: Estimated) -> Delta:
+    """From the two standard errors alone."""
+    if new.scored_on != old.scored_on:
+        raise DataError(DIFFERENT_DATA.format(metric.label))
+    moved = new.value - old.value
+    interval = _normal(moved, float(np.hypot(new.standard_error, old.standard_error)))
+    same = moved == 0 and new.standard_error == old.standard_error
+    verdict: Verdict = "same" if same else _verdict_of_interval(interval, 0.0, metric.higher_is_better)
+    return Delta(moved, interval, new.value / old.value if old.value else None, None, verdict, paired=False)
+
+
+def _normal(value: float, standard_error: float) -> Interval:
+    return Interval(value - NORMAL_95 * standard_error, value + NORMAL_95 * standard_error)
 
 
 def _example_score(
@@ -166,15 +239,17 @@ def _example_score(
     means = metric.shown(bootstrap_means(np.stack(values, axis=1)))
     value, interval = _shown_mean(metric, values[0]), percentile_interval(means[:, 0])
     deltas = [_example_delta(metric, values[0], values[i], means[:, 0], means[:, i]) for i in range(1, len(models))]
-    return Score(metric.name, metric.unit, value, interval, *deltas)
+    own = new.own[metric.label].scored_on if metric.label in new.own else None
+    return Score(metric.label, metric.unit, value, interval, *_two(deltas), own)
 
 
 def _per_example(metric: ExampleMetric, labels: np.ndarray | None, model: Measured, original: Measured) -> np.ndarray:
-    if model.scored_on != original.scored_on or model.answers is None or original.answers is None:
-        raise DataError(f"{metric.name}: two scores on different data cannot be compared; score both on the same")
-    values = metric.values(model.answers, labels, original.answers)
+    this, other = model.on(metric), original.on(metric)
+    if this is None or other is None or this.scored_on != other.scored_on:
+        raise DataError(DIFFERENT_DATA.format(metric.label))
+    values = metric.values(this.answers, labels, other.answers)
     if values.ndim != 1:
-        raise DataError(f"{metric.name}: gave {list(values.shape)}; one number per example would do")
+        raise DataError(f"{metric.label}: gave {list(values.shape)}; one number per example would do")
     return values
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from squeeze.data.base import Dataset
-from squeeze.data.text import GRAM, TokenDataset
+from squeeze.data.choices import ChoiceDataset
+from squeeze.data.grams import GRAM, Texts, sharing
+from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
 
 
 def shared_examples(one: Dataset, other: Dataset) -> int:
     """How many examples of ``other`` stand in ``one`` too: pixel for pixel, or with 13 tokens in a row."""
-    if isinstance(one, TokenDataset) and isinstance(other, TokenDataset):
-        return int(other.shares_with(one).sum())
+    mine, theirs = texts_of(one), texts_of(other)
+    if mine is not None and theirs is not None:
+        return int(sharing(theirs, [text for texts in mine for text in texts]).sum())
     seen = set(one.fingerprints)
     return sum(fingerprint in seen for fingerprint in other.fingerprints)
 
 
-def refuse_overlap(evaluate: Dataset, others: dict[str, Dataset]) -> None:
+def refuse_overlap(evaluate: Dataset, others: Mapping[str, Dataset], where: str = "data.evaluate") -> None:
     """Raise ``DataError`` where evaluation data is also calibration or training data."""
     for role, data in others.items():
         if count := shared_examples(data, evaluate):
@@ -23,16 +28,24 @@ def refuse_overlap(evaluate: Dataset, others: dict[str, Dataset]) -> None:
             if isinstance(data, TokenDataset):
                 cure = f"drop_overlap: true in data.{role} leaves out what it shares"
             raise DataError(
-                f"data.evaluate: {count} of {len(evaluate)} examples are also in data.{role}; "
+                f"{where}: {count} of {len(evaluate)} examples are also in data.{role}; "
                 f"a score on them proves nothing: {cure}"
             )
 
 
 def without_overlap(data: Dataset, evaluate: Dataset) -> Dataset:
     """Text without the sequences that share 13 tokens in a row with the evaluation text."""
-    if not (isinstance(data, TokenDataset) and isinstance(evaluate, TokenDataset)):
+    theirs = texts_of(evaluate)
+    if not isinstance(data, TokenDataset) or theirs is None:
         return data
-    left = data.without(evaluate)
+    left = data.without([text for texts in theirs for text in texts])
     if not len(left):
         raise DataError(f"{data.name}: every sequence shares {GRAM} tokens in a row with the evaluation text")
     return left
+
+
+def texts_of(data: Dataset) -> list[Texts] | None:
+    """The texts of each example in tokens; None where the data is no text."""
+    if isinstance(data, TokenDataset):
+        return [[sequence] for sequence in data.tokens]
+    return [data.texts(index) for index in range(len(data))] if isinstance(data, ChoiceDataset) else None

@@ -18,11 +18,10 @@ import torch
 from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
+from squeeze.data.grams import Texts, sharing
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.models.base import Batch
-
-GRAM = 13  # tokens in a row that two texts do not share by chance
 
 
 class TokenDataset(Dataset):
@@ -48,13 +47,11 @@ class TokenDataset(Dataset):
 
     def shares_with(self, other: TokenDataset) -> np.ndarray:
         """``[n]`` bool: which share 13 tokens in a row with the other text (all, where a sequence has fewer)."""
-        size = min(GRAM, self.tokens.shape[1], other.tokens.shape[1])
-        grams = {gram for sequence in other.tokens for gram in _grams(sequence, size)}
-        return np.array([not grams.isdisjoint(_grams(sequence, size)) for sequence in self.tokens], dtype=bool)
+        return sharing([[sequence] for sequence in self.tokens], list(other.tokens))
 
-    def without(self, other: TokenDataset) -> TokenDataset:
-        """The sequences that share nothing with the other text."""
-        return TokenDataset(self.name, self.tokens[~self.shares_with(other)])
+    def without(self, texts: Texts) -> TokenDataset:
+        """The sequences that share nothing with other texts in tokens."""
+        return TokenDataset(self.name, self.tokens[~sharing([[sequence] for sequence in self.tokens], texts)])
 
 
 class TextData(DataSource):
@@ -121,23 +118,26 @@ def _field(line: str, field: str, where: str) -> str:
     return str(values[field])
 
 
-def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
-    """All texts end to end, with the end-of-text token between them where the tokenizer has one."""
+def read_tokenizer(model: Path) -> Any:
+    """The tokenizer in a model's folder; code from the folder is never run.
+
+    Raises:
+        DataError: there is none.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # the tokenizers' own library raises nothing narrower
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
+
+
+def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
+    """All texts end to end, with the end-of-text token between them where the tokenizer has one."""
+    tokenizer = read_tokenizer(model)
     pieces: list[int] = []
     for text in texts:
         if pieces and tokenizer.eos_token_id is not None:
             pieces.append(tokenizer.eos_token_id)
         pieces += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(pieces, dtype=np.int64)
-
-
-def _grams(sequence: np.ndarray, tokens: int) -> Iterator[bytes]:
-    raw, size = sequence.tobytes(), sequence.itemsize
-    for start in range(len(sequence) - tokens + 1):
-        yield raw[start * size : (start + tokens) * size]

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
 from squeeze.errors import DataError
+from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.models.base import Model
 
 Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity"]
-Answers = np.ndarray | TokenScores  # a classifier's logits [n, classes], or what a language model says of tokens
+Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or what a language model says of texts
 
 
 class Metric(BaseModel, ABC):
@@ -28,6 +29,11 @@ class Metric(BaseModel, ABC):
     name: ClassVar[str]
     unit: ClassVar[Unit]
     higher_is_better: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        """What the ledger calls it: its name, and its data's where it brings some of its own."""
+        return self.name
 
 
 class ExampleMetric(Metric):
@@ -48,7 +54,8 @@ class ExampleMetric(Metric):
         """One value per example or sequence."""
         if isinstance(answers, TokenScores):
             return self.per_sequence(answers)
-        assert not isinstance(original, TokenScores), "both are scored on the same data"
+        assert isinstance(answers, np.ndarray), "endings are scored by metrics that bring them"
+        assert isinstance(original, np.ndarray), "both are scored on the same data"
         return self.per_example(answers, labels, original)
 
     def shown(self, mean: np.ndarray) -> np.ndarray:

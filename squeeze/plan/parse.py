@@ -148,7 +148,7 @@ class Parser:
             self.fault(("metrics",), "metrics: is no list; [top1, kl, size_bytes, latency] would do")
             return ()
         found = [self._metric(item, ("metrics", index)) for index, item in enumerate(value)]
-        names = [metric.name if metric else None for metric in found]
+        names = [metric.label if metric else None for metric in found]
         for index, name in enumerate(names):
             if name in names[:index] and name is not None:
                 self.fault(("metrics", index), f"metrics: '{name}' stands twice; scores are known by their names")
@@ -166,10 +166,15 @@ class Parser:
             return None
         name = ALIASES.get(name, name)
         cls = self._try(lambda: registry.load("metrics", name, self.code_folder), place)
+        if cls is not None and isinstance(options, dict) and isinstance(options.get("data"), dict):
+            source = self._source(options["data"], (*place, name, "data"))
+            if source is None:
+                return None
+            options = options | {"data": source}
         return self._options(cls, options or {}, place, name) if cls else None
 
     def _budget(self, metrics: tuple[Metric, ...]) -> tuple[Bound, ...]:
-        known = {metric.name: metric.higher_is_better for metric in metrics}
+        known = {metric.label: metric.higher_is_better for metric in metrics}
         found = [self._bound(name, text, known) for name, text in self._mapping("budget", {}).items()]
         return tuple(bound for bound in found if bound)
 

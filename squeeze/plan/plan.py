@@ -16,6 +16,7 @@ from squeeze.budget import ALIASES, Bound, parse_bound
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, UsageError, did_you_mean
+from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, Parameters, Perplexity, SizeBytes, Top1
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
@@ -173,8 +174,14 @@ class Plan:
 
     def open_data(self, role: str) -> Dataset:
         """Read the data of a role; text is cut by the tokenizer of the plan's own model."""
-        model = self.root / self.model.reference if self.model is not None and self.model.kind == "hf" else None
-        return self.data[role].open(self.root, model)
+        return self.data[role].open(self.root, self._model_folder())
+
+    def open_own(self, metric: OwnDataMetric) -> Dataset:
+        """Read the data that a metric brings."""
+        return metric.open(self.root, self._model_folder())
+
+    def _model_folder(self) -> Path | None:
+        return self.root / self.model.reference if self.model is not None and self.model.kind == "hf" else None
 
     def every_step(self) -> Iterator[tuple[Branch | None, Step]]:
         """All steps: the trunk's, then each branch's own."""
@@ -185,11 +192,17 @@ class Plan:
         """The plan as JSON values, every option spelled out; variables keep their names: no path of a machine."""
         raw = self.document.raw if self.document else {}
         values: dict[str, Any] = {name: raw[name] for name in ("model", "data", "vars") if name in raw}
-        values["metrics"] = [{metric.name: metric.model_dump(mode="json")} for metric in self.metrics]
+        values["metrics"] = [self._spelled_metric(index, metric) for index, metric in enumerate(self.metrics)]
         values["budget"] = {bound.metric: bound.written for bound in self.budget}
         values["passes"] = [_spelled(step) for step in self.steps]
         values["targets"] = [_spelled_branch(branch) for branch in self.branches]
         return values | {"seed": self.seed, "threads": self.threads, "strict": self.strict}
+
+    def _spelled_metric(self, index: int, metric: Metric) -> dict[str, Any]:
+        options = metric.model_dump(mode="json")
+        if self.document and isinstance(metric, OwnDataMetric):
+            options["data"] = self.document.raw["metrics"][index][metric.name]["data"]
+        return {metric.name: options}
 
 
 def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
@@ -213,7 +226,7 @@ def _branch(index: int, name: str, tail: Tail) -> Branch:
 def _bounds(budget: Mapping[str, str] | Sequence[Bound], metrics: Sequence[Metric]) -> tuple[Bound, ...]:
     if not isinstance(budget, Mapping):
         return tuple(budget)
-    better = {metric.name: metric.higher_is_better for metric in metrics}
+    better = {metric.label: metric.higher_is_better for metric in metrics}
     for name in budget:
         if ALIASES.get(name, name) not in better:
             raise UsageError(f"budget: '{name}' is not among the plan's metrics{did_you_mean(name, better)}")

@@ -47,7 +47,7 @@ def plan_schema() -> dict[str, Any]:
     properties = PLAIN | {
         "model": MODEL,
         "data": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(ROLES, source)},
-        "metrics": {"type": "array", "items": {"anyOf": _metrics(definitions)}},
+        "metrics": {"type": "array", "items": {"anyOf": _metrics(definitions, source)}},
         "passes": passes,
         "targets": {"type": "array", "items": {"oneOf": targets}},
     }
@@ -73,17 +73,16 @@ def _named(kind: registry.Kind, key: str, definitions: dict[str, Any], more: dic
     return found
 
 
-def _metrics(definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    names = [*registry.entries("metrics"), "size"]
+def _metrics(definitions: dict[str, Any], source: dict[str, Any]) -> list[dict[str, Any]]:
+    options = {name: _options(registry.load("metrics", name), definitions) for name in registry.entries("metrics")}
+    for schema in options.values():
+        if "data" in schema.get("properties", {}):
+            schema["properties"]["data"] = source
+    alone = [name for name, schema in options.items() if not schema.get("required")]
     configured = [
-        {
-            "type": "object",
-            "properties": {name: _options(registry.load("metrics", name), definitions)},
-            "required": [name],
-        }
-        for name in registry.entries("metrics")
+        {"type": "object", "properties": {name: schema}, "required": [name]} for name, schema in options.items()
     ]
-    return [{"enum": names}, *configured]
+    return [{"enum": [*alone, "size"]}, *configured]
 
 
 def _options(cls: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:

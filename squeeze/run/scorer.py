@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeeze.data.base import Dataset
+from squeeze.data.choices import ChoiceDataset
 from squeeze.data.text import TokenDataset
+from squeeze.evaluate.choice import OwnDataMetric
+from squeeze.evaluate.endings import EndingScores, score_endings
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.latency import Paired, compare_latency
 from squeeze.evaluate.metrics import Answers, ExampleMetric, Latency, Metric
 from squeeze.evaluate.tokens import TokenScores, score_tokens
-from squeeze.ledger import Measured, Row, Score, ScoredOn, measure, scores, timed_score
+from squeeze.ledger import Answered, Measured, Row, Score, ScoredOn, measure, scores, timed_score
 from squeeze.models.base import Model
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.torch_model import TorchModel
@@ -26,14 +29,25 @@ from squeeze.store import Store, key_of
 
 
 class Scorer:
-    """Scores models on one dataset, each against the original and the row before it."""
+    """Scores models on one dataset, each against the original and the row before it.
+
+    Args:
+        own: By a metric's label, the data that it brings itself.
+    """
 
     def __init__(
-        self, metrics: Sequence[Metric], data: Dataset | None, store: Store, progress: Progress, original: Kept
+        self,
+        metrics: Sequence[Metric],
+        data: Dataset | None,
+        store: Store,
+        progress: Progress,
+        original: Kept,
+        own: Mapping[str, Dataset] | None = None,
     ) -> None:
         self.metrics, self.data, self.store, self.progress = list(metrics), data, store, progress
-        self.original = original
-        scored = data is not None and any(isinstance(metric, ExampleMetric) for metric in metrics)
+        self.original, self.own = original, dict(own or {})
+        on_data = [m for m in metrics if isinstance(m, ExampleMetric) and not isinstance(m, OwnDataMetric)]
+        scored = data is not None and bool(on_data)
         self.scored_on = ScoredOn(data.name, data.digest, len(data)) if data is not None and scored else None
         self.labels = labels_of(data) if data is not None and scored else None
         self._measured: dict[str, Measured] = {}
@@ -50,8 +64,22 @@ class Scorer:
         """Logits and exact numbers of a model, worked out once."""
         if kept.key not in self._measured:
             answers = self._answers(kept, name) if self.scored_on else None
-            self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on)
+            own = {label: self._endings(kept, name, data) for label, data in self.own.items()}
+            self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on, own)
         return self._measured[kept.key]
+
+    def _endings(self, kept: Kept, name: str, data: Dataset) -> Answered:
+        """What a language model says of questions that a metric brings."""
+        model = kept.model
+        assert isinstance(data, ChoiceDataset)
+        assert isinstance(model, Decoder)
+        made_from = {"endings of": kept.key, "data": data.digest}
+
+        def write(folder: Path) -> None:
+            score_endings(model, data, self.progress, f"score {name} on {data.name}").save(folder)
+
+        folder = self.store.make(key_of(made_from), f"endings of {name}", made_from, write)
+        return Answered(EndingScores.load(folder), ScoredOn(data.name, data.digest, len(data)))
 
     def _answers(self, kept: Kept, name: str) -> Answers:
         return self._tokens(kept, name) if isinstance(kept.model, Decoder) else self._logits(kept, name)
@@ -95,8 +123,8 @@ class Scorer:
                 to_original = self._paired(metric, kept, self.original)
                 same = previous.key == self.original.key
                 to_previous = to_original if same else self._paired(metric, kept, previous)
-                timings[metric.name] = timed_score(metric, to_original, to_previous)
-                clock[metric.name] = _clock(metric, to_original, to_previous)
+                timings[metric.label] = timed_score(metric, to_original, to_previous)
+                clock[metric.label] = _clock(metric, to_original, to_previous)
         return timings, clock
 
     def _paired(self, metric: Latency, new: Kept, old: Kept) -> Paired:

@@ -17,6 +17,7 @@ from squeeze.data.base import Dataset
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData
 from squeeze.errors import EffectError, Fault, PlanError, SqueezeError
+from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
@@ -68,7 +69,8 @@ def run(
         raise PlanError(plan.located(faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
-    line = Line(plan, store, progress, _opened(plan, given), model)
+    opened, own = _opened(plan, given)
+    line = Line(plan, store, progress, opened, model, own)
     try:
         line.walk(Path(out) if out is not None else None)
     except SqueezeError as error:
@@ -79,8 +81,8 @@ def run(
     return line.result
 
 
-def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Every role's data, with evaluation data that nothing else has seen."""
+def _opened(plan: Plan, given: dict[str, Dataset]) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+    """Every role's data, and by label what metrics bring: nothing that is scored on has been seen by a pass."""
     data: dict[str, Dataset] = {}
     for role in ROLES:
         if role in given:
@@ -88,17 +90,23 @@ def _opened(plan: Plan, given: dict[str, Dataset]) -> dict[str, Dataset]:
         elif role in plan.data:
             with _told_at(plan, "data", role):
                 data[role] = plan.open_data(role)
-    if "evaluate" in data:
-        with _told_at(plan, "data", "evaluate"):
+    own: dict[str, Dataset] = {}
+    for index, metric in enumerate(plan.metrics):
+        if isinstance(metric, OwnDataMetric):
+            with _told_at(plan, "metrics", index):
+                own[metric.label] = plan.open_own(metric)
+    scored = {"data.evaluate": data["evaluate"]} if "evaluate" in data else {}
+    for where, texts in (scored | own).items():
+        with _told_at(plan, *(("data", "evaluate") if where == "data.evaluate" else ("metrics",))):
             for role, source in plan.data.items():
-                if isinstance(source, TextData) and source.drop_overlap and role not in given:
-                    data[role] = without_overlap(data[role], data["evaluate"])
-            refuse_overlap(data["evaluate"], {role: data[role] for role in data if role != "evaluate"})
-    return data
+                if isinstance(source, TextData) and source.drop_overlap and role not in (*given, "evaluate"):
+                    data[role] = without_overlap(data[role], texts)
+            refuse_overlap(texts, {role: data[role] for role in data if role != "evaluate"}, where)
+    return data, own
 
 
 @contextmanager
-def _told_at(plan: Plan, *place: str) -> Iterator[None]:
+def _told_at(plan: Plan, *place: str | int) -> Iterator[None]:
     """A complaint from in here is a fault of the plan at that place."""
     try:
         yield
@@ -110,7 +118,13 @@ class Line:
     """One run on its way: what it was given, and what has been made so far."""
 
     def __init__(
-        self, plan: Plan, store: Store, progress: Progress, data: dict[str, Dataset], model: Model | None
+        self,
+        plan: Plan,
+        store: Store,
+        progress: Progress,
+        data: dict[str, Dataset],
+        model: Model | None,
+        own: dict[str, Dataset],
     ) -> None:
         self.plan, self.store, self.progress, self.data = plan, store, progress, data
         self.code_folder = str(plan.root)
@@ -121,7 +135,7 @@ class Line:
             with _told_at(plan, "data", role):
                 require_fit(model, role, data[role])
         self.original = keep_original(model, store, self.code_folder)
-        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original)
+        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original, own)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 

@@ -1,0 +1,122 @@
+"""Texts that a language model is asked about: which of several endings is likelier, or whether it finds the last word.
+
+An ending is a few tokens behind a context; what is scored is the ending. The sources that read such texts are
+``squeeze.data.choice_sources``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze.data.base import Dataset, Example
+from squeeze.errors import DataError
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One possible continuation of a text, as text: ``context`` is given, ``text`` is scored."""
+
+    context: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """Endings to choose from, or a single one to be found."""
+
+    endings: tuple[Ending, ...]
+    answer: int = 0
+
+
+@dataclass(frozen=True)
+class CutEnding:
+    """An ending in tokens: those from ``start`` on are scored; the one before the text opens it."""
+
+    tokens: np.ndarray
+    start: int
+    size_bytes: int  # of the ending's text: what acc_norm divides by
+
+
+class ChoiceDataset(Dataset):
+    """Questions, each with its endings in tokens.
+
+    Args:
+        sequences: All endings of all questions, in order.
+        counts: ``[n]``: how many endings each question has.
+        answers: ``[n]``: which of them is right.
+    """
+
+    def __init__(self, name: str, sequences: list[CutEnding], counts: np.ndarray, answers: np.ndarray) -> None:
+        self.name, self.sequences, self.counts, self.answers = name, sequences, counts, answers
+        self.bounds = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def endings(self, index: int) -> list[CutEnding]:
+        """Those of one question."""
+        return self.sequences[self.bounds[index] : self.bounds[index + 1]]
+
+    def example(self, index: int) -> Example:
+        return Example(self.endings(index)[self.label(index)].tokens, self.label(index))
+
+    def label(self, index: int) -> int:
+        return int(self.answers[index])
+
+    def fingerprint(self, index: int) -> bytes:
+        parts = [one.tokens.tobytes() + one.start.to_bytes(8, "little") for one in self.endings(index)]
+        return b"|".join([*parts, str(self.label(index)).encode()])
+
+    def texts(self, index: int) -> list[np.ndarray]:
+        """The tokens of one question's endings with their contexts, without the one that opens a text."""
+        return [one.tokens[1:] for one in self.endings(index)]
+
+
+def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDataset:
+    """Cut questions into tokens.
+
+    Every text begins with the token that opens a text, or else the one that ends the text before it.
+
+    Raises:
+        DataError: the tokenizer has neither, or an ending holds no token.
+    """
+    opening = next((t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None), None)
+    if opening is None:
+        raise DataError(f"{name}: the tokenizer has no token that opens or ends a text; the first word has no context")
+    known: dict[str, list[int]] = {}
+
+    def cut(text: str) -> list[int]:
+        if text not in known:
+            known[text] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+        return known[text]
+
+    sequences = [_sequence(name, ending, opening, cut) for question in questions for ending in question.endings]
+    counts = np.array([len(question.endings) for question in questions], dtype=np.int64)
+    return ChoiceDataset(name, sequences, counts, np.array([question.answer for question in questions], dtype=np.int64))
+
+
+def _sequence(name: str, ending: Ending, opening: int, cut: Any) -> CutEnding:
+    """Context and ending are cut as one text: what the ending's tokens are depends on what stands before it."""
+    whole = cut(ending.context + ending.text)
+    before = min(len(cut(ending.context)), len(whole) - 1)
+    if before < 0:
+        raise DataError(f"{name}: '{ending.text[:40]}' gives no token to score")
+    size = len(ending.text.strip().encode())
+    return CutEnding(np.array([opening, *whole], dtype=np.int64), 1 + before, max(size, 1))
+
+
+def open_tokenizer(model: Path | None, what: str) -> Any:
+    """The tokenizer of a language model's folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    from squeeze.data.text import read_tokenizer
+
+    if model is None:
+        raise DataError(f"{what}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
+    return read_tokenizer(model)
