@@ -1,8 +1,8 @@
 """A grid as GGUF's blocks of 32 weights, made from its own integers and scales: nothing is quantized again.
 
-Q4_0, Q5_0 and Q8_0 store ``d * c`` with signed ``c``, Q4_1 stores ``d * u + m`` with unsigned ``u``; ``d`` and ``m`` are
-float16. Here ``c = q - zero_point`` and ``d = scale``, repeated for each block of a group. An asymmetric grid of 4 bits
-has ``c`` in -15..15: it fits Q4_1 where ``m = -scale * (zero_point + 8)`` is exact in float16, and Q5_0 always.
+Q4_0, Q5_0 and Q8_0 store ``d * c`` with signed ``c``, Q4_1 stores ``d * u + m`` with unsigned ``u``; ``d`` and ``m``
+are float16. Here ``c = q - zero_point`` and ``d = scale``, repeated for each block of a group. An asymmetric grid of 4
+bits has ``c`` in -15..15: it fits Q4_1 where ``m = -scale * (zero_point + 8)`` is exact in float16, and Q5_0 always.
 
 Layouts: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; in a block of four-bit values the low halves of the
 16 bytes are weights 0 to 15, the high halves 16 to 31.

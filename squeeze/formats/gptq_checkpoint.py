@@ -2,7 +2,7 @@
 
 Beside a linear's name: ``qweight`` int32 ``[in * bits / 32, out]``, each column a stream of unsigned integers along
 ``in``; ``qzeros`` int32 ``[groups, out * bits / 32]``, a stream along ``out``; ``scales`` float16 ``[groups, out]``;
-``g_idx`` int32 ``[in]``, the group of each input channel. Version 1 stores each zero point less one, version 2 as it is.
+``g_idx`` int32 ``[in]``, the group of each input channel. Version 1 stores each zero point less one, version 2 as is.
 
 Frantar et al., 2022, https://arxiv.org/abs/2210.17323.
 """
@@ -82,6 +82,12 @@ def from_tensors(parts: Mapping[str, Tensor], bits: int, group_size: int | None,
     scale = exact_scale(parts["scales"].T.contiguous(), "scales")
     g_idx = group_index(parts.get("g_idx"), columns, group_size)
     return QuantizedTensor(q, scale, zero_point, bits, group_size, not bool(zero_point.any()), g_idx)
+
+
+def is_symmetric(qzeros: Tensor, bits: int, version: int, rows: int) -> bool:
+    """True where every stored zero point of ``rows`` output channels stands for 0."""
+    stored = from_words(qzeros, bits, rows)
+    return bool((stored == 2 ** (bits - 1) - (1 if version == 1 else 0)).all())
 
 
 def shape_fault(shapes: Mapping[str, tuple[int, ...]], bits: int, group_size: int | None) -> str | None:

@@ -42,11 +42,9 @@ def test_groups_in_act_order_are_refused_and_read() -> None:
 
 def test_broken_tensors_are_refused_in_one_line() -> None:
     good = to_tensors(random_grid(8, 64, 4, 32, False))
-    packed = good["weight_packed"]
+    packed = good["weight_packed"][:, 1:]
     broken = {
-        r"weight_packed is \[8, 7\], and \[8, 8\] belongs to a weight \[8, 64\] of 4 bits": {
-            "weight_packed": packed[:, 1:]
-        },
+        r"weight_packed is \[8, 7\], and \[8, 8\] belongs to a weight \[8, 64\] of 4 bits": {"weight_packed": packed},
         r"weight_scale is \[8, 1\], and \[8, 2\]": {"weight_scale": good["weight_scale"][:, :1]},
         r"weight_zero_point is \[1, 1\]": {"weight_zero_point": good["weight_zero_point"][:, :1]},
         "no weight_packed is stored": {"weight_packed": None},
@@ -83,7 +81,7 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "has no config_groups": {},
     "format 'nvfp4-pack-quantized' cannot be read; pack-quantized can": {"format": "nvfp4-pack-quantized"},
     "group_0: weights of float4 cannot be read": {"weights": WEIGHTS | {"type": "float"}},
-    "group_0: weights per block, or with activations, cannot be read": {"weights": WEIGHTS | {"strategy": "block"}},
+    "group_0: weights by block, or with activations, cannot be read": {"weights": WEIGHTS | {"strategy": "block"}},
 }
 
 

@@ -132,7 +132,10 @@ UNKNOWN = {
     "no logits": ({"model_type": "vit"}, "'vit' cannot be built: transformers has neither a causal language model nor"),
     "odd heads": (HALF, r"model_type 'llama' cannot be built: The hidden size \(64\) is not a multiple"),
     "no object": ([], "config.json: no config can be read here"),
-    "quantized by others": (FP8, "is quantized already, by fp8; the model as it was before is needed"),
+    "quantized by others": (
+        FP8,
+        "is quantized already, by fp8, which is not read; a checkpoint of gptq or compressed-tensors",
+    ),
     "mixed blocks": (JAMBA, r"JambaForCausalLM: no list of decoder blocks \(a ModuleList of one class with weight"),
 }
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from squeeze.errors import ModelError, first_line
 
+READ = ("gptq", "compressed-tensors")  # packed by others, and read into the grid
+
 
 def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
     """The module of a config, with what its code computes (rotary frequencies) and without weights.
@@ -54,8 +56,12 @@ def config_values(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file}: no config can be read here (no JSON object)")
     if quantized := values.get("quantization_config"):
         method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else quantized
-        raise ModelError(f"{file.parent}: is quantized already, by {method}; the model as it was before is needed")
-    unasked = ("auto_map", "transformers_version")
+        if method not in READ:
+            what = f"is quantized already, by {method}, which is not read"
+            raise ModelError(
+                f"{file.parent}: {what}; a checkpoint of {' or '.join(READ)}, or the model before, would do"
+            )
+    unasked = ("auto_map", "transformers_version", "quantization_config")
     return {key: value for key, value in values.items() if key not in unasked}
 
 

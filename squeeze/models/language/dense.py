@@ -10,9 +10,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from squeeze.formats import gptq_config
 from squeeze.models.language.minicpm import as_llama
 from squeeze.models.language.names import as_stored
-from squeeze.models.language.shards import INDEX
+from squeeze.models.language.shards import INDEX, INDEX_ENDING
 from squeeze.models.language.skeleton import Skeleton
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -25,29 +26,41 @@ def write_dense(skeleton: Skeleton, tensor: Callable[[str], Tensor], source: Pat
         tensor: Gives a weight by its name in the module.
         source: The folder that config and tokenizer are taken from.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     copy_side_files(source, folder)
+    write_shards(
+        skeleton, folder, lambda names: as_stored(skeleton.module, {name: tensor(name).clone() for name in names})
+    )
+
+
+def write_shards(skeleton: Skeleton, folder: Path, stored: Callable[[list[str]], dict[str, Tensor]]) -> None:
+    """Write a shard of what is outside the blocks, one for each block, and their index.
+
+    Args:
+        stored: Gives what is stored for some tensors of the module, under the names of the checkpoint.
+    """
     shards = [skeleton.outside, *(_names(skeleton, index) for index in range(len(skeleton.layers)))]
     placed: dict[str, str] = {}
     size = 0
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        stored = as_stored(skeleton.module, {name: tensor(name) for name in names})
-        save_file({name: value.clone().contiguous() for name, value in stored.items()}, folder / file, {"format": "pt"})
-        placed |= dict.fromkeys(stored, file)
-        size += sum(value.nbytes for value in stored.values())
+        tensors = stored(names)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / file, {"format": "pt"})
+        placed |= dict.fromkeys(tensors, file)
+        size += sum(value.nbytes for value in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
-    """Config and tokenizer; not the index, since the shards are others."""
+    """Config and tokenizer, less what was said of weights that others packed; no index, since the shards are others."""
+    folder.mkdir(parents=True, exist_ok=True)
     for file in sorted({file for pattern in SIDE_FILES for file in source.glob(pattern)}):
-        if file.name != INDEX:
+        if not file.name.endswith(INDEX_ENDING) and file.name != gptq_config.FILE:
             shutil.copyfile(file, folder / file.name)
     values = json.loads((source / "config.json").read_text())
-    if as_llama(values) != values:
-        (folder / "config.json").write_text(json.dumps(as_llama(values), indent=2))
+    own = {key: value for key, value in as_llama(values).items() if key != "quantization_config"}
+    if own != values:
+        (folder / "config.json").write_text(json.dumps(own, indent=2))
 
 
 def _names(skeleton: Skeleton, index: int) -> list[str]:

@@ -53,8 +53,12 @@ def stored_value(shards: Shards, grid: dict[str, GridEntry], name: str) -> Tenso
     """One stored weight in its own dtype and shape; a quantized one as what it stands for."""
     if name not in grid:
         return shards.read(name)
-    entry = grid[name]
-    return stored_grid(shards, grid, name).dequantize().to(getattr(torch, entry.dtype)).reshape(entry.shape)
+    return dense(grid[name], stored_grid(shards, grid, name))
+
+
+def dense(entry: GridEntry, grid: QuantizedTensor) -> Tensor:
+    """What a grid stands for, in the weight's own dtype and shape."""
+    return grid.dequantize().to(getattr(torch, entry.dtype)).reshape(entry.shape)
 
 
 def stored_grid(shards: Shards, grid: dict[str, GridEntry], name: str) -> QuantizedTensor:

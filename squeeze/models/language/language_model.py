@@ -21,9 +21,10 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
-from squeeze.models.language.grid_file import PARTS, read_grid, stored_grid, stored_value
+from squeeze.models.language.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
+from squeeze.models.language.packed import packed_folder
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.language.walk import Walk
@@ -41,10 +42,11 @@ class LanguageModel(Decoder):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.skeleton = Skeleton.read(folder)
-        self.shards = Shards(folder)
-        self.grid = read_grid(self.shards)
-        names = self.skeleton.names()
-        self.found = find(self.skeleton.module, names, self.shards.pieces)
+        self.packed = packed_folder(folder)
+        self.shards = self.packed.shards if self.packed else Shards(folder)
+        pieces = self.packed.pieces if self.packed else self.shards.pieces
+        self.found = find(self.skeleton.module, self.skeleton.names(), pieces)
+        self.grid = self._read_grid()
         if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
             self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
@@ -66,6 +68,8 @@ class LanguageModel(Decoder):
 
     def tensor(self, name: str) -> Tensor:
         """One weight by its name in the module; a quantized one as what it stands for."""
+        if self.packed and name in self.grid:
+            return dense(self.grid[name], self.quantized(name))
         if name in self.found.stacked:
             return read_stacked(self.found.stacked[name])
         value = stored_value(self.shards, self.grid, self.found.alone.get(name, name))
@@ -74,11 +78,12 @@ class LanguageModel(Decoder):
 
     def quantized(self, name: str) -> QuantizedTensor:
         """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""
-        return stored_grid(self.shards, self.grid, name)
+        return self.packed.grid(name) if self.packed else stored_grid(self.shards, self.grid, name)
 
     def grid_kinds(self) -> dict[str, GridKind]:
         """What kind of grid each quantized weight lies on."""
-        return {name: entry.kind(ordered=f"{name}.g_idx" in self.shards) for name, entry in self.grid.items()}
+        ordered = self.packed.ordered if self.packed else lambda name: f"{name}.g_idx" in self.shards
+        return {name: entry.kind(ordered(name)) for name, entry in self.grid.items()}
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
@@ -164,12 +169,26 @@ class LanguageModel(Decoder):
         return sorted(side | {piece.file for piece in self.shards.pieces.values()})
 
     def _layer(self, name: str, value: Tensor) -> Layer:
-        stored = [f"{name}.{part}" for part in PARTS] if name in self.grid else []
-        size = sum(self.shards.read(part).nbytes for part in stored if part in self.shards) if stored else value.nbytes
         macs = value.numel() if value.dim() > 1 and "embed" not in name else 0
-        return Layer(
-            name, f"int{self.grid[name].bits}" if stored else "dense", value.numel(), size, macs, tuple(value.shape)
-        )
+        kind = f"int{self.grid[name].bits}" if name in self.grid else "dense"
+        return Layer(name, kind, value.numel(), self._stored_bytes(name, value), macs, tuple(value.shape))
+
+    def _stored_bytes(self, name: str, value: Tensor) -> int:
+        if name not in self.grid:
+            return value.nbytes
+        if self.packed:
+            return self.packed.nbytes(name)
+        stored = [f"{name}.{part}" for part in PARTS]
+        return sum(self.shards.read(part).nbytes for part in stored if part in self.shards)
+
+    def _read_grid(self) -> dict[str, GridEntry]:
+        if self.packed is None:
+            return read_grid(self.shards)
+        if self.skeleton.factors:
+            raise ModelError(
+                f"{self.folder}: a packed MiniCPM cannot be folded into a Llama; the model before would do"
+            )
+        return self.packed.entries(self.found, self.skeleton.module)
 
     def _require_all(self) -> None:
         wanted = self.skeleton.module.state_dict()

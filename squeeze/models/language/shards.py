@@ -17,7 +17,8 @@ from torch import Tensor
 
 from squeeze.errors import ModelError, did_you_mean
 
-INDEX = "model.safetensors.index.json"
+INDEX_ENDING = ".safetensors.index.json"
+INDEX = f"model{INDEX_ENDING}"
 METADATA = "squeeze"  # one key for everything: with two, safetensors writes them in an order that chance decides
 
 
@@ -93,7 +94,8 @@ def metadata(file: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX
+    others = sorted(folder.glob(f"*{INDEX_ENDING}"))  # auto-gptq calls its shards otherwise
+    index = folder / INDEX if (folder / INDEX).is_file() or not others else others[0]
     if not index.is_file():
         files = sorted(folder.glob("*.safetensors"))
         if not files:

@@ -1,0 +1,176 @@
+"""Checkpoints that others' readers load are written from the grid, and read back into it without requantizing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, write_family
+from language_world import write_folder
+from safetensors.torch import load_file, save_file
+
+from squeeze.errors import ModelError
+from squeeze.models.language.export_compressed_tensors import write_compressed_tensors
+from squeeze.models.language.export_gptq import write_gptq
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.rtn import Rtn
+
+Writer = Callable[[LanguageModel, Path], None]
+WRITERS: dict[str, Writer] = {
+    "gptq-v1": lambda model, folder: write_gptq(model, folder, 1),
+    "gptq-v2": lambda model, folder: write_gptq(model, folder, 2),
+    "compressed-tensors": write_compressed_tensors,
+}
+DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits": 3}}
+
+
+def quantized(folder: Path, **options: object) -> LanguageModel:
+    return Rtn(**{"bits": 4, "group_size": 32} | options).run(LanguageModel(folder), Context())  # type: ignore[arg-type]
+
+
+def require_same(one: LanguageModel, other: LanguageModel) -> None:
+    assert set(one.grid) == set(other.grid)
+    for name in one.grid:
+        ours, theirs = one.quantized(name), other.quantized(name)
+        assert all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in ("q", "scale", "zero_point"))
+        assert (ours.bits, ours.group_size, ours.symmetric) == (theirs.bits, theirs.group_size, theirs.symmetric)
+    for name in set(one.skeleton.names()) - set(one.grid):
+        assert torch.equal(one.tensor(name).half(), other.tensor(name))
+
+
+@pytest.mark.parametrize("writer", list(WRITERS))
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_family_comes_back_from_every_checkpoint(tmp_path: Path, name: str, writer: str) -> None:
+    """Experts in 3-D tensors go to disk one by one, vision towers stay as they are."""
+    model = quantized(write_family(name, tmp_path / "family"))
+    WRITERS[writer](model, tmp_path / "packed")
+    require_same(model, LanguageModel(tmp_path / "packed"))
+
+
+@pytest.mark.parametrize("writer", ["gptq-v2", "compressed-tensors"])
+def test_options_by_module_come_back(tmp_path: Path, writer: str) -> None:
+    model = quantized(
+        write_folder(tmp_path / "family"), symmetric=False, overrides=DIFFERENT, exclude=("*.o_proj", "*.0.mlp.up_proj")
+    )
+    WRITERS[writer](model, tmp_path / "packed")
+    require_same(model, LanguageModel(tmp_path / "packed"))
+
+
+def test_a_packed_folder_becomes_a_plain_one_or_another_packed_one(tmp_path: Path) -> None:
+    """What is said of packed weights stays behind, in whichever file it stood."""
+    model = quantized(write_folder(tmp_path / "family"))
+    write_gptq(model, tmp_path / "gptq", 1)
+    packed = LanguageModel(tmp_path / "gptq")
+    write_compressed_tensors(packed, tmp_path / "other")
+    require_same(packed, LanguageModel(tmp_path / "other"))
+    packed.save_dense(tmp_path / "dense")
+    dense = LanguageModel(tmp_path / "dense")
+    assert not dense.grid
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(dense.tensor(name), packed.quantized(name).dequantize().half())
+    (tmp_path / "kept").mkdir()
+    packed.save(tmp_path / "kept")
+    require_same(packed, LanguageModel(tmp_path / "kept"))
+
+
+def test_an_old_checkpoint_says_all_in_its_own_file(tmp_path: Path) -> None:
+    """As auto-gptq wrote it: one shard of its own name, no format, nothing in config.json; another shard beside."""
+    model = quantized(write_folder(tmp_path / "family"))
+    folder = tmp_path / "gptq"
+    write_gptq(model, folder, 1)
+    shards = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*.index.json")]:
+        file.unlink()
+    save_file(
+        {name: value for shard in shards for name, value in shard.items()}, folder / "gptq_model-4bit.safetensors"
+    )
+    save_file({"model.norm.weight": torch.zeros(64)}, folder / "other.safetensors")
+    values = json.loads((folder / "config.json").read_text())
+    old = {"bits": 4, "group_size": 32, "desc_act": False, "sym": True, "is_marlin_format": False, "damp_percent": 0.01}
+    (folder / "quantize_config.json").write_text(json.dumps(old | {"model_file_base_name": "gptq_model-4bit"}))
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "quantization_config"}))
+    require_same(model, LanguageModel(folder))
+
+
+NAME = "model.layers.1.self_attn.q_proj"
+BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "wrong g_idx": (
+        lambda w: w[f"{NAME}.g_idx"].add_(1),
+        rf"{NAME}: g_idx names groups 1 to 2, and there are groups 0",
+    ),
+    "short g_idx": (lambda w: w.update({f"{NAME}.g_idx": w[f"{NAME}.g_idx"][:60]}), rf"{NAME}: g_idx is \[60\]"),
+    "short qweight": (
+        lambda w: w.update({f"{NAME}.qweight": w[f"{NAME}.qweight"][:4]}),
+        rf"{NAME}: qzeros is \[2, 8\], and \[1, 8\] belongs to qweight \[4, 64\]",
+    ),
+    "narrow": (
+        lambda w: w.update({f"{NAME}.{p}": w[f"{NAME}.{p}"][:, : 64 // n] for p, n in WIDTHS.items()}),
+        rf"'{NAME}\.weight' has the wrong shape: \[32, 64\] on disk, \[64, 64\] by config\.json",
+    ),
+    "no scales": (lambda w: w.pop(f"{NAME}.scales"), f"{NAME}: no scales of two dimensions is stored"),
+    "bias": (
+        lambda w: w.update({f"{NAME}.bias": torch.ones(64)}),
+        r"bias' is not zero, and the model has no such bias",
+    ),
+}
+WIDTHS = {"qweight": 2, "scales": 2, "qzeros": 16}
+
+
+@pytest.mark.parametrize(("change", "line"), list(BROKEN.values()), ids=list(BROKEN))
+def test_a_broken_gptq_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], line: str
+) -> None:
+    write_gptq(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq", 1)
+    (file,) = (tmp_path / "gptq").glob("*-00003-*.safetensors")
+    weights = load_file(file)
+    change(weights)
+    save_file({name: value.contiguous() for name, value in weights.items()}, file)
+    with pytest.raises(ModelError, match=line) as caught:
+        LanguageModel(tmp_path / "gptq")
+    assert "\n" not in str(caught.value)
+
+
+SAID = {
+    "bits": ({"bits": 5}, "bits 5 cannot be read; 2, 3, 4 and 8 can"),
+    "wide": ({"bits": 8}, "down_proj: group_size 32 does not divide 48 input channels"),
+    "group": ({"group_size": 40}, "down_proj: group_size 40 does not divide 96 input channels"),
+    "marlin": ({"is_marlin_format": True}, "checkpoint_format 'marlin' cannot be read"),
+    "awq": ({"quant_method": "awq"}, "is quantized already, by awq, which is not read"),
+}
+
+
+@pytest.mark.parametrize(("change", "line"), list(SAID.values()), ids=list(SAID))
+def test_a_config_that_does_not_fit_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, object], line: str
+) -> None:
+    write_gptq(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq", 1)
+    file = tmp_path / "gptq" / "config.json"
+    values = json.loads(file.read_text())
+    values["quantization_config"] |= change
+    file.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=line) as caught:
+        LanguageModel(tmp_path / "gptq")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_checkpoint_cannot_hold_is_said_by_weight(tmp_path: Path) -> None:
+    family = write_folder(tmp_path / "family")
+    with pytest.raises(ModelError, match="no weight is quantized; a pass such as rtn or gptq would do it"):
+        write_gptq(LanguageModel(family), tmp_path / "no")
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj: gptqmodel opens an asymmetric grid in version 2"):
+        write_gptq(quantized(family, symmetric=False), tmp_path / "no", 1)
+    with pytest.raises(ModelError, match="know no group_size 8; 16, 32"):
+        write_gptq(quantized(family, group_size=8), tmp_path / "no")
+
+
+def test_weights_too_large_for_float16_are_refused(tmp_path: Path) -> None:
+    family = write_folder(tmp_path / "family")
+    weights = load_file(family / "model.safetensors")
+    weights["model.norm.weight"].fill_(1e5)
+    save_file(weights, family / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.norm\.weight: 1e\+05 is too large for float16"):
+        write_compressed_tensors(quantized(family), tmp_path / "no")
