@@ -19,7 +19,6 @@ from squeeze.models.base import Model
 
 Verdict = Literal["better", "worse", "same within noise", "same"]
 SIGNIFICANCE = 0.05
-ROUNDING = 1e-6  # per example: another order of summation, not another model
 NORMAL_95 = 1.959964  # standard errors on either side
 DIFFERENT_DATA = "{}: two scores on different data cannot be compared; score both on the same"
 
@@ -271,7 +270,7 @@ def _shown_mean(metric: ExampleMetric, values: np.ndarray) -> float:
 
 
 def _verdict(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, difference: Interval) -> Verdict:
-    if np.allclose(new, old, rtol=0, atol=ROUNDING):
+    if np.allclose(new, old, rtol=0, atol=metric.rounding):
         return "same"
     if not metric.counts or new.dtype != bool:
         return _verdict_of_interval(difference, 0.0, metric.higher_is_better)

@@ -41,6 +41,7 @@ class ExampleMetric(Metric):
 
     counts: ClassVar[bool] = False  # yes/no per example: McNemar decides the verdict
     needs_labels: ClassVar[bool] = False
+    rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
 
     @abstractmethod
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
@@ -121,6 +122,7 @@ class Kl(ExampleMetric):
     """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
 
     name, unit = "kl", "nats"
+    rounding = 1e-5  # what float16, in which the original's log-probabilities are kept, says of an unchanged model
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))

@@ -39,6 +39,7 @@ def _head(report: Report) -> Iterator[str]:
     scored = report.ledger.scored_on
     if scored:
         yield f"Scored on {scored.examples:,} examples of {escaped(scored.name)} (sha256 {scored.sha256[:12]})."
+    yield from (f"{escaped(line)}." for line in text.own_data(report))
     made = f"Squeeze {escaped(report.squeeze)}" if report.squeeze else "Squeeze"
     yield f"Made by {made}{f'; {cost}' if (cost := text.cost(report)) else ''}."
 

@@ -40,6 +40,15 @@ class Delta(Part):
     ratio: float | None = None
     ratio_interval: Interval = None
     verdict: str
+    paired: bool = True
+
+
+class ScoredOn(Part):
+    """Which data the scores belong to."""
+
+    name: str
+    sha256: str
+    examples: int
 
 
 class Score(Part):
@@ -51,6 +60,7 @@ class Score(Part):
     interval: Interval = None
     to_original: Delta | None = None
     to_previous: Delta | None = None
+    scored_on: ScoredOn | None = None  # None: the ledger's own
 
 
 class Row(Part):
@@ -73,14 +83,6 @@ class Row(Part):
     def score(self, metric: str) -> Score | None:
         """The score of that name, timed or not."""
         return self.scores.get(metric) or self.timings.get(metric)
-
-
-class ScoredOn(Part):
-    """Which data the scores belong to."""
-
-    name: str
-    sha256: str
-    examples: int
 
 
 class Ledger(Part):

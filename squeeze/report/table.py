@@ -148,7 +148,8 @@ def _empty(report: Report) -> Table:
 def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
     on = f"Scored on {scored.examples:,} examples of {scored.name}. " if scored else ""
-    return f"{on}Against the original: {text.LEGEND}. Brackets: 95 % interval."
+    own = "".join(f"{line}. " for line in text.own_data(report))
+    return f"{on}{own}Against the original: {text.LEGEND}. Brackets: 95 % interval."
 
 
 def _style(score: Score) -> str:

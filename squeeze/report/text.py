@@ -82,7 +82,7 @@ def value(unit: str, number: float | None) -> str:
         case "ratio":
             return times(number)
         case "nats":
-            return f"{number:.4f}"
+            return f"{number:.4f}" if _shows(number) else f"{number:.1e}"
         case "perplexity":
             return f"{number:,.3f}"
     return f"{number:,.4g} {unit}".rstrip()
@@ -114,8 +114,13 @@ def change(unit: str, delta: Delta) -> str:
 
 def _signed(unit: str, difference: float) -> str:
     if unit in ("nats", "perplexity"):
-        return f"{difference:+z.4f}"
+        return f"{difference:+z.4f}" if _shows(difference) else f"{difference:+.1e}"
     return ("+" if difference >= 0 else "-") + value(unit, abs(difference))
+
+
+def _shows(number: float) -> bool:
+    """Whether four decimals say it: else a change that is sure would read ``+0.0000 worse``."""
+    return number == 0 or abs(number) >= 0.00005
 
 
 def change_interval(unit: str, delta: Delta) -> str:
@@ -130,13 +135,25 @@ def change_interval(unit: str, delta: Delta) -> str:
 
 def change_text(unit: str, delta: Delta | None) -> str:
     """``-0.34 points [-0.72, +0.04]``; nothing for the original's own row."""
-    return "" if delta is None else f"{change(unit, delta)} {change_interval(unit, delta)}".rstrip()
+    if delta is None:
+        return ""
+    unpaired = "" if delta.paired else " unpaired"
+    return f"{change(unit, delta)} {change_interval(unit, delta)}".rstrip() + unpaired
 
 
 def marked(score: Score) -> str:
     """A value with the mark of its verdict against the original, ``80.41 % ≈``."""
     mark = MARKS.get(score.to_original.verdict, "") if score.to_original else ""
     return f"{value(score.unit, score.value)} {mark}".rstrip()
+
+
+def own_data(report: Report) -> list[str]:
+    """``choice:blimp: 6,800 examples of pairs:blimp (sha256 0a1b2c)``: metrics that are scored on data of their own."""
+    found = {score.metric: score.scored_on for row in report.rows for score in row.scores.values() if score.scored_on}
+    return [
+        f"{heading(metric)}: {on.examples:,} examples of {on.name} (sha256 {on.sha256[:12]})"
+        for metric, on in found.items()
+    ]
 
 
 def clock(row: Row, metric: str) -> str:

@@ -114,8 +114,9 @@ def _labels(original: Model, data: Dataset | None) -> list[str] | None:
 
 def _card_scores(ledger: Ledger) -> Iterator[Score]:
     """Every score of the packed file, worded for the model card."""
-    last, on = shape.Row.model_validate(ledger.rows[-1].to_json()), ledger.scored_on
+    last = shape.Row.model_validate(ledger.rows[-1].to_json())
     for name, score in last.scores.items():
+        on = score.scored_on or ledger.scored_on
         first = ledger.original.scores[name].value
         data = f"{on.examples} examples of {on.name}" if on and score.interval else ""
         yield Score(
