@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset, Example
+    from squeeze.data.choice_sources import LastWordsData, PairsData, QuestionsData
     from squeeze.data.sources import DataSource, DigitsData, FolderData, ImageSource, NpzData
     from squeeze.data.tables import DatasetsData
     from squeeze.data.text import TextData
     from squeeze.errors import EffectError, PlanError, SqueezeError, VerifyError
+    from squeeze.evaluate.choice import Choice, ChoiceNorm, LastWord
     from squeeze.evaluate.metrics import (
         ExampleMetric,
         Flips,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from squeeze.passes.distill.finetune import Finetune
     from squeeze.passes.export.export_onnx import ExportOnnx
     from squeeze.passes.prune.prune_channels import PruneChannels
+    from squeeze.passes.quantize.backends.auto_round import AutoRound
+    from squeeze.passes.quantize.backends.gptqmodel import Gptqmodel
+    from squeeze.passes.quantize.backends.neural_compressor import NeuralCompressor
     from squeeze.passes.quantize.float16 import Float16
     from squeeze.passes.quantize.language.awq import Awq
     from squeeze.passes.quantize.language.gptq import Gptq
@@ -63,10 +68,12 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "data.base": ["Dataset", "Example"],
+    "data.choice_sources": ["LastWordsData", "PairsData", "QuestionsData"],
     "data.sources": ["DataSource", "ImageSource", "DigitsData", "FolderData", "NpzData"],
     "data.tables": ["DatasetsData"],
     "data.text": ["TextData"],
     "errors": ["EffectError", "PlanError", "SqueezeError", "VerifyError"],
+    "evaluate.choice": ["Choice", "ChoiceNorm", "LastWord"],
     "evaluate.metrics": [
         "ExampleMetric",
         "Flips",
@@ -94,6 +101,9 @@ _ROOMS = {
     "passes.distill.finetune": ["Finetune"],
     "passes.export.export_onnx": ["ExportOnnx"],
     "passes.prune.prune_channels": ["PruneChannels"],
+    "passes.quantize.backends.auto_round": ["AutoRound"],
+    "passes.quantize.backends.gptqmodel": ["Gptqmodel"],
+    "passes.quantize.backends.neural_compressor": ["NeuralCompressor"],
     "passes.quantize.float16": ["Float16"],
     "passes.quantize.language.awq": ["Awq"],
     "passes.quantize.language.gptq": ["Gptq"],
@@ -118,8 +128,11 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Artifact",
+    "AutoRound",
     "Awq",
     "Batch",
+    "Choice",
+    "ChoiceNorm",
     "Context",
     "Cpu",
     "DataSource",
@@ -136,11 +149,14 @@ __all__ = [
     "Float16",
     "FolderData",
     "Gptq",
+    "Gptqmodel",
     "Hqq",
     "ImageSource",
     "InputSpec",
     "Kl",
     "LanguageModel",
+    "LastWord",
+    "LastWordsData",
     "Latency",
     "Layer",
     "Ledger",
@@ -151,8 +167,10 @@ __all__ = [
     "Model",
     "ModelMetric",
     "ModelSpec",
+    "NeuralCompressor",
     "NpzData",
     "OnnxModel",
+    "PairsData",
     "Parameters",
     "Pass",
     "Perplexity",
@@ -163,6 +181,7 @@ __all__ = [
     "PruneChannels",
     "QuantizeDynamic",
     "QuantizeStatic",
+    "QuestionsData",
     "Rotate",
     "Row",
     "Rtn",
