@@ -23,6 +23,9 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "gptq": "squeeze.passes.quantize.language.gptq:Gptq",
         "awq": "squeeze.passes.quantize.language.awq:Awq",
         "hqq": "squeeze.passes.quantize.language.hqq:Hqq",
+        "gptqmodel": "squeeze.passes.quantize.backends.gptqmodel:Gptqmodel",
+        "neural_compressor": "squeeze.passes.quantize.backends.neural_compressor:NeuralCompressor",
+        "auto_round": "squeeze.passes.quantize.backends.auto_round:AutoRound",
         "smooth": "squeeze.passes.quantize.language.smooth:Smooth",
         "rotate": "squeeze.passes.quantize.language.rotate:Rotate",
         "write": "squeeze.passes.quantize.language.write:Write",
@@ -48,6 +51,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "choice": "squeeze.evaluate.choice:Choice",
         "choice_norm": "squeeze.evaluate.choice:ChoiceNorm",
         "last_word": "squeeze.evaluate.choice:LastWord",
+        "lm_eval": "squeeze.evaluate.lm_eval:LmEval",
     },
     "data": {
         "npz": "squeeze.data.sources:NpzData",

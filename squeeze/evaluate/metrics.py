@@ -6,7 +6,9 @@ A metric gives values; deltas, intervals and verdicts are the ledger's business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
@@ -16,6 +18,7 @@ from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.models.base import Model
+from squeeze.progress import Progress
 
 Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity"]
 Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or what a language model says of texts
@@ -69,6 +72,32 @@ class ModelMetric(Metric):
 
     @abstractmethod
     def value(self, model: Model) -> int: ...
+
+
+class Estimate(NamedTuple):
+    """What another tool says of a model: a value, its standard error, and which examples it is about."""
+
+    value: float
+    standard_error: float
+    data: str
+    sha256: str
+    examples: int
+
+
+class EstimateMetric(Metric):
+    """A score that another tool works out on data of its own; it is compared by its standard error, unpaired."""
+
+    def faults(self, root: Path) -> Iterator[str]:
+        """What is missing, found before the run."""
+        return iter(())
+
+    @abstractmethod
+    def makings(self, root: Path) -> dict[str, Any]:
+        """JSON values that decide the result beside the model: what the store's key is made of."""
+
+    @abstractmethod
+    def estimate(self, model: Model, root: Path, progress: Progress) -> Estimate:
+        """Ask; paths are relative to ``root``."""
 
 
 class Top1(ExampleMetric):

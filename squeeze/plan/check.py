@@ -21,7 +21,7 @@ import numpy as np
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.fit import misfit
-from squeeze.evaluate.metrics import ExampleMetric, Latency
+from squeeze.evaluate.metrics import EstimateMetric, ExampleMetric, Latency
 from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
@@ -29,7 +29,11 @@ from squeeze.passes.base import Preview
 from squeeze.plan.plan import Branch, Plan, Step
 
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
-EXTRAS = {"datasets": ("datasets",)}
+EXTRAS = {
+    "datasets": ("datasets",),
+    "gptq": ("gptqmodel", "optimum"),
+    "inc": ("neural_compressor", "auto_round"),
+}
 FORMS = {
     "language": "a language model",
     "torch": "a torch model",
@@ -239,11 +243,14 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
 def _own_faults(plan: Plan, start: State) -> Iterator[Fault]:
     """Metrics that bring data: it is there, and there is a language model to ask."""
     for index, metric in enumerate(plan.metrics):
-        if isinstance(metric, OwnDataMetric):
+        if isinstance(metric, OwnDataMetric | EstimateMetric):
             place = ("metrics", index)
             if not start.form.startswith("language"):
                 yield Fault(place, f"{metric.name} is of language models; this is {FORMS[start.form]}")
-            yield from (Fault(place, f"{metric.label}: {message}") for message in metric.data.faults(plan.root))
+            if isinstance(metric, OwnDataMetric):
+                yield from (Fault(place, f"{metric.label}: {message}") for message in metric.data.faults(plan.root))
+            else:
+                yield from (Fault(place, message) for message in metric.faults(plan.root))
 
 
 def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:

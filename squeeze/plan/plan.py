@@ -199,10 +199,9 @@ class Plan:
         return values | {"seed": self.seed, "threads": self.threads, "strict": self.strict}
 
     def _spelled_metric(self, index: int, metric: Metric) -> dict[str, Any]:
-        options = metric.model_dump(mode="json")
-        if self.document and isinstance(metric, OwnDataMetric):
-            options["data"] = self.document.raw["metrics"][index][metric.name]["data"]
-        return {metric.name: options}
+        raw = (self.document.raw.get("metrics") or []) if self.document else []
+        written = raw[index].get(metric.name) if index < len(raw) and isinstance(raw[index], dict) else None
+        return {metric.name: metric.model_dump(mode="json") | (written or {})}
 
 
 def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.endings import EndingScores, score_endings
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.latency import Paired, compare_latency
-from squeeze.evaluate.metrics import Answers, ExampleMetric, Latency, Metric
+from squeeze.evaluate.metrics import Answers, Estimate, EstimateMetric, ExampleMetric, Latency, Metric
 from squeeze.evaluate.tokens import TokenScores, score_tokens
-from squeeze.ledger import Answered, Measured, Row, Score, ScoredOn, measure, scores, timed_score
+from squeeze.ledger import Answered, Estimated, Measured, Row, Score, ScoredOn, measure, scores, timed_score
 from squeeze.models.base import Model
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.torch_model import TorchModel
@@ -33,6 +34,7 @@ class Scorer:
 
     Args:
         own: By a metric's label, the data that it brings itself.
+        root: Folder that paths in metrics start from.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class Scorer:
         progress: Progress,
         original: Kept,
         own: Mapping[str, Dataset] | None = None,
+        root: Path | None = None,
     ) -> None:
         self.metrics, self.data, self.store, self.progress = list(metrics), data, store, progress
-        self.original, self.own = original, dict(own or {})
+        self.original, self.own, self.root = original, dict(own or {}), root or Path.cwd()
         on_data = [m for m in metrics if isinstance(m, ExampleMetric) and not isinstance(m, OwnDataMetric)]
         scored = data is not None and bool(on_data)
         self.scored_on = ScoredOn(data.name, data.digest, len(data)) if data is not None and scored else None
@@ -65,8 +68,21 @@ class Scorer:
         if kept.key not in self._measured:
             answers = self._answers(kept, name) if self.scored_on else None
             own = {label: self._endings(kept, name, data) for label, data in self.own.items()}
-            self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on, own)
+            told = {m.label: self._estimated(kept, name, m) for m in self.metrics if isinstance(m, EstimateMetric)}
+            self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on, own, told)
         return self._measured[kept.key]
+
+    def _estimated(self, kept: Kept, name: str, metric: EstimateMetric) -> Estimated:
+        """What another tool says, asked once."""
+        made_from = {"estimate of": kept.key, "metric": metric.name, **metric.makings(self.root)}
+
+        def write(folder: Path) -> None:
+            found = metric.estimate(kept.model, self.root, self.progress)
+            (folder / "estimate.json").write_text(json.dumps(found._asdict()))
+
+        folder = self.store.make(key_of(made_from), f"{metric.label} of {name}", made_from, write)
+        found = Estimate(**json.loads((folder / "estimate.json").read_text()))
+        return Estimated(found.value, found.standard_error, ScoredOn(found.data, found.sha256, found.examples))
 
     def _endings(self, kept: Kept, name: str, data: Dataset) -> Answered:
         """What a language model says of questions that a metric brings."""

@@ -135,7 +135,7 @@ class Line:
             with _told_at(plan, "data", role):
                 require_fit(model, role, data[role])
         self.original = keep_original(model, store, self.code_folder)
-        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original, own)
+        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original, own, plan.root)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 

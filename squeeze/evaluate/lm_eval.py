@@ -1,0 +1,190 @@
+"""Tasks of the lm-evaluation-harness (package and extra ``lm-eval``), asked of a language model through its logits.
+
+The harness forms the prompts and judges the answers; a score keeps the standard error that it works out. What it says
+of single examples is not read, so two such scores are compared unpaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from squeeze.data.choices import ChoiceDataset, CutEnding
+from squeeze.data.text import read_tokenizer
+from squeeze.errors import DataError, MissingExtra, SqueezeError, first_line
+from squeeze.evaluate.endings import score_endings
+from squeeze.evaluate.metrics import Estimate, EstimateMetric
+from squeeze.models.base import Model
+from squeeze.models.language.decoder import Decoder
+from squeeze.progress import Progress
+
+ABSENT = "lm_eval needs the package lm-eval: pip install 'squeeze[lm-eval]'"
+FILES = (".yaml", ".yml")
+
+
+class LmEval(EstimateMetric):
+    """A task of lm-eval: one of its own by name, or a task file of yours, whose data may lie beside it.
+
+    A task file may name Python functions beside it, which lm-eval runs: use files that you trust. Its own tasks fetch
+    their data from the hub. Tasks whose answers are generated, or that are perplexities, are not asked here.
+    """
+
+    name, unit, higher_is_better = "lm_eval", "share", True
+
+    task: str  # a name, a task file, or a folder with one task file in it
+    metric: Literal["acc", "acc_norm"] = "acc"
+    limit: PositiveInt | None = None  # the first so many examples
+    fewshot: int | None = None  # examples in the prompt; null: as the task has it
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}:{Path(self.task).name.removesuffix('.yaml').removesuffix('.yml')}:{self.metric}"
+
+    def faults(self, root: Path) -> Iterator[str]:
+        if find_spec("lm_eval") is None:
+            yield ABSENT
+        if self._is_path() and not (root / self.task).exists():
+            yield f"{self.name}: {root / self.task} does not exist"
+
+    def makings(self, root: Path) -> dict[str, Any]:
+        made: dict[str, Any] = {"options": self.model_dump(mode="json"), "lm_eval": version("lm_eval")}
+        if self._is_path():
+            file = self._file(root)
+            beside = [path for path in sorted(file.parent.rglob("*")) if path.is_file()]
+            made["files"] = {str(path.relative_to(file.parent)): _digest(path) for path in beside}
+        return made
+
+    def estimate(self, model: Model, root: Path, progress: Progress) -> Estimate:
+        assert isinstance(model, Decoder)
+        try:
+            from lm_eval import simple_evaluate
+            from lm_eval.tasks import TaskManager
+        except ImportError:
+            raise MissingExtra(ABSENT) from None
+        with _quiet():
+            try:
+                tasks = [_config(self._file(root)) if self._is_path() else self.task]
+                found = simple_evaluate(
+                    adapter(model, progress),
+                    tasks=tasks,
+                    num_fewshot=self.fewshot,
+                    limit=self.limit,
+                    task_manager=TaskManager(include_defaults=not self._is_path()),
+                    random_seed=None,
+                    numpy_random_seed=None,
+                    torch_random_seed=None,
+                )
+            except SqueezeError:
+                raise
+            except Exception as error:  # tasks fail in yaml, jinja, datasets, the hub: each in its own way
+                raise DataError(f"{self.label}: lm-eval cannot ask it ({first_line(error)})") from error
+        return self._read(found)
+
+    def _is_path(self) -> bool:
+        return self.task.endswith(FILES) or "/" in self.task
+
+    def _file(self, root: Path) -> Path:
+        path = root / self.task
+        files = sorted(file for file in path.iterdir() if file.suffix in FILES) if path.is_dir() else [path]
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise DataError(f"{path}: holds {len(files)} task files ({names}); name one of them")
+        return files[0]
+
+    def _read(self, found: Any) -> Estimate:
+        """The harness's own numbers."""
+        (task,) = list(found["groups" if found.get("groups") else "results"])[:1]
+        values = found["results"][task]
+        key = next((key for key in values if key.split(",")[0] == self.metric), None)
+        if key is None:
+            known = sorted({key.split(",")[0] for key in values if "," in key and "stderr" not in key})
+            raise DataError(f"{self.label}: the task gives no {self.metric}; it gives {', '.join(known) or 'nothing'}")
+        error = values.get(key.replace(self.metric, f"{self.metric}_stderr", 1))
+        if not isinstance(error, float):
+            raise DataError(f"{self.label}: lm-eval gives no standard error; two examples or more would have one")
+        hashes = sorted(sample["doc_hash"] for samples in found["samples"].values() for sample in samples)
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        examples = sum(len({sample["doc_id"] for sample in samples}) for samples in found["samples"].values())
+        return Estimate(float(values[key]), error, f"lm-eval task {task}", digest, examples)
+
+
+def adapter(model: Decoder, progress: Progress) -> Any:
+    """A language model as the harness asks it: tokens in, log-likelihoods of continuations out."""
+    from lm_eval.api.model import TemplateLM
+
+    tokenizer: Any = read_tokenizer(model.folder)
+
+    class Asked(TemplateLM):  # type: ignore[misc]  # untyped
+        @property
+        def eot_token_id(self) -> int:
+            return int(tokenizer.eos_token_id)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            told = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            tokens: list[int] = tokenizer.encode(string, **told)
+            return tokens
+
+        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+            endings = [CutEnding(np.array(given + asked), len(given), 1) for _, given, asked in requests]
+            ones = np.ones(len(endings), dtype=np.int64)
+            data = ChoiceDataset("lm-eval", endings, ones, ones - 1)
+            found = score_endings(model, data, progress, "lm-eval")
+            return [(float(said), bool(g)) for said, g in zip(found.log_probability, found.greedy, strict=True)]
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            raise DataError("lm_eval: a task of perplexity; Squeeze's own metric perplexity is paired")
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            raise DataError("lm_eval: a task whose answers are generated; one that chooses among answers would do")
+
+    return Asked()
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """A task file as the harness reads it, with the data that it names looked for beside it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    values: dict[str, Any] = load_yaml(file)
+    given = values.get("dataset_kwargs") or {}
+    if "data_files" in given:
+        values["dataset_kwargs"] = given | {"data_files": _beside(file.parent, given["data_files"])}
+    return values
+
+
+def _beside(folder: Path, named: Any) -> Any:
+    if isinstance(named, dict):
+        return {key: _beside(folder, value) for key, value in named.items()}
+    if isinstance(named, list):
+        return [_beside(folder, value) for value in named]
+    return str(folder / named) if (folder / str(named)).exists() else named
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's own log and bars; what goes wrong is raised."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
