@@ -1,0 +1,147 @@
+"""A grid as the initializers of ONNX Runtime's MatMulNBits and GatherBlockQuantized (domain ``com.microsoft``).
+
+``B`` uint8 ``[out, blocks, block * bits / 8]``, unsigned integers, lowest bits first; ``scales`` float32
+``[out, blocks]``; ``zero_points`` uint8 ``[out, ceil(blocks * bits / 8)]``, absent where the grid is symmetric. A block
+is a power of two of at least 16 input channels, so a longer group is several blocks of one scale, and a grid of 3 bits
+lies in 4. Groups that are not consecutive channels (act_order) become so by an ``order`` of the input channels, which
+the graph gathers: the operator's own ``g_idx`` is deprecated and gives wrong products beside packed zero points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.packing import pack, unpack
+from squeeze.errors import ModelError
+from squeeze.formats.grid_kind import GridKind
+
+SMALLEST, LARGEST = 16, 256  # blocks: the operator's least, and the most that its int8 kernels take
+WIDTHS = {2: 2, 3: 4, 4: 4, 8: 8}  # bits of a grid: of the operator
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NBits:
+    """One weight as the operator takes it.
+
+    Args:
+        order: int64 ``[in]``, which input channel each stored one is; None: as they come.
+    """
+
+    packed: Array
+    scales: Array
+    zero_points: Array | None
+    order: Array | None
+    rows: int
+    columns: int
+    bits: int
+    block: int
+
+
+def holds(kind: GridKind) -> str | None:
+    """Why MatMulNBits cannot hold such a grid; None where it can."""
+    size = kind.group_size
+    if kind.bits not in WIDTHS:
+        return f"MatMulNBits has no {kind.bits} bits; {', '.join(map(str, WIDTHS))} would do"
+    if size is not None and size != kind.columns and size % SMALLEST:
+        return f"MatMulNBits has no group_size {size}; a multiple of {SMALLEST} or null would do"
+    return None
+
+
+def block_size(kind: GridKind) -> int:
+    """Input channels that share a scale in the file: the most that a group is made of."""
+    size = kind.group_size or kind.columns
+    part = min(size & -size, LARGEST)  # the largest power of two that divides it
+    return part if part >= SMALLEST else 2 * SMALLEST  # one group: its last block may be cut short
+
+
+def to_arrays(grid: QuantizedTensor) -> NBits:
+    """The initializers of one weight.
+
+    Raises:
+        ModelError: groups that the operator does not hold.
+    """
+    kind = GridKind.of(grid)
+    if reason := holds(kind):
+        raise ModelError(reason)
+    bits, block = WIDTHS[grid.bits], block_size(kind)
+    order = None if grid.g_idx is None else consecutive(grid)
+    q = grid.q if order is None else grid.q[:, order]
+    offset, size = 2 ** (bits - 1), grid.group_size or kind.columns
+    blocks = -(-kind.columns // block)
+    group = torch.arange(blocks) * block // size
+    zeros = (grid.zero_point[:, group] + offset).to(torch.uint8)
+    filled = _filled(q.to(torch.int16) + offset, zeros, block)
+    packed = pack(filled.reshape(-1, block), bits).reshape(kind.rows, blocks, -1)
+    points = None if grid.symmetric else pack(zeros, bits)[:, : -(-blocks * bits // 8)].contiguous().numpy()
+    scales = grid.scale[:, group].float().contiguous().numpy()
+    return NBits(
+        packed.numpy(), scales, points, None if order is None else order.numpy(), kind.rows, kind.columns, bits, block
+    )
+
+
+def from_arrays(stored: NBits) -> QuantizedTensor:
+    """The grid of one weight; blocks of one scale throughout are one group.
+
+    Raises:
+        ModelError: what is stored is no grid.
+    """
+    rows, bits, block = stored.rows, stored.bits, stored.block
+    blocks = -(-stored.columns // block)
+    wanted = ((rows, blocks, block * bits // 8), (rows, blocks))
+    if (stored.packed.shape, stored.scales.shape) != wanted:
+        found = f"{list(stored.packed.shape)} and scales {list(stored.scales.shape)}"
+        raise ModelError(
+            f"MatMulNBits of {rows} x {stored.columns}: B is {found}; {wanted[0]} and {wanted[1]} would do"
+        )
+    offset = 2 ** (bits - 1)
+    filled = unpack(torch.from_numpy(stored.packed).reshape(rows * blocks, -1), bits, rows * blocks, block)
+    q = (filled.reshape(rows, -1)[:, : stored.columns].to(torch.int16) - offset).to(torch.int8)
+    scale = torch.from_numpy(stored.scales).float()
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    if stored.zero_points is not None:
+        zero_point = _points(torch.from_numpy(stored.zero_points), bits, rows, blocks) - offset
+    whole = bool((scale == scale[:, :1]).all()) and bool((zero_point == zero_point[:, :1]).all())
+    if stored.columns % block and not whole:
+        raise ModelError(f"MatMulNBits of {rows} x {stored.columns}: blocks of {block} do not divide the inputs")
+    if whole and stored.order is None:
+        return QuantizedTensor(q, scale[:, :1], zero_point[:, :1], bits, None, stored.zero_points is None)
+    g_idx = None
+    if stored.order is not None:
+        order = torch.from_numpy(np.array(stored.order))
+        back = torch.argsort(order)
+        q, g_idx = q[:, back], (back // block).int()
+    return QuantizedTensor(q, scale, zero_point, bits, block, stored.zero_points is None, g_idx)
+
+
+def consecutive(grid: QuantizedTensor) -> Tensor:
+    """int64 ``[in]``: the order of input channels in which each group lies together.
+
+    Raises:
+        ModelError: groups of different sizes.
+    """
+    assert grid.g_idx is not None
+    order = torch.argsort(grid.g_idx.long(), stable=True)
+    size = grid.group_size or grid.q.shape[1]
+    if not torch.equal(grid.g_idx.long()[order], torch.arange(len(order)) // size):
+        raise ModelError(f"act_order: the groups are not of {size} channels each, as blocks must be")
+    return order
+
+
+def _filled(values: Tensor, zeros: Tensor, block: int) -> Tensor:
+    """Columns up to a whole number of blocks; what is added stands for 0."""
+    missing = zeros.shape[1] * block - values.shape[1]
+    return torch.cat([values, zeros[:, -1:].to(values.dtype).expand(-1, missing)], dim=1) if missing else values
+
+
+def _points(stored: Tensor, bits: int, rows: int, blocks: int) -> Tensor:
+    missing = -stored.shape[1] % bits  # whole words of eight values, as they are unpacked
+    padded = torch.nn.functional.pad(stored, (0, missing))
+    return unpack(padded, bits, rows, blocks).to(torch.int32)

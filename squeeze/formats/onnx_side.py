@@ -1,0 +1,59 @@
+"""Weights beside a ``.onnx`` file, appended one by one, so that no more than one is in memory.
+
+Offsets are multiples of 64 bytes. Equal weights in equal order give equal files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+ALIGNMENT = 64
+
+
+class SideFile:
+    """The file that tensors are appended to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.end = 0
+
+    def __enter__(self) -> Self:
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.file.close()
+
+    def append(self, name: str, array: NDArray[Any], dtype: ir.DataType | None = None) -> ir.ExternalTensor:
+        """Write an array; int4 two to a byte, the first one low.
+
+        Args:
+            dtype: What the array's elements stand for, where numpy has no such type (bfloat16 as uint16).
+        """
+        kind = dtype or ir.DataType.from_numpy(array.dtype)
+        raw = _nibbles(array) if kind == ir.DataType.INT4 else np.ascontiguousarray(array)
+        gap = -self.end % ALIGNMENT
+        self.file.write(b"\0" * gap)
+        start = self.end + gap
+        self.file.write(raw.reshape(-1).view(np.uint8).data)
+        self.end = start + raw.nbytes
+        return self.seen(name, start, raw.nbytes, kind, array.shape)
+
+    def seen(self, name: str, start: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
+        """A tensor of what was written before, maybe in another shape."""
+        return ir.ExternalTensor(
+            self.path.name, start, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self.path.parent
+        )
+
+
+def _nibbles(array: NDArray[Any]) -> NDArray[Any]:
+    values = array.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    values = np.append(values, np.zeros(values.size % 2, np.uint8))
+    packed: NDArray[Any] = values[::2] | (values[1::2] << 4)
+    return packed

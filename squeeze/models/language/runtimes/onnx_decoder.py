@@ -1,0 +1,220 @@
+"""A decoder as ONNX Runtime runs it: ``model.onnx`` with keys and values going in and out.
+
+How the file is made is the business of ``squeeze.passes.export``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.ort_session import dtype
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FILE_NAME = "model.onnx"
+KEEP = "num_logits_to_keep"
+CONTEXT = "squeeze.context"  # in the file's metadata: how many tokens a text may have
+TOKENS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+LOGITS_BYTES = 2**28  # that one call gives at most, where a text is long: the rest is read in pieces
+Array = NDArray[Any]
+
+
+class OnnxDecoder(LanguageArtifact):
+    """``model.onnx``, the weights beside it, a tokenizer.
+
+    Raises:
+        ModelError: no such file, weights outside its folder, or not the inputs of a decoder.
+    """
+
+    runtime: ClassVar[str] = "onnxruntime"
+    distribution: ClassVar[str] = "onnxruntime"
+    modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    @property
+    def main(self) -> Path:
+        return self.folder / FILE_NAME
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        side = external_files(self.main)
+        for name in side:
+            if unsafe_location(name) or not (self.folder / name).is_file():
+                raise ModelError(f"{self.main}: weights in '{name}', which is no file beside it; refused")
+        return (self.main, *(self.folder / name for name in side))
+
+    @cached_property
+    def sessions(self) -> dict[int, Session]:
+        """By number of threads."""
+        return {}
+
+    @property
+    def session(self) -> Session:
+        """The file in ONNX Runtime."""
+        if self.threads not in self.sessions:
+            _ = self.weight_files  # refused before the runtime opens them
+            self.sessions[self.threads] = Session(self.main, self.threads)
+        return self.sessions[self.threads]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.session.vocabulary
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            yield part, torch.from_numpy(self._all_logits(tokens[part].numpy()))
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        text = self.text(len(prompt) + most)
+        token = int(text.read(prompt).argmax())
+        for count in range(1, most + 1):
+            yield token
+            if count < most:
+                token = int(text.read([token]).argmax())
+
+    def text(self, most: int) -> Text:
+        """A text of up to so many tokens that the model reads and remembers, one call after the other."""
+        return Text(self.session, most)
+
+    def _all_logits(self, tokens: Array) -> Array:
+        """``[rows, length, vocabulary]``; what would be too large to be given at once is read in pieces, row by row."""
+        rows, length = tokens.shape
+        step = max(1, LOGITS_BYTES // (4 * self.vocabulary))
+        if rows * length <= step:
+            return self.session.read(tokens, self.session.nothing(rows), 0)[0]
+        found = np.empty((rows, length, self.vocabulary), np.float32)
+        for row in range(rows):
+            past = self.session.nothing(1)
+            for start in range(0, length, step):
+                part = slice(start, start + step)
+                found[row : row + 1, part], past = self.session.read(tokens[row : row + 1, part], past, start)
+        return found
+
+
+class Session:
+    """One ONNX Runtime session and what it says of its model.
+
+    Args:
+        spinning: Threads wait busily between two products: faster alone, a nuisance beside others.
+        exact: Products that the runtime itself makes of DequantizeLinear leave activations float32.
+    """
+
+    def __init__(self, file: Path, threads: int, spinning: bool = False, exact: bool = False) -> None:
+        self.ort = _open(file, threads, spinning, exact)
+        inputs = {value.name: value for value in self.ort.get_inputs()}
+        outputs = {value.name: value for value in self.ort.get_outputs()}
+        self.past = {name: value for name, value in inputs.items() if name.startswith("past_key_values.")}
+        self.presents = [name.replace("past_key_values", "present") for name in self.past]
+        wanted = [name for name in (TOKENS, MASK) if name not in inputs]
+        wanted += [name for name in ("logits", *self.presents) if name not in outputs]
+        if wanted or not self.past:
+            raise ModelError(f"{file}: no decoder: it has no '{(wanted or ['past_key_values.0.key'])[0]}'")
+        said = self.ort.get_modelmeta().custom_metadata_map.get(CONTEXT, "")
+        self.context = int(said) if said.isdigit() else None
+        self.file = file
+        self.inputs, self.vocabulary = inputs, int(outputs["logits"].shape[-1])
+
+    def nothing(self, rows: int) -> dict[str, Array]:
+        """The past of texts of which nothing was read."""
+        return {name: np.zeros(self.past_shape(name, rows, 0), dtype(self.past[name])) for name in self.past}
+
+    def past_shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:
+        """``[rows, kv heads, length, channels]``."""
+        _, heads, _, channels = self.past[name].shape
+        return rows, heads, length, channels
+
+    def told(self, tokens: Array, start: int) -> dict[str, Array]:
+        """Inputs for tokens ``[rows, length]`` behind ``start`` others."""
+        rows, length = tokens.shape
+        if self.context is not None and start + length > self.context:
+            raise ModelError(
+                f"{self.file}: {start + length} tokens are more than the {self.context} that a text may have"
+            )
+        positions = np.arange(start, start + length, dtype=np.int64)
+        told = {
+            TOKENS: tokens.astype(np.int64),
+            MASK: np.ones((rows, start + length), np.int64),
+            POSITIONS: np.broadcast_to(positions, (rows, length)).copy(),
+        }
+        return {name: array for name, array in told.items() if name in self.inputs}
+
+    def read(self, tokens: Array, past: dict[str, Array], start: int) -> tuple[Array, dict[str, Array]]:
+        """Logits of every token ``[rows, length, vocabulary]``, and the past with them in it."""
+        feed = self.told(tokens, start) | past
+        logits, *presents = self.running(lambda: self.ort.run(["logits", *self.presents], feed))
+        return np.asarray(logits, np.float32), dict(zip(self.past, presents, strict=True))
+
+    def running(self, call: Callable[[], Any]) -> Any:
+        """What the runtime gives; what it raises as one line."""
+        try:
+            return call()
+        except Exception as error:  # ONNX Runtime's own exception classes share no base
+            raise ModelError(f"{self.file}: ONNX Runtime stopped: {' '.join(str(error).split())[:300]}") from error
+
+
+class Text:
+    """One text as the model reads it; keys and values stay in one place of the runtime, no copies are made.
+
+    Args:
+        most: Tokens that there is room for.
+    """
+
+    def __init__(self, session: Session, most: int) -> None:
+        import onnxruntime as ort
+
+        self.session, self.most, self.length = session, most, 0
+        self.binding = session.ort.io_binding()
+        self.room = []
+        for past, present in zip(session.past, session.presents, strict=True):
+            array = np.zeros(session.past_shape(past, 1, most), dtype(session.past[past]))
+            value = ort.OrtValue.ortvalue_from_numpy(array)
+            self.binding.bind_ortvalue_input(past, value)
+            self.binding.bind_ortvalue_output(present, value)
+            self.room.append(value)
+        if KEEP in session.inputs:
+            self.binding.bind_cpu_input(KEEP, np.ones(1, np.int64))
+
+    def read(self, tokens: Sequence[int]) -> Array:
+        """Logits ``[vocabulary]`` behind more tokens.
+
+        Raises:
+            ModelError: there is no room for them.
+        """
+        if self.length + len(tokens) > self.most:
+            raise ModelError(f"{self.length + len(tokens)} tokens; there is room for {self.most}")
+        for name, array in self.session.told(np.array([list(tokens)]), self.length).items():
+            self.binding.bind_cpu_input(name, array)
+        self.binding.bind_output("logits")
+        self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
+        self.length += len(tokens)
+        logits = self.binding.get_outputs()[-1].numpy()
+        last: Array = logits[0, -1]
+        return last
+
+
+def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    try:
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exception classes share no base
+        raise ModelError(f"{file}: ONNX Runtime refuses the model: {' '.join(str(error).split())[:200]}") from error

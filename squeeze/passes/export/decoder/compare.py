@@ -1,0 +1,96 @@
+"""An exported decoder beside the torch model that it came from: the same logits in one go and token by token.
+
+Torch walks the model block by block in float32, quantized weights as exactly what they stand for. The graph runs with
+products whose activations stay float32, so that what is compared is the graph and the weights; what rounding the
+activations adds is measured apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from squeeze.errors import EffectError
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.onnx_decoder import Session, Text
+
+SEQUENCES, LENGTH, FIRST = 2, 12, 5  # tokens compared; the first so many are read in one go, then one by one
+TOLERANCE = 1e-3  # of the largest logit: kernels add in other orders, wrong graphs are off by far more
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The largest of a logit's, each as a share of the largest logit."""
+
+    prefill: float
+    decode: float
+
+
+class Exact(LanguageModel):
+    """The model with float32 weights; a quantized one is exactly ``scale * (q - zero_point)``."""
+
+    def tensor(self, name: str) -> Tensor:
+        if name in self.grid:
+            return self.quantized(name).dequantize().reshape(self.grid[name].shape)
+        return super().tensor(name).float()
+
+
+def reference(model: LanguageModel, blocks: int | None = None) -> tuple[Tensor, Tensor]:
+    """Random tokens ``[sequences, length]`` and torch's logits of them; of the first ``blocks`` alone if told."""
+    exact, generator = Exact(model.folder), torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, min(exact.tokens_known, exact.vocabulary), (SEQUENCES, LENGTH), generator=generator)
+    walk = exact.walk(tokens)
+    for index in range(exact.blocks if blocks is None else blocks):
+        with exact.block(index):
+            walk.through(index)
+    with exact.outside():
+        return tokens, torch.cat([logits for _, logits in walk.finish()])
+
+
+def differences(file: Path, threads: int, tokens: Tensor, expected: Tensor, exact: bool = False) -> Differences:
+    """Of a file's logits from the expected ones; ``exact``: products that the runtime makes itself round nothing."""
+    session = Session(file, threads, exact=exact)
+    whole = session.read(tokens.numpy(), session.nothing(len(tokens)), 0)[0]
+    largest = float(expected.abs().max().clamp_min(1e-6))
+    prefill = float(np.abs(whole - expected.numpy()).max()) / largest
+    steps = [np.abs(got - expected[row, at].numpy()).max() for row, at, got in _decoded(session, tokens)]
+    return Differences(prefill, float(max(steps)) / largest)
+
+
+def require_equal(found: Differences) -> None:
+    """Refuse a graph that computes something else.
+
+    Raises:
+        EffectError: it does.
+    """
+    for what, error in (("read in one go", found.prefill), ("read token by token", found.decode)):
+        if not error <= TOLERANCE:
+            raise EffectError(
+                f"export_onnx: {what}, logits differ by {error:.1e} of the largest; {TOLERANCE:g} would do"
+            )
+
+
+def with_float_activations(source: Path, target: Path) -> bool:
+    """The same graph with activations in float32; False, and no file, where it has no product that rounds them."""
+    graph_model = ir.load(source)
+    rounding = [node for node in graph_model.graph.all_nodes() if "accuracy_level" in node.attributes]
+    for node in rounding:
+        del node.attributes["accuracy_level"]
+    if rounding:
+        target.write_bytes(ir.to_proto(graph_model).SerializeToString(deterministic=True))
+    return bool(rounding)
+
+
+def _decoded(session: Session, tokens: Tensor) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Of each sequence, logits behind its first tokens and behind each one more."""
+    for row, sequence in enumerate(tokens.tolist()):
+        text = Text(session, LENGTH)
+        yield row, FIRST - 1, text.read(sequence[:FIRST])
+        for at in range(FIRST, LENGTH):
+            yield row, at, text.read([sequence[at]])

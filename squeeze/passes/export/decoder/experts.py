@@ -1,0 +1,94 @@
+"""A mixture of experts: each expert's product over the tokens that were sent to it, and none where there are none.
+
+Experts lie in 3-D weights ``gate_up_proj`` ``[experts, 2 * intermediate, hidden]`` and ``down_proj``; which tokens go
+where is the router's business, which is traced like everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from squeeze.errors import ModelError
+from squeeze.passes.export.decoder.functions import chunk
+from squeeze.passes.export.decoder.shapes import Dim, Shape
+from squeeze.passes.export.decoder.traced import Traced
+from squeeze.passes.export.decoder.weights import WeightFunctions
+
+INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
+
+
+def are_experts(module: nn.Module) -> bool:
+    """True where a module holds experts in 3-D weights."""
+    named = module.named_parameters(recurse=False)
+    return any(value.dim() == 3 and name.endswith("proj") for name, value in named)
+
+
+class Experts:
+    """Called in place of a module of experts: ``(hidden [tokens, hidden], places [tokens, k], shares [tokens, k])``."""
+
+    def __init__(self, module: nn.Module, weights: WeightFunctions) -> None:
+        self.module, self.weights = module, weights
+        named = dict(module.named_parameters(recurse=False))
+        odd = [flag for flag in ("is_transposed", "has_bias") if getattr(module, flag, False)]
+        if set(named) != {"gate_up_proj", "down_proj"} or odd or not hasattr(module, "act_fn"):
+            parts = ", ".join([*named, *odd])
+            what = f"{type(module).__name__} holds {parts}"
+            raise ModelError(f"{what}; gate_up_proj [experts, 2 * inner, hidden], down_proj and act_fn were looked for")
+        self.gate_up, self.down = named["gate_up_proj"], named["down_proj"]
+
+    def __call__(self, hidden: Traced, places: Traced, shares: Traced) -> Traced:
+        """The experts' answers, weighted and added up, in the order of experts as torch adds them."""
+        builder = hidden.builder
+        zero = builder.constant(np.zeros((1, 1)), "float32")
+        result = builder.one("Mul", [hidden.value, zero], hidden.shape)
+        for expert in range(len(self.gate_up)):
+            result = self._added(result, expert, hidden, places, shares)
+        return hidden.like(result)
+
+    def _added(self, result: ir.Value, expert: int, hidden: Traced, places: Traced, shares: Traced) -> ir.Value:
+        builder = hidden.builder
+        hit = builder.one("Equal", [places.value, builder.constant(expert)], places.shape, dtype=BOOL)
+        share = builder.one("Where", [hit, shares.value, builder.constant(0, "float32")], shares.shape)
+        each = builder.one("ReduceSum", [share, builder.constant([1])], share_shape(places), attributes={"keepdims": 1})
+        sent = self._sent(hidden, hit, places.shape)
+        some = builder.one("Size", [sent], (), dtype=INT64)
+        any_sent = builder.one("Greater", [some, builder.constant(0)], (), dtype=BOOL)
+        with builder.branch(f"expert.{expert}") as works:
+            works.outputs.append(self._answered(result, expert, hidden, each, sent))
+        with builder.branch(f"idle.{expert}") as rests:
+            rests.outputs.append(builder.one("Identity", [result], hidden.shape))
+        return builder.branches(any_sent, {"then_branch": works, "else_branch": rests}, [hidden.shape])[0]
+
+    def _sent(self, hidden: Traced, hit: ir.Value, shape: Shape) -> ir.Value:
+        """int64 ``[sent, 1]``: the tokens that an expert is given."""
+        builder = hidden.builder
+        sent = Dim((f"sent_{len(builder.graph)}",))  # its own name: the runtime takes equal names for equal sizes
+        ones = builder.one("Cast", [hit], shape, attributes={"to": int(INT64)}, dtype=INT64)
+        most = builder.one(
+            "ReduceMax", [ones, builder.constant([1])], shape[:1], attributes={"keepdims": 0}, dtype=INT64
+        )
+        return builder.transpose(builder.one("NonZero", [most], (1, sent), dtype=INT64), (1, 0))
+
+    def _answered(self, result: ir.Value, expert: int, hidden: Traced, each: ir.Value, sent: ir.Value) -> ir.Value:
+        builder, width = hidden.builder, hidden.shape[-1]
+        count = builder.shapes[sent][0]
+        rows = hidden.like(builder.one("GatherND", [hidden.value, sent], (count, width)))
+        gate, up = chunk(self._product(rows, self.gate_up, expert), 2, -1)
+        answer = self._product(self.module.act_fn(gate) * up, self.down, expert)  # type: ignore[operator]
+        answer = answer * hidden.like(builder.one("GatherND", [each, sent], (count, 1)))
+        before = builder.one("GatherND", [result, sent], (count, width))
+        after = builder.one("Add", [before, answer.value], (count, width))
+        return builder.one("ScatterND", [result, sent, after], hidden.shape)
+
+    def _product(self, traced: Traced, weight: Tensor, expert: int) -> Traced:
+        name = self.weights.parameters.name(weight)
+        return self.weights.product(traced, name, int(weight.shape[1]), expert=expert)
+
+
+def share_shape(places: Any) -> Shape:
+    """``[tokens, 1]``."""
+    return (places.shape[0], 1)

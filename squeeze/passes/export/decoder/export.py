@@ -1,0 +1,111 @@
+"""A language model as ``model.onnx``: traced, its weights streamed beside it, its logits compared with torch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx_ir as ir
+
+from squeeze.formats.onnx_side import SideFile
+from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.language.dense import copy_side_files
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
+from squeeze.passes.export.decoder.compare import differences, reference, require_equal, with_float_activations
+from squeeze.passes.export.decoder.lowering import Lowering, Way
+from squeeze.passes.export.decoder.trace import trace
+
+SIDE = f"{FILE_NAME}.data"
+IR_VERSION = 10
+TOLERANCE = 1e-3  # of the largest logit, on another host
+COPIES = 3  # of the stored weights, that a model running in the runtime takes at its peak
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a decoder is written.
+
+    Args:
+        way: How quantized weights are stored: MatMulNBits, or ONNX's own DequantizeLinear.
+        accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
+        context: The most tokens of a text; None: what the config says.
+    """
+
+    way: Way = "nbits"
+    accuracy_level: int = 4
+    context: int | None = None
+
+
+def export_decoder(
+    model: LanguageModel,
+    folder: Path,
+    options: Options | None = None,
+    threads: int = 1,
+    memory_bytes: int | None = None,
+    measured: dict[str, Any] | None = None,
+) -> OnnxDecoder:
+    """Write the decoder into ``folder``, with its tokenizer; it is compared with torch before it is given.
+
+    Args:
+        memory_bytes: Peak allowed; a model that would not run within it is compared by its first blocks.
+        measured: Is told how far logits are off, as shares of the largest one.
+
+    Raises:
+        ModelError: a structure or a grid with no graph form.
+        EffectError: logits are not the torch model's.
+    """
+    options = options or Options()
+    write(model, folder, options)
+    copy_side_files(model.folder, folder)
+    fitting = blocks_that_fit(model, memory_bytes)
+    if fitting == model.blocks:
+        found = compare(model, folder, threads)
+    else:
+        with TemporaryDirectory(dir=folder) as part:
+            write(model, Path(part), options, fitting)
+            found = compare(model, Path(part), threads, fitting)
+    if measured is not None:
+        measured["export_error"] = found
+    return OnnxDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE))
+
+
+def write(model: LanguageModel, folder: Path, options: Options, blocks: int | None = None) -> None:
+    """The graph, the weights beside it, and how long texts may be; of the first ``blocks`` blocks alone if told."""
+    traced = trace(model, options.context, blocks)
+    folder.mkdir(parents=True, exist_ok=True)
+    with SideFile(folder / SIDE) as side:
+        Lowering(model, traced.graph, side, options.way, options.accuracy_level).run()
+    made = ir.Model(traced.graph, ir_version=IR_VERSION, producer_name="squeeze")
+    if traced.positions is not None:
+        made.metadata_props[CONTEXT] = str(traced.positions)
+    (folder / FILE_NAME).write_bytes(ir.to_proto(made).SerializeToString(deterministic=True))
+
+
+def blocks_that_fit(model: LanguageModel, memory_bytes: int | None) -> int:
+    """How many blocks ONNX Runtime can run within the memory: it holds weights twice while it lays them out."""
+    if memory_bytes is None or COPIES * model.nbytes() <= memory_bytes:
+        return model.blocks
+    inside = sum(layer.nbytes for layer in model.layers() if layer.name.startswith(f"{model.skeleton.layers_name}."))
+    room = memory_bytes / COPIES - (model.nbytes() - inside)
+    return max(1, min(model.blocks, int(room * model.blocks / inside)))
+
+
+def compare(model: LanguageModel, folder: Path, threads: int, blocks: int | None = None) -> dict[str, float]:
+    """How far the logits of the file are off; refused where the graph computes something else.
+
+    Raises:
+        EffectError: it does.
+    """
+    tokens, expected = reference(model, blocks)
+    exact, own = folder / "float_activations.onnx", folder / FILE_NAME
+    try:
+        rounds = with_float_activations(own, exact)
+        found = differences(exact if rounds else own, threads, tokens, expected, exact=True)
+    finally:
+        exact.unlink(missing_ok=True)
+    require_equal(found)
+    as_run = differences(own, threads, tokens, expected).prefill if model.grid else found.prefill
+    return {"prefill": found.prefill, "decode": found.decode, "as_run": as_run}

@@ -1,0 +1,293 @@
+"""Weights put where a traced graph names them: read one by one, written beside the graph, seen through their operator.
+
+Quantized ones as MatMulNBits (``nbits``) or as DequantizeLinear before a MatMul (``qdq``), dense ones in their own
+float type. A table of tokens that is also the head is stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import ModelError
+from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats.onnx_side import SideFile
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.export.decoder.graph import CONTRIB
+from squeeze.passes.export.decoder.weights import DOMAIN, EMBEDDING, LINEAR
+
+Way = Literal["nbits", "qdq"]
+INLINE_BYTES = 1024  # larger constants go beside the graph
+FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
+FLOAT = int(ir.DataType.FLOAT)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node that names its weight: ``names`` lie one under the other, ``expert`` is a place in a 3-D one or -1."""
+
+    node: ir.Node
+    names: tuple[str, ...]
+    rows: int
+    columns: int
+    expert: int
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Place:
+        """What a node says of its weight."""
+        said = node.attributes
+        expert = said["expert"].as_int() if "expert" in said else -1
+        names = tuple(said["weight"].as_string().split("\n"))
+        return cls(node, names, said["rows"].as_int(), said["columns"].as_int(), expert)
+
+    @property
+    def key(self) -> str:
+        """What its tensors are called."""
+        name = self.names[0] if len(self.names) == 1 else f"{self.names[0]}+{len(self.names) - 1}"
+        return name if self.expert < 0 else f"{name}.{self.expert}"
+
+
+class Lowering:
+    """Replaces the nodes that name weights, in the graph's order.
+
+    Args:
+        accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
+    """
+
+    def __init__(self, model: LanguageModel, graph: ir.Graph, side: SideFile, way: Way, accuracy_level: int) -> None:
+        self.model, self.graph, self.side = model, graph, side
+        self.way, self.accuracy_level = way, accuracy_level
+        self.values: dict[str, ir.Value] = {}  # initializers by name
+        self.orders: dict[tuple[ir.Value, bytes], ir.Value] = {}  # activations in an order of channels
+        self._last: tuple[str, QuantizedTensor] | None = None
+
+    def run(self) -> None:
+        """All of them, those in branches too; then constants that are large."""
+        for graph in _graphs(self.graph):
+            for node in [node for node in graph if node.domain == DOMAIN]:
+                lower = {LINEAR: self._linear, EMBEDDING: self._embedding}[node.op_type]
+                _Replaced(graph, node).by(lower)
+        for name, value in list(self.graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > INLINE_BYTES:
+                value.const_value = self.side.append(name, tensor.numpy())
+
+    def _linear(self, at: _Replaced) -> ir.Value:
+        place = Place.of(at.node)
+        x = at.node.inputs[0]
+        bias = at.node.inputs[1] if len(at.node.inputs) > 1 else None
+        assert x is not None
+        if place.names[0] not in self.model.grid:
+            return at.plus(self._dense_product(at, place, x), bias)
+        if self.way == "qdq":
+            return at.plus(self._dequantized_product(at, place, x), bias)
+        return self._nbits_product(at, place, x, bias)
+
+    def _nbits_product(self, at: _Replaced, place: Place, x: ir.Value, bias: ir.Value | None) -> ir.Value:
+        stored = self._nbits(place)
+        x = self._ordered(at, x, stored.order, place)
+        attributes = {"K": stored.columns, "N": stored.rows, "bits": stored.bits, "block_size": stored.block}
+        if self.accuracy_level:
+            attributes["accuracy_level"] = self.accuracy_level
+        parts = self._nbits_values(place, stored, (stored.rows, stored.packed.shape[1], stored.packed.shape[2]))
+        inputs = [x, *parts] if bias is None else [x, *parts, *[None] * (3 - len(parts)), None, bias]
+        return at.add("MatMulNBits", inputs, attributes, CONTRIB)
+
+    def _nbits_values(self, place: Place, stored: onnx_nbits.NBits, shape: tuple[int, ...]) -> list[ir.Value]:
+        """``B``, ``scales`` and maybe ``zero_points``; integers may be there already in another shape."""
+        packed = self._value(f"{place.key}.q", stored.packed)
+        if tuple(packed.shape or ()) != shape:
+            packed = self._reshaped(f"{place.key}.q.{len(shape)}d", packed, shape)
+        parts = [packed, self._value(f"{place.key}.scale", stored.scales)]
+        if stored.zero_points is not None:
+            parts.append(self._value(f"{place.key}.zero_point", stored.zero_points))
+        return parts
+
+    def _dequantized_product(self, at: _Replaced, place: Place, x: ir.Value) -> ir.Value:
+        stored = onnx_blocked.to_arrays(self._grid(place))
+        x = self._ordered(at, x, stored.order, place)
+        arrays = {"q": stored.integers, "scale": stored.scale}
+        if stored.zero_point is not None:
+            arrays["zero_point"] = stored.zero_point
+        # beside the node: in a branch of an If the runtime rewrites only what is the branch's own
+        parts = [self._initializer(self.side.append(f"{place.key}.{n}", a), at.graph) for n, a in arrays.items()]
+        attributes = {"axis": 1} if stored.block is None else {"axis": 0, "block_size": stored.block}
+        weight = at.add("DequantizeLinear", parts, attributes, suffix=".dequantize")
+        return at.add("MatMul", [x, weight])
+
+    def _dense_product(self, at: _Replaced, place: Place, x: ir.Value) -> ir.Value:
+        weight = self._dense(place)
+        if weight.dtype != ir.DataType.FLOAT:
+            weight = at.add("Cast", [weight], {"to": FLOAT}, suffix=".float")
+        return at.add("FusedMatMul", [x, weight], {"transB": 1}, CONTRIB)
+
+    def _embedding(self, at: _Replaced) -> ir.Value:
+        place = Place.of(at.node)
+        tokens = at.node.inputs[0]
+        assert tokens is not None
+        if place.names[0] not in self.model.grid:
+            rows = at.add("Gather", [self._dense(place), tokens])
+            return rows if rows.dtype == ir.DataType.FLOAT else at.add("Cast", [rows], {"to": FLOAT})
+        return self._nbits_rows(at, place, tokens) if self.way == "nbits" else self._blocked_rows(at, place, tokens)
+
+    def _nbits_rows(self, at: _Replaced, place: Place, tokens: ir.Value) -> ir.Value:
+        stored = self._nbits(place)
+        if stored.order is not None or stored.columns % stored.block:
+            raise ModelError(f"{place.key}: GatherBlockQuantized wants groups that divide {stored.columns} in order")
+        packed, *rest = self._nbits_values(place, stored, (stored.rows, stored.columns * stored.bits // 8))
+        attributes = {"bits": stored.bits, "block_size": stored.block, "gather_axis": 0, "quantize_axis": 1}
+        return at.add("GatherBlockQuantized", [packed, tokens, *rest], attributes, CONTRIB)
+
+    def _blocked_rows(self, at: _Replaced, place: Place, tokens: ir.Value) -> ir.Value:
+        """Rows of integers and of scales, then what they stand for; int8, since Gather knows no int4 everywhere."""
+        grid = self._grid(place)
+        if grid.g_idx is not None:
+            raise ModelError(
+                f"{place.key}: a table of tokens whose groups are not consecutive channels has no QDQ form"
+            )
+        size = grid.group_size or grid.q.shape[1]
+        arrays = {"rows": grid.q.numpy(), "row_scale": grid.scale.float().numpy()}
+        if not grid.symmetric:
+            arrays["row_zero_point"] = grid.zero_point.to(torch.int8).numpy()
+        rows = [
+            at.add("Gather", [self._value(f"{place.key}.{name}", array), tokens], suffix=f".{name}")
+            for name, array in arrays.items()
+        ]
+        return at.add("DequantizeLinear", rows, {"axis": -1, "block_size": size})
+
+    def _ordered(self, at: _Replaced, x: ir.Value, order: NDArray[Any] | None, place: Place) -> ir.Value:
+        """Activations in the order of channels in which a weight's groups are consecutive."""
+        if order is None:
+            return x
+        key = (x, order.tobytes())
+        if key not in self.orders:
+            indices = self._value(f"{place.key}.order", order)
+            self.orders[key] = at.add("Gather", [x, indices], {"axis": -1}, suffix=".order")
+        return self.orders[key]
+
+    def _nbits(self, place: Place) -> onnx_nbits.NBits:
+        return onnx_nbits.to_arrays(self._grid(place))
+
+    def _grid(self, place: Place) -> QuantizedTensor:
+        return stacked([self._part(name, place.expert) for name in place.names])
+
+    def _part(self, name: str, expert: int) -> QuantizedTensor:
+        if self._last is None or self._last[0] != name:
+            self._last = (name, self.model.quantized(name))
+        grid = self._last[1]
+        if expert < 0:
+            return grid
+        rows = self.model.grid[name].shape[1]
+        part = slice(expert * rows, (expert + 1) * rows)
+        return QuantizedTensor(
+            grid.q[part],
+            grid.scale[part],
+            grid.zero_point[part],
+            grid.bits,
+            grid.group_size,
+            grid.symmetric,
+            grid.g_idx,
+        )
+
+    def _dense(self, place: Place) -> ir.Value:
+        if place.key in self.values:
+            return self.values[place.key]
+        parts = [self.model.tensor(name) for name in place.names]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        array, dtype = _raw(tensor if place.expert < 0 else tensor[place.expert])
+        return self._value(place.key, array, dtype)
+
+    def _value(self, name: str, array: NDArray[Any], dtype: ir.DataType | None = None) -> ir.Value:
+        if name not in self.values:
+            self.values[name] = self._initializer(self.side.append(name, array, dtype))
+        return self.values[name]
+
+    def _reshaped(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        """The same bytes of the file, seen as another shape."""
+        tensor = value.const_value
+        assert isinstance(tensor, ir.ExternalTensor)
+        if name not in self.values:
+            start, length = tensor.offset or 0, tensor.length or 0
+            self.values[name] = self._initializer(self.side.seen(name, start, length, tensor.dtype, shape))
+        return self.values[name]
+
+    def _initializer(self, tensor: ir.ExternalTensor, graph: ir.Graph | None = None) -> ir.Value:
+        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        (graph or self.graph).register_initializer(value)
+        return value
+
+
+class _Replaced:
+    """One node of a graph, and the nodes that come in its place."""
+
+    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
+        self.graph, self.node = graph, node
+
+    def by(self, lower: Any) -> None:
+        """Put what ``lower`` adds in the node's place."""
+        old = self.node.outputs[0]
+        new = lower(self)
+        new.shape, new.type, name = old.shape, old.type, old.name
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+        label = self.node.name
+        self.graph.remove(self.node, safe=True)
+        new.producer().name = label
+
+    def add(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, int] | None = None,
+        domain: str = "",
+        suffix: str = "",
+    ) -> ir.Value:
+        """A node before the replaced one."""
+        name = f"{self.node.name}{suffix or '.' + op.lower()}"
+        node = ir.node(op, inputs, attributes or {}, domain=domain, name=name)
+        node.outputs[0].name = f"{name}.out"
+        first = inputs[0]
+        kept = first.dtype if op == "Gather" and first is not None else None
+        node.outputs[0].type = ir.TensorType(kept or ir.DataType.FLOAT)
+        self.graph.insert_before(self.node, node)
+        return node.outputs[0]
+
+    def plus(self, value: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """With a bias, where there is one."""
+        return value if bias is None else self.add("Add", [value, bias], suffix=".bias")
+
+
+def stacked(grids: Sequence[QuantizedTensor]) -> QuantizedTensor:
+    """Grids of one kind, one under the other."""
+    if len(grids) == 1:
+        return grids[0]
+    q, scale, zeros = (torch.cat([getattr(g, part) for g in grids]) for part in ("q", "scale", "zero_point"))
+    first = grids[0]
+    return QuantizedTensor(q, scale, zeros, first.bits, first.group_size, first.symmetric, first.g_idx)
+
+
+def _raw(tensor: Tensor) -> tuple[NDArray[Any], ir.DataType]:
+    """Elements as numpy has them; bfloat16 as its bits."""
+    tensor = tensor if tensor.dtype in FLOATS else tensor.float()
+    dtype = FLOATS[tensor.dtype]
+    tensor = tensor.contiguous()
+    array: NDArray[Any] = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return (array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array), dtype
+
+
+def _graphs(graph: ir.Graph) -> list[ir.Graph]:
+    """A graph and those inside its nodes."""
+    found = [graph]
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                found += _graphs(attribute.as_graph())
+    return found

@@ -1,0 +1,178 @@
+"""Run a language model's own forward on stand-ins for tensors, and keep the graph that comes of it.
+
+Norms, rotary positions, attention and experts become one operator each; everything else is what transformers' code
+does, so whatever scales, soft caps, biases or parallel branches a family has are its own. Nothing here knows a family.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from squeeze.errors import ModelError, SqueezeError, first_line
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.skeleton import Skeleton, fill
+from squeeze.passes.export.decoder.attention import TOTAL, Attention, NoCache
+from squeeze.passes.export.decoder.experts import Experts, are_experts
+from squeeze.passes.export.decoder.functions import LastOnly
+from squeeze.passes.export.decoder.graph import Builder
+from squeeze.passes.export.decoder.norms import as_norm
+from squeeze.passes.export.decoder.rotary import Rotary
+from squeeze.passes.export.decoder.shapes import BATCH, KEPT, LENGTH
+from squeeze.passes.export.decoder.traced import Traced
+from squeeze.passes.export.decoder.weights import WeightFunctions
+
+OWN = "squeeze_graph"  # the name under which transformers finds our attention
+KEEP = "num_logits_to_keep"
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A traced decoder: its weights are named, not there.
+
+    Args:
+        layers: kv heads and channels of each layer's cache.
+        positions: How many tokens a text may have.
+    """
+
+    graph: ir.Graph
+    layers: tuple[tuple[int, int], ...]
+    positions: int | None
+
+
+def trace(model: LanguageModel, positions: int | None = None, blocks: int | None = None) -> Traces:
+    """The graph of a decoder.
+
+    Args:
+        positions: How long texts may become; None: as long as the config says.
+        blocks: Only so many of the first ones; None: all.
+
+    Raises:
+        ModelError: its code does what no graph form is known of; the message says what.
+    """
+    skeleton = Skeleton.read(model.folder)
+    module, kind = skeleton.module, type(skeleton.module).__name__
+    del skeleton.layers[model.blocks if blocks is None else blocks :]
+    most = positions or _most(module)
+    _fill_small(module, model)
+    try:
+        with torch.no_grad():
+            return _Trace(module, most).run()
+    except SqueezeError as error:
+        raise ModelError(f"export_onnx: {kind}: {error}") from None
+    except Exception as error:  # whatever transformers' code makes of stand-ins that it does not expect
+        raise ModelError(f"export_onnx: {kind} cannot be traced: {first_line(error)}") from error
+
+
+class _Trace:
+    def __init__(self, module: nn.Module, positions: int | None) -> None:
+        self.module, self.positions = module, positions
+        self.builder = Builder()
+        whole = {"dtype": ir.DataType.INT64}
+        self.tokens = Traced(self.builder, self.builder.input("input_ids", (BATCH, LENGTH), **whole), torch.int64)
+        self.mask = self.builder.input("attention_mask", (BATCH, TOTAL), **whole)
+        self.places = Traced(self.builder, self.builder.input("position_ids", (BATCH, LENGTH), **whole), torch.int64)
+        self.attention = Attention(self.builder, self.mask)
+
+    def run(self) -> Traces:
+        with self._in_place_of_torch():
+            told = self._told()
+            output = self.module(**told)
+        logits = output.logits
+        if not self.attention.layers or not isinstance(logits, Traced):
+            raise ModelError("its forward calls no attention through transformers' attention interface")
+        self.builder.finish({"logits": logits.value} | self.attention.presents)
+        return Traces(self.builder.graph, tuple(self.attention.layers), self.positions)
+
+    def _told(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "input_ids": self.tokens,
+            "attention_mask": Traced(self.builder, self.mask, torch.int64),
+            "position_ids": self.places,
+            "past_key_values": NoCache(),
+            "use_cache": True,
+        }
+        if "logits_to_keep" in inspect.signature(self.module.forward).parameters:
+            told["logits_to_keep"] = self._last_only()
+        return told
+
+    def _last_only(self) -> LastOnly:
+        """An input that may be left out: how many of the last tokens to give logits of; 0, its default, = all."""
+        zero = ir.Tensor(torch.zeros(1, dtype=torch.int64).numpy(), name=KEEP)
+        value = self.builder.initializer(KEEP, zero, (1,))
+        self.builder.graph.inputs.append(value)
+        start = self.builder.one("Neg", [value], (1,), dtype=ir.DataType.INT64)
+        return LastOnly(Traced(self.builder, start, torch.int64), KEPT)
+
+    @contextmanager
+    def _in_place_of_torch(self) -> Iterator[None]:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        weights = WeightFunctions(self.module)
+        weights.install()
+        for config in _configs(self.module):
+            config._attn_implementation = OWN
+        with ExitStack() as stack:
+            stack.enter_context(patch.dict(ALL_ATTENTION_FUNCTIONS._global_mapping, {OWN: self.attention}))
+            self._replace_modules(weights)
+            self._replace_functions(stack)
+            yield
+
+    def _replace_modules(self, weights: WeightFunctions) -> None:
+        for child in self.module.modules():
+            if any("inv_freq" in name for name in child._buffers):
+                child.forward = self._rotary().module(child, child.forward)
+            elif are_experts(child):
+                child.forward = Experts(child, weights)
+            elif (norm := as_norm(child)) is not None:
+                child.forward = norm
+
+    def _replace_functions(self, stack: ExitStack) -> None:
+        """``apply_rotary_pos_emb``, as every transformers model that has one calls it."""
+        name = "apply_rotary_pos_emb"
+        for file in {type(child).__module__ for child in self.module.modules()}:
+            own = getattr(sys.modules[file], name, None)
+            if own is not None:
+                stack.enter_context(patch.object(sys.modules[file], name, self._rotary().function(own)))
+
+    def _rotary(self) -> Rotary:
+        if not hasattr(self, "_made"):
+            attributes = {"start": 1, "end": 2}
+            total = partial(
+                self.builder.one, "Shape", [self.mask], (1,), attributes=attributes, dtype=ir.DataType.INT64
+            )
+            self._made = Rotary(self.builder, self.positions, total)
+        return self._made
+
+
+def _most(module: nn.Module) -> int | None:
+    """How many tokens the config says a text may have; None where it does not say."""
+    config = module.config.get_text_config()  # type: ignore[union-attr,operator]
+    most = getattr(config, "max_position_embeddings", None)
+    return most if isinstance(most, int) else None
+
+
+def _configs(module: nn.Module) -> list[Any]:
+    """Every config that some part of the model reads."""
+    found = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    return list(found.values())
+
+
+def _fill_small(module: nn.Module, model: LanguageModel) -> None:
+    """Norms and biases, in float32: they are looked at while tracing; matrices stay on disk."""
+    read = set(model.skeleton.read_outside)
+    inside = f"{model.skeleton.layers_name}."
+    for name, value in list(module.named_parameters()):
+        wanted = name in read or name.startswith(inside)
+        if wanted and (value.dim() < 2 or "norm" in name):
+            fill(module, name, model.tensor(name).float())

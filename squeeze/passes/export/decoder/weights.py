@@ -1,0 +1,53 @@
+"""Products with weights, and looked-up tokens, as single nodes that only name their weight.
+
+What a node ``Linear`` or ``Embedding`` of the domain ``squeeze`` becomes depends on how its weight is stored: see
+``lowering``, which reads the weights one by one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.passes.export.decoder.traced import FUNCTIONS, Parameters, Traced, number
+
+DOMAIN, LINEAR, EMBEDDING = "squeeze", "Linear", "Embedding"
+
+
+class WeightFunctions:
+    """``linear`` and ``embedding`` of one module's parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = Parameters(module)
+        self.experts: dict[int, tuple[str, int]] = {}  # by id of a view: the 3-D weight and the expert's place in it
+        self.views: list[Tensor] = []  # kept, so that ids stay theirs
+
+    def install(self) -> None:
+        """Make them the graph's forms."""
+        FUNCTIONS["linear"], FUNCTIONS["embedding"] = self.linear, self.embedding
+
+    def linear(self, traced: Traced, weight: Tensor, bias: Tensor | None = None) -> Traced:
+        """``x @ weight.T + bias``."""
+        name = self.parameters.name(weight)
+        return self.product(traced, name, int(weight.shape[0]), bias)
+
+    def product(self, traced: Traced, name: str, rows: int, bias: Tensor | None = None, expert: int = -1) -> Traced:
+        """A product with a weight by its name; of a 3-D weight, with one expert's."""
+        builder = traced.builder
+        inputs = [traced.value]
+        if bias is not None:
+            inputs.append(builder.constant(bias.detach().float().numpy(), "float32"))
+        columns = number(traced.shape[-1], "the width of a product")
+        attributes = {"weight": name, "rows": rows, "columns": columns, "expert": expert}
+        label = name.removesuffix(".weight") + (f".{expert}" if expert >= 0 else "")
+        shape = (*traced.shape[:-1], rows)
+        return traced.like(builder.one(LINEAR, inputs, shape, attributes=attributes, domain=DOMAIN, name=label))
+
+    def embedding(self, tokens: Traced, weight: Tensor, *_: object, **__: object) -> Traced:
+        """Rows of the weight."""
+        name = self.parameters.name(weight)
+        shape = (*tokens.shape, int(weight.shape[1]))
+        attributes = {"weight": name, "rows": int(weight.shape[0]), "columns": int(weight.shape[1])}
+        label = name.removesuffix(".weight")
+        value = tokens.builder.one(EMBEDDING, [tokens.value], shape, attributes=attributes, domain=DOMAIN, name=label)
+        return tokens.like(value, torch.float32)
