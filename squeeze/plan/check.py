@@ -187,6 +187,8 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         role = NEED_TO_ROLE.get(need)
         if role and role not in plan.data and role not in given:
             yield f"{deed.name} needs data.{role}, which the plan does not name"
+    if deed.repetitions() > 1:
+        yield from _repetition_faults(plan, deed.repetitions(), given)
     if deed.extra and (absent := [name for name in EXTRAS.get(deed.extra, ()) if find_spec(name) is None]):
         yield f"{deed.name} needs {', '.join(absent)}: pip install 'squeeze[{deed.extra}]'"
     for name in deed.reads():
@@ -196,6 +198,14 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         yield from deed.faults(state.model)
     if state.preview is not None:
         yield from deed.grid_faults(state.preview.grid)
+
+
+def _repetition_faults(plan: Plan, wanted: int, given: frozenset[str]) -> Iterator[str]:
+    source = plan.data.get("calibrate")
+    if "calibrate" in given:
+        yield f"calibration_seeds {wanted} wants data.calibrate named in the plan, so that other samples can be chosen"
+    elif source is not None and source.samples is None:
+        yield f"calibration_seeds {wanted} would take the same text each time; samples: in data.calibrate would choose"
 
 
 def _worded(forms: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""Quantizers of other packages that fill the one grid, each run in a process of its own."""

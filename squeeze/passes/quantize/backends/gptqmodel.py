@@ -1,0 +1,51 @@
+"""GPTQ as gptqmodel does it; its process is ``gptqmodel_process``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Interval
+from pydantic import PositiveInt
+
+from squeeze.formats.gptq_checkpoint import holds
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.quantize.backends.backend import Backend
+from squeeze.passes.quantize.language.scheme import kind_of
+
+
+class Gptqmodel(Backend):
+    """Quantize with gptqmodel's GPTQ (extra ``gptq``), to compare it with ``gptq``; defaults are the package's own."""
+
+    name: ClassVar[str] = "gptqmodel"
+    extra: ClassVar[str | None] = "gptq"
+    package: ClassVar[str] = "gptqmodel"
+    process: ClassVar[str] = "squeeze.passes.quantize.backends.gptqmodel_process"
+    environment: ClassVar[dict[str, str]] = {"GPTQMODEL_CPU_WORKERS": "2"}  # more starve each other on few cores
+
+    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.05  # share of the mean diagonal
+    act_order: bool = False  # columns with the largest inputs first, groups broken up; false: groups kept whole
+    mse: Annotated[float, Ge(0)] = 0.0  # norm of the error that scales are searched for (2.4 is usual); 0: no search
+    asymmetric_calibration: Annotated[float, Interval(ge=0, le=1)] = 0.0  # GPTAQ's alpha; 0: plain GPTQ
+    batch_size: PositiveInt = 8  # sequences that go through a block together
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "damp_percent": self.damping,
+            "desc_act": self.act_order,
+            "act_group_aware": not self.act_order,
+            "mse": self.mse,
+            "alpha": self.asymmetric_calibration,
+            "batch_size": self.batch_size,
+        }
+
+    def faults(self, model: Model) -> Iterator[str]:
+        yield from super().faults(model)
+        if not isinstance(model, LanguageModel):
+            return
+        shapes = {name: tuple(value.shape) for name, value in model.skeleton.module.named_parameters()}
+        kinds = [(name, kind_of(shapes[name], scheme)) for name, scheme in self.schemes(model).items()]
+        refused = [(name, reason) for name, kind in kinds if (reason := holds(kind, 1 if kind.symmetric else 2))]
+        if refused:
+            yield f"{self.name}: {refused[0][0]} and {len(refused) - 1} more: {refused[0][1]}"

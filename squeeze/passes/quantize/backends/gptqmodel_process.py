@@ -1,0 +1,75 @@
+"""What runs in gptqmodel's process: quantize, save a checkpoint, read its tensors, and let the package open it again.
+
+Its kernel for CPUs refuses float32, so what it computes with are float16 products of a scale and an integer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from squeeze.formats.gptq_checkpoint import PARTS, from_tensors
+from squeeze.passes.quantize.backends.job import Answer, Asked, Job, work
+
+
+def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
+    from gptqmodel import BACKEND, GPTQModel
+
+    saved = Path(job.work) / "saved"
+    settings = dict(job.settings)
+    batch_size = settings.pop("batch_size")
+    model: Any = GPTQModel.load(job.model, _config(job, settings))
+    sequences = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in job.tokens.tolist()]
+    model.quantize(sequences, batch_size=batch_size, calibration_data_min_length=1)
+    model.save(str(saved))
+    del model
+    stored: dict[str, Tensor] = {}
+    for file in sorted(saved.glob("*.safetensors")):
+        stored |= load_file(file)
+    opened: Any = GPTQModel.load(str(saved), backend=BACKEND.TORCH, dtype=torch.float16, device="cpu")
+    kernels = dict(opened.model.named_modules())
+    version = 1 if _symmetric(job) else 2
+    for name, asked in job.weights.items():
+        if f"{name}.qweight" not in stored:
+            continue  # whoever asked says so
+        parts = {part: stored[f"{name}.{part}"] for part in PARTS}
+        grid = from_tensors(parts, asked.bits, asked.group_size, version)
+        real = kernels[name].dequantize_weight().t()
+        yield name, Answer(grid.q, grid.scale, grid.zero_point, real, grid.g_idx)
+
+
+def _config(job: Job, settings: dict[str, Any]) -> Any:
+    from gptqmodel import QuantizeConfig
+    from gptqmodel.quantization.config import GPTAQConfig
+
+    alpha = settings.pop("alpha")
+    first = next(iter(job.weights.values()))
+    special: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in job.left}
+    special |= {f"^{re.escape(name)}$": _scheme(asked) for name, asked in job.weights.items() if asked != first}
+    return QuantizeConfig(
+        **_scheme(first),
+        **settings,
+        gptaq=GPTAQConfig(alpha=alpha) if alpha else None,
+        dynamic=special,
+        format="gptq" if _symmetric(job) else "gptq_v2",
+        device="cpu",
+    )
+
+
+def _scheme(asked: Asked) -> dict[str, Any]:
+    size = -1 if asked.group_size is None else asked.group_size
+    return {"bits": asked.bits, "group_size": size, "sym": asked.symmetric}
+
+
+def _symmetric(job: Job) -> bool:
+    return all(asked.symmetric for asked in job.weights.values())
+
+
+if __name__ == "__main__":
+    work(quantize)
