@@ -110,6 +110,7 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Score] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    spread: dict[str, list[float]] = field(default_factory=dict)  # by metric: its value, then with other calibrations
 
     def score(self, metric: str) -> Score | None:
         """The score of that name, timed or not."""

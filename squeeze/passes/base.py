@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -162,6 +162,14 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
     def needed(self) -> frozenset[str]:
         """What this pass with these options needs of a plan: some of ``calibration``, ``train``, ``teacher``."""
         return type(self).needs
+
+    def repetitions(self) -> int:
+        """How many times the run does it, each with other calibration samples; what goes on is the first."""
+        return 1
+
+    def once(self) -> Self:
+        """The same pass done a single time: what one repetition's result depends on."""
+        return self
 
     def reads(self) -> tuple[str, ...]:
         """Files and folders that the options name: their content is part of what made the result."""

@@ -172,9 +172,14 @@ class Plan:
         """The faults with their lines in the plan file, if there is one."""
         return self.document.located(faults) if self.document else faults
 
-    def open_data(self, role: str) -> Dataset:
-        """Read the data of a role; text is cut by the tokenizer of the plan's own model."""
-        return self.data[role].open(self.root, self._model_folder())
+    def open_data(self, role: str, number: int = 0) -> Dataset:
+        """Read the data of a role; text is cut by the tokenizer of the plan's own model.
+
+        Args:
+            number: 0 for the samples that the plan names, 1 and on for others of the same source.
+        """
+        source = self.data[role]
+        return source.model_copy(update={"seed": source.seed + number}).open(self.root, self._model_folder())
 
     def open_own(self, metric: OwnDataMetric) -> Dataset:
         """Read the data that a metric brings."""

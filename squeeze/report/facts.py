@@ -6,10 +6,11 @@ A fact that is not known here is shown all the same, so that a new pass needs no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from squeeze.report.shape import Row
-from squeeze.report.text import count, heading, size
+from squeeze.report.text import count, heading, size, value
 
 SHOWN = 8  # entries of a list or mapping; the rest are counted
 
@@ -18,7 +19,19 @@ Wording = Callable[[Any], str]
 
 def fact_lines(row: Row) -> list[tuple[str, str]]:
     """Pairs of name and text, in the order in which the pass gave them."""
-    return [(heading(name), _worded(name, fact, row)) for name, fact in row.facts.items()]
+    said = [(heading(name), _worded(name, fact, row)) for name, fact in row.facts.items()]
+    return said + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
+
+
+def spread_lines(row: Row) -> list[tuple[str, str]]:
+    """Per metric, how far it moves with other calibration samples; exact numbers that do not move are left out."""
+    lines = []
+    for name, values in row.spread.items():
+        score = row.score(name)
+        if score is not None and len(set(values)) > 1:
+            low, middle, high = (value(score.unit, end) for end in (min(values), median(values), max(values)))
+            lines.append((name, f"{low} to {high}, median {middle}, over {len(values)} calibration seeds"))
+    return lines
 
 
 def _worded(name: str, fact: Any, row: Row) -> str:

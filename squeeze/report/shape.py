@@ -74,6 +74,7 @@ class Row(Part):
     timings: dict[str, Score] = {}
     facts: dict[str, Any] = {}
     measured: dict[str, Any] = {}
+    spread: dict[str, list[float]] = {}
 
     @property
     def label(self) -> str:

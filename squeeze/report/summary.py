@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from squeeze.report import text
-from squeeze.report.facts import fact_lines
+from squeeze.report.facts import fact_lines, spread_lines
 from squeeze.report.shape import Judgement, Package, Report, as_report
 from squeeze.report.table import STYLES
 
@@ -20,6 +20,7 @@ def summary(report: Mapping[str, Any]) -> Group:
     lines = [
         _failure(data),
         *_coverage(data),
+        *_spread(data),
         *map(_budget, data.judgements),
         *map(_package, data.packages),
         _cost(data),
@@ -33,6 +34,10 @@ def _failure(report: Report) -> Text | None:
 
 def _coverage(report: Report) -> list[Text]:
     return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name == "coverage"]
+
+
+def _spread(report: Report) -> list[Text]:
+    return [Text(f"{row.label}: {text.heading(n)} {line}") for row in report.rows for n, line in spread_lines(row)]
 
 
 def _budget(judgement: Judgement) -> Text:

@@ -55,13 +55,32 @@ class Scorer:
         self.labels = labels_of(data) if data is not None and scored else None
         self._measured: dict[str, Measured] = {}
 
-    def row(self, kept: Kept, name: str, branch: str | None, options: dict[str, Any], previous: Kept | None) -> Row:
-        """Measure one model; ``previous`` is None for the original itself."""
+    def row(
+        self,
+        kept: Kept,
+        name: str,
+        branch: str | None,
+        options: dict[str, Any],
+        previous: Kept | None,
+        again: Sequence[Kept] = (),
+    ) -> Row:
+        """Measure one model; ``previous`` is None for the original itself.
+
+        Args:
+            again: What the same pass made of other calibration samples; the row tells how far its scores spread.
+        """
         new, original = self.measured(kept, name), self.measured(self.original, "original")
         before = self.measured(previous, name) if previous else None
         timings, clock = self._timings(kept, previous) if previous else ({}, {})
         found = scores(self.metrics, self.labels, new, original, before)
-        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, timings, kept.measured | clock)
+        others = [scores(self.metrics, self.labels, self.measured(one, name), original, None) for one in again]
+        spread = {
+            label: [score.value, *(other[label].value for other in others)]
+            for label, score in found.items()
+            if score.interval is not None  # bytes and counts are exact
+        }
+        told = timings, kept.measured | clock, spread if again else {}
+        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, *told)
 
     def measured(self, kept: Kept, name: str) -> Measured:
         """Logits and exact numbers of a model, worked out once."""

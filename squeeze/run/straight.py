@@ -6,28 +6,25 @@ Every finished pass is in the store before the next begins; the same call goes o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from squeeze.data.base import Dataset
-from squeeze.data.overlap import refuse_overlap, without_overlap
-from squeeze.data.text import TextData
-from squeeze.errors import EffectError, Fault, PlanError, SqueezeError
-from squeeze.evaluate.choice import OwnDataMetric
+from squeeze.errors import EffectError, PlanError, SqueezeError
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
 from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
-from squeeze.plan.plan import ROLES, Branch, Plan, Step
+from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
 from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
 from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.opened import CALIBRATE, Opened, open_all, told_at
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import build_artifact, pack, pieces
 from squeeze.run.result import Failure, Run, RunFailed
@@ -69,8 +66,7 @@ def run(
         raise PlanError(plan.located(faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
-    opened, own = _opened(plan, given)
-    line = Line(plan, store, progress, opened, model, own)
+    line = Line(plan, store, progress, open_all(plan, given), model)
     try:
         line.walk(Path(out) if out is not None else None)
     except SqueezeError as error:
@@ -81,39 +77,6 @@ def run(
     return line.result
 
 
-def _opened(plan: Plan, given: dict[str, Dataset]) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
-    """Every role's data, and by label what metrics bring: nothing that is scored on has been seen by a pass."""
-    data: dict[str, Dataset] = {}
-    for role in ROLES:
-        if role in given:
-            data[role] = given[role]
-        elif role in plan.data:
-            with _told_at(plan, "data", role):
-                data[role] = plan.open_data(role)
-    own: dict[str, Dataset] = {}
-    for index, metric in enumerate(plan.metrics):
-        if isinstance(metric, OwnDataMetric):
-            with _told_at(plan, "metrics", index):
-                own[metric.label] = plan.open_own(metric)
-    scored = {"data.evaluate": data["evaluate"]} if "evaluate" in data else {}
-    for where, texts in (scored | own).items():
-        with _told_at(plan, *(("data", "evaluate") if where == "data.evaluate" else ("metrics",))):
-            for role, source in plan.data.items():
-                if isinstance(source, TextData) and source.drop_overlap and role not in (*given, "evaluate"):
-                    data[role] = without_overlap(data[role], texts)
-            refuse_overlap(texts, {role: data[role] for role in data if role != "evaluate"}, where)
-    return data, own
-
-
-@contextmanager
-def _told_at(plan: Plan, *place: str | int) -> Iterator[None]:
-    """A complaint from in here is a fault of the plan at that place."""
-    try:
-        yield
-    except SqueezeError as error:
-        raise PlanError(plan.located([Fault(place, str(error))]), plan.file) from error
-
-
 class Line:
     """One run on its way: what it was given, and what has been made so far."""
 
@@ -122,20 +85,21 @@ class Line:
         plan: Plan,
         store: Store,
         progress: Progress,
-        data: dict[str, Dataset],
+        opened: Opened,
         model: Model | None,
-        own: dict[str, Dataset],
     ) -> None:
-        self.plan, self.store, self.progress, self.data = plan, store, progress, data
+        self.plan, self.store, self.progress = plan, store, progress
+        self.data, self.recalibrated = opened.roles, opened.recalibrated
         self.code_folder = str(plan.root)
         if model is None:
             shape = example_shape(plan)
             model = read_original(plan.model, plan.root, shape, store, plan.threads, progress)
-        for role in data:
-            with _told_at(plan, "data", role):
-                require_fit(model, role, data[role])
+        for role, data in opened.roles.items():
+            with told_at(plan, "data", role):
+                require_fit(model, role, data)
         self.original = keep_original(model, store, self.code_folder)
-        self.scorer = Scorer(plan.metrics, data.get("evaluate"), store, progress, self.original, own, plan.root)
+        evaluate = self.data.get("evaluate")
+        self.scorer = Scorer(plan.metrics, evaluate, store, progress, self.original, opened.own, plan.root)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 
@@ -181,20 +145,21 @@ class Line:
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: Kept) -> Kept:
         for step in steps:
             self.now = (step.deed.name, branch)
-            made = self._made(step, start)
-            self._add_row(made, step.deed.name, branch, step.deed.options(), start)
+            made = self._made(step, start, self.data.get(CALIBRATE))
+            again = [self._made(step, start, data) for data in self.recalibrated[: step.deed.repetitions() - 1]]
+            self._add_row(made, step.deed.name, branch, step.deed.options(), start, again)
             start = made
         return start
 
-    def _made(self, step: Step, before: Kept) -> Kept:
-        """The model after a pass: from the store, or by running it."""
-        made_from = self._made_from(step, before)
+    def _made(self, step: Step, before: Kept, calibrate: Dataset | None) -> Kept:
+        """The model after a pass, calibrated on that: from the store, or by running it."""
+        made_from = self._made_from(step, before, calibrate)
         key = key_of(made_from)
 
         def write(folder: Path) -> None:
             self.progress.say(f"{step.where()}: {step.deed.name}")
-            context = self._context(key)
-            after = step.deed.run(before.fresh(self.code_folder), context)
+            context = self._context(key, calibrate)
+            after = step.deed.once().run(before.fresh(self.code_folder), context)
             promised = step.deed.gives(before.model.form)
             assert promised is not None, "the plan was checked"
             if not isinstance(after, promised):
@@ -206,14 +171,15 @@ class Line:
         folder = self.store.make(key, step.deed.name, made_from, write)
         return read_model(key, folder, self.code_folder)
 
-    def _made_from(self, step: Step, before: Kept) -> dict[str, object]:
+    def _made_from(self, step: Step, before: Kept, calibrate: Dataset | None) -> dict[str, object]:
         roles = [NEED_TO_ROLE[need] for need in sorted(step.deed.needed()) if need in NEED_TO_ROLE]
+        data = self.data | ({CALIBRATE: calibrate} if calibrate is not None else {})
         return {
             "before": before.key,
             "original": self.original.key,
             "pass": step.deed.name,
-            "options": step.deed.options(),
-            "data": {role: self.data[role].digest for role in roles},
+            "options": step.deed.once().options(),
+            "data": {role: data[role].digest for role in roles},
             "files": {name: content_digest(self.plan.root / name) for name in step.deed.reads()},
             "seed": self.plan.seed,
             "threads": self.plan.threads,
@@ -221,11 +187,11 @@ class Line:
             "code": [code_digest(), source_digest(type(step.deed))],
         }
 
-    def _context(self, key: str) -> Context:
+    def _context(self, key: str, calibrate: Dataset | None) -> Context:
         return Context(
             seed=self.plan.seed,
             threads=self.plan.threads,
-            calibration_data=self.data.get("calibrate"),
+            calibration_data=calibrate,
             train_data=self.data.get("train"),
             original=lambda: self.original.fresh(self.code_folder),
             journal=self.store.journal(key),
@@ -235,9 +201,15 @@ class Line:
         )
 
     def _add_row(
-        self, kept: Kept, name: str, branch: str | None, options: dict[str, object], previous: Kept | None
+        self,
+        kept: Kept,
+        name: str,
+        branch: str | None,
+        options: dict[str, object],
+        previous: Kept | None,
+        again: Sequence[Kept] = (),
     ) -> None:
-        row = self.scorer.row(kept, name, branch, options, previous)
+        row = self.scorer.row(kept, name, branch, options, previous, again)
         self.result.ledger.rows.append(row)
         self.progress.say(row_line(row.to_json()))
 

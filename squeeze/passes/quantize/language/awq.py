@@ -14,7 +14,7 @@ from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     H: Tensor
 
 
-class Awq(BlockPass):
+class Awq(CalibratedPass):
     """Scale up the input channels that matter before rounding, and clip each group where it hurts least.
 
     Lin et al., 2023, https://arxiv.org/abs/2306.00978. The scales go into the norm or linear that writes the input,
@@ -36,8 +36,6 @@ class Awq(BlockPass):
     """
 
     name: ClassVar[str] = "awq"
-    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
-    looks_at_data: ClassVar[bool] = True
 
     scale: bool = True  # false: only the clip search
     clip: bool = True  # false: each group reaches its largest weight

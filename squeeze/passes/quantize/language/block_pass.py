@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
@@ -142,6 +143,21 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         for name in model.skeleton.ends:
             new[name] = round_to_nearest(model.tensor(name), self.embeddings, self.group_size, self.symmetric, "mse")
         rewriter.put_outside(new, {})
+
+
+class CalibratedPass(BlockPass):
+    """A quantizer that looks at calibration text."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    looks_at_data: ClassVar[bool] = True
+
+    calibration_seeds: PositiveInt = 1  # 3: done with three choices of samples; the row tells how far scores spread
+
+    def repetitions(self) -> int:
+        return self.calibration_seeds
+
+    def once(self) -> Self:
+        return self.model_copy(update={"calibration_seeds": 1})
 
 
 def calibration_walk(model: LanguageModel, context: Context) -> Walk:

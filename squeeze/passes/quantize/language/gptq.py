@@ -17,7 +17,7 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme, kind_of
 from squeeze.passes.quantize.language.watch import Weight, shared_inputs
@@ -25,7 +25,7 @@ from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 ROWS = 1024  # of a weight at a time
 
 
-class Gptq(BlockPass):
+class Gptq(CalibratedPass):
     """Quantize a language model's weights column by column, pushing each error onto the columns still to come.
 
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323. Weights that share an input (q, k, v; gate, up) share one
@@ -33,8 +33,6 @@ class Gptq(BlockPass):
     """
 
     name: ClassVar[str] = "gptq"
-    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
-    looks_at_data: ClassVar[bool] = True
 
     damping: Annotated[float, Gt(0)] = 0.01  # raise it when the Hessian will not invert; raised by itself if it must
     order: Order = "group_aware"  # largest inputs first, groups kept whole; act_order breaks them up: slower to read
