@@ -6,7 +6,7 @@ Pure functions on tensors; finding layers is the business of ``squeeze.passes``,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,28 @@ class Grid:
     def high(self) -> float:
         """The largest real value that the grid holds."""
         return self.scale * (self.qmax - self.zero_point)
+
+
+def rows_of(grid: QuantizedTensor, start: int, stop: int) -> QuantizedTensor:
+    """Output channels ``start`` to ``stop``: one linear of a stack."""
+    rows = slice(start, stop)
+    return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+
+
+def share_beyond(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> float:
+    """Share of weights ``[out, in]`` that lie beyond the ends of their grid by more than rounding does."""
+    qmin, qmax = integer_range(grid.bits)
+    lowest = qmin if not grid.symmetric or bool((grid.q == qmin).any()) else -qmax
+    columns = weight.shape[1]
+    size = columns if grid.group_size is None else grid.group_size
+    group = torch.arange(columns) // size if grid.g_idx is None else grid.g_idx.long()
+    beyond = 0
+    for start in range(0, len(weight), rows):  # a few at a time: a weight may be as large as memory allows
+        part = slice(start, start + rows)
+        scale, zero_point = grid.scale[part].float(), grid.zero_point[part].float()
+        q = weight[part].float().div_(scale[:, group]).add_(zero_point[:, group])
+        beyond += int(((q < lowest - 0.501) | (q > qmax + 0.501)).sum())
+    return beyond / max(weight.numel(), 1)
 
 
 def integer_range(bits: int) -> tuple[int, int]:

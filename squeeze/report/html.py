@@ -17,6 +17,8 @@ from squeeze.report.layers import COLUMNS, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
 from squeeze.report.shape import Report, as_report
+from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
+from squeeze.report.weights import weight_tables
 
 
 def html_report(report: Mapping[str, Any]) -> str:
@@ -42,6 +44,8 @@ def _worded(report: Report) -> dict[str, Any]:
         "score_lines": score_lines(report),
         "layer_columns": COLUMNS,
         "layer_tables": layer_tables(report),
+        "weight_columns": WEIGHT_COLUMNS,
+        "weight_tables": weight_tables(report),
         "plan": plan_yaml(report),
         "cost": text.cost(report),
         "run_again": RUN_AGAIN,

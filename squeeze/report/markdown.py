@@ -12,6 +12,8 @@ from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
 from squeeze.report.shape import Report, Score, as_report
+from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
+from squeeze.report.weights import weight_tables
 
 SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w))")  # inside a word, an underscore is one
 OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unproven"}
@@ -20,7 +22,7 @@ OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unp
 def markdown_report(report: Mapping[str, Any]) -> str:
     """The whole report; the same report gives the same bytes."""
     data = as_report(report)
-    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _layers, _reproduce)
+    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _weights, _layers, _reproduce)
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(data)))) + "\n"
 
 
@@ -108,6 +110,16 @@ def _facts(report: Report) -> Iterator[str]:
     for row, lines in told:
         yield f"\n**{escaped(row.label)}**\n"
         yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
+
+
+def _weights(report: Report) -> Iterator[str]:
+    tables = weight_tables(report)
+    if tables:
+        yield "## Weights"
+    for row, lines in tables:
+        yield f"\n<details><summary>{escaped(row.label)}: {len(lines)} weights</summary>\n"
+        yield from _table(list(WEIGHT_COLUMNS), [[escaped(cell) for cell in line.cells()] for line in lines])
+        yield "\n</details>"
 
 
 def _layers(report: Report) -> Iterator[str]:

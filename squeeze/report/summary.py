@@ -12,6 +12,7 @@ from squeeze.report import text
 from squeeze.report.facts import fact_lines, spread_lines
 from squeeze.report.shape import Judgement, Package, Report, as_report
 from squeeze.report.table import STYLES
+from squeeze.report.weights import worst
 
 
 def summary(report: Mapping[str, Any]) -> Group:
@@ -21,6 +22,7 @@ def summary(report: Mapping[str, Any]) -> Group:
         _failure(data),
         *_coverage(data),
         *_spread(data),
+        *_worst(data),
         *map(_budget, data.judgements),
         *map(_package, data.packages),
         _cost(data),
@@ -38,6 +40,10 @@ def _coverage(report: Report) -> list[Text]:
 
 def _spread(report: Report) -> list[Text]:
     return [Text(f"{row.label}: {text.heading(n)} {line}") for row in report.rows for n, line in spread_lines(row)]
+
+
+def _worst(report: Report) -> list[Text]:
+    return [Text(f"{row.label}: most loss left in {line}") for row in report.rows if (line := worst(row))]
 
 
 def _budget(judgement: Judgement) -> Text:

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squeeze.algorithms.affine import activation_grid, fake_quantize, quantize_symmetric, symmetric_scale
+from squeeze.algorithms.affine import (
+    QuantizedTensor,
+    activation_grid,
+    fake_quantize,
+    quantize_symmetric,
+    share_beyond,
+    symmetric_scale,
+)
 from squeeze.errors import ShapeError
 
 
@@ -55,3 +62,14 @@ def test_zero_is_exact_on_every_activation_grid(low: float, high: float, signed:
     assert fake_quantize(torch.zeros(1), grid).item() == 0.0
     assert grid.low <= min(low, 0) + grid.scale / 2
     assert grid.high >= high - grid.scale / 2
+
+
+@pytest.mark.parametrize("g_idx", [None, torch.tensor([1, 0, 1, 0])], ids=["in order", "by index"])
+def test_the_share_beyond_counts_what_no_rounding_reaches(g_idx: torch.Tensor | None) -> None:
+    groups = torch.tensor([0, 0, 1, 1]) if g_idx is None else g_idx
+    scale = torch.tensor([[1.0, 2.0]])
+    W = torch.tensor([[7.4, 7.6, -7.4, 3.0]]) * scale[:, groups]  # 7.6 steps lie beyond 7, 7.4 are rounded to it
+    q = torch.round(W / scale[:, groups]).clamp(-7, 7).to(torch.int8)
+    grid = QuantizedTensor(q, scale, torch.zeros(1, 2, dtype=torch.int32), 4, 2, True, g_idx)
+    assert share_beyond(W, grid) == 0.25
+    assert share_beyond(grid.dequantize(), grid) == 0

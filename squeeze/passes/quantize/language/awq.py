@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.affine import QuantizedTensor, share_beyond
 from squeeze.algorithms.awq import round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
@@ -83,7 +83,7 @@ class Awq(CalibratedPass):
         grid = round_clipped(real, H, *options) if self.clip else round_to_nearest(real, *options)
         rounded = round_to_nearest(real * (1 / scale), *options).dequantize() * scale
         said = {"tokens": inputs.tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
-        said["loss"] = float(hessian_loss(grid.dequantize() - real, H).sum())
+        said |= {"loss": float(hessian_loss(grid.dequantize() - real, H).sum()), "clipped": share_beyond(real, grid)}
         work.said[str(weight)] = said | work.said.get(str(weight), {})
         return grid
 

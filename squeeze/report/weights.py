@@ -1,0 +1,77 @@
+"""What calibrated quantizers say of each weight: tokens seen, loss by rounding alone and after, share clipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from squeeze.report.shape import Report, Row
+from squeeze.report.text import ABSENT, share
+
+COLUMNS = ("weight", "tokens seen", "loss by rounding alone", "loss after", "loss left", "clipped", "note")
+WORST = 3  # weights that a terminal names
+
+
+@dataclass(frozen=True)
+class WeightLine:
+    """One weight of one row; the loss is the squared error of its outputs per token, summed over them."""
+
+    name: str
+    tokens: int
+    before: float | None
+    after: float | None
+    clipped: float | None
+    note: str
+
+    @property
+    def left(self) -> float | None:
+        """Share of rounding's loss that is still there."""
+        return None if not self.before or self.after is None else self.after / self.before
+
+    def cells(self) -> tuple[str, ...]:
+        """Under :data:`COLUMNS`."""
+        losses = [ABSENT if loss is None else f"{loss:.4g}" for loss in (self.before, self.after)]
+        shares = [ABSENT if part is None else share(part) for part in (self.left, self.clipped)]
+        return self.name, f"{self.tokens:,}", *losses, *shares, self.note
+
+    def numbers(self) -> tuple[float, ...]:
+        """What a table sorts by, for every column between the name and the note."""
+        found = (self.tokens, self.before, self.after, self.left, self.clipped)
+        return tuple(-1.0 if number is None else float(number) for number in found)
+
+
+def weight_tables(report: Report) -> list[tuple[Row, list[WeightLine]]]:
+    """Rows whose pass looked at data, and their weights in the model's order."""
+    found = [(row, weight_lines(row)) for row in report.rows]
+    return [(row, lines) for row, lines in found if lines]
+
+
+def weight_lines(row: Row) -> list[WeightLine]:
+    """The weights that a row's pass tells of; a pass of another's may use the name for something else."""
+    layers = row.facts.get("layers")
+    if not isinstance(layers, dict):
+        return []
+    return [_line(str(name), said) for name, said in layers.items() if isinstance(said, dict) and _tells(said)]
+
+
+def worst(row: Row) -> str:
+    """The weights with most loss left, and any that fell back, on one line; nothing where no loss is told."""
+    lines = [line for line in weight_lines(row) if line.after is not None]
+    most = sorted(lines, key=lambda line: -(line.after or 0))[:WORST]
+    return ", ".join(f"{line.name} ({line.after:.4g}, {share(line.left or 0)} of rounding's)" for line in most)
+
+
+def _tells(said: dict[str, Any]) -> bool:
+    return isinstance(said.get("tokens"), int)
+
+
+def _line(name: str, said: dict[str, Any]) -> WeightLine:
+    before, after, clipped = (_number(said.get(key)) for key in ("loss_rtn", "loss", "clipped"))
+    notes = [f"fell back to {said['fallback']}"] if "fallback" in said else []
+    notes += [f"{said['dead']} dead inputs"] if said.get("dead") else []
+    notes += [f"scaled by {said['folded']}"] if "folded" in said else []
+    return WeightLine(name.removesuffix(".weight"), said["tokens"], before, after, clipped, ", ".join(notes))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
