@@ -29,7 +29,7 @@ VISION = {
 }
 
 
-def _text(name: str, **changes: Any) -> Callable[[], nn.Module]:
+def text_model(name: str, **changes: Any) -> Callable[[], nn.Module]:
     """A causal language model by the stem of its classes, ``Llama``."""
 
     def build() -> nn.Module:
@@ -60,13 +60,15 @@ def _minicpmv() -> nn.Module:
 
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
-    "llama3.1": _text("Llama", rope_parameters=LLAMA3 | {"rope_theta": 5e5, "original_max_position_embeddings": 8}),
-    "mistral": _text("Mistral", head_dim=32, sliding_window=6),
-    "mixtral": _text("Mixtral", num_local_experts=4, num_experts_per_tok=2),
-    "phi3": _text("Phi3"),
-    "gemma": _text("Gemma", head_dim=32),
-    "gemma2": _text("Gemma2", head_dim=32, sliding_window=6, query_pre_attn_scalar=24),
-    "minicpm3": _text(
+    "llama3.1": text_model(
+        "Llama", rope_parameters=LLAMA3 | {"rope_theta": 5e5, "original_max_position_embeddings": 8}
+    ),
+    "mistral": text_model("Mistral", head_dim=32, sliding_window=6),
+    "mixtral": text_model("Mixtral", num_local_experts=4, num_experts_per_tok=2),
+    "phi3": text_model("Phi3"),
+    "gemma": text_model("Gemma", head_dim=32),
+    "gemma2": text_model("Gemma2", head_dim=32, sliding_window=6, query_pre_attn_scalar=24),
+    "minicpm3": text_model(
         "MiniCPM3",
         num_key_value_heads=4,
         q_lora_rank=32,
@@ -78,11 +80,11 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
         scale_depth=1.4,
         dim_model_base=32,
     ),
-    "command-r": _text("Cohere", logit_scale=0.25, use_qk_norm=True),
-    "cohere2": _text("Cohere2", logit_scale=0.25, sliding_window=6),
-    "qwen2": _text("Qwen2"),
-    "qwen3": _text("Qwen3", head_dim=32),
-    "qwen3-moe": _text(
+    "command-r": text_model("Cohere", logit_scale=0.25, use_qk_norm=True),
+    "cohere2": text_model("Cohere2", logit_scale=0.25, sliding_window=6),
+    "qwen2": text_model("Qwen2"),
+    "qwen3": text_model("Qwen3", head_dim=32),
+    "qwen3-moe": text_model(
         "Qwen3Moe", head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, decoder_sparse_step=1
     ),
     "llava": _llava,
@@ -90,10 +92,12 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def write_family(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """A tiny model of that family in a Hugging Face folder, as stock transformers saves it."""
+def write_family(
+    name: str, folder: Path, dtype: torch.dtype = torch.float32, build: Callable[[], nn.Module] | None = None
+) -> Path:
+    """A tiny model of that family, or what ``build`` makes, in a folder as stock transformers saves it."""
     torch.manual_seed(0)
-    module = FAMILIES[name]().to(dtype)
+    module = (build or FAMILIES[name])().to(dtype)
     for parameter_name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter.data, float("norm" in parameter_name and "gemma" not in name), 0.2)

@@ -139,7 +139,8 @@ def _others(model: LanguageModel, packed: Mapping[str, GridKind]) -> tuple[list[
     ends = [name for name, child in module.named_modules() if child is head]
     own = {f"{name}{WEIGHT}" for name, child in module.named_modules() if child in (embedding, head)}
     plain = {n: v for n, v in every.items() if v.dim() == 2 and n.endswith(WEIGHT) and n not in own | set(model.grid)}
-    left_out = [name.removesuffix(WEIGHT) for name in _as_stored(model, plain)]
+    both = dict.fromkeys([*_as_stored(model, plain), *plain])  # some readers go by the checkpoint, some by the module
+    left_out = [name.removesuffix(WEIGHT) for name in both]
     return [name for name in left_out if name not in packed], ends
 
 

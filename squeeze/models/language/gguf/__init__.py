@@ -1,0 +1,1 @@
+"""A language model as one .gguf file, which llama.cpp runs: architecture, tensors, tokenizer."""

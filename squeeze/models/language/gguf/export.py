@@ -1,0 +1,119 @@
+"""A quantized model as one .gguf file, with one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError
+from squeeze.formats.gguf_blocks import narrowest, to_blocks
+from squeeze.formats.gguf_file import DENSE, Entry, gguf, write
+from squeeze.models.language.gguf.architecture import ARCHITECTURES, Architecture, describe, faults, head_size
+from squeeze.models.language.gguf.tensors import Source, dense_of, grid_of, kind_of_dense, shape_of, sources
+from squeeze.models.language.gguf.tokenizer import add_tokenizer
+from squeeze.models.language.language_model import LanguageModel
+
+FILE_TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1", "Q5_0": "MOSTLY_Q5_0", "Q8_0": "MOSTLY_Q8_0"}
+
+
+def write_gguf(model: LanguageModel, file: Path) -> None:
+    """Write the file; it appears whole or not at all.
+
+    Quantized weights keep their integers and scales, in the narrowest type that holds them exactly; the rest is
+    float32 (norms, biases, routers), bfloat16 where it is so, or float16.
+
+    Raises:
+        ModelError: a family, a tokenizer or a grid that llama.cpp cannot be given, with the reason.
+        MissingExtra: the package gguf is not installed.
+    """
+    package = gguf()
+    architecture = architecture_of(model)
+    writer = package.GGUFWriter(None, architecture.name)
+    describe(writer, model.skeleton.config, architecture)
+    add_tokenizer(writer, model.folder, model.vocabulary)
+    found = list(sources(model, architecture))
+    entries = [_entry(model, source, architecture) for source in found]
+    factors = _rope_factors(model)
+    entries = [*(Entry(name, tuple(value.shape), "F32") for name, value in factors.items()), *entries]
+    used = [entry.kind for entry in entries if entry.kind in FILE_TYPES]
+    most = max(set(used), key=used.count) if used else None
+    writer.add_quantization_version(package.GGML_QUANT_VERSION)
+    writer.add_file_type(package.LlamaFileType[FILE_TYPES[most] if most else "MOSTLY_F16"])
+    kinds = {entry.name: entry.kind for entry in entries}
+    write(file, writer, entries, _tensors(model, factors, found, kinds, architecture))
+
+
+def architecture_of(model: LanguageModel) -> Architecture:
+    """The family in llama.cpp's terms.
+
+    Raises:
+        ModelError: llama.cpp, or this writer, does not know it, or would compute it otherwise.
+    """
+    config = model.skeleton.config
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"{model.folder}: no GGUF architecture is written for model_type '{kind}'; {known} are")
+    architecture = ARCHITECTURES[kind]
+    if odd := list(faults(config, architecture)):
+        raise ModelError(f"{model.folder}: llama.cpp's {architecture.name} does not compute {', '.join(odd)}")
+    return architecture
+
+
+def _entry(model: LanguageModel, source: Source, architecture: Architecture) -> Entry:
+    shape = shape_of(model, source)
+    if source.origin not in model.grid:
+        value = torch.empty(shape, dtype=model.tensor(source.origin).dtype, device="meta")
+        return Entry(source.name, shape, kind_of_dense(source, value))
+    try:
+        return Entry(source.name, shape, narrowest(grid_of(model, source, architecture)))
+    except ModelError as error:
+        raise ModelError(f"{source.origin}: {error}") from None
+
+
+def _tensors(
+    model: LanguageModel,
+    factors: dict[str, Tensor],
+    found: list[Source],
+    kinds: dict[str, str],
+    architecture: Architecture,
+) -> Iterator[Tensor]:
+    yield from factors.values()
+    for source in found:
+        kind = kinds[source.name]
+        if kind in DENSE:
+            yield _dense(source, dense_of(model, source, architecture), DENSE[kind])
+        else:
+            yield to_blocks(grid_of(model, source, architecture), kind)
+
+
+def _dense(source: Source, value: Tensor, dtype: torch.dtype) -> Tensor:
+    stored = value.to(dtype)
+    if not bool(torch.isfinite(stored).all()):
+        raise ModelError(f"{source.origin}: {float(value.abs().max()):.3g} is too large for {dtype}")
+    return stored
+
+
+def _rope_factors(model: LanguageModel) -> dict[str, Tensor]:
+    """What rotary frequencies are divided by, where a family stretches them one by one."""
+    config: Any = model.skeleton.config
+    rope = config.rope_parameters
+    if rope.get("rope_type") == "llama3":
+        return {"rope_freqs.weight": _llama3_factors(rope, head_size(config))}
+    if rope.get("rope_type") == "longrope":
+        names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
+        return {name: torch.tensor(rope[key], dtype=torch.float32) for key, name in names.items()}
+    return {}
+
+
+def _llama3_factors(rope: dict[str, Any], head_dim: int) -> Tensor:
+    """Llama 3.1's: long waves are stretched by ``factor``, short ones not, those between by degrees."""
+    waves = 2 * torch.pi * rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    low, high, known = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+    share = ((known / waves - low) / (high - low)).clamp(0, 1)  # 0: a long wave, 1: a short one
+    factors: Tensor = 1 / ((1 - share) / rope["factor"] + share)
+    return factors.float()

@@ -1,0 +1,133 @@
+"""A packed checkpoint as its ecosystem runs it: transformers, with optimum and gptqmodel, or with compressed-tensors.
+
+GPTQ linears compute in float16; compressed-tensors are unpacked into float32 here, since a CPU has no integer kernels
+for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError, first_line
+from squeeze.models.language.artifact import LanguageArtifact
+
+NEEDS = {  # by quant_method: what must be importable, and the extra that installs it
+    "gptq": ("gptqmodel", "gptq"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+}
+
+
+class CheckpointDecoder(LanguageArtifact):
+    """A Hugging Face folder whose ``config.json`` names how its weights are packed.
+
+    Raises:
+        ModelError: no such folder, another packing, or its package cannot load it.
+    """
+
+    runtime: ClassVar[str] = "transformers"
+    distribution: ClassVar[str] = "transformers"
+    modules: ClassVar[tuple[str, ...]] = ("transformers",)
+
+    @property
+    def main(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        return tuple(sorted(self.folder.glob("*.safetensors")))
+
+    @property
+    def vocabulary(self) -> int:
+        config = self._config
+        return int(config.get("text_config", config)["vocab_size"])
+
+    @property
+    def packing(self) -> dict[str, Any]:
+        """``quantization_config`` of config.json."""
+        values = self._config.get("quantization_config")
+        if not isinstance(values, dict) or values.get("quant_method") not in NEEDS:
+            raise ModelError(f"{self.main}: names no packing of {' or '.join(NEEDS)}")
+        return values
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            with self._computing():
+                logits = self.module(input_ids=tokens[part], use_cache=False).logits
+            yield part, logits.float()
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        tokens, past = torch.tensor([list(prompt)]), None
+        for _ in range(most):
+            with self._computing():
+                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
+            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
+            yield int(tokens)
+
+    @cached_property
+    def module(self) -> Any:
+        """The model in memory, as its package loads it."""
+        method = self.packing["quant_method"]
+        needed, extra = NEEDS[method]
+        if find_spec(needed) is None:
+            raise ModelError(f"{self.folder}: {self.runtime} needs {needed}: pip install 'squeeze[{extra}]'")
+        try:
+            return (_gptq if method == "gptq" else _unpacked)(self.folder, self.packing).eval()
+        except Exception as error:  # two libraries, each with kinds of its own
+            raise ModelError(f"{self.folder}: cannot be loaded ({first_line(error)})") from error
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.main.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{self.main}: no config can be read here ({error})") from None
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _gptq(folder: Path, packing: dict[str, Any]) -> Any:
+    """transformers with optimum takes one scheme for all linears; gptqmodel, whose linears both use, takes any."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
+    if packing.get("dynamic") or find_spec("optimum") is None:
+        from gptqmodel import BACKEND, GPTQModel
+
+        return GPTQModel.load(str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16).model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config.quantization_config["backend"] = "gptq_torch"  # the reference: its other ones for CPUs round more
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float16, trust_remote_code=False)
+
+
+def _unpacked(folder: Path, packing: dict[str, Any]) -> Any:
+    """Packed zero points load only through the way that unpacks at once, which knows one scheme for all weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    groups = list(packing["config_groups"].values())
+    if any(not group["weights"]["symmetric"] for group in groups):
+        if len(groups) > 1:
+            raise ModelError("transformers reads asymmetric compressed-tensors weights of one kind only")
+        config.quantization_config["dequantize"] = True
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    return kind.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False)

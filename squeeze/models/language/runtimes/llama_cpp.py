@@ -1,0 +1,98 @@
+"""A .gguf file as llama.cpp runs it, through llama-cpp-python.
+
+llama.cpp multiplies quantized weights by activations that it rounds to 8 bits in blocks of 32, and keeps keys and
+values in float16: the weights are the grid's, the logits differ from float32's in the third digit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError, first_line
+from squeeze.models.language.artifact import LanguageArtifact
+
+FILE_NAME = "model.gguf"
+STEP = 256  # llama.cpp's room for a text comes in pieces of so many tokens
+
+
+class GgufDecoder(LanguageArtifact):
+    """``model.gguf``, a tokenizer beside it.
+
+    Raises:
+        ModelError: no such file, or llama.cpp cannot load it.
+    """
+
+    runtime: ClassVar[str] = "llama.cpp"
+    distribution: ClassVar[str] = "llama-cpp-python"
+    modules: ClassVar[tuple[str, ...]] = ("llama_cpp",)
+    extra: ClassVar[str | None] = "llama-cpp"
+
+    @property
+    def main(self) -> Path:
+        return self.folder / FILE_NAME
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        return (self.main,)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._open(STEP, every=False).n_vocab())
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        length = tokens.shape[1]
+        model = self._open(length, every=True)
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            found = np.empty((part.stop - start, length, model.n_vocab()), np.float32)
+            for place, text in enumerate(tokens[part].tolist()):
+                model.reset()
+                model.eval(text)
+                found[place] = model.scores[:length]
+            yield part, torch.from_numpy(found)
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        model = self._open(len(prompt) + most, every=False)
+        model.reset()
+        for count, token in enumerate(model.generate(list(prompt), top_k=1, temp=0.0, repeat_penalty=1.0), 1):
+            yield int(token)
+            if count == most:
+                return
+
+    @cached_property
+    def _opened(self) -> dict[tuple[int, int, bool], Any]:
+        """By room for tokens, threads, and whether every token's logits are kept."""
+        return {}
+
+    def _open(self, tokens: int, every: bool) -> Any:
+        """The file in llama.cpp, with room for a text of so many tokens."""
+        self.require_installed(self.main.name)
+        key = (-(-tokens // STEP) * STEP, self.threads, every)
+        if key not in self._opened:
+            self._opened[key] = self._load(*key)
+        model = self._opened[key]
+        longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", key[0]))
+        if tokens > max(longest, STEP * (not every)):
+            raise ModelError(f"{self.main}: {tokens} tokens are more than the {longest} that the file is made for")
+        return model
+
+    def _load(self, room: int, threads: int, every: bool) -> Any:
+        from llama_cpp import Llama
+
+        try:
+            model = Llama(
+                str(self.main), n_ctx=room, n_threads=threads, n_threads_batch=threads, logits_all=every, verbose=False
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
+        weakref.finalize(self, model.close)  # before the interpreter takes the library apart
+        return model
