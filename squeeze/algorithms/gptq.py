@@ -16,8 +16,6 @@ halves itself until it fits the cache. Linears that share an input share a Hessi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +25,7 @@ from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.algorithms.factor import Factor, Order, factorize
 from squeeze.algorithms.hessian import bf16_products
 from squeeze.algorithms.rtn import Clip, fit_scale, require_finite, require_group_size
+from squeeze.algorithms.threads import one_thread
 from squeeze.errors import ShapeError
 
 __all__ = ["Factor", "Order", "Solved", "factorize", "solve"]
@@ -80,6 +79,7 @@ def solve(
     clip: Clip = "absmax",
     static: bool = False,
     scale_dtype: torch.dtype = torch.float16,
+    turned: bool = False,
     lazy_batch: int = LAZY_BATCH,
 ) -> Solved:
     """Round a weight, or several stacked ones, so that the outputs change least.
@@ -91,6 +91,7 @@ def solve(
             weighs each error with what it costs here, which is worth more than any other option.
         static: Choose all scales from the original weights; otherwise each when its group's turn comes, from the
             weights as corrected by then.
+        turned: As in :func:`squeeze.algorithms.rtn.fit_scale`.
         lazy_batch: Columns corrected by one product; changes the time, not the result.
 
     Raises:
@@ -99,7 +100,7 @@ def solve(
     """
     size = require_group_size(weight.shape[1], group_size)
     _require_fit(weight, factor, group_size)
-    solver = _Solver(weight, factor, bits, size, symmetric, clip, scale_dtype)
+    solver = _Solver(weight, factor, bits, size, symmetric, clip, scale_dtype, turned)
     if static or size == weight.shape[1]:
         solver.fit_all()
     batch = size * max(1, lazy_batch // size) if size < weight.shape[1] else lazy_batch
@@ -120,10 +121,11 @@ class _Solver:
         symmetric: bool,
         clip: Clip,
         scale_dtype: torch.dtype,
+        turned: bool,
     ) -> None:
         n = weight.shape[1]
         self.factor, self.bits, self.size, self.symmetric = factor, bits, size, symmetric
-        self.clip, self.scale_dtype = clip, scale_dtype
+        self.clip, self.scale_dtype, self.turned = clip, scale_dtype, turned
         self.rest = _transposed(weight, factor.columns)
         require_finite(self.rest, "weight")
         self.q = torch.empty_like(self.rest, dtype=torch.int8)
@@ -155,7 +157,7 @@ class _Solver:
         if columns == self.size and not self.fitted:
             self._fit(self._corrected(low, high), self.start + low)
         if columns <= min(BLOCK, self.size):
-            with _one_thread():
+            with one_thread():
                 self._round(low, high)
             return
         unit = self.size if columns > self.size else 1
@@ -181,7 +183,7 @@ class _Solver:
         for start in range(0, values.shape[1], FIT_ROWS):  # so that what the search looks at again stays in the cache
             part = slice(start, start + FIT_ROWS)
             self.scale[group, part], self.zero_point[group, part] = fit_scale(
-                values[:, part].t(), self.bits, self.symmetric, self.clip, self.scale_dtype, importance
+                values[:, part].t(), self.bits, self.symmetric, self.clip, self.scale_dtype, importance, self.turned
             )
 
     def _round(self, low: int, high: int) -> None:
@@ -198,7 +200,9 @@ class _Solver:
         self._account(missed, errors, scale, self.pivots[rows])
 
     def _account(self, missed: Tensor, errors: Tensor, scale: Tensor, pivots: Tensor) -> None:
-        beyond = torch.gt(missed.abs(), scale * 0.501, out=torch.empty_like(missed))  # floats: summed faster than bools
+        beyond = torch.gt(
+            missed.abs(), scale.abs() * 0.501, out=torch.empty_like(missed)
+        )  # floats: summed faster than bools
         self.clipped += int(beyond.sum())
         self.loss += pivots.square() @ missed.square_()
         self.loss -= errors.square().sum(dim=0).mul_(self.factor.added)
@@ -224,17 +228,6 @@ def _add_product(target: Tensor, coupling: Tensor, errors: Tensor) -> None:
     """``target += coupling^T errors``; bf16 factors leave the loss equal: what they miss is small beside rounding."""
     with bf16_products():
         target.addmm_(coupling.t(), errors)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Rows this short cost more to share out than to do; on a busy machine, waiting for the other thread costs most."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _round_columns(

@@ -66,16 +66,24 @@ def fit_scale(
     clip: Clip = "absmax",
     scale_dtype: torch.dtype = torch.float16,
     importance: Tensor | None = None,
+    turned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Choose a scale and a zero point for each row of ``size`` values.
 
     Args:
         values: float32 ``[..., size]``.
         importance: ``[size]``, what a squared error of each value costs; None: all the same. Only ``mse`` asks.
+        turned: Turn a symmetric grid round, by a negative scale, where the largest value is positive: integers reach
+            one further down than up, and that one goes to the longer tail. At 2 bits it is a quarter of them.
 
     Returns:
-        scale and zero_point, both float32 ``[...]``; the scale is positive and exact in ``scale_dtype`` (zeros get 1).
+        scale and zero_point, both float32 ``[...]``; the scale is exact in ``scale_dtype``, and positive unless
+        ``turned`` (zeros get 1).
     """
+    if turned and symmetric:
+        towards = torch.where(values.amax(dim=-1) > -values.amin(dim=-1), -1.0, 1.0)
+        scale, zero_point = fit_scale(values * towards[..., None], bits, True, clip, scale_dtype, importance)
+        return scale * towards, zero_point
     low, high = _extent(values, symmetric)
     if clip == "absmax":
         scale, zero_point = _grid(low, high, bits, symmetric)
@@ -85,9 +93,9 @@ def fit_scale(
 
 
 def storable(scale: Tensor, scale_dtype: torch.dtype) -> Tensor:
-    """float32 scales, rounded to what ``scale_dtype`` holds; never zero, never infinite."""
+    """float32 scales, rounded to what ``scale_dtype`` holds; never zero, never infinite, of the same sign."""
     limits = torch.finfo(scale_dtype)
-    return scale.clamp(limits.smallest_normal, limits.max).to(scale_dtype).float()
+    return torch.copysign(scale.abs().clamp(limits.smallest_normal, limits.max), scale).to(scale_dtype).float()
 
 
 def to_integers(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

@@ -86,6 +86,14 @@ class Walk:
                 self.hidden = self._room(first)
             self.hidden[part] = first
 
+    def twin(self) -> Walk:
+        """The same activations on a way of their own; in a file beside this one's, where that has one."""
+        spill = self.spill.with_name(f"{self.spill.name}-twin") if self.spill else None
+        other = Walk(self.skeleton, self.tokens, self.chunk, spill)
+        other.calls, other.hidden = self.calls, other._room(self.hidden)
+        other.hidden.copy_(self.hidden)
+        return other
+
     @torch.no_grad()
     def through(self, index: int, each: Callable[[slice], object] | None = None, keep: bool = True) -> None:
         """Send all activations through one block, whose weights are there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -45,6 +46,20 @@ class BlockWork:
     walk: Walk | None
     said: dict[str, Any]
     changed: set[str] = field(default_factory=set)  # parameters that are stored as the block has them when it is done
+    original: Walk | None = None  # the activations that the original model has here, where a pass asks for them
+    was: dict[str, Tensor] = field(default_factory=dict)  # the parameters that are to be quantized, before anything is
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """The block computing as the original does, for as long as the ``with`` lasts."""
+        now = {name: self.block.get_parameter(name).data for name in self.was}
+        try:
+            for name, value in self.was.items():
+                self.block.get_parameter(name).data = value
+            yield
+        finally:
+            for name, value in now.items():
+                self.block.get_parameter(name).data = value
 
     def put(self, weight: Weight, real: Tensor) -> None:
         """Let the block compute with what a weight has become."""
@@ -61,6 +76,10 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
     looks_at_data: ClassVar[bool] = False
+
+    def follows_original(self) -> bool:
+        """Whether the original model's activations are to be walked along."""
+        return False
 
     @abstractmethod
     def quantize(self, work: BlockWork, context: Context) -> Found:
@@ -94,13 +113,17 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
             require_finite(model.tensor(name), name)
         rewriter = Rewriter(model, work_folder(context))
         walk = calibration_walk(model, context) if self.looks_at_data else None
+        original = walk.twin() if walk is not None and self.follows_original() else None
         schemes = self.schemes(model)
         for index in context.progress.track(range(model.blocks), self.name, model.blocks):
             if rewriter.done(index) is None:
-                self._block(model, index, schemes, walk, rewriter, context)
+                self._block(model, index, schemes, (walk, original), rewriter, context)
             if walk is not None and index + 1 < model.blocks:
                 with rewriter.block(index):
                     walk.through(index)
+            if original is not None and index + 1 < model.blocks:
+                with model.block(index):
+                    original.through(index)
         self._outside(model, rewriter)
         context.facts["layers"] = {
             name: fact for i in range(model.blocks) for name, fact in (rewriter.done(i) or {}).items()
@@ -113,7 +136,7 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         model: LanguageModel,
         index: int,
         schemes: dict[str, Scheme],
-        walk: Walk | None,
+        walks: tuple[Walk | None, Walk | None],
         rewriter: Rewriter,
         context: Context,
     ) -> None:
@@ -123,11 +146,12 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         with model.block(index) as block:
             for name, value in block.named_parameters():
                 require_finite(value.data, prefix + name)
-            for name in names:
-                own = block.get_parameter(name)
-                own.data = own.data.clone()  # mapped from the file: never written to
+            was = {name: block.get_parameter(name).data for name in names}
+            for name, mapped in was.items():
+                block.get_parameter(name).data = mapped.clone()  # never written to where the file is
             wanted = {weight: schemes[prefix + name] for name in names for weight in matrices(model, index, name)}
-            work = BlockWork(index, block, wanted, walk, {})
+            work = BlockWork(index, block, wanted, walks[0], {}, original=walks[1], was=was if walks[1] else {})
+            del was  # mapped pages count as memory
             try:
                 found = self.quantize(work, context)
             except SqueezeError as error:

@@ -128,7 +128,7 @@ def _pulls(work: BlockWork, group: list[Weight], inputs: Inputs) -> dict[Weight,
     drift, inputs.drift = inputs.drift, None
     if drift is None:
         return {}
-    parts = drift.pull().split([len(weight.of(work.block)) for weight in group])
+    parts = torch.split(drift.pull(), [len(weight.of(work.block)) for weight in group])
     return dict(zip(group, parts, strict=True))
 
 

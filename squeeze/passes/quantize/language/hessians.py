@@ -34,8 +34,8 @@ class Inputs:
     drift: Drift | None = None
 
 
-class _Enough(Exception):  # noqa: N818, no error: everything that was to be seen has been
-    pass
+class _Enough(Exception):
+    """No error: everything that was to be seen has been."""
 
 
 def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:

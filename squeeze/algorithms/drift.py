@@ -1,0 +1,63 @@
+"""Let a weight make up for what happened before it: its outputs are to be those of the original model.
+
+By the time a weight is quantized, its inputs ``X`` are no longer the original's ``Xo``: earlier weights have changed
+them. The rounding that leaves ``|W Xo - Q X|^2`` least is that of ``|(W' - Q) X|^2`` for
+
+    W' = W + W D H^-1,    D = (Xo - X) X^T,    H = X X^T,
+
+since the rest does not depend on ``Q``: the weight is moved first, then quantized as ever. Li et al., "GPTAQ", 2025,
+https://arxiv.org/abs/2504.02692, call it asymmetric calibration and correct column by column; this is the same target
+in closed form. Shapes: ``Xo`` and ``X`` are given as ``[tokens, in]``, the same tokens in the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.factor import Factor
+
+ROWS = 1024  # output channels moved at once
+
+
+class Drift:
+    """Sums ``W (Xo - X) X^T`` over batches; keeps ``D`` instead where that is smaller.
+
+    Args:
+        weight: ``[out, in]``.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        out, channels = weight.shape
+        self.weight, self.tokens = weight, 0
+        self._through = out < channels
+        self._sum = torch.zeros(out if self._through else channels, channels)
+
+    def add(self, original: Tensor, given: Tensor) -> None:
+        """Count a batch ``[tokens, in]`` of both."""
+        self.tokens += len(given)
+        X = given.float()
+        away = original.float() - X
+        if self._through:
+            away = away @ self.weight.float().t()
+        self._sum.addmm_(away.t(), X)
+
+    def pull(self) -> Tensor:
+        """float32 ``[out, in]``: ``W D``, mean over tokens. Nothing may be added after."""
+        mean = self._sum.div_(max(self.tokens, 1))
+        return mean if self._through else self.weight.float() @ mean
+
+
+def moved(weight: Tensor, pull: Tensor, factor: Factor) -> Tensor:
+    """``W + W D H^-1``, float32 ``[out, in]``, where ``H`` is as damped as its factor.
+
+    Args:
+        pull: ``W D``, from :meth:`Drift.pull`.
+    """
+    parts = []
+    for rows, towards in zip(torch.split(weight, ROWS), torch.split(pull, ROWS), strict=True):
+        step = torch.cholesky_solve(towards[:, factor.columns].t(), factor.lower)
+        there = torch.empty_like(towards)
+        there[:, factor.columns] = step.t()
+        parts.append(there.add_(rows.float()))
+    return torch.cat(parts)
