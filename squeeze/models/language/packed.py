@@ -59,9 +59,9 @@ class Packed(ABC):
         """
         self.found = found
         self._require_no_lost_bias(found)
-        dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in module.named_parameters()}
+        dtype = self._dtype(found)
         entries: dict[str, GridEntry] = {}
-        for name, dtype in dtypes.items():
+        for name, _ in module.named_parameters():
             stored = self._stored(name)
             if not any(linear in self.shapes for linear in stored):
                 continue
@@ -145,6 +145,12 @@ class Packed(ABC):
     def _is_part(self, name: str) -> bool:
         module, _, part = name.rpartition(".")
         return part in self.parts and f"{module}.{self.mark}" in self.shards.pieces
+
+    def _dtype(self, found: Found) -> str:
+        """Of the weights that are not packed, in which the model computes; configs may say another one."""
+        plain = (self.shards.read(name) for name in found.alone.values() if name in self.shards)
+        dtype = next((value.dtype for value in plain if value.is_floating_point()), torch.float16)
+        return str(dtype).removeprefix("torch.")
 
     def _require_no_lost_bias(self, found: Found) -> None:
         known = set(found.alone.values())
