@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILE_NAME = "model.onnx"
 KEEP = "num_logits_to_keep"
 CONTEXT = "squeeze.context"  # in the file's metadata: how many tokens a text may have
-TOKENS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
 LOGITS_BYTES = 2**28  # that one call gives at most, where a text is long: the rest is read in pieces
 Array = NDArray[Any]
 
@@ -115,17 +115,18 @@ class Session:
     def __init__(self, file: Path, threads: int, spinning: bool = False, exact: bool = False) -> None:
         self.ort = _open(file, threads, spinning, exact)
         inputs = {value.name: value for value in self.ort.get_inputs()}
+        self.may_be_told = {value.name for value in self.ort.get_overridable_initializers()}
         outputs = {value.name: value for value in self.ort.get_outputs()}
         self.past = {name: value for name, value in inputs.items() if name.startswith("past_key_values.")}
         self.presents = [name.replace("past_key_values", "present") for name in self.past]
         wanted = [name for name in (TOKENS, MASK) if name not in inputs]
-        wanted += [name for name in ("logits", *self.presents) if name not in outputs]
+        wanted += [name for name in (LOGITS, *self.presents) if name not in outputs]
         if wanted or not self.past:
             raise ModelError(f"{file}: no decoder: it has no '{(wanted or ['past_key_values.0.key'])[0]}'")
         said = self.ort.get_modelmeta().custom_metadata_map.get(CONTEXT, "")
         self.context = int(said) if said.isdigit() else None
         self.file = file
-        self.inputs, self.vocabulary = inputs, int(outputs["logits"].shape[-1])
+        self.inputs, self.vocabulary = inputs, int(outputs[LOGITS].shape[-1])
 
     def nothing(self, rows: int) -> dict[str, Array]:
         """The past of texts of which nothing was read."""
@@ -154,8 +155,13 @@ class Session:
     def read(self, tokens: Array, past: dict[str, Array], start: int) -> tuple[Array, dict[str, Array]]:
         """Logits of every token ``[rows, length, vocabulary]``, and the past with them in it."""
         feed = self.told(tokens, start) | past
-        logits, *presents = self.running(lambda: self.ort.run(["logits", *self.presents], feed))
+        logits, *presents = self.running(lambda: self.ort.run([LOGITS, *self.presents], feed))
         return np.asarray(logits, np.float32), dict(zip(self.past, presents, strict=True))
+
+    def require_within(self, count: int) -> None:
+        """Refuse a text that is too long for the model."""
+        if self.context is not None and count > self.context:
+            raise ModelError(f"{self.file}: {count} tokens are more than the {self.context} that a text may have")
 
     def running(self, call: Callable[[], Any]) -> Any:
         """What the runtime gives; what it raises as one line."""
@@ -173,36 +179,52 @@ class Text:
     """
 
     def __init__(self, session: Session, most: int) -> None:
-        import onnxruntime as ort
-
         self.session, self.most, self.length = session, most, 0
         self.binding = session.ort.io_binding()
-        self.room = []
+        self.room: list[Array] = []  # kept: the binding knows only where they lie
         for past, present in zip(session.past, session.presents, strict=True):
-            array = np.zeros(session.past_shape(past, 1, most), dtype(session.past[past]))
-            value = ort.OrtValue.ortvalue_from_numpy(array)
-            self.binding.bind_ortvalue_input(past, value)
-            self.binding.bind_ortvalue_output(present, value)
-            self.room.append(value)
-        if KEEP in session.inputs:
-            self.binding.bind_cpu_input(KEEP, np.ones(1, np.int64))
+            room = np.zeros(session.past_shape(past, 1, most), dtype(session.past[past]))
+            self._bind(self.binding.bind_input, past, room)
+            self._bind(self.binding.bind_output, present, room)
+        self.tokens, self.mask = np.zeros(most, np.int64), np.ones(most, np.int64)
+        self.positions, self.logits = np.arange(most), np.zeros(session.vocabulary, np.float32)
+        self.last_only = KEEP in session.may_be_told
+        if self.last_only:
+            self._bind(self.binding.bind_input, KEEP, np.ones(1, np.int64))
 
     def read(self, tokens: Sequence[int]) -> Array:
-        """Logits ``[vocabulary]`` behind more tokens.
+        """Logits ``[vocabulary]`` behind more tokens; the array is written anew by the next call.
 
         Raises:
             ModelError: there is no room for them.
         """
-        if self.length + len(tokens) > self.most:
-            raise ModelError(f"{self.length + len(tokens)} tokens; there is room for {self.most}")
-        for name, array in self.session.told(np.array([list(tokens)]), self.length).items():
-            self.binding.bind_cpu_input(name, array)
-        self.binding.bind_output("logits")
+        count, end = len(tokens), self.length + len(tokens)
+        if not 0 < count <= self.most - self.length:
+            raise ModelError(f"{end} tokens; there is room for {self.most}, and at least one must be new")
+        self.session.require_within(end)
+        self.tokens[:count] = tokens
+        told = {TOKENS: self.tokens[:count], MASK: self.mask[:end], POSITIONS: self.positions[self.length : end]}
+        for name, array in told.items():
+            if name in self.session.inputs:
+                self._bind(self.binding.bind_input, name, array[None])
+        found = self._run(count)
+        self.length = end
+        return found
+
+    def _run(self, count: int) -> Array:
+        if self.last_only or count == 1:
+            self._bind(self.binding.bind_output, LOGITS, self.logits[None, None])
+            self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
+            return self.logits
+        self.binding.bind_output(LOGITS)
         self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
-        self.length += len(tokens)
-        logits = self.binding.get_outputs()[-1].numpy()
-        last: Array = logits[0, -1]
+        every = self.binding.get_outputs()[-1].numpy()
+        last: Array = every[0, -1]
         return last
+
+    def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
+        self.room.append(array) if array.flags.owndata else None
+        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSession:

@@ -22,6 +22,8 @@ from squeeze.formats import onnx_blocked, onnx_nbits
 from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.export.decoder.graph import CONTRIB
+from squeeze.passes.export.decoder.merging import merge
+from squeeze.passes.export.decoder.residuals import fuse_residuals
 from squeeze.passes.export.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
 Way = Literal["nbits", "qdq"]
@@ -69,8 +71,18 @@ class Lowering:
         self.orders: dict[tuple[ir.Value, bytes], ir.Value] = {}  # activations in an order of channels
         self._last: tuple[str, QuantizedTensor] | None = None
 
+    def kind(self, name: str) -> object:
+        """What a matrix must share with another for the two to lie in one tensor; None: it shares with none."""
+        entry = self.model.grid.get(name)
+        if entry is None:
+            return str(self.model.tensor(name).dtype)
+        ordered = f"{name}.g_idx" in self.model.shards
+        return None if ordered else (entry.bits, entry.group_size, entry.symmetric)
+
     def run(self) -> None:
         """All of them, those in branches too; then constants that are large."""
+        merge(self.graph, self.kind)
+        fuse_residuals(self.graph)
         for graph in _graphs(self.graph):
             for node in [node for node in graph if node.domain == DOMAIN]:
                 lower = {LINEAR: self._linear, EMBEDDING: self._embedding}[node.op_type]

@@ -1,0 +1,135 @@
+"""Products that read the same activations become one, with their weights one under the other.
+
+Queries, keys and values go on as they come, which is a form that fused attention takes; other products are cut apart
+again. Fewer and larger products are faster, above all where a token is read at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from squeeze.passes.export.decoder.weights import DOMAIN, LINEAR
+
+ATTENTION = "GroupQueryAttention"
+Kind = Callable[[str], object]
+
+
+def merge(graph: ir.Graph, kind: Kind) -> None:
+    """Merge what may be merged, in place.
+
+    Args:
+        kind: Of a weight by its name, what must be equal for two of them to lie in one tensor; None: never.
+    """
+    for node in [node for node in graph if node.op_type == ATTENTION]:
+        _pack_projections(graph, node, kind)
+        _pass_whole(node)
+    for first in [node for node in graph if _is_linear(node)]:
+        if first.graph is not None:
+            _share(graph, first, kind)
+
+
+def _pack_projections(graph: ir.Graph, attention: ir.Node, kind: Kind) -> None:
+    """q, k and v that are products of the same activations and that nobody else reads."""
+    sources = [value.producer() if value is not None else None for value in attention.inputs[:3]]
+    parts = [node for node in sources if node is not None and _is_linear(node)]
+    alone = all(len(node.outputs[0].uses()) == 1 for node in parts)
+    if len(parts) == 3 and alone and _alike(parts, kind):
+        _pack(attention, _merged(graph, parts).outputs[0])
+        for part in parts:
+            graph.remove(part, safe=True)
+
+
+def _pass_whole(attention: ir.Node) -> None:
+    """q, k and v that are cut from one value go in uncut (Phi-3)."""
+    cuts = [value.producer() if value is not None else None for value in attention.inputs[:3]]
+    parts = [node for node in cuts if node is not None and node.op_type == "Slice"]
+    if len(parts) < 3 or len({part.inputs[0] for part in parts}) > 1:
+        return
+    whole, end = parts[0].inputs[0], 0
+    for part in parts:
+        start, stop, axis, step = (int(value.const_value.numpy()[0]) for value in part.inputs[1:])  # type: ignore[union-attr]
+        if (start, axis, step) != (end, 2, 1):
+            return
+        end = stop
+    assert whole is not None
+    if whole.shape is not None and whole.shape[2] == end:
+        _pack(attention, whole)
+
+
+def _share(graph: ir.Graph, first: ir.Node, kind: Kind) -> None:
+    """Products of the activations that ``first`` reads, cut apart behind one product."""
+    source = first.inputs[0]
+    assert source is not None
+    readers = {use.node for use in source.uses() if _is_linear(use.node) and use.node.graph is graph}
+    parts = [node for node in graph if node in readers]
+    if len(parts) < 2 or not _alike(parts, kind):
+        return
+    merged = _merged(graph, parts)
+    rows = np.array([_rows(part) for part in parts], np.int64)
+    name = f"{merged.name}.sizes"
+    sizes = ir.Value(name=name, const_value=ir.Tensor(rows, name=name), shape=ir.Shape(rows.shape))
+    sizes.type = ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(sizes)
+    split = ir.node(
+        "Split", [merged.outputs[0], sizes], {"axis": -1}, num_outputs=len(parts), name=f"{merged.name}.split"
+    )
+    graph.insert_after(merged, split)
+    for part, new in zip(parts, split.outputs, strict=True):
+        old = part.outputs[0]
+        new.shape, new.type, name = old.shape, old.type, str(old.name)
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+        graph.remove(part, safe=True)
+
+
+def _merged(graph: ir.Graph, parts: list[ir.Node]) -> ir.Node:
+    """One product before the first of them."""
+    inputs = [parts[0].inputs[0]]
+    if len(parts[0].inputs) > 1:
+        inputs.append(_biases(graph, parts))
+    names = "\n".join(part.attributes["weight"].as_string() for part in parts)
+    attributes = {"weight": names, "rows": sum(map(_rows, parts)), "columns": parts[0].attributes["columns"].as_int()}
+    name = "+".join([str(parts[0].name), *(str(part.name).rpartition(".")[2] for part in parts[1:])])
+    node = ir.node(LINEAR, inputs, attributes, domain=DOMAIN, name=name)
+    out, before = node.outputs[0], parts[0].outputs[0].shape
+    out.name, out.type = f"{name}.out", ir.TensorType(ir.DataType.FLOAT)
+    out.shape = ir.Shape([*list(before or ())[:-1], sum(map(_rows, parts))])
+    graph.insert_before(parts[0], node)
+    return node
+
+
+def _biases(graph: ir.Graph, parts: list[ir.Node]) -> ir.Value:
+    tensors = [part.inputs[1].const_value for part in parts]  # type: ignore[union-attr]
+    joined = np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None])
+    name = "+".join(str(part.name) for part in parts) + ".bias"
+    value = ir.Value(name=name, const_value=ir.Tensor(joined, name=name), shape=ir.Shape(joined.shape))
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+    graph.register_initializer(value)
+    return value
+
+
+def _alike(parts: list[ir.Node], kind: Kind) -> bool:
+    """One source, weights of one kind, all with a bias or none."""
+    same_source = len({part.inputs[0] for part in parts}) == 1
+    same_bias = len({len(part.inputs) for part in parts}) == 1
+    if not same_source or not same_bias or any("\n" in part.attributes["weight"].as_string() for part in parts):
+        return False
+    known = [kind(part.attributes["weight"].as_string()) for part in parts]
+    return known[0] is not None and all(other == known[0] for other in known)
+
+
+def _pack(attention: ir.Node, whole: ir.Value) -> None:
+    attention.replace_input_with(0, whole)
+    attention.replace_input_with(1, None)
+    attention.replace_input_with(2, None)
+
+
+def _is_linear(node: ir.Node) -> bool:
+    return node.domain == DOMAIN and node.op_type == LINEAR
+
+
+def _rows(node: ir.Node) -> int:
+    return node.attributes["rows"].as_int()
