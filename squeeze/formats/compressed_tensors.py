@@ -16,7 +16,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.gptq_checkpoint import exact_scale, group_index
 from squeeze.formats.grid_kind import GridKind
-from squeeze.formats.words import from_words, to_words, words
+from squeeze.formats.words import dtype_fault, from_words, to_words, words
 
 PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 
@@ -51,6 +51,8 @@ def from_tensors(parts: Mapping[str, Tensor], bits: int, group_size: int | None)
     Raises:
         ModelError: what is stored is no grid of ours.
     """
+    if fault := dtype_fault(parts):
+        raise ModelError(fault)
     rows, columns = (int(size) for size in parts["weight_shape"].tolist())
     shapes = {name: tuple(value.shape) for name, value in parts.items()}
     if fault := shape_fault(shapes, (rows, columns), bits, group_size):

@@ -59,7 +59,8 @@ def read_config(values: Mapping[str, Any]) -> PackedConfig:
         ModelError: another format than packed integers, or none of weights alone.
     """
     groups = []
-    for name, group in (values.get("config_groups") or {}).items():
+    said = values.get("config_groups") or {}
+    for name, group in said.items() if isinstance(said, dict) else ():
         form = group.get("format") or values.get("format") if isinstance(group, dict) else name
         weights = group.get("weights") if isinstance(group, dict) else None
         if form != FORMAT or not isinstance(weights, dict):
@@ -132,4 +133,12 @@ def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> G
         raise ModelError(f"{name}: weights of {weights.get('type', 'int')}{bits} cannot be read; int 2, 3, 4 and 8 can")
     if strategy not in ("group", "channel", None) or group.get("input_activations"):
         raise ModelError(f"{name}: weights by {strategy}, or with activations, cannot be read; by group or channel can")
-    return Group(tuple(group.get("targets") or ()), bits, size if isinstance(size, int) and size > 0 else None)
+    targets = group.get("targets") or ()
+    if not isinstance(targets, list | tuple) or not all(isinstance(target, str) for target in targets):
+        raise ModelError(f"{name}: targets {targets!r} is no list of names and patterns")
+    try:
+        for target in targets:
+            re.compile(target.removeprefix("re:"))
+    except re.error as error:
+        raise ModelError(f"{name}: target '{target}' is no pattern ({error})") from None
+    return Group(tuple(targets), bits, size if isinstance(size, int) and size > 0 else None)

@@ -17,7 +17,7 @@ from torch import Tensor
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.formats.words import WORD, from_words, to_words
+from squeeze.formats.words import WORD, dtype_fault, from_words, to_words
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 BITS = (2, 3, 4, 8)
@@ -71,7 +71,7 @@ def from_tensors(parts: Mapping[str, Tensor], bits: int, group_size: int | None,
     rows = parts["qweight"].shape[1]
     columns = parts["qweight"].shape[0] * WORD // bits
     shapes = {name: tuple(value.shape) for name, value in parts.items()}
-    if fault := shape_fault(shapes, bits, group_size):
+    if fault := dtype_fault(parts) or shape_fault(shapes, bits, group_size):
         raise ModelError(fault)
     offset = 2 ** (bits - 1)
     stored = from_words(parts["qzeros"], bits, rows).T.int()

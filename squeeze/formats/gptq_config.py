@@ -60,9 +60,10 @@ def read_config(values: Mapping[str, Any]) -> GptqConfig:
     if not (size is None or isinstance(size, int)) or size == 0:
         raise ModelError(f"group_size {size!r} is no number of input channels; 128, or -1 for one group, would be")
     overrides = values.get("dynamic") or {}
+    if not isinstance(overrides, dict):
+        raise ModelError("dynamic is no mapping of module patterns to options")
     for pattern, other in overrides.items():
-        if not pattern.startswith("-:") and other.get("bits", bits) not in BITS:
-            raise ModelError(f"dynamic '{pattern}': bits {other['bits']!r} cannot be read; 2, 3, 4 and 8 can")
+        _require_readable(pattern, other, bits, size)
     return GptqConfig(bits, _group(size), VERSIONS[layout], overrides, values.get("model_file_base_name"))
 
 
@@ -96,6 +97,21 @@ def config_of(kinds: Mapping[str, GridKind], left_out: list[str], version: int, 
 def exactly(name: str) -> str:
     """A pattern that only this module name matches."""
     return "^" + name.replace(".", r"\.") + "$"
+
+
+def _require_readable(pattern: str, other: Any, bits: int, size: int | None) -> None:
+    """An override that can be followed: a pattern, options of known values."""
+    try:
+        re.compile(pattern.removeprefix("+:").removeprefix("-:"))
+    except re.error as error:
+        raise ModelError(f"dynamic '{pattern}' is no pattern ({error})") from None
+    if pattern.startswith("-:"):
+        return
+    if not isinstance(other, dict) or other.get("bits", bits) not in BITS:
+        raise ModelError(f"dynamic '{pattern}': {other!r} cannot be read; bits 2, 3, 4 and 8 can")
+    group = other.get("group_size", size)
+    if not (group is None or isinstance(group, int)) or group == 0:
+        raise ModelError(f"dynamic '{pattern}': group_size {group!r} is no number of input channels")
 
 
 def _options(bits: int, group_size: int | None, symmetric: bool) -> dict[str, Any]:

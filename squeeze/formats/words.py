@@ -5,6 +5,8 @@ A value may begin in one word and end in the next (3 bits: 32 values fill three 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,20 @@ WORD = 32
 def words(values: int, bits: int) -> int:
     """How many words that many values take."""
     return -(-values * bits // WORD)
+
+
+def dtype_fault(parts: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the types of a packed linear's tensors; None where nothing is."""
+    for name, value in parts.items():
+        if "scale" in name:
+            right, wanted = value.is_floating_point(), "a float type"
+        elif name in ("g_idx", "weight_g_idx", "weight_shape"):
+            right, wanted = not value.is_floating_point(), "an integer type"
+        else:
+            right, wanted = value.dtype == torch.int32, "torch.int32"
+        if not right:
+            return f"{name} is {value.dtype}; {wanted} would do"
+    return None
 
 
 def to_words(values: Tensor, bits: int) -> Tensor:

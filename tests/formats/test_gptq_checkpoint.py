@@ -76,6 +76,9 @@ def test_broken_tensors_are_refused_in_one_line() -> None:
         "g_idx names groups 0 to 2, and there are groups 0 to 1": {"g_idx": good["g_idx"] * 2},
         "scales holds torch.float32 numbers that are not exact": {"scales": good["scales"].float() + 1e-6},
         "scales holds numbers that are not finite": {"scales": good["scales"] * torch.nan},
+        r"qweight is torch\.float32; torch\.int32 would do": {"qweight": good["qweight"].float()},
+        r"qzeros is torch\.int16; torch\.int32 would do": {"qzeros": good["qzeros"].short()},
+        r"scales is torch\.int32; a float type would do": {"scales": good["scales"].int()},
     }
     for line, change in broken.items():
         parts = {name: value for name, value in (good | change).items() if value is not None}
@@ -105,7 +108,10 @@ UNKNOWN = {
     "checkpoint_format 'awq' cannot be read": {"checkpoint_format": "awq"},
     "bits 5 cannot be read; 2, 3, 4 and 8 can": {"bits": 5},
     "group_size 'many' is no number of input channels": {"group_size": "many"},
-    r"dynamic '\+:x': bits 7 cannot be read": {"dynamic": {"+:x": {"bits": 7}}},
+    r"dynamic '\+:x': {'bits': 7} cannot be read": {"dynamic": {"+:x": {"bits": 7}}},
+    r"dynamic '\+:x': group_size 'a' is no number": {"dynamic": {"+:x": {"group_size": "a"}}},
+    r"dynamic '\+:\(' is no pattern": {"dynamic": {"+:(": {}}},
+    "dynamic is no mapping": {"dynamic": ["x"]},
 }
 
 

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats import compressed_tensors, compressed_tensors_config, gptq_checkpoint, gptq_config
-from squeeze.formats.words import WORD
+from squeeze.formats.words import WORD, dtype_fault
 from squeeze.models.language.grid_file import GridEntry
 from squeeze.models.language.names import Found
 from squeeze.models.language.shards import Piece, Shards
+
+GPTQ = "gptq"
 
 
 class Packed(ABC):
@@ -41,6 +43,8 @@ class Packed(ABC):
         modules = [name.removesuffix(ending) for name in shards.pieces if name.endswith(ending)]
         if not modules:
             raise ModelError(f"{shards.folder}: its config says that it is packed, and no tensor ends in {ending}")
+        for module in modules:
+            self._require_types(module)
         self.shapes = {f"{module}.weight": self._shape(module) for module in modules}
         self.found = Found()
 
@@ -145,6 +149,11 @@ class Packed(ABC):
     def _is_part(self, name: str) -> bool:
         module, _, part = name.rpartition(".")
         return part in self.parts and f"{module}.{self.mark}" in self.shards.pieces
+
+    def _require_types(self, module: str) -> None:
+        parts = {name.removeprefix(f"{module}."): self.shards.read(name) for name in self._tensors(module)}
+        if fault := dtype_fault(parts):
+            raise ModelError(f"{self.shards.folder}: {module}: {fault}")
 
     def _dtype(self, found: Found) -> str:
         """Of the weights that are not packed, in which the model computes; configs may say another one."""
@@ -257,9 +266,12 @@ def _said(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return dict(json.loads(file.read_text()))
+        values = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
         raise ModelError(f"{file}: no config can be read here ({error})") from None
+    if values.get("quant_method", GPTQ) != GPTQ:
+        raise ModelError(f"{file}: quantized by {values['quant_method']}, which is not read; {GPTQ} would be")
+    return values
 
 
 def _module(linear: str) -> str:
