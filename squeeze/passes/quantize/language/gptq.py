@@ -25,6 +25,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, Inputs, block_inputs, fallback
 from squeeze.passes.quantize.language.scheme import Scheme, kind_of
+from squeeze.passes.quantize.language.stream import find_places
 from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 ROWS = 1024  # of a weight at a time
@@ -75,12 +76,19 @@ class Gptq(CalibratedPass):
         weights = list(work.schemes)
         first = next(walk.chunks())
         groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
+        places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
         found: Found = {}
         for together in _stages(groups) if self.true_sequential else [groups]:
-            inputs = block_inputs(work, together, self.follows_original())
+            inputs = block_inputs(work, together, places)
             for group in together:
                 found |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
         return found
+
+    def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:
+        walk = work.walk
+        assert walk is not None
+        alone = [group[0] for group in groups if len(group) == 1]
+        return find_places(work.block, alone, hidden, lambda: walk.block(work.index, hidden))
 
     def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Found:
         """All weights that share one input."""

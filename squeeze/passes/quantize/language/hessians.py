@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.rtn import round_to_nearest
 from squeeze.models.language.walk import Walk
 from squeeze.passes.quantize.language.block_pass import BlockWork
+from squeeze.passes.quantize.language.stream import OUTPUT, watched_place
 from squeeze.passes.quantize.language.watch import InputWatch, Weight
 
 FEW_TOKENS = 64  # an expert that saw fewer tokens says too little: rtn
@@ -26,12 +28,14 @@ class Inputs:
 
     Args:
         hessian: Of the inputs that they are given now.
-        drift: How those differ from the original model's; None where nobody asked, or where the two models send other
-            tokens to an expert.
+        drift: How far the block is from the original's by then; None where nobody asked, or where the two models send
+            other tokens to an expert.
+        place: Where what the weight gives is in the stream; None where that is not known.
     """
 
     hessian: Hessian
     drift: Drift | None = None
+    place: str | None = None
 
 
 class _Enough(Exception):
@@ -40,57 +44,82 @@ class _Enough(Exception):
 
 def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:
     """One Hessian per group, by its first weight, over all calibration tokens."""
-    return {weight: inputs.hessian for weight, inputs in block_inputs(work, groups, follow=False).items()}
+    return {weight: inputs.hessian for weight, inputs in block_inputs(work, groups).items()}
 
 
-def block_inputs(work: BlockWork, groups: list[list[Weight]], follow: bool) -> dict[Weight, Inputs]:
+def block_inputs(
+    work: BlockWork, groups: list[list[Weight]], places: Mapping[Weight, str] | None = None
+) -> dict[Weight, Inputs]:
     """The inputs of each group, by its first weight.
 
     Args:
-        follow: Walk the original model along, and note how far its inputs have drifted apart.
+        places: Of those weights that write into the stream, where; given, the original model is walked along and it
+            is noted how far apart the two are.
     """
-    walk, original = work.walk, work.original if follow else None
+    walk, original = work.walk, work.original if places is not None else None
     assert walk is not None
     found = {group[0]: Inputs(Hessian(group[0].of(work.block).shape[1])) for group in groups}
-    if original is not None:
+    if original is not None and places is not None:
         for group in groups:
-            found[group[0]].drift = Drift(torch.cat([weight.of(work.block) for weight in group]))
+            place = places.get(group[0]) if len(group) == 1 else None
+            together = torch.cat([weight.of(work.block) for weight in group])
+            found[group[0]].drift, found[group[0]].place = Drift(together, place is not None), place
     for part in walk.chunks():
-        given = _given(work, walk, part, found)
-        for weight, X in given.items():
+        given = _seen(work, walk, part, found)
+        for weight, (X, _) in given.items():
             found[weight].hessian.add(X)
         if original is not None:
             with work.as_it_was():
-                before = _given(work, original, part, found)
+                before = _seen(work, original, part, found)
             tokens = walk.hidden[part].shape[:2].numel()
-            for weight, X in given.items():
-                _add_drift(found[weight], before.get(weight), X, tokens)
+            for weight, now in given.items():
+                _add_drift(found[weight], before.get(weight), now, tokens)
     return found
 
 
-def _given(work: BlockWork, walk: Walk, part: slice, wanted: Iterable[Weight]) -> dict[Weight, Tensor]:
-    """``[tokens, in]`` of each weight that the chunk reaches; the block is left as soon as all have been seen."""
-    seen: dict[Weight, list[Tensor]] = {}
-    wanted = list(wanted)
+Seen = tuple[Tensor, Tensor | None]  # inputs [tokens, in]; the stream behind the weight [tokens, out]
 
-    def see(weight: Weight, given: Tensor) -> None:
-        seen.setdefault(weight, []).append(given.reshape(-1, given.shape[-1]))
-        if len(seen) == len(wanted) and not any(weight.expert is not None for weight in wanted):
+
+def _seen(work: BlockWork, walk: Walk, part: slice, wanted: Mapping[Weight, Inputs]) -> dict[Weight, Seen]:
+    """Of each weight that the chunk reaches; the block is left as soon as all has been seen."""
+    given: dict[Weight, list[Tensor]] = {}
+    streams: dict[Weight, Tensor] = {}
+    places = {weight: inputs.place for weight, inputs in wanted.items() if inputs.place is not None}
+    leave = not any(weight.expert is not None for weight in wanted) and OUTPUT not in places.values()
+
+    def leave_if_done() -> None:
+        if leave and len(given) == len(wanted) and len(streams) == len(places):
             raise _Enough
 
-    with InputWatch(work.block, wanted, see), suppress(_Enough):
-        walk.block(work.index, walk.hidden[part])
-    return {weight: torch.cat(given) for weight, given in seen.items()}
+    def see(weight: Weight, tensor: Tensor) -> None:
+        given.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
+        leave_if_done()
+
+    def see_stream(weight: Weight, tensor: Tensor) -> None:
+        streams[weight] = tensor.reshape(-1, tensor.shape[-1])
+        leave_if_done()
+
+    with ExitStack() as open_:
+        open_.enter_context(suppress(_Enough))
+        open_.enter_context(InputWatch(work.block, list(wanted), see))
+        for weight, place in places.items():
+            if place != OUTPUT:
+                open_.enter_context(watched_place(work.block, place, partial(see_stream, weight)))
+        output = walk.block(work.index, walk.hidden[part])
+        streams |= {weight: output.flatten(0, 1) for weight, place in places.items() if place == OUTPUT}
+    return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in given.items()}
 
 
-def _add_drift(inputs: Inputs, original: Tensor | None, given: Tensor, tokens: int) -> None:
+def _add_drift(inputs: Inputs, original: Seen | None, given: Seen, tokens: int) -> None:
     """Only where both models sent all tokens of the chunk: an expert's may be others."""
     if inputs.drift is None:
         return
-    if original is None or not len(original) == len(given) == tokens:
+    if original is None or not len(original[0]) == len(given[0]) == tokens:
         inputs.drift = None
+    elif given[1] is not None and original[1] is not None:
+        inputs.drift.add_stream(original[1].float() - given[1].float(), given[0])
     else:
-        inputs.drift.add(original, given)
+        inputs.drift.add(original[0], given[0])
 
 
 def fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
