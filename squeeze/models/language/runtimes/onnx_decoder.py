@@ -188,6 +188,7 @@ class Text:
             self._bind(self.binding.bind_output, present, room)
         self.tokens, self.mask = np.zeros(most, np.int64), np.ones(most, np.int64)
         self.positions, self.logits = np.arange(most), np.zeros(session.vocabulary, np.float32)
+        self.bound = 0  # tokens that inputs and outputs are bound for
         self.last_only = KEEP in session.may_be_told
         if self.last_only:
             self._bind(self.binding.bind_input, KEEP, np.ones(1, np.int64))
@@ -203,7 +204,9 @@ class Text:
             raise ModelError(f"{end} tokens; there is room for {self.most}, and at least one must be new")
         self.session.require_within(end)
         self.tokens[:count] = tokens
-        told = {TOKENS: self.tokens[:count], MASK: self.mask[:end], POSITIONS: self.positions[self.length : end]}
+        told = {MASK: self.mask[:end], POSITIONS: self.positions[self.length : end]}
+        if count != self.bound:  # one token after the other lies where the one before lay
+            told[TOKENS] = self.tokens[:count]
         for name, array in told.items():
             if name in self.session.inputs:
                 self._bind(self.binding.bind_input, name, array[None])
@@ -212,8 +215,10 @@ class Text:
         return found
 
     def _run(self, count: int) -> Array:
+        before, self.bound = self.bound, count
         if self.last_only or count == 1:
-            self._bind(self.binding.bind_output, LOGITS, self.logits[None, None])
+            if before != count:
+                self._bind(self.binding.bind_output, LOGITS, self.logits[None, None])
             self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
             return self.logits
         self.binding.bind_output(LOGITS)

@@ -1,0 +1,95 @@
+"""A folder of ONNX Runtime GenAI: the decoder's own graph and weights, linked, and what GenAI asks to be told of them.
+
+Any family goes this way, since nothing in the file depends on one: GenAI's kind ``decoder`` is the plain loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from squeeze.errors import ModelError
+from squeeze.models.language.runtimes.genai import CONFIG, GenaiDecoder
+from squeeze.models.language.runtimes.onnx_decoder import FILE_NAME, MASK, POSITIONS, TOKENS, OnnxDecoder
+
+KIND = "decoder"
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def write_genai(decoder: OnnxDecoder, folder: Path) -> GenaiDecoder:
+    """Write the folder; weights are linked where the file system can, copied where it cannot.
+
+    Raises:
+        ModelError: layers with caches of different sizes, or a text without end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(_config(decoder), indent=2, sort_keys=True) + "\n"
+    for file in decoder.files:
+        target = folder / file.relative_to(decoder.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)
+    (folder / CONFIG).write_text(config)
+    return GenaiDecoder(folder, decoder.facts)
+
+
+def _config(decoder: OnnxDecoder) -> dict[str, Any]:
+    session, said = decoder.session, _said(decoder.folder)
+    if session.context is None:
+        raise ModelError(f"{decoder.main}: says not how long texts may be, which GenAI must know; state context")
+    caches = {session.past_shape(name, 1, 0) for name in session.past}
+    if len(caches) > 1:
+        raise ModelError(f"{decoder.main}: layers with caches of different sizes; GenAI knows one for all")
+    (_, heads, _, channels) = caches.pop()
+    names = {"input_ids": TOKENS, "attention_mask": MASK, "position_ids": POSITIONS}
+    model: dict[str, Any] = {
+        "type": KIND,
+        "vocab_size": decoder.vocabulary,
+        "context_length": session.context,
+        "decoder": {
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "filename": FILE_NAME,
+            "head_size": channels,
+            "num_key_value_heads": heads,
+            "num_attention_heads": said.get("num_attention_heads", heads),
+            "hidden_size": said.get("hidden_size", heads * channels),
+            "num_hidden_layers": len(session.past) // 2,
+            "inputs": {name: own for name, own in names.items() if own in session.inputs}
+            | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    model |= {name: known for name in ENDS if (known := _known(said.get(name), decoder.vocabulary)) is not None}
+    model.setdefault("eos_token_id", model.get("pad_token_id", 0))
+    last = model["eos_token_id"]
+    model.setdefault("pad_token_id", last[0] if isinstance(last, list) else last)
+    search = {"do_sample": False, "max_length": session.context, "past_present_share_buffer": True}
+    return {"model": model, "search": search}
+
+
+def _known(token: Any, vocabulary: int) -> Any:
+    """A token id, or several, as far as the model can say them; GenAI refuses a config with others."""
+    if isinstance(token, list):
+        return [one for one in token if 0 <= one < vocabulary] or None
+    return token if token is not None and 0 <= token < vocabulary else None
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What the model's configs say, that of generation before the other."""
+    found: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json"):
+        file = folder / name
+        if file.is_file():
+            values = json.loads(file.read_text())
+            found |= values.get("text_config") or {}
+            found |= {key: value for key, value in values.items() if value is not None}
+    return found

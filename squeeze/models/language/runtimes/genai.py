@@ -1,0 +1,129 @@
+"""A decoder as ONNX Runtime GenAI runs it: ``genai_config.json`` and the graph that it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.models.language.artifact import LanguageArtifact
+
+CONFIG = "genai_config.json"
+
+
+class GenaiDecoder(LanguageArtifact):
+    """A folder that ``onnxruntime_genai.Model`` takes."""
+
+    runtime: ClassVar[str] = "onnxruntime-genai"
+    distribution: ClassVar[str] = "onnxruntime-genai"
+    modules: ClassVar[tuple[str, ...]] = ("onnxruntime_genai",)
+    extra: ClassVar[str | None] = "genai"
+
+    @property
+    def main(self) -> Path:
+        return self.folder / CONFIG
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``genai_config.json``.
+
+        Raises:
+            ModelError: it cannot be read, or names no graph.
+        """
+        try:
+            config: dict[str, Any] = json.loads(self.main.read_text())
+            _ = config["model"]["decoder"]["filename"], int(config["model"]["vocab_size"])
+            _ = int(config["model"]["context_length"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{self.main}: no GenAI config ({type(error).__name__}: {error})") from None
+        return config
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        graph = self.config["model"]["decoder"]["filename"]
+        if unsafe_location(graph) or not (self.folder / graph).is_file():
+            raise ModelError(f"{self.main}: names the graph '{graph}', which is no file beside it; refused")
+        side = external_files(self.folder / graph)
+        for name in side:
+            if unsafe_location(name) or not (self.folder / name).is_file():
+                raise ModelError(f"{self.folder / graph}: weights in '{name}', which is no file beside it; refused")
+        return (self.folder / graph, *(self.folder / name for name in side))
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["model"]["vocab_size"])
+
+    @property
+    def context(self) -> int:
+        """How many tokens a text may have."""
+        return int(self.config["model"]["context_length"])
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            yield part, torch.stack([torch.from_numpy(self._row(row)) for row in tokens[part].tolist()])
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        self._require_within(len(prompt) + most)
+        generator = self._generator(min(self.context, len(prompt) + most + 1))
+        self._running(lambda: generator.append_tokens(np.array([list(prompt)], np.int32)))
+        for count in range(1, most + 1):
+            token = int(np.asarray(self._running(generator.get_logits)).reshape(-1, self.vocabulary)[-1].argmax())
+            yield token
+            if count < most:
+                self._feed(generator, token)
+
+    def _feed(self, generator: Any, token: int) -> None:
+        self._running(lambda: generator.append_tokens(np.array([[token]], np.int32)))
+
+    def _row(self, tokens: list[int]) -> np.ndarray:
+        """Logits ``[length, vocabulary]`` of one text."""
+        self._require_within(len(tokens))
+        generator = self._generator(len(tokens) + 1)
+        self._running(lambda: generator.append_tokens(np.array([tokens], np.int32)))
+        found = np.array(generator.get_output("logits"), np.float32)
+        return found.reshape(-1, self.vocabulary)
+
+    def _generator(self, most: int) -> Any:
+        import onnxruntime_genai as og
+
+        self._model()
+        parameters = self._running(lambda: og.GeneratorParams(self._models[self.threads]))
+        parameters.set_search_options(max_length=most, do_sample=False)
+        return self._running(lambda: og.Generator(self._models[self.threads], parameters))
+
+    @cached_property
+    def _models(self) -> dict[int, Any]:
+        """By number of threads."""
+        return {}
+
+    def _model(self) -> None:
+        self.require_installed(CONFIG)
+        _ = self.weight_files  # refused before the runtime opens them
+        if self.threads not in self._models:
+            import onnxruntime_genai as og
+
+            config = self._running(lambda: og.Config(str(self.folder)))
+            options = {"intra_op_num_threads": self.threads, "session.intra_op.allow_spinning": "0"}
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+            self._models[self.threads] = self._running(lambda: og.Model(config))
+
+    def _require_within(self, count: int) -> None:
+        if count > self.context:
+            raise ModelError(f"{self.folder}: {count} tokens are more than the {self.context} that a text may have")
+
+    def _running(self, call: Any) -> Any:
+        """What the runtime gives; what it raises as one line."""
+        try:
+            return call()
+        except Exception as error:  # GenAI raises plain RuntimeError and others
+            raise ModelError(f"{self.folder}: GenAI stopped: {' '.join(str(error).split())[:300]}") from error

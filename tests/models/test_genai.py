@@ -1,0 +1,86 @@
+"""Decoders of every family in ONNX Runtime GenAI: the same graph, the same tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, tokens, write_family
+
+from squeeze.errors import ModelError
+from squeeze.models.language.artifact import LanguageArtifact, LanguageFacts
+from squeeze.models.language.export_genai import write_genai
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.genai import GenaiDecoder
+from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
+from squeeze.passes.base import Context
+from squeeze.passes.export.decoder.export import export_decoder
+from squeeze.passes.quantize.language.rtn import Rtn
+
+pytest.importorskip("onnxruntime_genai", reason="pip install 'squeeze[genai]' for these tests")
+
+
+def both(folder: Path, name: str) -> tuple[OnnxDecoder, GenaiDecoder]:
+    model = LanguageModel(write_family(name, folder / "family"))
+    model = Rtn(bits=4, group_size=16, embeddings=8).run(model, Context())
+    decoder = export_decoder(model, folder / "onnx")
+    return decoder, write_genai(decoder, folder / "genai")
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_genai_says_what_onnx_runtime_says(tmp_path: Path, name: str) -> None:
+    decoder, genai = both(tmp_path, name)
+    own, others = (torch.cat([logits for _, logits in form.logits(tokens(2, 9))]) for form in (decoder, genai))
+    assert own.std() > 0.1
+    assert torch.allclose(own, others, atol=1e-5)
+    for prompt in tokens(2, 9).tolist():
+        assert list(genai.generate(prompt, 24)) == list(decoder.generate(prompt, 24))
+
+
+def test_the_folder_is_the_decoders_with_a_config(tmp_path: Path) -> None:
+    decoder, genai = both(tmp_path, "command-r")
+    assert {file.name for file in genai.files} == {file.name for file in decoder.files} | {"genai_config.json"}
+    assert genai.nbytes() == decoder.nbytes()
+    (tmp_path / "kept").mkdir()
+    genai.save(tmp_path / "kept")
+    assert isinstance(LanguageArtifact.load(tmp_path / "kept"), GenaiDecoder)
+
+
+def test_a_text_longer_than_the_context_is_refused(tmp_path: Path) -> None:
+    _, genai = both(tmp_path, "llama3.1")
+    config = json.loads(genai.main.read_text())
+    config["model"]["context_length"] = 12
+    genai.main.write_text(json.dumps(config))
+    again = GenaiDecoder(genai.folder, genai.facts)
+    with pytest.raises(ModelError, match="16 tokens are more than the 12 that a text may have"):
+        list(again.logits(tokens()))
+    with pytest.raises(ModelError, match="13 tokens are more than the 12 that a text may have"):
+        list(again.generate([1] * 4, 9))
+
+
+BAD = {
+    "no json": ("{", "no GenAI config"),
+    "no graph": ("{}", "no GenAI config .KeyError: 'model'"),
+    "graph elsewhere": (
+        {"model": {"decoder": {"filename": "../model.onnx"}, "vocab_size": 8, "context_length": 8}},
+        r"names the graph '../model.onnx', which is no file beside it; refused",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "line"), list(BAD.values()), ids=list(BAD))
+def test_a_config_that_cannot_serve_is_one_line(tmp_path: Path, config: object, line: str) -> None:
+    (tmp_path / "genai_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(ModelError, match=line):
+        list(GenaiDecoder(tmp_path, LanguageFacts(1, 1e-3)).logits(torch.tensor([[1, 2]])))
+
+
+def test_a_model_that_genai_refuses_is_one_line(tmp_path: Path) -> None:
+    _, genai = both(tmp_path, "llama3.1")
+    config = json.loads(genai.main.read_text())
+    config["model"]["type"] = "nosuch"
+    genai.main.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"GenAI stopped: Unsupported model_type in config\.json: nosuch"):
+        list(GenaiDecoder(genai.folder, genai.facts).logits(tokens()))
