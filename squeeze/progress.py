@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -50,6 +52,13 @@ def progress_for_terminal() -> Progress:
     """Bars when a person watches; lines when standard error is a file or ``CI`` is set."""
     watched = sys.stderr.isatty() and not os.environ.get("CI")
     return BarProgress() if watched else LineProgress()
+
+
+@contextmanager
+def no_foreign_bars() -> Iterator[None]:
+    """Libraries that draw bars of their own while they load a model draw them nowhere; what they raise still comes."""
+    with redirect_stderr(StringIO()):
+        yield
 
 
 def _length(items: Iterable[T]) -> int | None:

@@ -75,7 +75,6 @@ class Target(BaseModel, ABC, Generic[In]):
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type[Model], ...]]  # from the brackets
-    extra: ClassVar[str | None] = None
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,6 +98,18 @@ class Target(BaseModel, ABC, Generic[In]):
     def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
         """Which of the grids that weights will lie on this target cannot hold, and what it could."""
         return iter(())
+
+    def extras(self) -> tuple[str, ...]:
+        """Extras of Squeeze that this target with these options needs."""
+        return ()
+
+    def prove(self, model: In, built: Built) -> list[dict[str, Any]]:
+        """What shows that the built files hold the model's very weights, for the ledger; JSON values.
+
+        Raises:
+            VerifyError: they do not.
+        """
+        return []
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, defaults included."""

@@ -24,6 +24,7 @@ RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
         "onnxruntime": (".onnx",),
         "onnxruntime-genai": (".onnx",),
         "llama.cpp": (".gguf",),
+        "transformers-gguf": (".gguf",),
         "transformers": ("config.json",),
     },
 }

@@ -85,7 +85,7 @@ def test_a_model_of_another_form_is_refused_by_name(pieces: Pieces, tmp_path: Pa
     class Other:
         form = "torch"
 
-    with pytest.raises(UsageError, match="target cpu takes onnx, not torch"):
+    with pytest.raises(UsageError, match="target cpu takes onnx or language artifact, not torch"):
         Cpu().pack(Other(), pieces, tmp_path / "x.zip")
 
 

@@ -29,6 +29,7 @@ RUNTIMES = {  # the runtime's name, as packages and plans say it -> who runs it
     "onnxruntime": "squeeze.models.language.runtimes.onnx_decoder:OnnxDecoder",
     "onnxruntime-genai": "squeeze.models.language.runtimes.genai:GenaiDecoder",
     "llama.cpp": "squeeze.models.language.runtimes.llama_cpp:GgufDecoder",
+    "transformers-gguf": "squeeze.models.language.runtimes.gguf_in_transformers:GgufInTransformers",
     "transformers": "squeeze.models.language.runtimes.checkpoint:CheckpointDecoder",
 }
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError, first_line
 from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.progress import no_foreign_bars
 
 NEEDS = {  # by quant_method: what must be importable, and the extra that installs it
     "gptq": ("gptqmodel", "gptq"),
@@ -83,7 +84,8 @@ class CheckpointDecoder(LanguageArtifact):
         if find_spec(needed) is None:
             raise ModelError(f"{self.folder}: {self.runtime} needs {needed}: pip install 'squeeze[{extra}]'")
         try:
-            return (_gptq if method == "gptq" else _unpacked)(self.folder, self.packing).eval()
+            with no_foreign_bars():
+                return (_gptq if method == "gptq" else _unpacked)(self.folder, self.packing).eval()
         except Exception as error:  # two libraries, each with kinds of its own
             raise ModelError(f"{self.folder}: cannot be loaded ({first_line(error)})") from error
 
@@ -99,7 +101,7 @@ class CheckpointDecoder(LanguageArtifact):
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), no_foreign_bars():  # some unpack only now
                 yield
         finally:
             torch.set_num_threads(before)

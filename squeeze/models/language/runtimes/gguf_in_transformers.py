@@ -1,0 +1,79 @@
+"""A .gguf file as transformers reads it, with the gguf package: where llama.cpp cannot be built, the file still runs.
+
+The blocks are dequantized into float32 when the file is loaded, so this proves what the file holds and is no way to
+save memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import ModelError, first_line
+from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.language.runtimes.llama_cpp import FILE_NAME
+from squeeze.progress import no_foreign_bars
+
+
+class GgufInTransformers(LanguageArtifact):
+    """``model.gguf``, a tokenizer beside it.
+
+    Raises:
+        ModelError: no such file, or an architecture that transformers does not read from GGUF.
+    """
+
+    runtime: ClassVar[str] = "transformers-gguf"
+    distribution: ClassVar[str] = "transformers"
+    modules: ClassVar[tuple[str, ...]] = ("gguf", "accelerate")
+    extra: ClassVar[str | None] = "gguf"
+
+    @property
+    def main(self) -> Path:
+        return self.folder / FILE_NAME
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        return (self.main,)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.module.get_output_embeddings().weight.shape[0])
+
+    @classmethod
+    def requirements(cls) -> tuple[str, ...]:
+        return ("torch", "transformers", "gguf", "tokenizers")
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            with torch.no_grad():
+                yield part, self.module(input_ids=tokens[part], use_cache=False).logits.float()
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        tokens, past = torch.tensor([list(prompt)]), None
+        for _ in range(most):
+            with torch.no_grad():
+                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
+            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
+            yield int(tokens)
+
+    @cached_property
+    def module(self) -> Any:
+        """The model in memory."""
+        from transformers import AutoModelForCausalLM
+
+        self.require_installed(str(self.folder))
+        try:
+            with no_foreign_bars():
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    self.folder, gguf_file=FILE_NAME, dtype=torch.float32, local_files_only=True
+                )
+        except Exception as error:  # transformers and gguf raise what they like
+            raise ModelError(f"{self.main}: transformers cannot read it ({first_line(error)})") from error
+        return loaded.eval()
