@@ -239,7 +239,8 @@ def _example_score(
     means = metric.shown(bootstrap_means(np.stack(values, axis=1)))
     value, interval = _shown_mean(metric, values[0]), percentile_interval(means[:, 0])
     deltas = [_example_delta(metric, values[0], values[i], means[:, 0], means[:, i]) for i in range(1, len(models))]
-    own = new.own[metric.label].scored_on if metric.label in new.own else None
+    scored_on = new.own[metric.label].scored_on if metric.label in new.own else None
+    own = None if scored_on == new.scored_on else scored_on
     return Score(metric.label, metric.unit, value, interval, *_two(deltas), own)
 
 

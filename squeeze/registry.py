@@ -36,7 +36,13 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "quantize_dynamic": "squeeze.passes.quantize.quantize_dynamic:QuantizeDynamic",
         "float16": "squeeze.passes.quantize.float16:Float16",
     },
-    "targets": {"cpu": "squeeze.targets.cpu:Cpu", "mobile": "squeeze.targets.mobile:Mobile"},
+    "targets": {
+        "cpu": "squeeze.targets.cpu:Cpu",
+        "mobile": "squeeze.targets.mobile:Mobile",
+        "gguf": "squeeze.targets.gguf:Gguf",
+        "checkpoint": "squeeze.targets.checkpoint:Checkpoint",
+        "genai": "squeeze.targets.genai:Genai",
+    },
     "metrics": {
         "top1": "squeeze.evaluate.metrics:Top1",
         "top5": "squeeze.evaluate.metrics:Top5",
@@ -51,6 +57,8 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "choice": "squeeze.evaluate.choice:Choice",
         "choice_norm": "squeeze.evaluate.choice:ChoiceNorm",
         "last_word": "squeeze.evaluate.choice:LastWord",
+        "probe": "squeeze.evaluate.probe:Probe",
+        "cosine": "squeeze.evaluate.probe:Cosine",
         "lm_eval": "squeeze.evaluate.lm_eval:LmEval",
     },
     "data": {
@@ -59,6 +67,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "pairs": "squeeze.data.choice_sources:PairsData",
         "questions": "squeeze.data.choice_sources:QuestionsData",
         "last_words": "squeeze.data.choice_sources:LastWordsData",
+        "sentences": "squeeze.data.sentences:SentencesData",
         "folder": "squeeze.data.sources:FolderData",
         "builtin": "squeeze.data.sources:DigitsData",
         "datasets": "squeeze.data.tables:DatasetsData",

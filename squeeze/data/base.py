@@ -90,6 +90,10 @@ class Dataset(ABC):
                 "resize: and channels: would make them one"
             )
 
+    def typical(self, count: int) -> np.ndarray:
+        """Numbers of examples that a stopwatch may take for all."""
+        return np.arange(count) % len(self)
+
     def subset(self, indices: np.ndarray) -> Dataset:
         """Some of the examples, as a dataset of its own."""
         return Subset(self, indices)

@@ -20,7 +20,7 @@ from squeeze.evaluate.tokens import TokenScores
 from squeeze.models.base import Model
 from squeeze.progress import Progress
 
-Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity"]
+Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "cosine"]
 Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or what a language model says of texts
 
 
@@ -106,7 +106,7 @@ class Top1(ExampleMetric):
     name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        return np.asarray(logits.argmax(1) == _required(labels, logits, self.name))
+        return np.asarray(logits.argmax(1) == required_labels(labels, logits, self.name))
 
 
 class Top5(ExampleMetric):
@@ -116,7 +116,7 @@ class Top5(ExampleMetric):
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        return np.asarray((five == _required(labels, logits, self.name)[:, None]).any(1))
+        return np.asarray((five == required_labels(labels, logits, self.name)[:, None]).any(1))
 
 
 class Loss(ExampleMetric):
@@ -125,7 +125,7 @@ class Loss(ExampleMetric):
     name, unit, needs_labels = "loss", "nats", True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        truth = _required(labels, logits, self.name)
+        truth = required_labels(labels, logits, self.name)
         return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
 
     def per_sequence(self, scores: TokenScores) -> np.ndarray:
@@ -211,7 +211,7 @@ class Latency(Metric):
     runtime: Literal["onnxruntime", "own"] = "onnxruntime"  # own: torch models are timed in torch
 
 
-def _required(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:
+def required_labels(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:
     """The labels, ``[n]``, each of them a class that the model knows."""
     if labels is None:
         raise DataError(f"{metric} needs labels; the evaluation data has none: kl and flips can do without")

@@ -13,7 +13,10 @@ from pathlib import Path
 from types import UnionType
 from typing import ClassVar, Self, get_args
 
+import torch
 from torch import Tensor
+
+FREE_SIZE = 16  # of a dimension that a model leaves open, where an example is made up
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class InputSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+    def noise(self, examples: int, generator: torch.Generator) -> Tensor:
+        """Seeded noise that the input takes: a free size is 16, integers are small tokens, a mask lets all by."""
+        shape = [examples, *(FREE_SIZE if size < 0 else size for size in self.shape)]
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if dtype.is_floating_point:
+            return torch.randn(*shape, generator=generator).to(dtype)
+        if self.name.endswith("mask"):
+            return torch.ones(*shape, dtype=dtype)
+        return torch.randint(1, 100, shape, generator=generator).to(dtype)
 
 
 @dataclass(frozen=True)

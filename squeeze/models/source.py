@@ -70,6 +70,17 @@ class FactorySource(Source):
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "reference": self.reference, "arguments": dict(self.arguments)}
 
+    def inputs(self) -> tuple[InputSpec, ...] | None:
+        """As the module's own ``inputs`` says: name to shape and type of one example; -1 is a free size."""
+        told = getattr(self.build("meta"), "inputs", None)
+        if told is None:
+            return None
+        try:
+            return tuple(InputSpec(str(n), tuple(map(int, shape)), str(dtype)) for n, (shape, dtype) in told.items())
+        except (AttributeError, TypeError, ValueError):
+            wanted = '{"input_ids": ((-1,), "int64")} would do'
+            raise ModelError(f"{self.reference}: the module's inputs are {told!r:.60}; {wanted}") from None
+
 
 @dataclass(frozen=True)
 class BuiltinSource(Source):

@@ -81,7 +81,7 @@ class TorchModel(Model):
         """A batch of noise of the right shape, on the module's device."""
         device = "meta" if self.is_meta else "cpu"
         generator = torch.Generator().manual_seed(seed)
-        noise = {i.name: torch.randn(examples, *i.shape, generator=generator).to(device) for i in self.inputs}
+        noise = {spec.name: spec.noise(examples, generator).to(device) for spec in self.inputs}
         return Batch(noise)
 
     def layers(self) -> list[Layer]:

@@ -22,6 +22,7 @@ from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.fit import misfit
 from squeeze.evaluate.metrics import EstimateMetric, ExampleMetric, Latency
+from squeeze.evaluate.probe import Probe
 from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
@@ -33,6 +34,10 @@ EXTRAS = {
     "datasets": ("datasets",),
     "gptq": ("gptqmodel", "optimum"),
     "inc": ("neural_compressor", "auto_round"),
+    "compressed-tensors": ("compressed_tensors",),
+    "gguf": ("gguf", "accelerate"),
+    "llama-cpp": ("llama_cpp",),
+    "genai": ("onnxruntime_genai",),
 }
 FORMS = {
     "language": "a language model",
@@ -83,7 +88,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
     result.faults += _data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
-    result.faults += _own_faults(plan, start)
+    result.faults += _own_faults(plan, start, given_roles)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
@@ -189,8 +194,7 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
             yield f"{deed.name} needs data.{role}, which the plan does not name"
     if deed.repetitions() > 1:
         yield from _repetition_faults(plan, deed.repetitions(), given)
-    if deed.extra and (absent := [name for name in EXTRAS.get(deed.extra, ()) if find_spec(name) is None]):
-        yield f"{deed.name} needs {', '.join(absent)}: pip install 'squeeze[{deed.extra}]'"
+    yield from _absent(deed.name, (deed.extra,) if deed.extra else ())
     for name in deed.reads():
         if not (plan.root / name).exists():
             yield f"{deed.name}: {plan.root / name} does not exist"
@@ -206,6 +210,13 @@ def _repetition_faults(plan: Plan, wanted: int, given: frozenset[str]) -> Iterat
         yield f"calibration_seeds {wanted} wants data.calibrate named in the plan, so that other samples can be chosen"
     elif source is not None and source.samples is None:
         yield f"calibration_seeds {wanted} would take the same text each time; samples: in data.calibrate would choose"
+
+
+def _absent(who: str, extras: tuple[str, ...]) -> Iterator[str]:
+    """What must be installed first."""
+    for extra in extras:
+        if absent := [name for name in EXTRAS.get(extra, ()) if find_spec(name) is None]:
+            yield f"{who} needs {', '.join(absent)}: pip install 'squeeze[{extra}]'"
 
 
 def _worded(forms: list[str]) -> str:
@@ -244,15 +255,18 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
         message = f"target {branch.name} packs {_worded(wanted)} and is given {FORMS[end.form]}"
         cure = "; passes: [{pass: export_onnx}] under it would make one" if "onnx" in wanted else ""
         yield Fault(branch.place, f"{message}{cure}")
+    yield from (Fault(branch.place, message) for message in _absent(f"target {branch.name}", branch.target.extras()))
     if end.model is not None:
         grid = end.preview.grid if end.preview else {}
         messages = [*branch.target.faults(end.model), *branch.target.grid_faults(grid)]
         yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
 
 
-def _own_faults(plan: Plan, start: State) -> Iterator[Fault]:
-    """Metrics that bring data: it is there, and there is a language model to ask."""
+def _own_faults(plan: Plan, start: State, given: frozenset[str]) -> Iterator[Fault]:
+    """Metrics that bring data: it is there, and a language model to ask; a probe has something to be fitted on."""
     for index, metric in enumerate(plan.metrics):
+        if isinstance(metric, Probe) and "train" not in plan.data and "train" not in given:
+            yield Fault(("metrics", index), "probe is fitted on data.train, which the plan does not name")
         if isinstance(metric, OwnDataMetric | EstimateMetric):
             place = ("metrics", index)
             if not start.form.startswith("language"):

@@ -83,6 +83,8 @@ def value(unit: str, number: float | None) -> str:
             return times(number)
         case "nats":
             return f"{number:.4f}" if _shows(number) else f"{number:.1e}"
+        case "cosine":
+            return f"{number:.4f}"
         case "perplexity":
             return f"{number:,.3f}"
     return f"{number:,.4g} {unit}".rstrip()
@@ -113,7 +115,7 @@ def change(unit: str, delta: Delta) -> str:
 
 
 def _signed(unit: str, difference: float) -> str:
-    if unit in ("nats", "perplexity"):
+    if unit in ("nats", "perplexity", "cosine"):
         return f"{difference:+z.4f}" if _shows(difference) else f"{difference:+.1e}"
     return ("+" if difference >= 0 else "-") + value(unit, abs(difference))
 

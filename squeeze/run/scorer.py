@@ -12,11 +12,13 @@ import numpy as np
 from squeeze.data.base import Dataset
 from squeeze.data.choices import ChoiceDataset
 from squeeze.data.text import TokenDataset
+from squeeze.errors import DataError
 from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.endings import EndingScores, score_endings
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.latency import Paired, compare_latency
 from squeeze.evaluate.metrics import Answers, Estimate, EstimateMetric, ExampleMetric, Latency, Metric
+from squeeze.evaluate.probe import Fitted, Probe
 from squeeze.evaluate.tokens import TokenScores, score_tokens
 from squeeze.ledger import Answered, Estimated, Measured, Row, Score, ScoredOn, measure, scores, timed_score
 from squeeze.models.base import Model
@@ -26,6 +28,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.versions import library_versions
 from squeeze.store import Store, key_of
 
 
@@ -35,6 +38,7 @@ class Scorer:
     Args:
         own: By a metric's label, the data that it brings itself.
         root: Folder that paths in metrics start from.
+        train: What a probe is fitted on.
     """
 
     def __init__(
@@ -46,9 +50,10 @@ class Scorer:
         original: Kept,
         own: Mapping[str, Dataset] | None = None,
         root: Path | None = None,
+        train: Dataset | None = None,
     ) -> None:
         self.metrics, self.data, self.store, self.progress = list(metrics), data, store, progress
-        self.original, self.own, self.root = original, dict(own or {}), root or Path.cwd()
+        self.original, self.own, self.root, self.train = original, dict(own or {}), root or Path.cwd(), train
         on_data = [m for m in metrics if isinstance(m, ExampleMetric) and not isinstance(m, OwnDataMetric)]
         scored = data is not None and bool(on_data)
         self.scored_on = ScoredOn(data.name, data.digest, len(data)) if data is not None and scored else None
@@ -87,9 +92,27 @@ class Scorer:
         if kept.key not in self._measured:
             answers = self._answers(kept, name) if self.scored_on else None
             own = {label: self._endings(kept, name, data) for label, data in self.own.items()}
+            if isinstance(answers, np.ndarray) and self.scored_on:
+                probes = [metric for metric in self.metrics if isinstance(metric, Probe)]
+                own |= {m.label: Answered(self._fitted(m).logits(answers), self.scored_on) for m in probes}
             told = {m.label: self._estimated(kept, name, m) for m in self.metrics if isinstance(m, EstimateMetric)}
             self._measured[kept.key] = measure(kept.model, self.metrics, answers, self.scored_on, own, told)
         return self._measured[kept.key]
+
+    def _fitted(self, metric: Probe) -> Fitted:
+        """The probe on the original's embeddings of the training data, fitted once."""
+        train, original = self.train, self.original
+        assert train is not None, "the plan was checked"
+        made_from = {"probe on": original.key, "data": train.digest, "options": metric.model_dump(mode="json")}
+
+        def write(folder: Path) -> None:
+            truth = labels_of(train)
+            if truth is None:
+                raise DataError(f"data.train: {train.name}: {metric.name} needs labels")
+            metric.fit(logits_of(original.model, train, self.progress, "embed data.train"), truth).save(folder)
+
+        versions = {"versions": library_versions()}
+        return Fitted.load(self.store.make(key_of(made_from | versions), "probe", made_from, write))
 
     def _estimated(self, kept: Kept, name: str, metric: EstimateMetric) -> Estimated:
         """What another tool says, asked once."""
@@ -164,7 +187,7 @@ class Scorer:
 
     def _paired(self, metric: Latency, new: Kept, old: Kept) -> Paired:
         assert self.data is not None
-        batch = self.data.batch(np.arange(metric.batch) % len(self.data))
+        batch = self.data.batch(self.data.typical(metric.batch))
         runners = [self._in_runtime(metric, kept).runner(batch, metric.threads) for kept in (new, old)]
         return compare_latency(runners[0], runners[1], metric.seconds)
 

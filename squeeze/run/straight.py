@@ -99,7 +99,8 @@ class Line:
                 require_fit(model, role, data)
         self.original = keep_original(model, store, self.code_folder)
         evaluate = self.data.get("evaluate")
-        self.scorer = Scorer(plan.metrics, evaluate, store, progress, self.original, opened.own, plan.root)
+        given = opened.own, plan.root, self.data.get("train")
+        self.scorer = Scorer(plan.metrics, evaluate, store, progress, self.original, *given)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 

@@ -29,7 +29,9 @@ TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order, wr
 
 
 class ExportOnnx(Pass[TorchModel, OnnxModel]):
-    """Write the model as an ONNX graph with a free batch dimension; its logits are compared with torch's.
+    """Write the model as an ONNX graph with a free batch dimension, and a free length where tokens go in.
+
+    Its logits are compared with torch's.
 
     BatchNormalization is folded into the convolutions, and nothing of the machine it was made on is left in the file.
     """
@@ -68,8 +70,8 @@ class _Logits(nn.Module):
 
 def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.Model:
     # two examples: a batch of one would be taken for a constant
-    example = tuple(torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in inputs)
-    batch = torch.export.Dim("batch")
+    example = tuple(spec.noise(2, torch.Generator().manual_seed(0)) for spec in inputs)
+    free = {place: torch.export.Dim(name) for place, name in _free_places(inputs).items()}
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -79,7 +81,7 @@ def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.
                 input_names=[spec.name for spec in inputs],
                 output_names=["logits"],
                 opset_version=opset,
-                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                dynamic_shapes=(tuple(_named(spec, free) for spec in inputs),),
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever the user's module trips over
@@ -88,6 +90,21 @@ def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.
     assert program is not None
     graph_model: ir.Model = program.model
     return graph_model
+
+
+def _free_places(inputs: tuple[InputSpec, ...]) -> dict[int, str]:
+    """The batch, and every dimension that an input leaves open: inputs share its size, as tokens and their mask do."""
+    open_places = sorted({1 + place for spec in inputs for place, size in enumerate(spec.shape) if size < 0})
+    names = ["length"] if len(open_places) == 1 else [f"size_{place}" for place in open_places]
+    return {0: "batch", **dict(zip(open_places, names, strict=True))}
+
+
+def _named(spec: InputSpec, free: dict[int, Any]) -> dict[int, Any]:
+    return {
+        place: dim
+        for place, dim in free.items()
+        if not place or (place <= len(spec.shape) and spec.shape[place - 1] < 0)
+    }
 
 
 def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
@@ -134,13 +151,25 @@ def _rename(graph: ir.Graph) -> None:
             value.const_value.name = plain
     taken: set[str] = set()
     for node in graph:
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        weight = node.inputs[0 if node.op_type == "Gather" else 1] if len(node.inputs) > 1 else None
+        if node.op_type == "MatMul" and weight is not None and weight.is_initializer():
+            _name_by_bias(graph, node, weight)
         if node.op_type in WEIGHTED_OPS and weight is not None and weight.is_initializer():
             node.name = (weight.name or "").removesuffix(".weight") or node.name
         stem, count = node.name or node.op_type, 1
         while node.name in taken or not node.name:
             node.name, count = f"{stem}_{count}", count + 1
         taken.add(node.name)
+
+
+def _name_by_bias(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
+    """A linear's weight is stored transposed and loses its name; the bias that is added behind it has kept its own."""
+    readers = [use.node for use in node.outputs[0].uses()]
+    added = readers[0].inputs if len(readers) == 1 and readers[0].op_type == "Add" else ()
+    name = next((str(v.name) for v in added if v is not None and v.is_initializer()), "")
+    plain = f"{name.removesuffix('.bias')}.weight"
+    if name.endswith(".bias") and plain not in graph.initializers and weight.const_value is not None:
+        weight.name = weight.const_value.name = plain
 
 
 @contextmanager

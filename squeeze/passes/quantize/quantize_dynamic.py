@@ -1,7 +1,7 @@
 """Dynamic int8 for ONNX: integer weights; activations are measured and rounded each time the model runs.
 
-No calibration data are needed, and each run pays for measuring: good for matrices (transformers, classifiers), bad for
-convolutions.
+No calibration data are needed but for ``smooth``, and each run pays for measuring: good for matrices (transformers,
+classifiers), bad for convolutions.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import onnx_ir as ir
 from squeeze.algorithms.affine import quantize_symmetric, symmetric_scale
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats.onnx_dynamic import write_dynamic
+from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
 from squeeze.formats.onnx_simplify import simplify
+from squeeze.formats.onnx_table import table_matrix, why_no_table, write_table
 from squeeze.models.base import Model
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.onnx_coverage import measure_coverage
+from squeeze.passes.quantize.onnx_smooth import smooth_inputs
 from squeeze.passes.quantize.selection import select, selection_faults
 
 KINDS = {"Gemm": "matrices", "MatMul": "matrices", "Linear": "matrices", "Conv": "convolutions"} | {
     "Conv1d": "convolutions",
     "Conv2d": "convolutions",
 }
+TABLES = {"Gather", "Embedding"}
 
 
 class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
@@ -41,6 +45,8 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
 
     layers: Literal["matrices", "all"] = "matrices"  # all: convolutions too, at their price
     per_channel: bool = True  # for matrices; convolutions have one scale in any case
+    smooth: bool = False  # first divide outlying channels down, as calibration data say; encoders want it
+    embeddings: bool = True  # tables of embeddings too, a scale per row: half of a small encoder's bytes
     include: tuple[str, ...] = ("*",)  # layers to quantize, by name
     exclude: tuple[str, ...] = ()  # layers that stay float
 
@@ -49,8 +55,13 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
         graph_model = model.copy_ir()
         simplify(graph_model)
         nodes, reasons = self._chosen(graph_model.graph)
-        if not nodes:
+        tables, kept = self._tables(graph_model.graph)
+        if not nodes and not tables:
             raise EffectError(f"{self.name}: no layer can be quantized; layers: all takes convolutions too")
+        if self.smooth:
+            context.facts["smooth"] = smooth_inputs(model, graph_model.graph, nodes, context)
+        for table in tables:
+            write_table(graph_model.graph, table, quantize_symmetric(table_matrix(table), 8))
         for node in nodes:
             matrix = weight_matrix(node)
             whole = node.op_type == "Conv" or not self.per_channel
@@ -58,11 +69,16 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
             write_dynamic(graph_model.graph, node, quantize_symmetric(matrix, 8, scale=scale))
         quantized = OnnxModel(graph_model, model.source)
         quantized.threads = model.threads
-        coverage = measure_coverage(model.ir.graph, quantized, reasons)
+        coverage = measure_coverage(model.ir.graph, quantized, reasons | kept)
         context.facts.update(coverage.facts())
+        if tables or kept:
+            context.facts["embeddings"] = {"int8": [str(table.name) for table in tables]}
         if sum(found for found, _ in coverage.counts.values()) < len(nodes):
             raise EffectError(f"{self.name}: ONNX Runtime runs fewer than {len(nodes)} layers on integers")
         return quantized
+
+    def needed(self) -> frozenset[str]:
+        return frozenset({"calibration"}) if self.smooth else frozenset()
 
     def faults(self, model: Model) -> Iterator[str]:
         names = self._names(model)
@@ -77,20 +93,36 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
         return Preview(tuple(sorted(chosen)), before.parameters, before.nbytes - saved, before.macs, exact=False)
 
     def _names(self, model: Model) -> list[str]:
-        kinds = {kind for kind, group in KINDS.items() if self.layers in (group, "all")}
-        return [layer.name for layer in model.layers() if layer.kind in kinds]
+        return [layer.name for layer in model.layers() if layer.kind in self._kinds()]
+
+    def _kinds(self) -> set[str]:
+        return {kind for kind, group in KINDS.items() if self.layers in (group, "all")} | (
+            TABLES if self.embeddings else set()
+        )
+
+    def _tables(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
+        """Embeddings to rewrite, and why the others stay float."""
+        found = [node for node in graph if node.op_type == "Gather" and constant(node.inputs[0]) is not None]
+        found = [node for node in found if len(constant(node.inputs[0]).shape) == 2]  # type: ignore[union-attr]
+        wanted = set(select([str(node.name) for node in found], self.include, self.exclude)) if self.embeddings else ()
+        why = {str(n.name): why_no_table(n) if str(n.name) in wanted else "left out" for n in found}
+        return [n for n in found if why[str(n.name)] is None], {name: reason for name, reason in why.items() if reason}
 
     def _chosen(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
-        kinds = {kind for kind, group in KINDS.items() if self.layers in (group, "all")}
-        names = [str(node.name) for node in graph if node.op_type in kinds]
+        names = [str(node.name) for node in graph if node.op_type in self._kinds() and _holds_weight(node)]
         for wrong in selection_faults(names, self.include, self.exclude) if names else ():
             raise ModelError(f"{self.name}: {wrong}")
         wanted, nodes, reasons = set(select(names, self.include, self.exclude)), [], {}
         for node in graph:
             if node.op_type in LAYER_OPS:
-                reason = why_not(node) if str(node.name) in wanted else "left out"
+                reason = why_not(node) if str(node.name) in wanted or not _holds_weight(node) else "left out"
                 if reason is None:
                     nodes.append(node)
                 else:
                     reasons[str(node.name)] = reason
         return nodes, reasons
+
+
+def _holds_weight(node: ir.Node) -> bool:
+    """Products of two activations, as attention has them, are no layers."""
+    return any(constant(value) is not None for value in node.inputs[:2])
