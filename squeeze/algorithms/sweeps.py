@@ -76,7 +76,10 @@ class _Part:
     ) -> None:
         self.H, self.added, self.limits, self.scale_dtype = H, added, integer_range(grid.bits), scale_dtype
         self.q = grid.q.t().float().contiguous()
-        self.scale, self.zero_point = grid.scale.t().contiguous(), grid.zero_point.t().float()
+        self.scale, self.zero_point = (
+            grid.scale.t().clone(memory_format=torch.contiguous_format),
+            grid.zero_point.t().float(),
+        )
         self.error = (grid.dequantize() - weight.float()).t().contiguous()
         self.groups = _members(grid)
         self.gain, self.squares = torch.zeros(len(weight)), self.error.square().sum(0)
