@@ -1,0 +1,196 @@
+"""GPTQ's perplexity, time and memory beside its peers': one model, one calibration text, one evaluator, one run.
+
+    python benchmarks/gptq_perplexity.py --real FOLDER [--grid 4:64 --grid 3:64 ...] [--only gptq auto-round ...]
+        [--peer-python auto-round=/other/environment/bin/python] [--peer-path llm-compressor=/folder/of/packages]
+
+Each candidate quantizes prose6M in a process of its own, symmetric, at the same bits and group size, from the very same
+token sequences, with the defaults of its package; ``process`` is the time from its start until the result is saved,
+imports included, ``peak`` the resident memory by then (medians over ``--rounds``). Peers may live in environments of
+their own; those that are found nowhere are named. All are scored by our evaluator on the same sequences of text that
+nobody calibrated on: perplexity, KL to the original, the paired 95 % interval of the perplexity's difference to our
+``gptq``, and the share of rounding's loss (rtn, in nats per token) that each recovers, with its interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _perplexity_candidates import OURS, PEERS
+from safetensors.torch import load_file, save_file
+
+from squeeze.algorithms.stats import bootstrap_means, percentile_interval
+from squeeze.data.text import TextData, TokenDataset
+from squeeze.evaluate.tokens import TokenScores, score_tokens
+from squeeze.models.language.dense import copy_side_files
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.progress import Progress
+
+HERE = Path(__file__).parent
+GRIDS = ["4:64", "4:128", "3:64", "2:64"]
+QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "GPTQMODEL_CPU_WORKERS": "2", "CI": "1"}
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    names = [name for name in (*OURS, *PEERS) if name in options.only]
+    absent = [name for name in names if name in PEERS and not present(name, options)]
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        print(bench.title())
+        for grid in options.grid or GRIDS:
+            bits, size = map(int, grid.split(":"))
+            bench.compare(bits, size, [name for name in names if name not in absent])
+    if absent:
+        print(f"\nnot measured, since not installed: {', '.join(absent)}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", type=Path, required=True, help="folder of real models and data")
+    parser.add_argument("--grid", action="append", metavar="BITS:GROUP", help=f"default: {', '.join(GRIDS)}")
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
+    parser.add_argument("--samples", type=int, default=128, help="calibration sequences")
+    parser.add_argument("--length", type=int, default=256, help="tokens in each")
+    parser.add_argument("--evaluate", type=int, default=None, help="evaluation sequences; default: all")
+    parser.add_argument("--rounds", type=int, default=1, help="times that each is run; scores are of the first")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--peer-python", action="append", default=[], metavar="PEER=PYTHON", help="its environment")
+    parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER", help="before its own path")
+    options = parser.parse_args()
+    options.peer_python = dict(given.split("=", 1) for given in options.peer_python)
+    options.peer_path = dict(given.split("=", 1) for given in options.peer_path)
+    return options
+
+
+def present(name: str, options: argparse.Namespace) -> bool:
+    """Whether a peer can be imported where it would run."""
+    if name not in options.peer_python and name not in options.peer_path:
+        return find_spec(PEERS[name][0]) is not None
+    look = f"from importlib.util import find_spec as f; import sys; sys.exit(f({PEERS[name][0]!r}) is None)"
+    return (
+        subprocess.run([python(name, options), "-c", look], env=environment(name, options), check=False).returncode == 0
+    )
+
+
+def python(name: str, options: argparse.Namespace) -> str:
+    return options.peer_python.get(name, sys.executable)
+
+
+def environment(name: str, options: argparse.Namespace) -> dict[str, str]:
+    paths = [str(HERE.parent), options.peer_path.get(name, ""), os.environ.get("PYTHONPATH", "")]
+    return os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+class Bench:
+    """The model, its data, the original's scores."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        reference = options.real / "models/prose6M"
+        self.model = LanguageModel(reference)
+        evaluate = text(options.real, "evaluate", options.length, options.evaluate)
+        everything = text(options.real, "evaluate", options.length, None)
+        calibrate = text(options.real, "calibrate", options.length, options.samples).without(list(everything.tokens))
+        self.evaluate, self.calibrate = evaluate, calibrate
+        save_file({"tokens": torch.from_numpy(calibrate.tokens)}, folder / "tokens.safetensors")
+        self.kept = folder / "original"
+        self.kept.mkdir()
+        self.original = score_tokens(self.model, evaluate, self.kept, None, Progress(), "original")
+
+    def title(self) -> str:
+        n, tokens = len(self.calibrate), self.original.nll.size
+        perplexity = float(np.exp(self.original.nll.mean()))
+        calibrated = f"calibrated on {n} sequences of {self.options.length} tokens"
+        return f"prose6M, original perplexity {perplexity:.3f} over {tokens} tokens; {calibrated}"
+
+    def compare(self, bits: int, size: int, names: list[str]) -> None:
+        results = {}
+        for name in names:
+            said = [self.run(name, bits, size) for _ in range(self.options.rounds)]
+            if failed := next((one["failed"] for one in said if "failed" in one), None):
+                print(f"{name} failed at {bits} bits: {failed}")
+                continue
+            results[name] = said, self.score(name)
+        show(bits, size, results, self.original)
+
+    def run(self, name: str, bits: int, size: int) -> dict[str, Any]:
+        """One quantization in a process of its own; what it took, or why it failed."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as work:
+            job = {"model": str(self.model.folder), "work": work, "bits": bits, "group_size": size}
+            job |= {"tokens": str(self.folder / "tokens.safetensors"), "threads": self.options.threads}
+            job |= {"out": str(self.weights(name)), "said": f"{work}/said.json", "spawned": time.time()}
+            file = Path(work) / "job.json"
+            file.write_text(json.dumps(job))
+            command = [python(name, self.options), str(HERE / "_perplexity_candidates.py"), name, str(file)]
+            done = subprocess.run(
+                command, env=environment(name, self.options), cwd=work, check=False, capture_output=True, text=True
+            )
+            if done.returncode:
+                return {"failed": (done.stderr.strip().splitlines() or ["it said nothing"])[-1]}
+            return json.loads(Path(job["said"]).read_text())
+
+    def weights(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def score(self, name: str) -> TokenScores:
+        """The original with the candidate's weights in place of its own."""
+        made, new = self.folder / "scored", load_file(self.weights(name))
+        made.mkdir(exist_ok=True)
+        copy_side_files(self.model.folder, made)
+        own = {full: self.model.tensor(full) for full in self.model.skeleton.names()}
+        save_file(
+            {full: new.get(full, value).to(value.dtype) for full, value in own.items()}, made / "model.safetensors"
+        )
+        return score_tokens(LanguageModel(made), self.evaluate, made, self.kept, Progress(), name)
+
+
+def text(real: Path, which: str, length: int, samples: int | None) -> TokenDataset:
+    source = TextData(text=f"data/prose/{which}.txt", length=length, samples=samples)
+    return source.open(real, real / "models/prose6M")
+
+
+def show(bits: int, size: int, results: dict[str, Any], original: TokenScores) -> None:
+    losses = {name: scores.nll.mean(1) for name, (_, scores) in results.items()}
+    columns = np.stack([original.nll.mean(1), *losses.values()], axis=1)
+    means = dict(zip(["original", *losses], bootstrap_means(columns).T, strict=True))
+    exact = dict(zip(["original", *losses], columns.mean(0), strict=True))
+    print(f"\n{bits} bits, group {size}, symmetric")
+    head = f"{'':<19}{'perplexity':>11}{'to our gptq':>27}{'KL':>9}{'of rtn loss recovered':>28}"
+    print(f"{head}{'process':>10}{'import':>8}{'peak':>9}", flush=True)
+    for name, (said, scores) in results.items():
+        print(row(name, said, scores, exact, means), flush=True)
+
+
+def row(name: str, said: list[dict[str, Any]], scores: TokenScores, exact: Any, means: Any) -> str:
+    delta = interval(lambda of: np.exp(of[name]) - np.exp(of["gptq"]), exact, means, 3) if "gptq" in exact else ""
+    share = "rtn" in exact and name != "rtn"
+    back = interval(lambda of: 100 * (1 - lost(of, name) / lost(of, "rtn")), exact, means, 0) + " %" if share else ""
+    took = [statistics.median(one[key] for one in said) for key in ("process_s", "import_s", "peak_bytes")]
+    clock = f"{took[0]:>8.1f} s{took[1]:>6.1f} s{took[2] / 1e6:>6.0f} MB"
+    return f"{name:<19}{np.exp(exact[name]):>11.3f}{delta:>27}{scores.kl.mean():>9.5f}{back:>28}{clock}"
+
+
+def lost(of: Any, name: str) -> Any:
+    return of[name] - of["original"]
+
+
+def interval(value: Any, exact: Any, means: Any, digits: int) -> str:
+    low, high = percentile_interval(value(means))
+    return f"{value(exact):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+if __name__ == "__main__":
+    main()
