@@ -144,4 +144,4 @@ def _filled(values: Tensor, zeros: Tensor, block: int) -> Tensor:
 def _points(stored: Tensor, bits: int, rows: int, blocks: int) -> Tensor:
     missing = -stored.shape[1] % bits  # whole words of eight values, as they are unpacked
     padded = torch.nn.functional.pad(stored, (0, missing))
-    return unpack(padded, bits, rows, blocks).to(torch.int32)
+    return unpack(padded, bits, rows, blocks)[:, :blocks].to(torch.int32)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats import onnx_blocked, onnx_nbits, onnx_weights
 from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.export.decoder.graph import CONTRIB
@@ -27,6 +27,7 @@ from squeeze.passes.export.decoder.residuals import fuse_residuals
 from squeeze.passes.export.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
 Way = Literal["nbits", "qdq"]
+HELD = onnx_weights.HELD
 INLINE_BYTES = 1024  # larger constants go beside the graph
 FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
 FLOAT = int(ir.DataType.FLOAT)
@@ -55,6 +56,11 @@ class Place:
         """What its tensors are called."""
         name = self.names[0] if len(self.names) == 1 else f"{self.names[0]}+{len(self.names) - 1}"
         return name if self.expert < 0 else f"{name}.{self.expert}"
+
+    @property
+    def said(self) -> str:
+        """Names of the weights, for whoever reads the file."""
+        return "\n".join(self.names) if self.expert < 0 else f"{self.names[0]}#{self.expert}"
 
 
 class Lowering:
@@ -106,6 +112,7 @@ class Lowering:
     def _nbits_product(self, at: _Replaced, place: Place, x: ir.Value, bias: ir.Value | None) -> ir.Value:
         stored = self._nbits(place)
         x = self._ordered(at, x, stored.order, place)
+        at.holds = place
         attributes = {"K": stored.columns, "N": stored.rows, "bits": stored.bits, "block_size": stored.block}
         if self.accuracy_level:
             attributes["accuracy_level"] = self.accuracy_level
@@ -133,6 +140,7 @@ class Lowering:
         parts = [self._initializer(self.side.append(f"{place.key}.{n}", a), at.graph) for n, a in arrays.items()]
         attributes = {"axis": 1} if stored.block is None else {"axis": 0, "block_size": stored.block}
         weight = at.add("DequantizeLinear", parts, attributes, suffix=".dequantize")
+        at.holds = place
         return at.add("MatMul", [x, weight])
 
     def _dense_product(self, at: _Replaced, place: Place, x: ir.Value) -> ir.Value:
@@ -155,6 +163,7 @@ class Lowering:
         if stored.order is not None or stored.columns % stored.block:
             raise ModelError(f"{place.key}: GatherBlockQuantized wants groups that divide {stored.columns} in order")
         packed, *rest = self._nbits_values(place, stored, (stored.rows, stored.columns * stored.bits // 8))
+        at.holds = place
         attributes = {"bits": stored.bits, "block_size": stored.block, "gather_axis": 0, "quantize_axis": 1}
         return at.add("GatherBlockQuantized", [packed, tokens, *rest], attributes, CONTRIB)
 
@@ -173,6 +182,7 @@ class Lowering:
             at.add("Gather", [self._value(f"{place.key}.{name}", array), tokens], suffix=f".{name}")
             for name, array in arrays.items()
         ]
+        at.holds = place
         return at.add("DequantizeLinear", rows, {"axis": -1, "block_size": size})
 
     def _ordered(self, at: _Replaced, x: ir.Value, order: NDArray[Any] | None, place: Place) -> ir.Value:
@@ -242,6 +252,7 @@ class _Replaced:
 
     def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
         self.graph, self.node = graph, node
+        self.holds: Place | None = None  # the quantized weight of the node that is added next
 
     def by(self, lower: Any) -> None:
         """Put what ``lower`` adds in the node's place."""
@@ -266,6 +277,9 @@ class _Replaced:
         name = f"{self.node.name}{suffix or '.' + op.lower()}"
         node = ir.node(op, inputs, attributes or {}, domain=domain, name=name)
         node.outputs[0].name = f"{name}.out"
+        if self.holds is not None:
+            node.metadata_props[HELD] = self.holds.said
+            self.holds = None
         first = inputs[0]
         kept = first.dtype if op == "Gather" and first is not None else None
         node.outputs[0].type = ir.TensorType(kept or ir.DataType.FLOAT)
