@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,26 +28,28 @@ def write_dense(skeleton: Skeleton, tensor: Callable[[str], Tensor], source: Pat
         source: The folder that config and tokenizer are taken from.
     """
     copy_side_files(source, folder)
-    write_shards(
-        skeleton, folder, lambda names: as_stored(skeleton.module, {name: tensor(name).clone() for name in names})
-    )
+    write_shards(skeleton, folder, lambda names: as_stored(skeleton.module, {name: tensor(name) for name in names}))
 
 
 def write_shards(skeleton: Skeleton, folder: Path, stored: Callable[[list[str]], dict[str, Tensor]]) -> None:
-    """Write a shard of what is outside the blocks, one for each block, and their index.
+    """Write a shard of what is outside the blocks, one for each block, one each for embedding and head; their index.
 
     Args:
         stored: Gives what is stored for some tensors of the module, under the names of the checkpoint.
     """
-    shards = [skeleton.outside, *(_names(skeleton, index) for index in range(len(skeleton.layers)))]
+    ends = skeleton.ends
+    small = [name for name in skeleton.outside if name not in ends]
+    blocks = [_names(skeleton, index) for index in range(len(skeleton.layers))]
+    shards = [small, *blocks, *([name] for name in ends)]
     placed: dict[str, str] = {}
     size = 0
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = stored(names)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / file, {"format": "pt"})
+        save_file({name: _whole(value) for name, value in tensors.items()}, folder / file, {"format": "pt"})
         placed |= dict.fromkeys(tensors, file)
         size += sum(value.nbytes for value in tensors.values())
+        del tensors  # before the next ones are read
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2))
 
@@ -61,6 +64,12 @@ def copy_side_files(source: Path, folder: Path) -> None:
     own = {key: value for key, value in as_llama(values).items() if key != "quantization_config"}
     if own != values:
         (folder / "config.json").write_text(json.dumps(own, indent=2))
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A tensor that shares its memory with no other, as experts cut out of one do."""
+    alone = value.untyped_storage().nbytes() == value.nbytes
+    return value.contiguous() if alone else value.clone(memory_format=torch.contiguous_format)
 
 
 def _names(skeleton: Skeleton, index: int) -> list[str]:

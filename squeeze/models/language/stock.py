@@ -6,6 +6,7 @@ What GPTQ checkpoints and compressed-tensors folders have in common: packed line
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +155,9 @@ def _in_half(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _half(name: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
-        return value.clone()
+        return value
     half = value.to(torch.float16)
-    if not bool(torch.isfinite(half).all()):
-        raise ModelError(
-            f"{name}: {float(value.abs().max()):.3g} is too large for float16, in which the rest is stored"
-        )
-    return half.clone()
+    largest = max(abs(float(half.amin())), abs(float(half.amax())))
+    if not math.isfinite(largest):
+        raise ModelError(f"{name}: {float(value.abs().max()):.3g} is too large for float16, in which it is stored")
+    return half
