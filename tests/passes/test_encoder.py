@@ -1,0 +1,180 @@
+"""A sentence encoder on its way to int8: free length, tables and matrices on integers, the same embeddings nearly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from language_world import write_tokenizer
+from minilm import encoder
+from safetensors.torch import save_file
+from tiny import faults, squeeze
+from torch import nn
+
+from squeeze.data.sentences import SentenceDataset
+from squeeze.errors import ModelError
+from squeeze.evaluate.probe import Cosine
+from squeeze.models.base import Batch
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.source import FactorySource
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
+from squeeze.plan.plan import Plan
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 600,
+    "max_position_embeddings": 64,
+}
+ARGUMENTS = json.dumps(SIZES).replace('"', "")
+PLAN = f"""\
+model: {{module: "minilm:encoder", weights: tiny.safetensors, arguments: {ARGUMENTS}}}
+data:
+  train: {{sentences: train.tsv, tokenizer: .}}
+  calibrate: {{sentences: train.tsv, tokenizer: ., samples: 32}}
+  evaluate: {{sentences: dev.tsv, tokenizer: .}}
+metrics: [probe, cosine, size]
+passes:
+  - pass: export_onnx
+  - {{pass: quantize_dynamic, smooth: true}}
+targets: [{{target: cpu}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    made = encoder(**SIZES).eval()
+    for name, parameter in made.named_parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter.data, 0.0, 0.15)
+        elif name.endswith(".bias"):
+            nn.init.normal_(parameter.data, 0.0, 0.02)  # equal ones would be stored once, under one name
+        if "LayerNorm.weight" in name:
+            parameter.data[3] = 12.0  # BERT's own: one channel far larger than the others
+    return made
+
+
+@pytest.fixture(scope="module")
+def exported(module: nn.Module) -> OnnxModel:
+    source = FactorySource("minilm:encoder", tuple(sorted(SIZES.items())))
+    inputs = source.inputs()
+    assert inputs is not None
+    return ExportOnnx().run(TorchModel(module, source, inputs), Context(threads=1))
+
+
+def sentences(count: int = 40, seed: int = 0) -> SentenceDataset:
+    random = np.random.default_rng(seed)
+    tokens = sorted((random.integers(1, 600, random.integers(2, 30)) for _ in range(count)), key=len)
+    return SentenceDataset("random", tokens, np.full(count, -1), 0)
+
+
+def quantized(exported: OnnxModel, **options: object) -> tuple[OnnxModel, Context]:
+    context = Context(threads=1, calibration_data=sentences(seed=1))
+    return QuantizeDynamic(**options).run(exported, context), context
+
+
+def cosine(exported: OnnxModel, other: OnnxModel) -> float:
+    batch = sentences().batch(np.arange(40))
+    return float(Cosine().per_example(other.predict(batch).numpy(), None, exported.predict(batch).numpy()).mean())
+
+
+def test_any_batch_and_any_length_give_torchs_embeddings(module: nn.Module, exported: OnnxModel) -> None:
+    data = sentences()
+    for numbers in ([0], [39], [3, 20, 39]):
+        batch = data.batch(np.array(numbers))
+        with torch.no_grad():
+            wanted = module(**batch.inputs)
+        assert torch.allclose(exported.predict(batch), wanted, atol=1e-5)
+
+
+def test_filling_up_changes_no_embedding(exported: OnnxModel) -> None:
+    data = sentences()
+    together, alone = exported.predict(data.batch(np.array([2, 39]))), exported.predict(data.batch(np.array([2])))
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+
+
+def test_layers_keep_the_names_of_their_modules(module: nn.Module, exported: OnnxModel) -> None:
+    linears = {name for name, child in module.named_modules() if isinstance(child, nn.Linear) and "pooler" not in name}
+    assert linears <= {layer.name for layer in exported.layers()}
+    assert "embeddings.word_embeddings" in {layer.name for layer in exported.layers()}
+
+
+def test_matrices_and_large_tables_become_integers(exported: OnnxModel) -> None:
+    small, context = quantized(exported)
+    assert small.nbytes() < exported.nbytes() / 2  # the graph itself is a third of so small a file
+    assert context.facts["embeddings"] == {"int8": ["embeddings.word_embeddings"]}
+    assert context.facts["coverage"]["MatMul"] == [12, 16]
+    assert context.facts["uncovered"]["embeddings.token_type_embeddings"] == "a table of 64 values is too small to gain"
+    assert "both operands are computed at run time" in context.facts["uncovered"].values()
+    assert cosine(exported, small) > 0.97
+
+
+def test_smoothing_turns_embeddings_less(exported: OnnxModel) -> None:
+    plain, _ = quantized(exported, embeddings=False)
+    smooth, context = quantized(exported, embeddings=False, smooth=True)
+    assert 1 - cosine(exported, smooth) < 0.6 * (1 - cosine(exported, plain))
+    assert all(0 < left <= 1 for _, left in context.facts["smooth"].values())
+    assert smooth.nbytes() < 1.1 * plain.nbytes()
+
+
+def test_a_table_alone_is_nearest_to_its_float(exported: OnnxModel) -> None:
+    tables, _ = quantized(exported, include=("embeddings.*",))
+    matrices, context = quantized(exported, embeddings=False)
+    assert cosine(exported, tables) > 0.995
+    assert "embeddings.word_embeddings" in {layer.name for layer in matrices.layers()}
+    assert context.facts["uncovered"]["embeddings.word_embeddings"] == "left out"
+
+
+def test_an_excluded_table_stays(exported: OnnxModel) -> None:
+    assert quantized(exported, exclude=("embeddings.*",))[1].facts["embeddings"] == {"int8": []}
+
+
+@pytest.mark.parametrize("told", [["input_ids"], {"input_ids": "int64"}, {"input_ids": ("many", "int64")}], ids=repr)
+def test_inputs_that_a_module_tells_wrongly_are_one_line(told: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minilm.Encoder.inputs", told)
+    with pytest.raises(ModelError, match=r"minilm:encoder: the module's inputs are .* would do"):
+        FactorySource("minilm:encoder", tuple(SIZES.items())).inputs()
+
+
+def test_a_plan_goes_from_the_encoder_to_a_verified_package(module: nn.Module, tmp_path: Path) -> None:
+    save_file({name: value.clone() for name, value in module.state_dict().items()}, tmp_path / "tiny.safetensors")
+    write_tokenizer(tmp_path)
+    random = np.random.default_rng(0)
+    for name, count in (("train", 120), ("dev", 60)):
+        halves = [("abcde", 0), ("uvwxyz", 1)]
+        lines = [f"{''.join(random.choice(list(letters), 9))}\t{label}" for letters, label in halves * (count // 2)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    run = Plan.load(tmp_path / "plan.yaml").run(store=tmp_path / "store", out=tmp_path / "out")
+    first, last = run.ledger.rows[0], run.ledger.rows[-1]
+    assert first.scores["probe"].value > 0.55  # of a network that nobody trained
+    assert abs(last.scores["probe"].value - first.scores["probe"].value) < 0.1
+    assert last.scores["probe"].scored_on is None
+    assert first.scores["cosine"].value == pytest.approx(1)
+    assert 0.97 < last.scores["cosine"].value < 1
+    assert squeeze("verify", tmp_path / "out/plan-cpu.zip") == 0
+
+
+def test_what_a_plan_lacks_is_found_before_the_run(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "dev.tsv").write_text("a\t1\n")
+    (tmp_path / "tiny.safetensors").write_text("")
+    lines = [line for line in PLAN.splitlines() if "train.tsv" not in line]
+    (tmp_path / "plan.yaml").write_text("\n".join(lines))
+    found = " ".join(faults(tmp_path / "plan.yaml"))
+    assert "probe is fitted on data.train, which the plan does not name" in found
+    assert "quantize_dynamic needs data.calibrate, which the plan does not name" in found
+
+
+def test_a_batch_without_its_mask_is_told(exported: OnnxModel) -> None:
+    with pytest.raises(ModelError, match="wants the input 'attention_mask'; the data has input_ids, other"):
+        exported.predict(Batch({"input_ids": torch.ones(1, 4, dtype=torch.int64), "other": torch.ones(1, 4)}))
