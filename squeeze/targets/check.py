@@ -22,7 +22,7 @@ RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
     "predict": {"onnxruntime": (".onnx", ".ort")},
     "generate": {
         "onnxruntime": (".onnx",),
-        "onnxruntime-genai": (".onnx",),
+        "onnxruntime-genai": ("genai_config.json",),
         "llama.cpp": (".gguf",),
         "transformers-gguf": (".gguf",),
         "transformers": ("config.json",),

@@ -20,6 +20,7 @@ from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.memory import give_back
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
@@ -159,6 +160,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
             new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
         new |= {name: _stacked([found[weight] for weight in matrices(model, index, name)]) for name in names}
         rewriter.put_block(index, new, {prefix + name: said for name, said in work.said.items()})
+        del new, found, work
+        give_back()
 
     def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
         if self.embeddings is None:
