@@ -127,7 +127,7 @@ def _stages(groups: list[list[Weight]]) -> list[list[list[Weight]]]:
     """Groups that wait for each other: experts, told apart by a number in their names, do not."""
     stages: dict[str, list[list[Weight]]] = {}
     for group in groups:
-        stages.setdefault(re.sub(r"\d+", "*", group[0].name), []).append(group)
+        stages.setdefault(re.sub(r"\.\d+\.", ".*.", group[0].name), []).append(group)
     return list(stages.values())
 
 

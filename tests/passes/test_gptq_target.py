@@ -1,0 +1,94 @@
+"""What gptq aims at: the original model's outputs, in the stream itself where a weight writes into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from language_world import write_folder
+from torch import Tensor
+
+from squeeze.data.text import TokenDataset
+from squeeze.models.base import Batch
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.language.gptq import Gptq, _stages
+from squeeze.passes.quantize.language.scheme import matrices, quantizable
+from squeeze.passes.quantize.language.stream import OUTPUT, find_places
+from squeeze.passes.quantize.language.watch import Weight
+
+TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
+
+
+def context(**more: Any) -> Context:
+    return Context(calibration_data=TokenDataset("random", TOKENS), **more)
+
+
+def places(model: LanguageModel) -> dict[str, str]:
+    walk = model.walk(torch.from_numpy(TOKENS[:4]))
+    prefix = model.skeleton.prefix(0)
+    names = [name.removeprefix(prefix) for name in quantizable(model) if name.startswith(prefix)]
+    weights = [weight for name in names for weight in matrices(model, 0, name)]
+    with model.block(0) as block:
+        found = find_places(block, weights, walk.hidden[:4], lambda: walk.block(0, walk.hidden[:4]))
+    return {str(weight): place for weight, place in found.items()}
+
+
+def away(before: LanguageModel, after: LanguageModel) -> float:
+    def logits(model: LanguageModel) -> Tensor:
+        return model.predict(Batch({"input_ids": torch.from_numpy(TOKENS)}))
+
+    return float((logits(after) - logits(before)).norm())
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Gemma"])
+def test_attention_and_mlp_write_into_the_stream_one_after_the_other(tmp_path: Path, family: str) -> None:
+    wanted = {"self_attn.o_proj.weight": "post_attention_layernorm", "mlp.down_proj.weight": OUTPUT}
+    assert places(LanguageModel(write_folder(tmp_path, family))) == wanted
+
+
+@pytest.mark.parametrize("family", ["Cohere", "Gemma2"], ids=["branches in parallel", "norms behind the linears"])
+def test_nothing_is_claimed_where_the_stream_cannot_be_seen(tmp_path: Path, family: str) -> None:
+    assert places(LanguageModel(write_folder(tmp_path, family))) == {}
+
+
+def test_experts_write_only_a_part_into_the_stream(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1))
+    assert places(model) == {"self_attn.o_proj.weight": "post_attention_layernorm"}
+
+
+@pytest.mark.parametrize("family", ["Llama", "Cohere"], ids=["the stream", "the inputs' drift"])
+def test_aiming_at_the_original_comes_nearer_to_it(tmp_path: Path, family: str) -> None:
+    model = LanguageModel(write_folder(tmp_path, family, num_hidden_layers=4))
+    options: dict[str, Any] = {"bits": 3, "group_size": 16}
+    given, original = (Gptq(target=target, **options).run(model, context()) for target in ("given", "original"))
+    assert away(model, original) < 0.95 * away(model, given)
+
+
+@pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "at once"])
+def test_experts_that_see_other_tokens_aim_at_what_they_are_given(tmp_path: Path, sequential: bool) -> None:
+    model = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1))
+    made = Gptq(bits=4, group_size=16, true_sequential=sequential).run(model, context())
+    assert set(made.grid) == set(Gptq(group_size=16).schemes(model))
+
+
+def test_activations_of_both_models_may_lie_on_disk(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path))
+    spilled, held = (Gptq(group_size=16).run(model, context(memory_bytes=size)) for size in (1, None))
+    assert all(torch.equal(spilled.tensor(name), held.tensor(name)) for name in held.skeleton.names())
+
+
+def test_experts_wait_for_nobody_but_the_stage_before() -> None:
+    groups = [[Weight(f"mlp.experts.{n}.{name}.weight")] for n in range(3) for name in ("w1", "w2")]
+    assert [len(stage) for stage in _stages(groups)] == [3, 3]
+    assert [len(stage) for stage in _stages([[Weight("up", 0)], [Weight("down", 0)], [Weight("up", 1)]])] == [2, 1]
+
+
+def test_turning_an_asymmetric_grid_round_is_refused(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path))
+    (fault,) = Gptq(group_size=16, symmetric=False, turned=True).faults(model)
+    assert fault == "gptq: turned is of symmetric grids; an asymmetric one has a zero point instead"
+    assert list(Gptq(group_size=16, symmetric=False).faults(model)) == []
