@@ -9,7 +9,8 @@ the graph gathers: the operator's own ``g_idx`` is deprecated and gives wrong pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,20 @@ def consecutive(grid: QuantizedTensor) -> Tensor:
     if not torch.equal(grid.g_idx.long()[order], torch.arange(len(order)) // size):
         raise ModelError(f"act_order: the groups are not of {size} channels each, as blocks must be")
     return order
+
+
+def stacked(grids: Sequence[QuantizedTensor]) -> QuantizedTensor:
+    """Grids of one kind, one under the other."""
+    first = grids[0]
+    if len(grids) == 1:
+        return first
+    q, scale, zeros = (torch.cat([getattr(g, part) for g in grids]) for part in ("q", "scale", "zero_point"))
+    return replace(first, q=q, scale=scale, zero_point=zeros)
+
+
+def rows_of(grid: QuantizedTensor, rows: slice) -> QuantizedTensor:
+    """Some output channels of a grid."""
+    return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
 
 
 def _filled(values: Tensor, zeros: Tensor, block: int) -> Tensor:

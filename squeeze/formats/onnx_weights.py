@@ -1,13 +1,14 @@
 """The quantized weights of a decoder's ONNX file, read back twice: by our own unpacking, and by ONNX Runtime.
 
-A node says in its metadata which weights it holds. ONNX Runtime is given a graph of that one node with the file's own
-initializers: a product with the unit matrix, all rows of a table, or the dequantization alone.
+A node says in its metadata which weights it holds. ONNX Runtime is given graphs of that one node with the file's own
+initializers, some rows and columns at a time: a product with the unit matrix, the rows of a table, or the
+dequantization alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats.onnx_blocked import Blocked
+from squeeze.formats.onnx_blocked import from_arrays as from_blocked
 from squeeze.formats.onnx_external import unsafe_location
+from squeeze.formats.onnx_nbits import NBits
+from squeeze.formats.onnx_nbits import from_arrays as from_nbits
 
 HELD = "squeeze.weights"  # the key of a node's metadata: names, one a line; one of several experts as NAME#PLACE
-UNITS = 512  # rows of the unit matrix at a time
 NBITS, ROWS, BLOCKED = "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"
+UNIT = 256  # columns of a unit matrix, or as many as whole blocks and bytes take
+OPSETS = {"": 21, "com.microsoft": 1}
 Array = NDArray[Any]
 
 
@@ -32,108 +37,93 @@ class HeldWeight:
     """What one node holds: weights ``[out, in]``, one under the other.
 
     Args:
-        node: The node whose inputs they are (of a MatMul: the DequantizeLinear before it).
+        names: Of the weights.
+        form: The operator that reads the integers.
+        said: The operator's attributes.
+        integers, scale, zero_point: As they are stored.
         order: int64 ``[in]``, which input channel each stored one is; None: as they come.
-        stored: The node's inputs; of a table whose rows are gathered first, the table's.
+        by_rows: The integers lie ``[out, in]``; else ``[in, out]``.
     """
 
     names: tuple[str, ...]
-    node: ir.Node
+    form: str
+    said: Mapping[str, int]
+    integers: Array
+    scale: Array
+    zero_point: Array | None
     order: Array | None
-    stored: tuple[ir.Value | None, ...]
+    by_rows: bool
 
     @property
-    def by_rows(self) -> bool:
-        """Stored ``[out, in]``, as a table of tokens is."""
-        return self.form == ROWS or self.stored != tuple(self.node.inputs)
+    def rows(self) -> int:
+        """Output channels."""
+        return int(self.integers.shape[0 if self.by_rows else 1])
 
     @property
-    def form(self) -> str:
-        """The operator."""
-        return self.node.op_type
+    def columns(self) -> int:
+        """Input channels."""
+        if self.form == NBITS:
+            return self.said["K"]
+        return int(
+            self.integers.shape[1] * 8 // self.said["bits"] if self.form == ROWS else self.integers.size // self.rows
+        )
+
+    def part(self, rows: slice) -> HeldWeight:
+        """Some output channels of it."""
+        place = (rows,) if self.by_rows else (..., rows)
+        zero_point = None if self.zero_point is None else self.zero_point[place]
+        said = dict(self.said) | ({"N": len(self.integers[rows])} if self.form == NBITS else {})
+        return replace(self, said=said, integers=self.integers[place], scale=self.scale[place], zero_point=zero_point)
 
     def unpacked(self) -> Tensor:
         """What our own reader makes of it, float32 ``[out, in]``."""
-        if self.form == BLOCKED:
-            real: Tensor = self._blocked().dequantize()
-            return real
-        return onnx_nbits.from_arrays(self._nbits()).dequantize()
-
-    def _nbits(self) -> onnx_nbits.NBits:
-        said = self.node.attributes
-        inputs = [value for place, value in enumerate(self.stored) if place != (0 if self.form == NBITS else 1)]
-        arrays = [_array(value) for value in inputs[:3]]
-        bits, block = said["bits"].as_int(), said["block_size"].as_int()
-        packed, scales = arrays[0], arrays[1]
-        assert packed is not None
-        assert scales is not None
-        columns = said["K"].as_int() if self.form == NBITS else packed.shape[1] * 8 // bits
-        packed = packed.reshape(len(packed), -1, block * bits // 8)
-        points = arrays[2] if len(arrays) > 2 else None
-        return onnx_nbits.NBits(packed, scales, points, self.order, len(packed), columns, bits, block)
-
-    def _blocked(self) -> Any:
-        said = self.node.attributes
-        integers, scale, *rest = (_array(value) for value in self.stored)
-        block = said["block_size"].as_int() if "block_size" in said else None
-        assert integers is not None
-        assert scale is not None
-        points = rest[0] if rest else None
-        if self.by_rows:
-            integers, scale, points = integers.T, scale.T, None if points is None else points.T
-        bits = 8 if integers.dtype == np.int8 else 4
-        return onnx_blocked.from_arrays(onnx_blocked.Blocked(integers, scale, points, block, self.order), bits)
+        if self.form != BLOCKED:
+            bits, block = self.said["bits"], self.said["block_size"]
+            packed = self.integers.reshape(self.rows, -1, block * bits // 8)
+            stored = NBits(packed, self.scale, self.zero_point, self.order, self.rows, self.columns, bits, block)
+            return from_nbits(stored).dequantize()
+        arrays = [self.integers, self.scale, self.zero_point]
+        turned = [array.T if self.by_rows and array is not None else array for array in arrays]
+        assert turned[0] is not None
+        assert turned[1] is not None
+        bits = 8 if self.integers.dtype == np.int8 else 4
+        return from_blocked(
+            Blocked(turned[0], turned[1], turned[2], self.said.get("block_size"), self.order), bits
+        ).dequantize()
 
     def run(self) -> Tensor:
         """What ONNX Runtime makes of it, float32 ``[out, in]``."""
+        arrays = [self.integers, self.scale, self.zero_point]
         if self.form == NBITS:
-            weight = self._by_units()
+            weight = np.concatenate([self._product(start) for start in range(0, self.columns, self._unit)]).T
+        elif self.form == ROWS:
+            tokens = np.arange(self.rows)
+            weight = _alone(self.form, [arrays[0], tokens, *arrays[1:]], self.said, "com.microsoft", 1)
         else:
-            table = self.stored[0]
-            count = int(table.shape[0]) if table is not None and table.shape is not None else 0  # type: ignore[arg-type]
-            weight = self._alone({} if self.form == BLOCKED else {"x": np.arange(count)})
-        weight = weight if self.by_rows else weight.T
+            weight = _alone(self.form, arrays, self.said)
+            weight = weight if self.by_rows else weight.T
         if self.order is not None:
             weight = weight[:, np.argsort(self.order)]
         return torch.from_numpy(np.ascontiguousarray(weight))
 
-    def _by_units(self) -> Array:
-        columns = self.node.attributes["K"].as_int()
-        session = self._session()
-        parts = [
-            session.run(None, {"x": np.eye(min(UNITS, columns - start), columns, start, np.float32)})[0]
-            for start in range(0, columns, UNITS)
-        ]
-        return np.concatenate(parts)
+    @property
+    def _unit(self) -> int:
+        bits, block = self.said["bits"], self.said["block_size"]
+        return block * max(8 // bits, UNIT // block)
 
-    def _alone(self, feed: dict[str, Array]) -> Array:
-        found: Array = self._session().run(None, feed)[0]
-        return found
-
-    def _session(self) -> Any:
-        """A graph of this node alone, activations in float32."""
-        import onnxruntime as ort
-
-        place = {NBITS: 0, ROWS: 1, BLOCKED: -1}[self.form]
-        kind = ir.DataType.FLOAT if self.form == NBITS else ir.DataType.INT64
-        x = ir.Value(name="x", shape=ir.Shape(["n", "k"] if self.form == NBITS else ["n"]), type=ir.TensorType(kind))
-        held = [_constant(value) if value is not None and at != place else None for at, value in enumerate(self.stored)]
-        inputs = [x if at == place else value for at, value in enumerate(held)][: 5 if self.form == NBITS else None]
-        attributes = {name: said for name, said in self.node.attributes.items() if name != "accuracy_level"}
-        node = ir.Node(self.node.domain, self.form, inputs, attributes.values(), num_outputs=1)
-        node.outputs[0].name, node.outputs[0].type = "weight", ir.TensorType(ir.DataType.FLOAT)
-        kept = [value for value in held if value is not None]
-        opsets = {"": 21, "com.microsoft": 1}
-        inside = [x] if place >= 0 else []
-        graph = ir.Graph(inside, node.outputs, nodes=[node], initializers=kept, opset_imports=opsets, name="weight")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 4
-        data = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    def _product(self, start: int) -> Array:
+        """``[columns, out]`` of some columns: their blocks times a unit matrix."""
+        bits, block = self.said["bits"], self.said["block_size"]
+        count = min(self._unit, self.columns - start)
+        blocks = slice(start // block, -(-(start + count) // block))
+        points = slice(blocks.start * bits // 8, -(-blocks.stop * bits // 8))
+        zero_point = None if self.zero_point is None else self.zero_point[:, points]
+        arrays = [np.eye(count, dtype=np.float32), self.integers[:, blocks], self.scale[:, blocks], zero_point]
+        return _alone(self.form, arrays, {**self.said, "K": count}, "com.microsoft", 0)
 
 
 def held_weights(file: Path) -> Iterator[HeldWeight]:
-    """Every quantized weight of a file, in its order.
+    """Every quantized weight of a file, in its order, one in memory at a time.
 
     Raises:
         ModelError: no ONNX file, or weights outside its folder.
@@ -149,49 +139,73 @@ def held_weights(file: Path) -> Iterator[HeldWeight]:
 
 def _held(node: ir.Node, file: Path) -> HeldWeight:
     names = tuple(node.metadata_props[HELD].split("\n"))
-    first = node.inputs[0]
-    before = first.producer() if first is not None and node.op_type in (NBITS, "MatMul") else None
-    order = (
-        _array(before.inputs[1]) if before is not None and before.op_type == "Gather" and _of_channels(before) else None
-    )
-    inner = node
-    if node.op_type == "MatMul":
-        second = node.inputs[1]
-        producer = second.producer() if second is not None else None
-        assert producer is not None
-        inner = producer
-    stored = tuple(_table(value) for value in inner.inputs) if inner.op_type == BLOCKED else tuple(inner.inputs)
-    for value in stored:
-        if value is not None and isinstance(value.const_value, ir.ExternalTensor):
-            _require_inside(value.const_value, file)
-    return HeldWeight(names, inner, order, stored)
+    order = None
+    if node.op_type in (NBITS, "MatMul"):
+        order = _order(node, file)
+    inner = _producer(node.inputs[1]) if node.op_type == "MatMul" else node
+    assert inner is not None
+    skipped = {NBITS: 0, ROWS: 1}.get(inner.op_type, -1)
+    tables = [_table(value) for place, value in enumerate(inner.inputs[:4]) if place != skipped]
+    integers, scale, *points = (_array(value, file) for value in tables)
+    assert integers is not None
+    assert scale is not None
+    said = {name: a.as_int() for name, a in inner.attributes.items() if name != "accuracy_level"}
+    by_rows = inner.op_type != BLOCKED or node is inner
+    return HeldWeight(names, inner.op_type, said, integers, scale, points[0] if points else None, order, by_rows)
+
+
+def _order(node: ir.Node, file: Path) -> Array | None:
+    """Of the channels that are gathered before a product."""
+    gather = _producer(node.inputs[0])
+    if gather is None or gather.op_type != "Gather" or "axis" not in gather.attributes:
+        return None
+    return _array(gather.inputs[1], file)
 
 
 def _table(value: ir.Value | None) -> ir.Value | None:
     """What rows are gathered from; anything else as it is."""
-    producer = value.producer() if value is not None else None
+    producer = _producer(value)
     return producer.inputs[0] if producer is not None and producer.op_type == "Gather" else value
 
 
-def _of_channels(gather: ir.Node) -> bool:
-    return "axis" in gather.attributes and gather.attributes["axis"].as_int() == -1
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
-def _require_inside(tensor: ir.ExternalTensor, file: Path) -> None:
-    location = str(tensor.location)
-    if unsafe_location(location) or not (file.parent / location).is_file():
-        raise ModelError(f"{file}: weights in '{location}', which is no file beside it; refused")
-
-
-def _array(value: ir.Value | None) -> Array | None:
-    if value is None or value.const_value is None:
+def _array(value: ir.Value | None, file: Path) -> Array | None:
+    tensor = None if value is None else value.const_value
+    if tensor is None:
         return None
-    return value.const_value.numpy().copy()  # not mapped: the file is done with
+    if isinstance(tensor, ir.ExternalTensor):
+        location = str(tensor.location)
+        if unsafe_location(location) or not (file.parent / location).is_file():
+            raise ModelError(f"{file}: weights in '{location}', which is no file beside it; refused")
+    return tensor.numpy().copy()  # not mapped: the file is done with
 
 
-def _constant(value: ir.Value) -> ir.Value:
-    """The same initializer, inside the file."""
-    tensor = value.const_value
-    assert tensor is not None
-    copy = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-    return ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=copy)
+def _alone(
+    form: str, arrays: list[Array | None], said: Mapping[str, int], domain: str = "", fed: int | None = None
+) -> Array:
+    """What ONNX Runtime makes of one node; the input at place ``fed`` is fed, the others are its initializers."""
+    import onnxruntime as ort
+
+    values = [None if array is None else _constant(f"input_{place}", array) for place, array in enumerate(arrays)]
+    feed = {} if fed is None else {f"input_{fed}": arrays[fed]}
+    node = ir.node(form, values, dict(said), domain=domain)
+    node.outputs[0].name, node.outputs[0].type = "weight", ir.TensorType(ir.DataType.FLOAT)
+    given = [value for place, value in enumerate(values) if value is not None and place == fed]
+    kept = [value for place, value in enumerate(values) if value is not None and place != fed]
+    for value in given:
+        value.const_value = None
+    graph = ir.Graph(given, node.outputs, nodes=[node], initializers=kept, opset_imports=OPSETS, name="weight")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    data = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    found: Array = session.run(None, feed)[0]
+    return found
+
+
+def _constant(name: str, array: Array) -> ir.Value:
+    tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)

@@ -13,6 +13,7 @@ from torch import nn
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import EffectError, ModelError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
@@ -20,8 +21,10 @@ from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.passes.base import Context
 from squeeze.passes.export.decoder import compare
 from squeeze.passes.export.decoder.export import Options, blocks_that_fit, export_decoder
+from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.store import Journal
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -68,9 +71,10 @@ def test_greedy_generation_is_torchs_token_for_token(family: Path, tmp_path: Pat
 def test_a_quantized_family_gives_the_logits_of_its_grid(family: Path, tmp_path: Path, way: str) -> None:
     """Compared with float32 activations, which is what export_decoder itself does before it gives the model."""
     model = quantized(family, bits=4, group_size=16)
-    measured: dict[str, dict[str, float]] = {}
-    export_decoder(model, tmp_path, Options(way=way), measured=measured)
-    error = measured["export_error"]
+    context = Context()
+    export_decoder(model, tmp_path, Options(way=way), context)
+    error = context.measured["export_error"]
+    assert {line["reader"] for line in context.facts["proof"]} == {"squeeze", "onnxruntime"}
     assert max(error["prefill"], error["decode"]) < 1e-5
     assert error["as_run"] > 1e-4, "activations in int8 cost something"
 
@@ -152,9 +156,9 @@ def test_only_what_fits_into_the_memory_is_compared(tmp_path: Path) -> None:
     model = LanguageModel(write_family("llama3.1", tmp_path / "family"))
     assert blocks_that_fit(model, None) == blocks_that_fit(model, 2**30) == 2
     assert blocks_that_fit(model, 1000) == 1
-    decoder = export_decoder(model, tmp_path / "onnx", memory_bytes=1000)
+    decoder = export_decoder(model, tmp_path / "onnx", context=Context(memory_bytes=1000))
     assert largest_error(decoder, model) < 1e-5
-    assert not [path for path in (tmp_path / "onnx").iterdir() if path.is_dir()], "the part is taken away"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["family", "onnx"], "the part is taken away"
 
 
 def test_a_text_longer_than_the_context_is_refused(tmp_path: Path) -> None:
@@ -253,3 +257,28 @@ def test_what_travels_with_the_graph(tmp_path: Path) -> None:
     decoder.save(tmp_path / "kept")
     again = OnnxDecoder.load(tmp_path / "kept")
     assert torch.equal(again.predict(Batch({"input_ids": tokens()})), decoder.predict(Batch({"input_ids": tokens()})))
+
+
+def test_the_pass_takes_language_models_and_says_what_it_proved(tmp_path: Path) -> None:
+    model = quantized(write_family("qwen3", tmp_path / "family"), bits=4, group_size=16)
+    context = Context(journal=Journal(tmp_path / "journal"))
+    decoder = ExportOnnx(length=64).run(model, context)
+    assert isinstance(decoder, OnnxDecoder)
+    assert decoder.session.context == 64
+    assert sum(line["tensors"] for line in context.facts["proof"]) > 0
+    assert not list(ExportOnnx().faults(model))
+    assert ExportOnnx.gives("language") is OnnxDecoder
+
+
+def test_what_the_pass_cannot_do_is_known_before(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.MambaForCausalLM(transformers.MambaConfig(**SMALL)).save_pretrained(tmp_path)
+    (fault,) = ExportOnnx().faults(LanguageModel(tmp_path))
+    assert fault.startswith(
+        "export_onnx: MambaForCausalLM: before it called attention through transformers' interface: "
+    )
+    kinds = {"a": GridKind(8, 96, 4, 24, True), "b": GridKind(8, 96, 4, 24, True)}
+    (fault,) = ExportOnnx().grid_faults(kinds)
+    assert fault == "export_onnx: a: MatMulNBits has no group_size 24; a multiple of 16 or null would do"
+    assert not list(ExportOnnx(weights="qdq").grid_faults(kinds))

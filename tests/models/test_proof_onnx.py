@@ -49,6 +49,15 @@ def test_groups_in_act_order_come_back_in_theirs(tmp_path: Path, way: str) -> No
     proven(Gptq(bits=4, group_size=16, order="act_order").run(family, context), tmp_path / "onnx", way)
 
 
+@pytest.mark.parametrize("way", ["nbits", "qdq"])
+def test_large_weights_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr("squeeze.formats.onnx_weights.UNIT", 32)
+    monkeypatch.setattr("squeeze.models.language.proof_onnx.WEIGHTS", 700)
+    family = LanguageModel(write_family("phi3", tmp_path / "family"))
+    model = Rtn(bits=4, group_size=16, symmetric=False, embeddings=4).run(family, Context())
+    proven(model, tmp_path / "onnx", way)
+
+
 def test_one_other_bit_is_seen_by_both(tmp_path: Path) -> None:
     """The proof can fail."""
     family = LanguageModel(write_family("llama3.1", tmp_path / "family"))

@@ -7,46 +7,88 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Annotated, Any, Literal
 
 import onnx_ir as ir
 import torch
 from annotated_types import Ge, Le
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.errors import EffectError, ModelError
+from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import simplify
-from squeeze.models.base import Batch, InputSpec
+from squeeze.models.base import Batch, InputSpec, Model
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel, forward
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.export.decoder.export import Options, export_decoder
+from squeeze.passes.export.decoder.lowering import Way
+from squeeze.passes.export.decoder.trace import trace
 
+DECODER = "decoder"  # the folder, in the journal, that a language model is written into
 PREFIX = "module."  # where the wrapper keeps the user's module
 TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order, wrong exports are off by far more
 
 
-class ExportOnnx(Pass[TorchModel, OnnxModel]):
+class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
     """Write the model as an ONNX graph with a free batch dimension, and a free length where tokens go in.
 
     Its logits are compared with torch's.
 
     BatchNormalization is folded into the convolutions, and nothing of the machine it was made on is left in the file.
+    A language model becomes one graph for reading a prompt and writing on, with keys and values going in and out; its
+    weights are streamed beside it, quantized ones as they are, and read back bit for bit.
     """
 
-    opset: Annotated[int, Ge(18), Le(23)] = 20  # a newer one has more operators and is known to fewer runtimes
+    opset: Annotated[int, Ge(18), Le(23)] = 20  # a newer one has more operators; a language model's graph is at 21
+    weights: Way = "nbits"  # MatMulNBits of ONNX Runtime; qdq: the standard's DequantizeLinear, which it fuses itself
+    accuracy_level: Literal[0, 4] = 4  # 4: activations of quantized products in int8; 0: float32, exact and far slower
+    length: PositiveInt | None = None  # the most tokens of a text, as tables of positions go; None: the config's
 
-    def run(self, model: TorchModel, context: Context) -> OnnxModel:
+    def run(self, model: TorchModel | LanguageModel, context: Context) -> OnnxModel | OnnxDecoder:
         """Export, tidy up, compare."""
+        if isinstance(model, LanguageModel):
+            return self._decoder(model, context)
         exported = OnnxModel(self._graph(model), "exported model")
         exported.threads = context.threads
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported
 
+    def faults(self, model: Model) -> Iterator[str]:
+        """A decoder's code is run on stand-ins for tensors: what has no graph form shows before any weight is read."""
+        if isinstance(model, LanguageModel):
+            try:
+                trace(model, self.length)
+            except ModelError as error:
+                yield str(error)
+
     def preview(self, model: Any, before: Preview) -> Preview:
-        return Preview((), before.parameters, before.nbytes, before.macs, exact=False)
+        return replace(before, touched=(), exact=False)
+
+    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+        holds = onnx_nbits.holds if self.weights == "nbits" else onnx_blocked.holds
+        for name, kind in grid.items():
+            if reason := holds(kind):
+                yield f"{self.name}: {name}: {reason}"
+                return  # one tells; the others say the same
+
+    def _decoder(self, model: LanguageModel, context: Context) -> OnnxDecoder:
+        """Written afresh: whatever a killed run left is no part of it."""
+        folder = context.journal.folder / DECODER if context.journal else Path(mkdtemp(prefix="squeeze-"))
+        rmtree(folder, ignore_errors=True)
+        options = Options(self.weights, self.accuracy_level, self.length)
+        return export_decoder(model, folder, options, context)
 
     def _graph(self, model: TorchModel) -> ir.Model:
         graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self.opset)

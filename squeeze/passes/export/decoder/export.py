@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx_ir as ir
 
@@ -13,7 +12,9 @@ from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.proof_onnx import prove_onnx, proven
 from squeeze.models.language.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
+from squeeze.passes.base import Context
 from squeeze.passes.export.decoder.compare import differences, reference, require_equal, with_float_activations
 from squeeze.passes.export.decoder.lowering import Lowering, Way
 from squeeze.passes.export.decoder.trace import trace
@@ -40,35 +41,31 @@ class Options:
 
 
 def export_decoder(
-    model: LanguageModel,
-    folder: Path,
-    options: Options | None = None,
-    threads: int = 1,
-    memory_bytes: int | None = None,
-    measured: dict[str, Any] | None = None,
+    model: LanguageModel, folder: Path, options: Options | None = None, context: Context | None = None
 ) -> OnnxDecoder:
     """Write the decoder into ``folder``, with its tokenizer; it is compared with torch before it is given.
 
     Args:
-        memory_bytes: Peak allowed; a model that would not run within it is compared by its first blocks.
-        measured: Is told how far logits are off, as shares of the largest one.
+        context: Threads and memory, and who is told how far logits are off and that the weights are the grid's. A
+            model that would not run within the memory is compared by its first blocks.
 
     Raises:
         ModelError: a structure or a grid with no graph form.
-        EffectError: logits are not the torch model's.
+        EffectError: logits are not the torch model's, or a reader sees other weights.
     """
-    options = options or Options()
+    options, context = options or Options(), context or Context()
     write(model, folder, options)
     copy_side_files(model.folder, folder)
-    fitting = blocks_that_fit(model, memory_bytes)
+    fitting = blocks_that_fit(model, context.memory_bytes)
     if fitting == model.blocks:
-        found = compare(model, folder, threads)
+        found = compare(model, folder, context.threads)
     else:
-        with TemporaryDirectory(dir=folder) as part:
+        with TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
             write(model, Path(part), options, fitting)
-            found = compare(model, Path(part), threads, fitting)
-    if measured is not None:
-        measured["export_error"] = found
+            found = compare(model, Path(part), context.threads, fitting)
+    context.measured["export_error"] = found
+    if model.grid:
+        context.facts["proof"] = proven(prove_onnx(model, folder / FILE_NAME))
     return OnnxDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE))
 
 

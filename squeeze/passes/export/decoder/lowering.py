@@ -199,7 +199,7 @@ class Lowering:
         return onnx_nbits.to_arrays(self._grid(place))
 
     def _grid(self, place: Place) -> QuantizedTensor:
-        return stacked([self._part(name, place.expert) for name in place.names])
+        return onnx_nbits.stacked([self._part(name, place.expert) for name in place.names])
 
     def _part(self, name: str, expert: int) -> QuantizedTensor:
         if self._last is None or self._last[0] != name:
@@ -289,15 +289,6 @@ class _Replaced:
     def plus(self, value: ir.Value, bias: ir.Value | None) -> ir.Value:
         """With a bias, where there is one."""
         return value if bias is None else self.add("Add", [value, bias], suffix=".bias")
-
-
-def stacked(grids: Sequence[QuantizedTensor]) -> QuantizedTensor:
-    """Grids of one kind, one under the other."""
-    if len(grids) == 1:
-        return grids[0]
-    q, scale, zeros = (torch.cat([getattr(g, part) for g in grids]) for part in ("q", "scale", "zero_point"))
-    first = grids[0]
-    return QuantizedTensor(q, scale, zeros, first.bits, first.group_size, first.symmetric, first.g_idx)
 
 
 def _raw(tensor: Tensor) -> tuple[NDArray[Any], ir.DataType]:

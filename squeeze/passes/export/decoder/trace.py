@@ -65,13 +65,14 @@ def trace(model: LanguageModel, positions: int | None = None, blocks: int | None
     del skeleton.layers[model.blocks if blocks is None else blocks :]
     most = positions or _most(module)
     _fill_small(module, model)
+    traced = _Trace(module, most)
     try:
         with torch.no_grad():
-            return _Trace(module, most).run()
+            return traced.run()
     except SqueezeError as error:
-        raise ModelError(f"export_onnx: {kind}: {error}") from None
+        raise ModelError(f"export_onnx: {kind}: {traced.reached}{error}") from None
     except Exception as error:  # whatever transformers' code makes of stand-ins that it does not expect
-        raise ModelError(f"export_onnx: {kind} cannot be traced: {first_line(error)}") from error
+        raise ModelError(f"export_onnx: {kind} cannot be traced: {traced.reached}{first_line(error)}") from error
 
 
 class _Trace:
@@ -84,13 +85,18 @@ class _Trace:
         self.places = Traced(self.builder, self.builder.input("position_ids", (BATCH, LENGTH), **whole), torch.int64)
         self.attention = Attention(self.builder, self.mask)
 
+    @property
+    def reached(self) -> str:
+        """Where a trace ended that did not come as far as attention."""
+        return "" if self.attention.layers else "before it called attention through transformers' interface: "
+
     def run(self) -> Traces:
         with self._in_place_of_torch():
             told = self._told()
             output = self.module(**told)
         logits = output.logits
         if not self.attention.layers or not isinstance(logits, Traced):
-            raise ModelError("its forward calls no attention through transformers' attention interface")
+            raise ModelError("it gives no logits, or calls no attention through transformers' interface")
         self.builder.finish({"logits": logits.value} | self.attention.presents)
         return Traces(self.builder.graph, tuple(self.attention.layers), self.positions)
 
