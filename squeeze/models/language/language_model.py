@@ -24,7 +24,7 @@ from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
-from squeeze.models.language.packed import packed_folder
+from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.language.walk import Walk
