@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, TypeVar
 
@@ -56,8 +56,8 @@ def progress_for_terminal() -> Progress:
 
 @contextmanager
 def no_foreign_bars() -> Iterator[None]:
-    """Libraries that draw bars of their own while they load a model draw them nowhere; what they raise still comes."""
-    with redirect_stderr(StringIO()):
+    """Libraries that draw and print while they load a model do so nowhere; what they raise still comes."""
+    with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         yield
 
 

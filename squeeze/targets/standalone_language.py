@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+ROOM = 4096  # tokens of a text in llama.cpp, which takes memory for all of them at once
 Json = dict[str, Any]
 
 
@@ -379,11 +380,11 @@ class LlamaCpp(Runtime):
     """A ``.gguf`` file in llama.cpp."""
 
     def __init__(self, file: Path, threads: int) -> None:
-        from llama_cpp import Llama
+        import llama_cpp
 
-        self.llama = Llama(
-            str(file), n_ctx=0, n_threads=threads, n_threads_batch=threads, logits_all=True, verbose=False
-        )
+        self.library = llama_cpp
+        many = {"n_threads": threads, "n_threads_batch": threads}
+        self.llama = llama_cpp.Llama(str(file), n_ctx=ROOM, verbose=False, **many)
 
     def reset(self) -> None:
         self.llama.reset()
@@ -391,23 +392,29 @@ class LlamaCpp(Runtime):
     def feed(self, tokens: list[int], every: bool = False) -> Any:
         import numpy as np
 
-        start = self.llama.n_tokens
-        self.llama.eval(tokens)
-        logits = np.array(self.llama.scores[start : self.llama.n_tokens], np.float32)
-        return logits if every else logits[-1:]
+        rows = []
+        for step in [[token] for token in tokens] if every else [tokens]:  # it keeps the logits of the last one
+            self.llama.eval(step)
+            found = self.library.llama_get_logits_ith(self.llama.ctx, -1)
+            rows.append(np.ctypeslib.as_array(found, shape=(self.llama.n_vocab(),)).copy())
+        return np.stack(rows)
 
 
-class Transformers(Runtime):
-    """A checkpoint folder in transformers."""
+class GgufInTransformers(Runtime):
+    """A ``.gguf`` file, dequantized by transformers."""
 
     def __init__(self, file: Path, threads: int) -> None:
+        self.file, self.threads = file, threads
+        self.model, self.torch = self.load()
+        self.reset()
+
+    def load(self) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM
 
-        torch.set_num_threads(threads)
-        self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(file.parent, local_files_only=True).eval()
-        self.reset()
+        torch.set_num_threads(self.threads)
+        given = {"gguf_file": self.file.name, "dtype": torch.float32, "local_files_only": True}
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval(), torch
 
     def reset(self) -> None:
         self.past: Any = None
@@ -421,10 +428,32 @@ class Transformers(Runtime):
         return logits if every else logits[-1:]
 
 
+class Transformers(GgufInTransformers):
+    """A packed checkpoint folder in transformers."""
+
+    def load(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoConfig
+
+        torch.set_num_threads(self.threads)
+        config = AutoConfig.from_pretrained(self.file.parent, local_files_only=True)
+        if config.quantization_config.get("quant_method") == "gptq":
+            config.quantization_config["backend"] = "gptq_torch"  # the reference: others for CPUs round more
+            return self.opened(config, torch.float16), torch
+        return self.opened(config, torch.float32), torch
+
+    def opened(self, config: Any, dtype: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        given = {"config": config, "dtype": dtype, "local_files_only": True}
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval()
+
+
 RUNTIMES: dict[str, type[Any]] = {
     "onnxruntime": OnnxRuntime,
     "onnxruntime-genai": Genai,
     "llama.cpp": LlamaCpp,
+    "transformers-gguf": GgufInTransformers,
     "transformers": Transformers,
 }
 

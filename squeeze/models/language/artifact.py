@@ -90,10 +90,9 @@ class LanguageArtifact(Decoder):
         """Of the runtime that is installed here."""
         return version(cls.distribution)
 
-    @classmethod
-    def requirements(cls) -> tuple[str, ...]:
+    def requirements(self) -> tuple[str, ...]:
         """What ``pip install`` must be told for the files to run without Squeeze."""
-        return (cls.distribution, "numpy", "tokenizers")
+        return (self.distribution, "numpy", "tokenizers")
 
     @classmethod
     def absent(cls) -> str | None:

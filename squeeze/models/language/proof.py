@@ -26,6 +26,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import Skeleton
 from squeeze.models.language.stock import packed_names, stock_grids
+from squeeze.progress import no_foreign_bars
 
 Read = Callable[[str, Mapping[str, Tensor]], Tensor]  # a module's name and its stored tensors -> [out, in]
 
@@ -117,10 +118,11 @@ def _compare(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Eq
 def _gptqmodel(folder: Path) -> Read:
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
     try:
-        from gptqmodel import QuantizeConfig
-        from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-        from gptqmodel.quantization import FORMAT
-        from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+        with no_foreign_bars():
+            from gptqmodel import QuantizeConfig
+            from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+            from gptqmodel.quantization import FORMAT
+            from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
     except ImportError:
         raise MissingExtra("GPTQ checkpoints are read by gptqmodel; pip install 'squeeze[gptq]'") from None
     config: Any = QuantizeConfig.from_pretrained(str(folder))

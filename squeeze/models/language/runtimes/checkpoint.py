@@ -60,6 +60,10 @@ class CheckpointDecoder(LanguageArtifact):
             raise ModelError(f"{self.main}: names no packing of {' or '.join(NEEDS)}")
         return values
 
+    def requirements(self) -> tuple[str, ...]:
+        packages = ("gptqmodel", "optimum") if self.packing["quant_method"] == "gptq" else ("compressed-tensors",)
+        return ("torch", "transformers", *packages, "tokenizers")
+
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):

@@ -44,9 +44,8 @@ class GgufInTransformers(LanguageArtifact):
     def vocabulary(self) -> int:
         return int(self.module.get_output_embeddings().weight.shape[0])
 
-    @classmethod
-    def requirements(cls) -> tuple[str, ...]:
-        return ("torch", "transformers", "gguf", "tokenizers")
+    def requirements(self) -> tuple[str, ...]:
+        return ("torch", "transformers", "gguf", "accelerate", "tokenizers")
 
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
         self.require_known(tokens)

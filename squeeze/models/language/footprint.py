@@ -1,0 +1,67 @@
+"""How much memory work on a language model takes, by its shapes alone; ``benchmarks/memory.py`` measures it.
+
+Pages of mapped files count as memory while they are in use, as the system counts them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from squeeze.models.language.language_model import LanguageModel
+
+PROCESS_BYTES = 420_000_000  # Python, torch and transformers, before any weight
+FLOAT = 4  # bytes that a product of half-precision weights takes of each: processors without such units widen them
+
+
+def largest_block_bytes(model: LanguageModel) -> int:
+    """Of the block with the largest weights, as stored dense."""
+    return max(sum(p.nbytes for p in block.parameters()) for block in model.skeleton.layers)
+
+
+def block_matrices(model: LanguageModel) -> list[tuple[str, Tensor]]:
+    """Names inside the block, and meta tensors, of the matrices of the largest block; experts lie in one tensor."""
+    block = max(model.skeleton.layers, key=lambda layer: sum(p.nbytes for p in layer.parameters()))
+    return [(name, value) for name, value in block.named_parameters() if value.dim() > 1]
+
+
+def ends_bytes(model: LanguageModel) -> int:
+    """Of embedding and head, whichever is stored."""
+    shapes = dict(model.skeleton.module.named_parameters())
+    return sum(shapes[name].nbytes for name in model.skeleton.ends)
+
+
+def largest_end_bytes(model: LanguageModel) -> int:
+    """Of the larger one of embedding and head."""
+    shapes = dict(model.skeleton.module.named_parameters())
+    return max(shapes[name].nbytes for name in model.skeleton.ends)
+
+
+def head_bytes(model: LanguageModel) -> int:
+    """Of embedding and head while logits are worked out: mapped, and widened for the product."""
+    head = model.skeleton.module.get_output_embeddings().weight  # type: ignore[operator]
+    return ends_bytes(model) + (FLOAT * head.numel() if head.element_size() < FLOAT else 0)
+
+
+def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None) -> int:
+    """Of all calibration tokens between two blocks; a plan with a limit puts them on disk past a quarter of it."""
+    wanted = tokens * model.skeleton.token_bytes
+    return wanted if memory_bytes is None else min(wanted, memory_bytes // 4)
+
+
+def forward_bytes(model: LanguageModel, tokens: int) -> int:
+    """Of a chunk of tokens inside a block: what the widest matrices give and take, and the widest one widened."""
+    matrices = [value for _, value in block_matrices(model)]
+    widest = max(max(value.shape[-2:]) for value in matrices)
+    size = matrices[0].element_size()
+    widened = max(value.numel() for value in matrices) * FLOAT if size < FLOAT else 0
+    return 4 * tokens * widest * size + widened
+
+
+def shared_shapes(model: LanguageModel) -> list[tuple[int, int]]:
+    """``(out, in)`` of matrices that may share an input, one under the other: those beside each other, equally wide."""
+    groups: dict[tuple[str, int], int] = {}
+    for name, value in block_matrices(model):
+        out, width = value.shape[-2:]
+        beside = name.rpartition(".")[0].rpartition(".")[0]
+        groups[beside, width] = groups.get((beside, width), 0) + out
+    return [(out, width) for (_, width), out in groups.items()]
