@@ -4,7 +4,7 @@
 
 Makes models of a known shape with random bf16 weights, shard by shard on disk, and sends each through ``gptq`` int4,
 group 128, in a process of its own; prints the peak resident memory of that process, which counts the pages of mapped
-files too. Calibration: 4 sequences of 128 random tokens. Without options: the small shape at 4 and 16 layers (the
+files too, beside what ``squeeze check`` says beforehand. Calibration: 4 sequences of 128 random tokens. Without options: the small shape at 4 and 16 layers (the
 peak must not grow with them) and the large one at 2; ``--shape`` alone takes the shape's own number of layers.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,7 +46,9 @@ def main() -> None:
     if options.child:
         child(Path(options.child))
         return
-    print(f"{'shape':<14}{'layers':>7}{'parameters':>12}{'peak GB':>9}{'GB per billion':>16}{'minutes':>9}")
+    print(
+        f"{'shape':<14}{'layers':>7}{'parameters':>12}{'peak GB':>9}{'foretold':>10}{'GB per billion':>16}{'minutes':>9}"
+    )
     for shape, layers in wanted(options) or DEFAULT:
         measure(shape, layers, options.keep)
 
@@ -75,7 +77,8 @@ def measure(shape: str, layers: int, keep: Path | None) -> None:
         )
         said = json.loads(done.stdout.splitlines()[-1])
     peak, billions = said["peak_bytes"] / 1e9, parameters / 1e9
-    figures = f"{billions:>11.2f}B{peak:>9.2f}{peak / billions:>16.2f}{said['seconds'] / 60:>9.1f}"
+    told = f"{peak:>9.2f}{said['foretold_bytes'] / 1e9:>10.2f}{peak / billions:>16.2f}"
+    figures = f"{billions:>11.2f}B{told}{said['seconds'] / 60:>9.1f}"
     print(f"{shape:<14}{layers:>7}{figures}", flush=True)
 
 
@@ -127,10 +130,12 @@ def child(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         began = time.monotonic()
         context = Context(calibration_data=TokenDataset("random", tokens), journal=Journal(Path(work)))
-        Gptq(bits=4, group_size=128).run(model, context)
+        deed = Gptq(bits=4, group_size=128)
+        foretold = deed.memory_bytes(model, SEQUENCES * LENGTH, None)
+        deed.run(model, context)
         seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak_bytes": peak, "seconds": seconds}))
+    print(json.dumps({"peak_bytes": peak, "foretold_bytes": foretold, "seconds": seconds}))
 
 
 if __name__ == "__main__":
