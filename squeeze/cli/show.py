@@ -29,11 +29,16 @@ def show_run(report: dict[str, Any]) -> None:
 
 def show_explained(check: Check) -> None:
     """What each pass will do, before it does."""
-    table = _table(("pass", "for", "form"), ("parameters", "size", "MACs"), ("needs", "layers"))
+    told = any(row.memory_bytes is not None for row in check.explained)
+    numbers = ("parameters", "size", "MACs", *(["memory"] if told else []))
+    table = _table(("pass", "for", "form"), numbers, ("needs", "layers"))
     if (first := check.original) is not None:
-        table.add_row("original", "", "", f"{first.parameters:,}", text.size(first.nbytes), text.count(first.macs))
+        counts = (f"{first.parameters:,}", text.size(first.nbytes), text.count(first.macs))
+        table.add_row("original", "", "", *counts, *([""] if told else []))
     for row in check.explained:
-        table.add_row(*_explained(row))
+        *cells, needs, layers = _explained(row)
+        peak = f"about {text.size(row.memory_bytes)}" if row.memory_bytes is not None else ""
+        table.add_row(*cells, *([peak] if told else []), needs, layers)
     _console().print(table)
 
 

@@ -15,11 +15,15 @@ from torch import Tensor
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
+from squeeze.evaluate.kept_log_probabilities import KeptLogProbabilities
 from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.footprint import PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.progress import Progress
 
-CHUNK_TOKENS = 4096  # that go through a block together
-LOG_PROBABILITIES = "log_probabilities.npy"
+CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
+LOGITS = 2**26  # of a chunk, 256 MB
+ROWS = 2**24  # logits that are looked at together, 64 MB
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ def score_tokens(
     if data.tokens.shape[1] < 2:
         raise DataError(f"{data.name}: a sequence of one token leaves nothing to predict; length: 2 or more would do")
     tokens = torch.from_numpy(data.tokens)
-    chunk = max(1, CHUNK_TOKENS // tokens.shape[1])
-    kept = _kept(folder, original, (len(tokens), tokens.shape[1] - 1, model.vocabulary))
+    chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
+    shape = (len(tokens), tokens.shape[1] - 1, model.vocabulary)
+    kept = KeptLogProbabilities(folder, shape) if original is None else KeptLogProbabilities(original)
     parts = []
     for part, logits in progress.track(model.logits(tokens, chunk), what, -(-len(tokens) // chunk)):
         if not torch.isfinite(logits).all():
@@ -75,22 +80,40 @@ def score_tokens(
     return TokenScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _kept(folder: Path, original: Path | None, shape: tuple[int, ...]) -> np.memmap:
-    if original is not None:
-        stored: np.memmap = np.load(original / LOG_PROBABILITIES, mmap_mode="r")
-        return stored
-    return np.lib.format.open_memmap(folder / LOG_PROBABILITIES, mode="w+", dtype=np.float16, shape=shape)
+def chunk_sequences(length: int, vocabulary: int) -> int:
+    """How many sequences go through the model together."""
+    return max(1, min(CHUNK_TOKENS, LOGITS // vocabulary) // length)
 
 
 def _chunk(
-    logits: Tensor, targets: Tensor, kept: np.memmap, part: slice, own: bool
+    logits: Tensor, targets: Tensor, kept: KeptLogProbabilities, part: slice, own: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    step = max(1, ROWS // flat.shape[-1])
+    places = [slice(start, min(start + step, len(flat))) for start in range(0, len(flat), step)]
+    parts = [_rows(flat[rows], wanted[rows], kept, part, rows, own) for rows in places]
+    nll, kl, flips = (np.concatenate(column).reshape(targets.shape) for column in zip(*parts, strict=True))
+    return nll, kl, flips
+
+
+def _rows(
+    logits: Tensor, targets: Tensor, kept: KeptLogProbabilities, part: slice, rows: slice, own: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     log_q = torch.log_softmax(logits, dim=-1)
-    nll = -log_q.gather(-1, targets[..., None])[..., 0]
+    nll = -log_q.gather(-1, targets[:, None])[:, 0]
+    stored = log_q.half()  # rounded as the original's were: an unchanged model has moved by nothing
     if own:
-        kept[part] = log_q.half().numpy()
-    log_p = torch.from_numpy(np.array(kept[part])).float()
-    stored = log_q.half().float()  # rounded as the original's were: an unchanged model has moved by nothing
+        kept.write(part, rows, stored.numpy())
+    log_p, stored = torch.from_numpy(kept.read(part, rows)).float(), stored.float()
     kl = (log_p.exp() * (log_p - stored)).sum(-1).clamp_min(0)
-    flips = stored.argmax(-1) != log_p.argmax(-1)
-    return nll.numpy(), kl.numpy(), flips.numpy()
+    return nll.numpy(), kl.numpy(), (stored.argmax(-1) != log_p.argmax(-1)).numpy()
+
+
+def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = None) -> int:
+    """The peak of scoring sequences of that length, by the model's shapes; None: a great many."""
+    together = chunk_sequences(length, model.vocabulary)
+    tokens = length * (together if sequences is None else min(together, sequences))
+    logits = tokens * model.vocabulary * 4
+    looked_at = 6 * 4 * min(ROWS, tokens * model.vocabulary)
+    block = largest_block_bytes(model) + forward_bytes(model, tokens)
+    return PROCESS_BYTES + max(head_bytes(model) + logits * 3 // 2 + looked_at, block)

@@ -163,6 +163,15 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
         """What this pass with these options needs of a plan: some of ``calibration``, ``train``, ``teacher``."""
         return type(self).needs
 
+    def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
+        """The peak that the pass will take on ``model`` (meta tensors), by its shapes; None: not known.
+
+        Args:
+            tokens: Calibration tokens, as far as the plan says how many.
+            limit: The plan's memory; what does not fit is put on disk, where the pass can do so.
+        """
+        return None
+
     def repetitions(self) -> int:
         """How many times the run does it, each with other calibration samples; what goes on is the first."""
         return 1

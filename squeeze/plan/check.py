@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -27,6 +27,7 @@ from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
+from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
 from squeeze.plan.plan import Branch, Plan, Step
 
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
@@ -59,6 +60,7 @@ class Explained:
     preview: Preview
     needs: tuple[str, ...]
     extra: str | None
+    memory_bytes: int | None = None  # the peak, as far as the pass can tell
 
 
 @dataclass
@@ -89,6 +91,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result.faults += _data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
     result.faults += _own_faults(plan, start, given_roles)
+    result.faults += scoring_faults(plan, start.model)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
@@ -171,7 +174,10 @@ def _walk(
         result.faults += [Fault(step.place, message) for message in found]
         preview = _previewed(step, state) if not found else None
         if preview:
-            result.explained.append(_explained(step, branch, state, preview))
+            told = _explained(step, branch, state, preview)
+            takes = memory_of(plan, step, state.model)
+            result.explained.append(replace(told, memory_bytes=takes))
+            result.faults += too_little_memory(plan, step, takes)
         marks = state.marks | dict.fromkeys(step.deed.leaves, step)
         made = step.deed.gives(state.form)
         form = made.form if made else step.deed.ways[0][1].form

@@ -12,6 +12,7 @@ from squeeze.algorithms.affine import QuantizedTensor, share_beyond
 from squeeze.algorithms.awq import round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
@@ -45,6 +46,12 @@ class Awq(CalibratedPass):
         folded = Counter(fact["folded"] for fact in context.facts["layers"].values() if "folded" in fact)
         context.facts["folded"] = dict(sorted(folded.items()))  # by norm or linear: weights whose scales went into it
         return made
+
+    def work_bytes(self, model: LanguageModel) -> int:
+        """The Hessians of a whole block, the largest once more as it is scaled, and a weight as floats."""
+        shapes = shared_shapes(model)
+        hessians = sum(width * width for _, width in shapes)
+        return FLOAT * (hessians + max(2 * width * width + 5 * out * width for out, width in shapes))
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         walk = work.walk

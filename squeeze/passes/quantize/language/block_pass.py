@@ -19,6 +19,15 @@ from squeeze.algorithms.rtn import require_finite, round_to_nearest
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
+from squeeze.models.language.footprint import (
+    FLOAT,
+    PROCESS_BYTES,
+    activation_bytes,
+    block_matrices,
+    forward_bytes,
+    largest_block_bytes,
+    largest_end_bytes,
+)
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.memory import give_back
 from squeeze.models.language.rewriter import Rewriter
@@ -102,6 +111,19 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
             ends = Scheme(self.embeddings, self.group_size, self.symmetric)
             grid |= {name: kind_of(tuple(shapes[name].shape), ends) for name in model.skeleton.ends}
         return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+
+    def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
+        assert isinstance(model, LanguageModel)
+        walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
+        block = 2 * largest_block_bytes(model) + walks
+        chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
+        ends = largest_end_bytes(model) * 3 // 2  # looked through for what is not finite
+        return PROCESS_BYTES + max(ends, block + max(chunk, self.work_bytes(model)))
+
+    def work_bytes(self, model: LanguageModel) -> int:
+        """What quantizing the largest weights of a block takes beside them."""
+        largest = max(value[0].numel() if value.dim() > 2 else value.numel() for _, value in block_matrices(model))
+        return FLOAT * largest
 
     def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
         """What a weight will lie on."""

@@ -20,6 +20,7 @@ from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.algorithms.sweeps import sweep
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
+from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
@@ -27,6 +28,8 @@ from squeeze.passes.quantize.language.hessians import FEW_TOKENS, Inputs, block_
 from squeeze.passes.quantize.language.scheme import Scheme, kind_of
 from squeeze.passes.quantize.language.stream import find_places
 from squeeze.passes.quantize.language.watch import Weight, shared_inputs
+
+Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 
 ROWS = 1024  # of a weight at a time
 
@@ -48,13 +51,15 @@ class Gptq(CalibratedPass):
     turned: bool = True  # a group whose largest weight is positive gets a negative scale; false: none is negative
     sweeps: NonNegativeInt = 2  # times that scales and integers are asked again in the end; each costs a product
     true_sequential: bool = True  # later weights of a block see what earlier ones became: more forwards
-    target: Literal["original", "given"] = (
-        "original"  # whose outputs to come near: the original model's, which makes up
-    )
-    # for what was done before; or those of the weights on what they are given now, at half the products
+    target: Target = "original"  # make up for what was done before, too; given: only round, at half the products
 
     def follows_original(self) -> bool:
         return self.target == "original"
+
+    def work_bytes(self, model: LanguageModel) -> int:
+        """Hessian, its factor and what was drifted; the weights as floats: pulled, moved, solved and swept."""
+        weights = 9 if self.follows_original() else 7
+        return max(FLOAT * (3 * width * width + weights * out * width) for out, width in shared_shapes(model))
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)

@@ -1,0 +1,51 @@
+"""Does a plan fit into the memory that it allows? Answered from shapes, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from squeeze.data.text import TextData
+from squeeze.errors import Fault
+from squeeze.evaluate.metrics import ExampleMetric
+from squeeze.evaluate.tokens import scoring_bytes
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.plan.plan import Plan, Step
+from squeeze.report.text import size
+
+PLACE = ("memory",)
+
+
+def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
+    """What a pass will take; None where it cannot tell."""
+    if not isinstance(model, LanguageModel):
+        return None
+    return step.deed.memory_bytes(model, _calibration_tokens(plan), plan.memory_bytes)
+
+
+def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
+    """A fault where a pass takes more than the plan allows."""
+    at = f"{step.deed.name} (line {step.line})" if step.line else step.deed.name
+    yield from _fault(plan, at, takes)
+
+
+def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
+    """A fault where scoring takes more than the plan allows."""
+    source = plan.data.get("evaluate")
+    scored = any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
+    if isinstance(model, LanguageModel) and isinstance(source, TextData) and scored:
+        yield from _fault(plan, "scoring", scoring_bytes(model, source.length, source.samples))
+
+
+def _fault(plan: Plan, what: str, takes: int | None) -> Iterator[Fault]:
+    if plan.memory_bytes is not None and takes is not None and takes > plan.memory_bytes:
+        enough = f"memory: {takes / 1e9 + 0.05:.1f}GB would do"
+        yield Fault(
+            PLACE, f"memory: {size(plan.memory_bytes)} is less than the {size(takes)} that {what} takes; {enough}"
+        )
+
+
+def _calibration_tokens(plan: Plan) -> int:
+    """As many as the plan names; without a number the text decides, and what does not fit goes to disk."""
+    source = plan.data.get("calibrate")
+    return source.length * (source.samples or 0) if isinstance(source, TextData) else 0

@@ -1,0 +1,87 @@
+"""What a plan takes of memory is known from shapes; a plan that allows less is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from language_world import write_folder, write_tokenizer
+from tiny import faults, squeeze
+
+from squeeze.evaluate.tokens import scoring_bytes
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.quantize.language.awq import Awq
+from squeeze.passes.quantize.language.gptq import Gptq
+from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.plan.plan import Plan
+
+BENCHMARK = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
+PLAN = """\
+model: {hf: ./model}
+memory: 100MB
+data:
+  calibrate: {text: text.txt, length: 16, samples: 4}
+  evaluate: {text: text.txt, length: 16}
+passes:
+  - {pass: gptq, bits: 4, group_size: 32}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    write_tokenizer(write_folder(tmp_path / "model"))
+    (tmp_path / "text.txt").write_text("abc " * 100)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return tmp_path
+
+
+def test_a_plan_that_allows_too_little_is_refused_with_what_would_do(world: Path) -> None:
+    found = faults(world / "plan.yaml")
+    assert any(fault.startswith("2: memory: 100 MB is less than the 4") and "scoring takes" in fault for fault in found)
+    assert any("that gptq (line 7) takes; memory: 0.5GB would do" in fault for fault in found)
+
+
+def test_enough_is_enough(world: Path) -> None:
+    (world / "plan.yaml").write_text(PLAN.replace("100MB", "0.5GB"))
+    assert faults(world / "plan.yaml") == []
+    (world / "plan.yaml").write_text(PLAN.replace("memory: 100MB\n", ""))
+    assert faults(world / "plan.yaml") == []
+
+
+def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (world / "plan.yaml").write_text(PLAN.replace("100MB", "4GB"))
+    assert squeeze("check", world / "plan.yaml", "--explain") == 0
+    assert "memory" in (shown := capsys.readouterr().out)
+    assert "about 42" in shown
+    assert squeeze("check", world / "plan.yaml", "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)["passes"]
+    model = Plan.load(world / "plan.yaml").model
+    assert model is not None
+    assert told["memory_bytes"] == Gptq(group_size=32).memory_bytes(model.outline(world), 64, 4 * 10**9)
+
+
+def test_a_wider_model_takes_more_and_a_deeper_one_does_not(tmp_path: Path) -> None:
+    shapes = {"one": {}, "deep": {"num_hidden_layers": 6}, "wide": {"hidden_size": 256, "intermediate_size": 512}}
+    models = {name: LanguageModel(write_folder(tmp_path / name, **changes)) for name, changes in shapes.items()}
+    for deed in (Gptq(group_size=32), Awq(group_size=32), Rtn(group_size=32)):
+        taken = {name: deed.memory_bytes(model, 64, None) or 0 for name, model in models.items()}
+        assert taken["one"] == taken["deep"] < taken["wide"]
+    assert scoring_bytes(models["one"], 16, 4) < scoring_bytes(models["one"], 16) <= scoring_bytes(models["wide"], 16)
+
+
+def test_activations_past_a_quarter_of_the_limit_lie_on_disk(world: Path) -> None:
+    model, deed = LanguageModel(world / "model"), Gptq(group_size=32, target="given")
+    many = 10**9
+    free, limited = (deed.memory_bytes(model, many, limit) or 0 for limit in (None, 10**9))
+    assert free - limited == many * model.skeleton.token_bytes - 10**9 // 4
+
+
+def test_what_is_foretold_is_what_the_system_measures(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "vocab_size": 4000, "num_hidden_layers": 2}
+    folder = write_folder(tmp_path / "model", **sizes)
+    done = subprocess.run([sys.executable, BENCHMARK, "--child", folder], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["foretold_bytes"] == pytest.approx(said["peak_bytes"], rel=0.25)
