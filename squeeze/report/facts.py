@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from squeeze.report.equality import equality_words
 from squeeze.report.shape import Row
 from squeeze.report.text import count, heading, size, value
 
@@ -92,6 +93,7 @@ def _weights(layers: dict[str, dict[str, Any]]) -> str:
 
 KNOWN: dict[str, Wording] = {
     "layers": _weights,
+    "proof": equality_words,
     "widths": _widths,
     "losses": _losses,
     "macs": _before_and_after(count),

@@ -12,6 +12,8 @@ from importlib.resources import files as resources
 from typing import Any
 
 from squeeze.report import text
+from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
+from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
 from squeeze.report.layers import COLUMNS, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
@@ -44,6 +46,8 @@ def _worded(report: Report) -> dict[str, Any]:
         "score_lines": score_lines(report),
         "layer_columns": COLUMNS,
         "layer_tables": layer_tables(report),
+        "equality_columns": EQUALITY_COLUMNS,
+        "equality_lines": equality_lines(report),
         "weight_columns": WEIGHT_COLUMNS,
         "weight_tables": weight_tables(report),
         "plan": plan_yaml(report),

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from squeeze.report import text
+from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
+from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
 from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
@@ -22,7 +24,7 @@ OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unp
 def markdown_report(report: Mapping[str, Any]) -> str:
     """The whole report; the same report gives the same bytes."""
     data = as_report(report)
-    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _weights, _layers, _reproduce)
+    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _equality, _weights, _layers, _reproduce)
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(data)))) + "\n"
 
 
@@ -110,6 +112,13 @@ def _facts(report: Report) -> Iterator[str]:
     for row, lines in told:
         yield f"\n**{escaped(row.label)}**\n"
         yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
+
+
+def _equality(report: Report) -> Iterator[str]:
+    if lines := equality_lines(report):
+        yield "## The same weights in every file"
+        yield ""
+        yield from _table(list(EQUALITY_COLUMNS), [[escaped(cell) for cell in line] for line in lines])
 
 
 def _weights(report: Report) -> Iterator[str]:

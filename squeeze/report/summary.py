@@ -23,6 +23,7 @@ def summary(report: Mapping[str, Any]) -> Group:
         *_coverage(data),
         *_spread(data),
         *_worst(data),
+        *_equality(data),
         *map(_budget, data.judgements),
         *map(_package, data.packages),
         _cost(data),
@@ -44,6 +45,11 @@ def _spread(report: Report) -> list[Text]:
 
 def _worst(report: Report) -> list[Text]:
     return [Text(f"{row.label}: most loss left in {line}") for row in report.rows if (line := worst(row))]
+
+
+def _equality(report: Report) -> list[Text]:
+    told = [line for row in report.rows for name, line in fact_lines(row) if name == "proof"]
+    return [Text(f"weights equal: {line}") for line in dict.fromkeys(told)]
 
 
 def _budget(judgement: Judgement) -> Text:
