@@ -25,6 +25,7 @@ from squeeze.formats.grid_kind import GridKind
 
 SMALLEST, LARGEST = 16, 256  # blocks: the operator's least, and the most that its int8 kernels take
 WIDTHS = {2: 2, 3: 4, 4: 4, 8: 8}  # bits of a grid: of the operator
+PIECE = 4096  # rows that are packed together: wider integers are in memory meanwhile
 Array = NDArray[Any]
 
 
@@ -79,8 +80,10 @@ def to_arrays(grid: QuantizedTensor) -> NBits:
     blocks = -(-kind.columns // block)
     group = torch.arange(blocks) * block // size
     zeros = (grid.zero_point[:, group] + offset).to(torch.uint8)
-    filled = _filled(q.to(torch.int16) + offset, zeros, block)
-    packed = pack(filled.reshape(-1, block), bits).reshape(kind.rows, blocks, -1)
+    pieces = [
+        _packed(*part, bits, block) for part in zip(torch.split(q, PIECE), torch.split(zeros, PIECE), strict=True)
+    ]
+    packed = torch.cat(pieces).reshape(kind.rows, blocks, -1)
     points = None if grid.symmetric else pack(zeros, bits)[:, : -(-blocks * bits // 8)].contiguous().numpy()
     scales = grid.scale[:, group].float().contiguous().numpy()
     return NBits(
@@ -104,7 +107,7 @@ def from_arrays(stored: NBits) -> QuantizedTensor:
         )
     offset = 2 ** (bits - 1)
     filled = unpack(torch.from_numpy(stored.packed).reshape(rows * blocks, -1), bits, rows * blocks, block)
-    q = (filled.reshape(rows, -1)[:, : stored.columns].to(torch.int16) - offset).to(torch.int8)
+    q = filled.reshape(rows, -1)[:, : stored.columns].sub(offset).view(torch.int8)  # modulo 256, exactly
     scale = torch.from_numpy(stored.scales).float()
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
     if stored.zero_points is not None:
@@ -148,6 +151,11 @@ def stacked(grids: Sequence[QuantizedTensor]) -> QuantizedTensor:
 def rows_of(grid: QuantizedTensor, rows: slice) -> QuantizedTensor:
     """Some output channels of a grid."""
     return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+
+
+def _packed(q: Tensor, zeros: Tensor, bits: int, block: int) -> Tensor:
+    """Rows of signed integers as unsigned ones, packed block by block."""
+    return pack(_filled(q.to(torch.int16) + 2 ** (bits - 1), zeros, block).reshape(-1, block), bits)
 
 
 def _filled(values: Tensor, zeros: Tensor, block: int) -> Tensor:

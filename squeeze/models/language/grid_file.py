@@ -93,7 +93,7 @@ def from_tensors(entry: GridEntry, tensors: dict[str, Tensor], name: str) -> Qua
     offset = 2 ** (entry.bits - 1)
     columns = entry.shape[-1]
     rows = tensors[f"{name}.scale"].shape[0]
-    q = (unpack(tensors[f"{name}.q"], entry.bits, rows, columns).to(torch.int16) - offset).to(torch.int8)
+    q = unpack(tensors[f"{name}.q"], entry.bits, rows, columns).sub(offset).view(torch.int8)  # modulo 256, exactly
     scale = tensors[f"{name}.scale"].float()
     stored = tensors.get(f"{name}.zero_point")
     zero_point = torch.zeros_like(scale, dtype=torch.int32) if stored is None else stored.to(torch.int32) - offset
