@@ -187,7 +187,9 @@ class Text:
             self._bind(self.binding.bind_input, past, room)
             self._bind(self.binding.bind_output, present, room)
         self.tokens, self.mask = np.zeros(most, np.int64), np.ones(most, np.int64)
-        self.positions, self.logits = np.arange(most), np.zeros(session.vocabulary, np.float32)
+        self.positions, self.logits = np.arange(most, dtype=np.int64), np.zeros(session.vocabulary, np.float32)
+        whole = {TOKENS: self.tokens, MASK: self.mask, POSITIONS: self.positions}
+        self.places = {name: array.ctypes.data for name, array in whole.items()}
         self.bound = 0  # tokens that inputs and outputs are bound for
         self.last_only = KEEP in session.may_be_told
         if self.last_only:
@@ -204,15 +206,19 @@ class Text:
             raise ModelError(f"{end} tokens; there is room for {self.most}, and at least one must be new")
         self.session.require_within(end)
         self.tokens[:count] = tokens
-        told = {MASK: self.mask[:end], POSITIONS: self.positions[self.length : end]}
+        self._tell(MASK, self.mask, 0, end)
+        self._tell(POSITIONS, self.positions, self.length, count)
         if count != self.bound:  # one token after the other lies where the one before lay
-            told[TOKENS] = self.tokens[:count]
-        for name, array in told.items():
-            if name in self.session.inputs:
-                self._bind(self.binding.bind_input, name, array[None])
+            self._tell(TOKENS, self.tokens, 0, count)
         found = self._run(count)
         self.length = end
         return found
+
+    def _tell(self, name: str, array: Array, start: int, count: int) -> None:
+        """Bind int64 ``[1, count]`` from a place of an array on."""
+        if name in self.session.inputs:
+            where = self.places[name] + start * array.itemsize
+            self.binding.bind_input(name, "cpu", 0, np.int64, (1, count), where)
 
     def _run(self, count: int) -> Array:
         before, self.bound = self.bound, count

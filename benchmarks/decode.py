@@ -1,0 +1,192 @@
+"""How fast int4 decoders read a prompt and write on: our ONNX package beside its float32 self and two other runtimes.
+
+    python benchmarks/decode.py [--real FOLDER] [--threads 2] [--rounds 9] [--prompt 128] [--new 64] [--cpu-time]
+
+On prose6M and on two random layers of TinyLlama's shape, int4 in groups of 32, table and head too: ONNX Runtime with
+caches that stay in place, the same file in ONNX Runtime GenAI, GenAI's own int4 build of the same weights, llama.cpp on
+Q4_0 made of the same grid, and the float32 model in ONNX Runtime. What is not installed is left out by name. Runs
+alternate in one process; ratios are of medians, ours to each, with 95 % intervals: above 1, ours is faster.
+``--cpu-time`` counts processor seconds instead, for one thread on a machine that others use too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from memory import SHAPES, make
+
+from squeeze.algorithms.stats import ratio_of_medians
+from squeeze.errors import SqueezeError
+from squeeze.models.language.export_genai import write_genai
+from squeeze.models.language.gguf.export import write_gguf
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder, Session, Text
+from squeeze.passes.base import Context
+from squeeze.passes.export.decoder.export import export_decoder
+from squeeze.passes.quantize.language.rtn import Rtn
+
+OURS = "ours, int4, ONNX Runtime"
+Read = Callable[[list[int]], int]  # more tokens -> the likeliest next one
+Start = Callable[[], Read]  # a new text
+
+
+def main() -> None:
+    options = arguments()
+    real = options.real / "models" / "prose6M"
+    with tempfile.TemporaryDirectory() as temporary:
+        if real.is_dir():
+            measure("prose6M", real, Path(temporary) / "prose6M", options)
+        else:
+            print(f"prose6M: skipped, {real} is absent; --real names the folder of real models and data")
+        shape = Path(temporary) / "source"
+        make(shape, {**SHAPES["tiny-llama"], "num_hidden_layers": 2})
+        for tokenizer in real.glob("tokenizer*"):  # the others will not build a model without one
+            shutil.copy(tokenizer, shape)
+        measure("2 layers of TinyLlama's shape", shape, Path(temporary) / "tiny", options)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", type=Path, default=Path(__file__).parents[2] / "shared" / "real")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds; says something with --threads 1")
+    return parser.parse_args()
+
+
+def measure(name: str, source: Path, work: Path, options: argparse.Namespace) -> None:
+    starts = variants(source, work, options)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    speeds: dict[str, list[tuple[float, float]]] = {variant: [] for variant in starts}
+    prompt = np.random.default_rng(0).integers(5, 500, options.prompt).tolist()
+    for number in range(options.rounds + 1):
+        for variant, start in starts.items():
+            speed = timed(start, prompt, options.new, clock)
+            if number:  # the first round warms up
+                speeds[variant].append(speed)
+    report(f"{name}, {options.threads} threads, {options.prompt} tokens read, {options.new} written", speeds)
+
+
+def timed(start: Start, prompt: list[int], new: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds per token read, and per token written."""
+    read = start()
+    began = clock()
+    token = read(prompt)
+    between = clock()
+    for _ in range(new):
+        token = read([token])
+    return (between - began) / len(prompt), (clock() - between) / new
+
+
+def report(title: str, speeds: dict[str, list[tuple[float, float]]]) -> None:
+    print(f"\n{title}\n{'':<34}{'reads tok/s':>12}{'ours is x':>22}{'writes tok/s':>14}{'ours is x':>22}")
+    own = np.array(speeds[OURS])
+    for variant, seconds in speeds.items():
+        each = np.array(seconds)
+        cells = [f"{variant:<34}"]
+        for place, width in ((0, 12), (1, 14)):
+            ratio, interval = ratio_of_medians(each[:, place], own[:, place])
+            spread = "" if variant == OURS else f"{ratio:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+            cells.append(f"{1 / np.median(each[:, place]):>{width},.0f}{spread:>22}")
+        print("".join(cells), flush=True)
+
+
+def variants(source: Path, work: Path, options: argparse.Namespace) -> dict[str, Start]:
+    """What there is to run here, by name."""
+    dense = LanguageModel(source)
+    model = Rtn(bits=4, group_size=32, embeddings=4).run(dense, Context())
+    ours = export_decoder(model, work / "int4")
+    floats = export_decoder(dense, work / "float32")
+    most = options.prompt + options.new + 8
+    found = {OURS: ort(ours, options.threads, most), "float32, ONNX Runtime": ort(floats, options.threads, most)}
+    others: dict[str, Callable[[], Start]] = {
+        "ours, int4, GenAI": lambda: genai(write_genai(ours, work / "genai").folder, options.threads, most),
+        "GenAI's own int4 build": lambda: genai(built_by_genai(dense, work), options.threads, most),
+        "llama.cpp, Q4_0 of our grid": lambda: llama_cpp(model, work / "model.gguf", options.threads, most),
+    }
+    for name, make_start in others.items():
+        try:
+            found[name] = make_start()
+        except (ImportError, SqueezeError, subprocess.CalledProcessError) as error:
+            print(f"{name}: left out ({' '.join(str(error).split())[:120]})")
+    return found
+
+
+def ort(decoder: OnnxDecoder, threads: int, most: int) -> Start:
+    session = Session(decoder.main, threads, spinning=True)
+
+    def start() -> Read:
+        text = Text(session, most)
+        return lambda tokens: int(text.read(tokens).argmax())
+
+    return start
+
+
+def genai(folder: Path, threads: int, most: int) -> Start:
+    import onnxruntime_genai as og
+
+    config = og.Config(str(folder))
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+    model = og.Model(config)
+
+    def start() -> Read:
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(max_length=most, min_length=most, do_sample=False)
+        generator: Any = og.Generator(model, parameters)
+        first = True
+
+        def read(tokens: list[int]) -> int:
+            nonlocal first
+            if first:
+                generator.append_tokens(np.array([tokens], np.int32))
+            first = False
+            generator.generate_next_token()  # what it chose itself is what comes in
+            return int(generator.get_next_tokens()[0])
+
+        return read
+
+    return start
+
+
+def built_by_genai(dense: LanguageModel, work: Path) -> Path:
+    dense.save_dense(work / "dense")
+    out = work / "genai-own"
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(work / "dense"), "-o", str(out)]
+    options = ["-p", "int4", "-e", "cpu", "--extra_options", "int4_accuracy_level=4"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    return out
+
+
+def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int) -> Start:
+    from llama_cpp import Llama
+
+    write_gguf(model, file)
+    llama = Llama(str(file), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def start() -> Read:
+        llama.reset()
+
+        def read(tokens: list[int]) -> int:
+            llama.eval(tokens)
+            logits = llama._ctx.get_logits_ith(-1)
+            return int(np.ctypeslib.as_array(logits, shape=(llama.n_vocab(),)).argmax())
+
+        return read
+
+    return start
+
+
+if __name__ == "__main__":
+    main()
