@@ -20,7 +20,8 @@ Wording = Callable[[Any], str]
 
 def fact_lines(row: Row) -> list[tuple[str, str]]:
     """Pairs of name and text, in the order in which the pass gave them."""
-    said = [(heading(name), _worded(name, fact, row)) for name, fact in row.facts.items()]
+    told = {name: fact for name, fact in row.facts.items() if (name, fact) != ("layers", {})}  # nothing of any weight
+    said = [(heading(name), _worded(name, fact, row)) for name, fact in told.items()]
     return said + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
 
 
@@ -91,8 +92,18 @@ def _weights(layers: dict[str, dict[str, Any]]) -> str:
     return "; ".join([*parts, *([f"fell back: {_listed(fallen)}"] if fallen else [])])
 
 
+def _quantized(widths: dict[str, Sequence[int]]) -> str:
+    return ", ".join(f"{done} of {there} weights to {width}" for width, (done, there) in widths.items())
+
+
+def _rounded(change: float) -> str:
+    return f"up to {change:.2g} of themselves, to float16" if change else "nothing: they were float16 already"
+
+
 KNOWN: dict[str, Wording] = {
     "layers": _weights,
+    "quantized": _quantized,
+    "scales_rounded_by": _rounded,
     "proof": equality_words,
     "widths": _widths,
     "losses": _losses,

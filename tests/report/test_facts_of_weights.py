@@ -30,6 +30,16 @@ def test_a_fact_of_another_shape_is_shown_as_it_comes() -> None:
     assert line == "a, b"
 
 
+def test_how_many_weights_were_quantized_is_a_sentence_and_no_layers_are_no_line() -> None:
+    facts = {"layers": {}, "quantized": {"int4": [41, 42]}, "scales_rounded_by": 0.0}
+    assert [line for _, line in fact_lines(Row(name="rtn", facts=facts))] == [
+        "41 of 42 weights to int4",
+        "nothing: they were float16 already",
+    ]
+    ((_, line),) = fact_lines(Row(name="other", facts={"scales_rounded_by": 0.00048}))
+    assert line == "up to 0.00048 of themselves, to float16"
+
+
 LAYERS = {
     "block.0.q.weight": {"tokens": 900, "loss_rtn": 4.0, "loss": 1.0, "clipped": 0.021, "dead": 3},
     "block.1.q.weight": {"tokens": 800, "loss_rtn": 2.0, "loss": 1.5, "clipped": 0.0, "folded": "norm"},
