@@ -6,6 +6,7 @@ Pure functions on tensors; finding layers is the business of ``squeeze.passes``,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +78,14 @@ def rows_of(grid: QuantizedTensor, start: int, stop: int) -> QuantizedTensor:
     """Output channels ``start`` to ``stop``: one linear of a stack."""
     rows = slice(start, stop)
     return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+
+
+def under_each_other(parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
+    """The output channels of several grids of one kind as one grid."""
+    if len(parts) == 1:
+        return parts[0]
+    q, scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
+    return replace(parts[0], q=q, scale=scale, zero_point=zero_point)
 
 
 def share_beyond(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from squeeze.algorithms.factor import Factor
 
 ROWS = 1024  # output channels moved at once
+EVERY = slice(None)
 
 
 class Drift:
@@ -51,10 +52,10 @@ class Drift:
         self.tokens += len(given)
         self._sum.addmm_(away.float().t(), given.float())
 
-    def pull(self) -> Tensor:
-        """float32 ``[out, in]``: ``W D`` or ``R X^T``, mean over tokens. Nothing may be added after."""
-        mean = self._sum.div_(max(self.tokens, 1))
-        return mean if self._through else self.weight.float() @ mean
+    def pull(self, rows: slice = EVERY) -> Tensor:
+        """float32 ``[rows, in]`` of ``W D`` or ``R X^T``, mean over tokens."""
+        mean = max(self.tokens, 1)
+        return self._sum[rows] / mean if self._through else (self.weight[rows].float() @ self._sum).div_(mean)
 
 
 def moved(weight: Tensor, pull: Tensor, factor: Factor) -> Tensor:

@@ -44,7 +44,7 @@ def world(tmp_path: Path) -> Path:
         ),
         (
             PASS + "targets:\n  - target: cpu\n",
-            "10: target cpu packs an ONNX model or the files of a language model's runtime and is given a torch model; passes:",
+            "10: target cpu packs an ONNX model or the files of a language model's runtime and is given a torch model",
         ),
     ],
 )

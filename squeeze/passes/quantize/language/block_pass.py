@@ -14,7 +14,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.algorithms.affine import QuantizedTensor, under_each_other
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
@@ -223,9 +223,6 @@ def work_folder(context: Context) -> Path:
 
 def _stacked(parts: list[QuantizedTensor]) -> QuantizedTensor:
     """The grids of all experts of a 3-D weight, one under the other."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    assert all(part.g_idx is None for part in parts), "one tensor has one group index: refused by gptq's faults"
-    q, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
-    return QuantizedTensor(q, scale, zero, first.bits, first.group_size, first.symmetric)
+    indexed = len(parts) > 1 and any(part.g_idx is not None for part in parts)
+    assert not indexed, "one tensor has one group index: refused by gptq's faults"
+    return under_each_other(parts)

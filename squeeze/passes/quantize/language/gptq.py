@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -11,10 +12,10 @@ from annotated_types import Gt
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from squeeze.algorithms.affine import rows_of, share_beyond
-from squeeze.algorithms.drift import moved
-from squeeze.algorithms.factor import Order, factorize
-from squeeze.algorithms.gptq import solve
+from squeeze.algorithms.affine import QuantizedTensor, share_beyond, under_each_other
+from squeeze.algorithms.drift import Drift, moved
+from squeeze.algorithms.factor import Factor, Order, factorize
+from squeeze.algorithms.gptq import Solved, solve
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.algorithms.sweeps import sweep
@@ -32,6 +33,7 @@ from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 
 ROWS = 1024  # of a weight at a time
+PART_VALUES = 1 << 24  # of a weight that are solved at once: each of half a dozen copies takes 64 MB
 
 
 class Gptq(CalibratedPass):
@@ -96,36 +98,87 @@ class Gptq(CalibratedPass):
         return find_places(work.block, alone, hidden, lambda: walk.block(work.index, hidden))
 
     def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Found:
-        """All weights that share one input."""
+        """All weights that share one input; output channels do not see each other, so they go a part at a time."""
         tokens = inputs.hessian.tokens
         if tokens < FEW_TOKENS:
             return {weight: fallback(work, weight, tokens) for weight in group}
-        H, pulls = inputs.hessian.matrix(), _pulls(work, group, inputs)
+        H, drift = inputs.hessian.matrix(), inputs.drift
+        inputs.drift = None
         found: Found = {}
         for scheme, members in _by_scheme(work, group):
             factor = factorize(H, self.damping, self.order, scheme.group_size)
-            target = torch.cat([weight.of(work.block).float() for weight in members])
-            if pulls:
-                target = moved(target, torch.cat([pulls[weight] for weight in members]), factor)
-            kind = scheme.bits, scheme.group_size, scheme.symmetric
-            solved = solve(target, factor, *kind, self.clip, turned=self.turned)
             said: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
+            parts = {
+                weight: [self._round(work, part, drift, factor, scheme) for part in _parts(work, group, weight)]
+                for weight in members
+            }
             added = factor.added
             del factor  # as large as the Hessian: not beside what comes next
-            swept = sweep(target, solved.grid(), H, self.sweeps, added)
-            losses = (solved.loss - swept.gain).clamp_min(0)
-            start = 0
             for weight in members:
-                stop = start + len(weight.of(work.block))
-                grid = rows_of(swept.grid, start, stop)
-                rounded = _loss_of_rounding(weight.of(work.block), target[start:stop], scheme, H)
-                beyond = share_beyond(weight.of(work.block), grid)
-                loss = {"loss_rtn": rounded, "loss": float(losses[start:stop].sum()), "clipped": beyond}
-                work.said[str(weight)] = said | loss
-                if self.true_sequential:
-                    work.put(weight, grid.dequantize())
-                found[weight], start = grid, stop
+                swept = [self._sweep(work, part, H, added, scheme) for part in parts.pop(weight)]
+                grid = under_each_other([grid for grid, _ in swept])
+                losses = {name: sum(loss[name] for _, loss in swept) for name in ("loss_rtn", "loss")}
+                beyond = sum(loss["beyond"] for _, loss in swept) / grid.q.numel()
+                work.said[str(weight)] = said | losses | {"clipped": beyond}
+                found[weight] = grid
         return found
+
+    def _round(self, work: BlockWork, part: Part, drift: Drift | None, factor: Factor, scheme: Scheme) -> Part:
+        """Round some output channels, towards the original's outputs where it is known how far those are."""
+        part.target = part.own(work).float()
+        if drift is not None:
+            part.target = moved(part.target, drift.pull(part.in_group), factor)
+        kind = scheme.bits, scheme.group_size, scheme.symmetric
+        part.solved = solve(part.target, factor, *kind, self.clip, turned=self.turned)
+        return part
+
+    def _sweep(
+        self, work: BlockWork, part: Part, H: Tensor, added: float, scheme: Scheme
+    ) -> tuple[QuantizedTensor, dict[str, float]]:
+        """Ask the integers of a part again, and say what was lost; the block computes with the result from then on."""
+        solved, target, own = part.solved, part.target, part.own(work)
+        assert solved is not None
+        assert target is not None
+        swept = sweep(target, solved.grid(), H, self.sweeps, added)
+        said = {
+            "loss_rtn": _loss_of_rounding(own, target, scheme, H),
+            "loss": float((solved.loss - swept.gain).clamp_min(0).sum()),
+            "beyond": share_beyond(own, swept.grid) * own.numel(),
+        }
+        part.solved = part.target = None
+        if self.true_sequential:
+            own.copy_(swept.grid.dequantize())
+        return swept.grid, said
+
+
+@dataclass
+class Part:
+    """Some output channels of a weight on their way.
+
+    Args:
+        rows: Of the weight.
+        in_group: The same, of all weights that share the input, one under the other.
+    """
+
+    weight: Weight
+    rows: slice
+    in_group: slice
+    target: Tensor | None = None
+    solved: Solved | None = None
+
+    def own(self, work: BlockWork) -> Tensor:
+        """``[rows, in]``, a view into the block's parameter."""
+        return self.weight.of(work.block)[self.rows]
+
+
+def _parts(work: BlockWork, group: list[Weight], weight: Weight) -> Iterator[Part]:
+    """As many output channels at once as fill PART_VALUES."""
+    sizes = {each: len(each.of(work.block)) for each in group}
+    before = sum(size for each, size in list(sizes.items())[: group.index(weight)])
+    rows = max(1, PART_VALUES // weight.of(work.block).shape[1])
+    for start in range(0, sizes[weight], rows):
+        stop = min(start + rows, sizes[weight])
+        yield Part(weight, slice(start, stop), slice(before + start, before + stop))
 
 
 def _stages(groups: list[list[Weight]]) -> list[list[list[Weight]]]:
@@ -134,15 +187,6 @@ def _stages(groups: list[list[Weight]]) -> list[list[list[Weight]]]:
     for group in groups:
         stages.setdefault(re.sub(r"\.\d+\.", ".*.", group[0].name), []).append(group)
     return list(stages.values())
-
-
-def _pulls(work: BlockWork, group: list[Weight], inputs: Inputs) -> dict[Weight, Tensor]:
-    """Which way the drift pulls each weight; nothing where it is not known. The drift itself is freed."""
-    drift, inputs.drift = inputs.drift, None
-    if drift is None:
-        return {}
-    parts = torch.split(drift.pull(), [len(weight.of(work.block)) for weight in group])
-    return dict(zip(group, parts, strict=True))
 
 
 def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, list[Weight]]]:

@@ -1,0 +1,208 @@
+"""Packages of language models: built in each format, proven, verified, run by their own script."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from language_world import write_folder
+
+from squeeze.errors import ModelError, VerifyError
+from squeeze.formats.grid_kind import GridKind
+from squeeze.models.base import Batch
+from squeeze.models.language.artifact import RUNTIMES, runtime_class
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.proof import Equality
+from squeeze.passes.base import Context
+from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.run.packing import golden_batch
+from squeeze.targets.base import Pieces, Target
+from squeeze.targets.bench_language import bench_language
+from squeeze.targets.checkpoint import Checkpoint
+from squeeze.targets.cpu import Cpu
+from squeeze.targets.genai import Genai
+from squeeze.targets.gguf import Gguf
+from squeeze.targets.proof import proven
+from squeeze.targets.verify import open_package, verify
+
+PROMPT = [1, 5, 9, 2, 7, 3, 8, 4]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A tiny Llama on a 4-bit grid with groups of 32, which every format holds."""
+    folder = write_folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=64)
+    write_bpe_tokenizer(folder)
+    return Rtn(bits=4, group_size=32).run(LanguageModel(folder), Context())
+
+
+@pytest.fixture(scope="module")
+def decoder(quantized: LanguageModel) -> Any:
+    return ExportOnnx().run(quantized, Context())
+
+
+def write_bpe_tokenizer(folder: Path) -> None:
+    """One token per letter in a tokenizer of the kind that llama.cpp knows; the last one ends a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:127]
+    vocabulary = {letter: place for place, letter in enumerate(letters)} | {"<end>": 127}
+    bpe = Tokenizer(models.BPE(vocabulary, []))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>").save_pretrained(folder)
+
+
+def pieces() -> Pieces:
+    return Pieces("tiny", Batch({"input_ids": torch.tensor([PROMPT])}), {"passes": []}, {"rows": []})
+
+
+def needs(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+def targets() -> list[Any]:
+    return [
+        pytest.param(Cpu(), True, (), id="onnx"),
+        pytest.param(Genai(), True, ("onnxruntime_genai",), id="genai"),
+        pytest.param(Gguf(runtime="transformers"), False, ("gguf", "accelerate"), id="gguf in transformers"),
+        pytest.param(Gguf(), False, ("gguf", "llama_cpp"), id="gguf in llama.cpp"),
+        pytest.param(Checkpoint(format="compressed-tensors"), False, ("compressed_tensors",), id="compressed-tensors"),
+        pytest.param(Checkpoint(), False, ("gptqmodel", "optimum"), id="gptq"),
+    ]
+
+
+@pytest.mark.parametrize(("target", "exported", "modules"), targets())
+def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
+    target: Target[Any],
+    exported: bool,
+    modules: tuple[str, ...],
+    quantized: LanguageModel,
+    decoder: Any,
+    tmp_path: Path,
+) -> None:
+    needs(*modules)
+    model = decoder if exported else quantized
+    proof = target.prove(model, target.build(model, _new(tmp_path / "proof")))
+    assert exported or (proof and all(line["differing"] == 0 and line["tensors"] == 14 for line in proof))
+    packed = target.pack(model, pieces(), tmp_path / "tiny.zip")
+    assert packed.verification.bit_equal
+    expected = torch.log_softmax(quantized.predict(Batch({"input_ids": torch.tensor([PROMPT])}))[0], -1)[-1]
+    _, found = packed.artifact.log_probabilities(PROMPT)
+    assert float((torch.from_numpy(found) - expected).abs().max()) < 0.1
+    written = list(packed.artifact.generate(PROMPT, 4))
+    assert len(written) == 4
+    folder = _new(tmp_path / "unpacked")
+    zipfile.ZipFile(packed.path).extractall(folder)
+    golden = run(folder, "--golden", "--json")
+    assert golden["agrees"]
+    assert run(folder, "a b", "--tokens", "5", "--json")["tokens"] <= 5
+
+
+def run(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The package's own script, in a process that knows nothing of Squeeze."""
+    command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_language_package_is_benched_by_the_tokens_it_reads_and_writes(decoder: Any, tmp_path: Path) -> None:
+    packed = Cpu().pack(decoder, pieces(), tmp_path / "tiny.zip")
+    found = bench_language(open_package(packed.path), threads=1, prompt=8, new=4, rounds=2)
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
+        assert found[name]["p10"] <= found[name]["median"] <= found[name]["p90"]
+        assert found[name]["p10"] > 0
+    assert found["peak_rss_bytes"] > 10_000_000
+
+
+def test_other_weights_in_the_file_do_not_verify(decoder: Any, tmp_path: Path) -> None:
+    """The sums are made anew, so only the golden prompt can tell."""
+    packed = Cpu().pack(decoder, pieces(), tmp_path / "tiny.zip")
+    package = open_package(packed.path)
+    data = package.folder / "model" / "model.onnx.data"
+    stored = bytearray(data.read_bytes())
+    stored[: len(stored) // 2] = bytes(len(stored) // 2)
+    data.write_bytes(stored)
+    with pytest.raises(VerifyError, match="golden output differs by"):
+        verify(package)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"runtime": {"name": "torch", "version": "1"}}, "runtime 'torch' is none of onnxruntime"),
+        ({"model": "model/tokenizer.json"}, r"is no \.onnx file, which onnxruntime loads"),
+        ({"task": "sing"}, "task: Input should be 'predict' or 'generate'"),
+    ],
+    ids=["unknown runtime", "a model that is none", "unknown task"],
+)
+def test_a_manifest_that_names_nonsense_is_refused(
+    change: dict[str, Any], complaint: str, decoder: Any, tmp_path: Path
+) -> None:
+    packed = Cpu().pack(decoder, pieces(), tmp_path / "tiny.zip")
+    folder = _new(tmp_path / "unpacked")
+    zipfile.ZipFile(packed.path).extractall(folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(VerifyError, match=complaint):
+        open_package(folder)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "complaint"),
+    [
+        (Gguf(), GridKind(64, 96, 4, 16, True), "group_size 16 is no multiple of GGUF's blocks of 32"),
+        (Checkpoint(format="compressed-tensors"), GridKind(64, 64, 4, 32, True, ordered=True), "act_order"),
+        (Checkpoint(version=1), GridKind(64, 64, 4, 32, False), "version: 2 would do"),
+    ],
+    ids=["gguf", "compressed-tensors", "gptq"],
+)
+def test_a_grid_that_a_format_cannot_hold_is_refused_before_anything_runs(
+    target: Target[Any], kind: GridKind, complaint: str
+) -> None:
+    (fault,) = target.grid_faults({"model.layers.0.mlp.up_proj.weight": kind})
+    assert fault.startswith("model.layers.0.mlp.up_proj.weight: ")
+    assert complaint in fault
+
+
+def test_a_checkpoint_of_nothing_quantized_is_refused() -> None:
+    (fault,) = Checkpoint().grid_faults({})
+    assert "a pass such as gptq or rtn would make some" in fault
+
+
+def test_a_reader_that_sees_another_weight_stops_the_run() -> None:
+    lines = proven([Equality("a", "gguf", "gguf", "float32", 64, 0), Equality("b", "gguf", "gguf", "float32", 64, 0)])
+    said = {"format": "gguf", "reader": "gguf", "dtype": "float32", "tensors": 2, "weights": 128, "differing": 0}
+    assert lines == [said]
+    with pytest.raises(VerifyError, match="gguf: b: gguf reads 1 of 64 weights otherwise"):
+        proven([Equality("b", "gguf", "gguf", "float32", 64, 1)])
+
+
+def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RUNTIMES:
+        assert runtime_class(name).runtime == name
+    kind = runtime_class("llama.cpp")
+    monkeypatch.setattr("squeeze.models.language.artifact.find_spec", lambda module: None)
+    with pytest.raises(ModelError, match=r"x\.zip: llama\.cpp needs llama_cpp: pip install 'squeeze\[llama-cpp\]'"):
+        kind.require_installed("x.zip")
+
+
+def test_the_golden_prompt_is_a_sentence_where_there_is_a_tokenizer(quantized: LanguageModel) -> None:
+    assert golden_batch(quantized).inputs["input_ids"].shape[1] > 40  # letters
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
