@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import test_minicpm
 import torch
 from families import FAMILIES, SMALL, tokens, write_family
 from torch import nn
@@ -282,3 +283,35 @@ def test_what_the_pass_cannot_do_is_known_before(tmp_path: Path) -> None:
     (fault,) = ExportOnnx().grid_faults(kinds)
     assert fault == "export_onnx: a: MatMulNBits has no group_size 24; a multiple of 16 or null would do"
     assert not list(ExportOnnx(weights="qdq").grid_faults(kinds))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_minicpm_goes_the_way_of_the_llama_that_it_is(tmp_path: Path, tied: bool) -> None:
+    (tmp_path / "family").mkdir()
+    folder = test_minicpm.write(tmp_path / "family", tied)
+    expected = test_minicpm.reference(folder, tokens())
+    for way, model in (("dense", LanguageModel(folder)), ("int4", quantized(folder, bits=4, group_size=16))):
+        decoder = export_decoder(model, tmp_path / way)
+        if way == "dense":
+            got = decoder.predict(Batch({"input_ids": tokens()}))
+            assert float((got - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("partial", [1.0, 0.5], ids=["whole heads", "half of each head"])
+def test_positions_past_the_trained_length_are_turned_otherwise(tmp_path: Path, partial: float) -> None:
+    """Phi-3's long rotary: texts of up to 12 tokens by one table, longer ones by another."""
+    import transformers
+
+    torch.manual_seed(0)
+    factors = int(32 * partial) // 2
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 12}
+    rope |= {"short_factor": [1.0] * factors, "long_factor": [4.0] * factors, "partial_rotary_factor": partial}
+    sizes = SMALL | {"hidden_size": 128, "max_position_embeddings": 64, "original_max_position_embeddings": 12}
+    config = transformers.Phi3Config(**sizes, rope_parameters=rope, partial_rotary_factor=partial)
+    transformers.Phi3ForCausalLM(config).save_pretrained(tmp_path / "family")
+    model = LanguageModel(tmp_path / "family")
+    decoder = export_decoder(model, tmp_path / "onnx")
+    for length in (8, 12, 13, 16):
+        expected, got = (form.predict(Batch({"input_ids": tokens(3, length)})) for form in (model, decoder))
+        assert float((expected - got).abs().max() / expected.abs().max()) < 1e-5, length
+    assert "If" in operators(tmp_path / "onnx")

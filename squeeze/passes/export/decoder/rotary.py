@@ -95,11 +95,12 @@ class Rotary:
 
     def module(self, module: nn.Module, own: Callable[..., Any]) -> Callable[..., tuple[Angles, Angles]]:
         """What to call in place of a rotary module."""
-        kind = getattr(module, "rope_type", "default")
         if self.positions is None:
             raise ModelError("its config says no max_position_embeddings, and rotary tables have an end; state context")
-        if kind in CHANGING:
-            raise ModelError(f"rotary positions of type '{kind}' change with the length of the text; no graph form")
+        kinds = getattr(module, "rope_type", "default")
+        for kind in kinds.values() if isinstance(kinds, dict) else (kinds,):
+            if kind in CHANGING or (kind == "longrope" and isinstance(kinds, dict)):
+                raise ModelError(f"rotary positions of type '{kind}' change with the length of the text; no graph form")
 
         def angles(_: Traced, position_ids: Traced, *args: Any, **kwargs: Any) -> tuple[Angles, Angles]:
             key = (id(module), args, tuple(sorted(kwargs.items())))
@@ -131,8 +132,8 @@ class Rotary:
         interleaved = _interleaved(longest[0])
         halves = [_half(part, interleaved) for part in longest]
         values = [self.builder.constant(half.numpy(), "float32") for half in halves]
-        short = getattr(module, "original_max_seq_len", self.positions)
-        if getattr(module, "rope_type", "default") == "longrope" and short < self.positions:
+        short = _trained_length(module)
+        if short is not None and short < self.positions:
             values = self._chosen(values, [_half(part, interleaved) for part in self._both(own, short)], short)
         table = Table(values[0], values[1], turned, interleaved, positions.value)
         shape = (*positions.shape, turned)
@@ -153,6 +154,13 @@ class Rotary:
         kinds = {"then_branch": long, "else_branch": few}
         branches = {name: _constant_graph(values, name) for name, values in kinds.items()}
         return list(self.builder.branches(self.builder.reshape(is_long, ()), branches, shapes))
+
+
+def _trained_length(module: nn.Module) -> int | None:
+    """The length of text past which all tokens are turned by other angles (longrope); None where there is none."""
+    if getattr(module, "rope_type", "default") != "longrope":
+        return None
+    return int(module.config.rope_parameters["original_max_position_embeddings"])  # type: ignore[union-attr,index]
 
 
 def _constant_graph(values: list[ir.Value], name: str) -> ir.Graph:
