@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+KEEP = "num_logits_to_keep"  # an input that decoders exported by Squeeze may be given
 ROOM = 4096  # tokens of a text in llama.cpp, which takes memory for all of them at once
 Json = dict[str, Any]
 
@@ -313,6 +314,7 @@ class OnnxRuntime(Runtime):
         self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
+        self.may_be_told = {value.name for value in self.session.get_overridable_initializers()}
         self.reset()
 
     def reset(self) -> None:
@@ -338,6 +340,8 @@ class OnnxRuntime(Runtime):
             "position_ids": np.arange(self.length, end, dtype=np.int64)[None],
         }
         feed = {name: self.value(array) for name, array in given.items() if name in self.inputs} | self.past
+        if not every and KEEP in self.may_be_told:
+            feed[KEEP] = self.value(np.array([1], np.int64))  # the head is skipped for all tokens but the last
         found = dict(zip(self.outputs, self.session.run_with_ort_values(self.outputs, feed), strict=True))
         self.length = end
         self.past = {name: found[present_name(name)] for name in self.past}
