@@ -139,7 +139,8 @@ class Bench:
                 command, env=environment(name, self.options), cwd=work, check=False, capture_output=True, text=True
             )
             if done.returncode:
-                return {"failed": (done.stderr.strip().splitlines() or ["it said nothing"])[-1]}
+                last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+                return {"failed": f"{last} (exit code {done.returncode})"}
             return json.loads(Path(job["said"]).read_text())
 
     def weights(self, name: str) -> Path:
