@@ -107,7 +107,7 @@ class Target(BaseModel, ABC, Generic[In]):
         """What shows that the built files hold the model's very weights, for the ledger; JSON values.
 
         Raises:
-            VerifyError: they do not.
+            EffectError: they do not.
         """
         return []
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from language_world import write_folder
 
-from squeeze.errors import ModelError, VerifyError
+from squeeze.errors import EffectError, ModelError, VerifyError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import RUNTIMES, runtime_class
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import Equality
+from squeeze.models.language.proof import Equality, proven
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -30,7 +30,6 @@ from squeeze.targets.checkpoint import Checkpoint
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.genai import Genai
 from squeeze.targets.gguf import Gguf
-from squeeze.targets.proof import proven
 from squeeze.targets.verify import open_package, verify
 
 PROMPT = [1, 5, 9, 2, 7, 3, 8, 4]
@@ -186,7 +185,7 @@ def test_a_reader_that_sees_another_weight_stops_the_run() -> None:
     lines = proven([Equality("a", "gguf", "gguf", "float32", 64, 0), Equality("b", "gguf", "gguf", "float32", 64, 0)])
     said = {"format": "gguf", "reader": "gguf", "dtype": "float32", "tensors": 2, "weights": 128, "differing": 0}
     assert lines == [said]
-    with pytest.raises(VerifyError, match="gguf: b: gguf reads 1 of 64 weights otherwise"):
+    with pytest.raises(EffectError, match="gguf: b: gguf reads 1 of 64 weights otherwise"):
         proven([Equality("b", "gguf", "gguf", "float32", 64, 1)])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import MissingExtra, ModelError
+from squeeze.errors import EffectError, MissingExtra, ModelError
 from squeeze.formats import compressed_tensors, gguf_file, gptq_checkpoint
 from squeeze.models.language.gguf.export import architecture_of
 from squeeze.models.language.gguf.tensors import grid_of, shape_of, sources
@@ -54,6 +54,25 @@ class Equality:
     def equal(self) -> bool:
         """Every number is the same."""
         return self.differing == 0
+
+
+def proven(equalities: Iterable[Equality]) -> list[dict[str, Any]]:
+    """One line per format, reader and float type, for the ledger: tensors and weights compared, all of them equal.
+
+    Raises:
+        EffectError: a reader sees other weights.
+    """
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for found in equalities:
+        if not found.equal:
+            where = f"{found.form}: {found.name}: {found.reader} reads {found.differing} of {found.weights} weights"
+            raise EffectError(f"{where} otherwise than they were written, in {found.dtype}; none would be right")
+        key = (found.form, found.reader, found.dtype)
+        said = {"format": found.form, "reader": found.reader, "dtype": found.dtype}
+        line = lines.setdefault(key, said | {"tensors": 0, "weights": 0, "differing": 0})
+        line["tensors"] += 1
+        line["weights"] += found.weights
+    return list(lines.values())
 
 
 def prove_gptq(model: LanguageModel, folder: Path) -> Iterator[Equality]:

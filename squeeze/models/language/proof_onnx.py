@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import EffectError, ModelError
+from squeeze.errors import ModelError
 from squeeze.formats.onnx_nbits import rows_of, stacked
 from squeeze.formats.onnx_weights import HeldWeight, held_weights
 from squeeze.models.language.language_model import LanguageModel
@@ -33,24 +32,6 @@ def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:
             yield Equality("+".join(held.names), held.form, reader, "float32", grid.q.numel(), differing)
     if missing and (absent := sorted(name for name in missing if _is_read(model, name))):
         raise ModelError(f"{file}: holds no '{absent[0]}', which the model has quantized")
-
-
-def proven(equalities: Iterable[Equality]) -> list[dict[str, Any]]:
-    """One line per format and reader: tensors and weights compared, all of them equal.
-
-    Raises:
-        EffectError: a reader sees other weights.
-    """
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for found in equalities:
-        if not found.equal:
-            where = f"{found.form}: {found.name}: {found.reader} reads {found.differing} of {found.weights} weights"
-            raise EffectError(f"{where} otherwise than they were written; none would be right")
-        said = {"format": found.form, "reader": found.reader, "dtype": found.dtype}
-        line = lines.setdefault((found.form, found.reader), said | {"tensors": 0, "weights": 0, "differing": 0})
-        line["tensors"] += 1
-        line["weights"] += found.weights
-    return list(lines.values())
 
 
 def _differing(held: HeldWeight, grid: QuantizedTensor) -> dict[str, int]:

@@ -12,7 +12,8 @@ from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof_onnx import prove_onnx, proven
+from squeeze.models.language.proof import proven
+from squeeze.models.language.proof_onnx import prove_onnx
 from squeeze.models.language.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
 from squeeze.passes.base import Context
 from squeeze.passes.export.decoder.compare import differences, reference, require_equal, with_float_activations
