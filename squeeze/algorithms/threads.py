@@ -1,4 +1,4 @@
-"""How many threads work on rows that fit the cache: one."""
+"""How many threads torch works with, for as long as a ``with`` lasts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Rows this short cost more to share out than to do; on a busy machine, waiting for the other thread costs most."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(count: int) -> Iterator[None]:
+    """So many, and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Rows this short cost more to share out than to do; on a busy machine, waiting for the other thread costs most."""
+    with threads(1):
+        yield

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from squeeze.algorithms.threads import threads
 from squeeze.errors import ModelError, first_line
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.language.runtimes.llama_cpp import FILE_NAME
@@ -51,13 +52,14 @@ class GgufInTransformers(LanguageArtifact):
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            with torch.no_grad():
-                yield part, self.module(input_ids=tokens[part], use_cache=False).logits.float()
+            with threads(self.threads), torch.no_grad():
+                logits = self.module(input_ids=tokens[part], use_cache=False).logits
+            yield part, logits.float()
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         tokens, past = torch.tensor([list(prompt)]), None
         for _ in range(most):
-            with torch.no_grad():
+            with threads(self.threads), torch.no_grad():
                 output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
             tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
             yield int(tokens)
