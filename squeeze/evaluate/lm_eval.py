@@ -57,12 +57,12 @@ class LmEval(EstimateMetric):
             yield f"{self.name}: {root / self.task} does not exist"
 
     def makings(self, root: Path) -> dict[str, Any]:
-        made: dict[str, Any] = {"options": self.model_dump(mode="json"), "lm_eval": version("lm_eval")}
+        made: dict[str, Any] = {"options": self.model_dump(mode="json")}
         if self._is_path():
             file = self._file(root)
             beside = [path for path in sorted(file.parent.rglob("*")) if path.is_file()]
             made["files"] = {str(path.relative_to(file.parent)): _digest(path) for path in beside}
-        return made
+        return made | {"lm_eval": version("lm_eval")}
 
     def estimate(self, model: Model, root: Path, progress: Progress) -> Estimate:
         assert isinstance(model, Decoder)
