@@ -19,7 +19,7 @@ from squeeze.algorithms.affine import QuantizedTensor, integer_range, rows_of
 from squeeze.algorithms.rtn import storable
 from squeeze.algorithms.threads import one_thread
 
-ROWS = 1024  # output channels at once
+ROWS = 4096  # output channels at once
 BLOCK = 32  # columns that are revisited one by one: what they change stays in the cache
 SCALE_CHANGE = 2.0  # at most, by which one step moves a scale
 
@@ -95,23 +95,20 @@ class _Part:
     def _revisit(self, number: int, columns: Tensor | slice) -> int:
         H = self.H[columns]
         q, error = self.q[columns], self.error[columns]
-        slope, H = (H @ self.error).add_(error, alpha=self.added), H[:, columns]  # half the derivative of the loss
+        slope, H = (H @ self.error).add_(error, alpha=self.added), H[:, columns].clone()  # half the loss's derivative
+        H.diagonal().add_(self.added)
         self._rescale(number, q, error, slope, H)
-        before = q.clone()
-        for low in range(0, len(q), BLOCK):
-            block = slice(low, low + BLOCK)
-            slope[block].addmm_(H[block, :low], (q[:low] - before[:low]).mul_(self.scale[number]))
-            with one_thread():
-                self._revisit_columns(number, q[block], slope[block], H[block, block])
-        moved = q - before
-        error += moved * self.scale[number]
-        self.q[columns], self.error[columns] = q, error
-        return int(moved.count_nonzero())
+        scale = self.scale[number]
+        moves = _moves(q, slope / scale, H, self.limits)
+        change = moves * scale
+        self.gain -= (change * (H @ change).add_(slope, alpha=2)).sum(0)
+        self.q[columns], self.error[columns] = q + moves, error.add_(change)
+        return int(moves.count_nonzero())
 
     def _rescale(self, number: int, q: Tensor, error: Tensor, slope: Tensor, H: Tensor) -> None:
         """The scale of least loss for these integers, where that is near; ``error`` and ``slope`` follow."""
         centred = q - self.zero_point[number]
-        bent = (H @ centred).add_(centred, alpha=self.added)
+        bent = H @ centred
         along, curvature = (centred * slope).sum(0), (centred * bent).sum(0)
         scale = self.scale[number]
         wanted = scale - torch.where(curvature > 0, along / curvature, 0.0)
@@ -125,19 +122,32 @@ class _Part:
         error.addcmul_(centred, step)
         slope.addcmul_(bent, step)
 
-    def _revisit_columns(self, number: int, q: Tensor, slope: Tensor, H: Tensor) -> None:
-        """The innermost loop: ``q`` changes in place, each column knowing what those before it did."""
-        scale, moves = self.scale[number], torch.empty_like(q)
-        diagonal = (H.diagonal() + self.added).tolist()
-        for i, (integers, downhill, move) in enumerate(zip(q.unbind(), slope.unbind(), moves.unbind(), strict=True)):
-            if i:
-                downhill.addmv_(moves[:i].t(), H[:i, i])
-            bent = diagonal[i]
-            torch.addcdiv(integers, downhill, scale, value=-1 / bent if bent > 0 else 0.0, out=move)  # dead: it stays
-            move.round_().clamp_(*self.limits).sub_(integers)
-            integers += move
-            move *= scale
-            self.gain -= move * (2 * downhill + bent * move)
+
+def _moves(q: Tensor, slope: Tensor, H: Tensor, limits: tuple[int, int]) -> Tensor:
+    """By how much each integer of a group is to change, ``[size, out]``, each knowing what those before it do.
+
+    Args:
+        q: ``[size, out]``.
+        slope: The same shape, per scale; it is spoilt.
+        H: ``[size, size]``, of the group, damped.
+    """
+    moves = torch.empty_like(q)
+    for low in range(0, len(q), BLOCK):
+        block = slice(low, low + BLOCK)
+        slope[block].addmm_(H[block, :low], moves[:low])
+        with one_thread():
+            _move_columns(q[block], slope[block], H[block, block], moves[block], limits)
+    return moves
+
+
+def _move_columns(q: Tensor, slope: Tensor, H: Tensor, moves: Tensor, limits: tuple[int, int]) -> None:
+    """The innermost loop: five operations on a contiguous row of ``out`` values; ``moves`` is filled."""
+    bends = H.diagonal().tolist()
+    for i, (integers, downhill, move) in enumerate(zip(q.unbind(), slope.unbind(), moves.unbind(), strict=True)):
+        if i:
+            downhill.addmv_(moves[:i].t(), H[:i, i])
+        step = -1 / bends[i] if bends[i] > 0 else 0.0  # a dead channel stays
+        torch.add(integers, downhill, alpha=step, out=move).round_().clamp_(*limits).sub_(integers)
 
 
 def _members(grid: QuantizedTensor) -> list[Tensor | slice]:
