@@ -54,6 +54,8 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "parameters": "squeeze.evaluate.metrics:Parameters",
         "macs": "squeeze.evaluate.metrics:Macs",
         "latency": "squeeze.evaluate.metrics:Latency",
+        "prefill": "squeeze.evaluate.generation:Prefill",
+        "decode": "squeeze.evaluate.generation:Decode",
         "choice": "squeeze.evaluate.choice:Choice",
         "choice_norm": "squeeze.evaluate.choice:ChoiceNorm",
         "last_word": "squeeze.evaluate.choice:LastWord",

@@ -16,6 +16,7 @@ LEAST_PAIRS = 15
 MOST_PAIRS = 2_000
 
 Runner = Callable[[], object]
+Clock = Callable[[], float]  # does it once, and says how many seconds of that count
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,13 @@ class Paired:
 
 def compare_latency(new: Runner, old: Runner, seconds: float) -> Paired:
     """Alternate the two runners for about that long; which goes first changes from pair to pair."""
-    for runner in (new, old):
-        _warm_up(runner)
+    return compare_clocks(_timed(new), _timed(old), seconds)
+
+
+def compare_clocks(new: Clock, old: Clock, seconds: float) -> Paired:
+    """The same, of runs of which not every part counts."""
+    for clock in (new, old):
+        _warm_up(clock)
     timings: list[tuple[float, float]] = []
     stop = time.perf_counter() + seconds
     while len(timings) < LEAST_PAIRS or (time.perf_counter() < stop and len(timings) < MOST_PAIRS):
@@ -42,22 +48,25 @@ def compare_latency(new: Runner, old: Runner, seconds: float) -> Paired:
     return Paired(float(np.median(new_s)) * 1e3, float(np.median(old_s)) * 1e3, ratio, interval, len(timings))
 
 
-def _pair(new: Runner, old: Runner, new_first: bool) -> tuple[float, float]:
+def _pair(new: Clock, old: Clock, new_first: bool) -> tuple[float, float]:
     if new_first:
-        return _timed(new), _timed(old)
-    old_s = _timed(old)
-    return _timed(new), old_s
+        return new(), old()
+    old_s = old()
+    return new(), old_s
 
 
-def _timed(runner: Runner) -> float:
-    start = time.perf_counter()
-    runner()
-    return time.perf_counter() - start
+def _timed(runner: Runner) -> Clock:
+    def seconds() -> float:
+        start = time.perf_counter()
+        runner()
+        return time.perf_counter() - start
+
+    return seconds
 
 
-def _warm_up(runner: Runner) -> None:
+def _warm_up(clock: Clock) -> None:
     stop = time.perf_counter() + WARM_UP_S
     for run in range(1_000):
-        runner()
+        clock()
         if run >= WARM_UP_RUNS and time.perf_counter() > stop:
             return

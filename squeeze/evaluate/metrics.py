@@ -200,14 +200,21 @@ class Macs(ModelMetric):
         return model.macs()
 
 
-class Latency(Metric):
-    """Time for one batch in ONNX Runtime, as a ratio: the two models alternate in one process."""
+class ClockMetric(Metric):
+    """A ratio of two times, taken in turns in one process."""
 
-    name, unit = "latency", "ratio"
+    unit = "ratio"
 
-    batch: PositiveInt = 1
     threads: PositiveInt = 1
     seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
+
+
+class Latency(ClockMetric):
+    """Time for one batch in ONNX Runtime, as a ratio: the two models alternate in one process."""
+
+    name = "latency"
+
+    batch: PositiveInt = 1
     runtime: Literal["onnxruntime", "own"] = "onnxruntime"  # own: torch models are timed in torch
 
 

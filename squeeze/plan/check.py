@@ -21,13 +21,14 @@ import numpy as np
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.fit import misfit
-from squeeze.evaluate.metrics import EstimateMetric, ExampleMetric, Latency
-from squeeze.evaluate.probe import Probe
+from squeeze.evaluate.metrics import ExampleMetric, Latency
 from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
+from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
+from squeeze.plan.metric_faults import metric_faults
 from squeeze.plan.plan import Branch, Plan, Step
 
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
@@ -39,13 +40,6 @@ EXTRAS = {
     "gguf": ("gguf", "accelerate"),
     "llama-cpp": ("llama_cpp",),
     "genai": ("onnxruntime_genai",),
-}
-FORMS = {
-    "language": "a language model",
-    "torch": "a torch model",
-    "onnx": "an ONNX model",
-    "artifact": "an artifact",
-    "language artifact": "the files of a language model's runtime",
 }
 
 
@@ -90,7 +84,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
     result.faults += _data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
-    result.faults += _own_faults(plan, start, given_roles)
+    result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
@@ -268,29 +262,13 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
         yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
 
 
-def _own_faults(plan: Plan, start: State, given: frozenset[str]) -> Iterator[Fault]:
-    """Metrics that bring data: it is there, and a language model to ask; a probe has something to be fitted on."""
-    for index, metric in enumerate(plan.metrics):
-        if isinstance(metric, Probe) and "train" not in plan.data and "train" not in given:
-            yield Fault(("metrics", index), "probe is fitted on data.train, which the plan does not name")
-        if isinstance(metric, OwnDataMetric | EstimateMetric):
-            place = ("metrics", index)
-            if not start.form.startswith("language"):
-                yield Fault(place, f"{metric.name} is of language models; this is {FORMS[start.form]}")
-            if isinstance(metric, OwnDataMetric):
-                yield from (Fault(place, f"{metric.label}: {message}") for message in metric.data.faults(plan.root))
-            else:
-                yield from (Fault(place, message) for message in metric.faults(plan.root))
-
-
 def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
     for role, named in plan.data.items():
         if role not in given:
             yield from (Fault(("data", role), f"data.{role}: {message}") for message in named.faults(plan.root))
     if "evaluate" in given:
         return
-    own = [metric for metric in plan.metrics if isinstance(metric, OwnDataMetric)]
-    scored = [metric for metric in plan.metrics if isinstance(metric, ExampleMetric) and metric not in own]
+    scored = [m for m in plan.metrics if isinstance(m, ExampleMetric) and not isinstance(m, OwnDataMetric)]
     measured = [metric.name for metric in plan.metrics if metric in scored or isinstance(metric, Latency)]
     if measured and "evaluate" not in plan.data:
         need = f"{', '.join(measured)} need{'s' * (len(measured) == 1)}"

@@ -9,6 +9,7 @@ from squeeze.errors import Fault
 from squeeze.evaluate.metrics import ExampleMetric
 from squeeze.evaluate.tokens import scoring_bytes
 from squeeze.models.base import Model
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.plan.plan import Plan, Step
 from squeeze.report.text import size
@@ -35,6 +36,15 @@ def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     scored = any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
     if isinstance(model, LanguageModel) and isinstance(source, TextData) and scored:
         yield from _fault(plan, "scoring", scoring_bytes(model, source.length, source.samples))
+
+
+def timing_fault(plan: Plan, metric: str, model: Model) -> str | None:
+    """Why the original cannot be timed within the plan's memory: it lies there whole, as float32."""
+    takes = PROCESS_BYTES + FLOAT * model.parameters()
+    if plan.memory_bytes is None or takes <= plan.memory_bytes:
+        return None
+    allowed = size(plan.memory_bytes)
+    return f"{metric} loads the original as float32: {size(takes)} of memory; {allowed} is allowed: leave it out"
 
 
 def _fault(plan: Plan, what: str, takes: int | None) -> Iterator[Fault]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from squeeze.errors import BudgetBroken, SqueezeError
 from squeeze.ledger import Ledger
 from squeeze.models.base import Layer, Model
 from squeeze.plan.plan import Plan
+from squeeze.run.peak import peak_memory_bytes
 from squeeze.store import Store
 from squeeze.targets.base import Packed
 
@@ -48,7 +48,7 @@ class Run:
     def cost(self, began: float) -> None:
         """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
         self.seconds = time.monotonic() - began
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peak_memory_bytes = peak_memory_bytes()
         if self.plan.memory_bytes is not None:
             self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
 

@@ -1,4 +1,4 @@
-"""From a kept model to a row of the ledger: logits once per model and data, paired deltas, latency side by side."""
+"""From a kept model to a row of the ledger: logits once per model and data, paired deltas, the clock side by side."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from squeeze.errors import DataError
 from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.endings import EndingScores, score_endings
 from squeeze.evaluate.evaluator import labels_of, logits_of
-from squeeze.evaluate.latency import Paired, compare_latency
-from squeeze.evaluate.metrics import Answers, Estimate, EstimateMetric, ExampleMetric, Latency, Metric
+from squeeze.evaluate.metrics import Answers, Estimate, EstimateMetric, ExampleMetric, Metric
 from squeeze.evaluate.probe import Fitted, Probe
 from squeeze.evaluate.tokens import TokenScores, score_tokens
-from squeeze.ledger import Answered, Estimated, Measured, Row, Score, ScoredOn, measure, scores, timed_score
-from squeeze.models.base import Model
+from squeeze.ledger import Answered, Estimated, Measured, Row, ScoredOn, measure, scores
 from squeeze.models.language.decoder import Decoder
-from squeeze.models.torch_model import TorchModel
-from squeeze.passes.base import Context
-from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
-from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.kept import Kept
+from squeeze.run.timer import Timer
 from squeeze.run.versions import library_versions
 from squeeze.store import Store, key_of
 
@@ -58,6 +54,7 @@ class Scorer:
         scored = data is not None and bool(on_data)
         self.scored_on = ScoredOn(data.name, data.digest, len(data)) if data is not None and scored else None
         self.labels = labels_of(data) if data is not None and scored else None
+        self.timer = Timer(metrics, data, store, progress, original)
         self._measured: dict[str, Measured] = {}
 
     def row(
@@ -76,7 +73,7 @@ class Scorer:
         """
         new, original = self.measured(kept, name), self.measured(self.original, "original")
         before = self.measured(previous, name) if previous else None
-        timings, clock = self._timings(kept, previous) if previous else ({}, {})
+        timings, clock = self.timer.row(kept, previous) if previous else ({}, {})
         found = scores(self.metrics, self.labels, new, original, before)
         others = [scores(self.metrics, self.labels, self.measured(one, name), original, None) for one in again]
         spread = {
@@ -172,46 +169,3 @@ class Scorer:
         key = key_of(made_from)
         logits: np.ndarray = np.load(self.store.make(key, f"logits of {name}", made_from, write) / "logits.npy")
         return logits
-
-    def _timings(self, kept: Kept, previous: Kept) -> tuple[dict[str, Score], dict[str, Any]]:
-        timings: dict[str, Score] = {}
-        clock: dict[str, Any] = {}
-        for metric in self.metrics:
-            if isinstance(metric, Latency) and self.data is not None:
-                to_original = self._paired(metric, kept, self.original)
-                same = previous.key == self.original.key
-                to_previous = to_original if same else self._paired(metric, kept, previous)
-                timings[metric.label] = timed_score(metric, to_original, to_previous)
-                clock[metric.label] = _clock(metric, to_original, to_previous)
-        return timings, clock
-
-    def _paired(self, metric: Latency, new: Kept, old: Kept) -> Paired:
-        assert self.data is not None
-        batch = self.data.batch(self.data.typical(metric.batch))
-        runners = [self._in_runtime(metric, kept).runner(batch, metric.threads) for kept in (new, old)]
-        return compare_latency(runners[0], runners[1], metric.seconds)
-
-    def _in_runtime(self, metric: Latency, kept: Kept) -> Model:
-        """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
-        if metric.runtime == "own" or not isinstance(kept.model, TorchModel):
-            return kept.model
-        made_from = {"timed as onnx": kept.key}
-        torch_model = kept.model
-
-        def write(folder: Path) -> None:
-            write_model(folder, ExportOnnx().run(torch_model, Context(progress=self.progress)), {}, {})
-
-        key = key_of(made_from)
-        return read_model(key, self.store.make(key, "float ONNX, for timing", made_from, write), None).model
-
-
-def _clock(metric: Latency, to_original: Paired, to_previous: Paired) -> dict[str, Any]:
-    """What this host's clock said, in milliseconds."""
-    return {
-        "new_ms": to_original.new_ms,
-        "original_ms": to_original.old_ms,
-        "previous_ms": to_previous.old_ms,
-        "pairs": to_original.pairs,
-        "threads": metric.threads,
-        "batch": metric.batch,
-    }

@@ -1,0 +1,69 @@
+"""How fast a language model's artifact reads and writes, in its own runtime, beside the original as float32."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from pydantic import PositiveInt
+
+from squeeze.evaluate.metrics import ClockMetric
+from squeeze.models.language.artifact import LanguageArtifact
+
+PLAIN_TOKENS = 3  # of a vocabulary, the first: begin, end and the like, which no text has in its midst
+
+
+class GenerationMetric(ClockMetric):
+    """A ratio of times; the other side is the original, exported unquantized, in ONNX Runtime."""
+
+    prompt: PositiveInt = 128  # tokens read, drawn at random; what they say does not matter
+
+    @abstractmethod
+    def clock(self, model: LanguageArtifact) -> Callable[[], float]:
+        """A measurement, in seconds, to be repeated."""
+
+    def drawn(self, model: LanguageArtifact) -> list[int]:
+        """The prompt."""
+        tokens = np.random.default_rng(0).integers(PLAIN_TOKENS, model.vocabulary, self.prompt)
+        return [int(token) for token in tokens]
+
+
+class Prefill(GenerationMetric):
+    """Time from a prompt to the first token behind it, as a ratio: two models alternate in one process."""
+
+    name: ClassVar[str] = "prefill"
+
+    def clock(self, model: LanguageArtifact) -> Callable[[], float]:
+        prompt = self.drawn(model)
+
+        def seconds() -> float:
+            model.threads = self.threads
+            start = time.perf_counter()
+            next(iter(model.generate(prompt, 1)))
+            return time.perf_counter() - start
+
+        return seconds
+
+
+class Decode(GenerationMetric):
+    """Time per token written behind a prompt, as a ratio: two models alternate in one process."""
+
+    name: ClassVar[str] = "decode"
+
+    new: PositiveInt = 32  # tokens written
+
+    def clock(self, model: LanguageArtifact) -> Callable[[], float]:
+        prompt = self.drawn(model)
+
+        def seconds() -> float:
+            model.threads = self.threads
+            tokens = iter(model.generate(prompt, self.new + 1))
+            next(tokens)
+            start = time.perf_counter()
+            written = sum(1 for _ in tokens)
+            return (time.perf_counter() - start) / written
+
+        return seconds

@@ -1,0 +1,53 @@
+"""Do a plan's metrics fit its model, and is there what they ask for?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from squeeze.errors import Fault
+from squeeze.evaluate.choice import OwnDataMetric
+from squeeze.evaluate.generation import GenerationMetric
+from squeeze.evaluate.metrics import EstimateMetric, Latency, Metric
+from squeeze.evaluate.probe import Probe
+from squeeze.models.base import Model
+from squeeze.plan.forms import FORMS
+from squeeze.plan.memory import timing_fault
+from squeeze.plan.plan import Plan
+
+
+def metric_faults(plan: Plan, form: str, model: Model | None, given: frozenset[str]) -> Iterator[Fault]:
+    """Faults of each metric at its place in the plan.
+
+    Args:
+        form: Of the original.
+        model: Its outline, where it could be built.
+        given: Roles of data that the caller brings himself.
+    """
+    for index, metric in enumerate(plan.metrics):
+        yield from (Fault(("metrics", index), message) for message in _faults(plan, metric, form, model, given))
+
+
+def _faults(plan: Plan, metric: Metric, form: str, model: Model | None, given: frozenset[str]) -> Iterator[str]:
+    language = form.startswith("language")
+    if isinstance(metric, OwnDataMetric | EstimateMetric | GenerationMetric) and not language:
+        yield f"{metric.name} is of language models; this is {FORMS[form]}"
+    if isinstance(metric, Latency) and language:
+        yield f"{metric.name} is of batches; a language model is timed as it reads and writes: prefill, decode"
+    if isinstance(metric, Probe) and not {"train"} & (set(plan.data) | given):
+        yield "probe is fitted on data.train, which the plan does not name"
+    if isinstance(metric, OwnDataMetric):
+        yield from (f"{metric.label}: {message}" for message in metric.data.faults(plan.root))
+    if isinstance(metric, EstimateMetric):
+        yield from metric.faults(plan.root)
+    if isinstance(metric, GenerationMetric) and language:
+        yield from _generation_faults(plan, metric, model)
+
+
+def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None) -> Iterator[str]:
+    """Only files that a runtime loads are timed: the plan must make some, and the original's must fit beside them."""
+    steps = [*plan.steps, *(step for branch in plan.branches for step in branch.steps)]
+    exported = any(given.form == "language artifact" for step in steps for _, given in step.deed.ways)
+    if not exported and all(branch.target is None for branch in plan.branches):
+        yield f"{metric.name} times the files that a target writes; the plan names no target"
+    if model is not None and (message := timing_fault(plan, metric.name, model)):
+        yield message

@@ -1,0 +1,67 @@
+"""How fast a language model reads and writes stands in the ledger, beside the original as float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from language_world import write_folder, write_tokenizer
+from tiny import faults, write_plan, write_world
+
+from squeeze.plan.plan import Plan
+from squeeze.report.markdown import markdown_report
+from squeeze.run.reporting import report_of
+
+PLAN = """\
+model: {hf: ./model}
+metrics:
+  - size
+  - prefill: {prompt: 12, seconds: 0.05}
+  - decode: {prompt: 4, new: 5, seconds: 0.05}
+budget: {decode: "<= 100000 %"}
+passes: [{pass: rtn, bits: 4, group_size: 32}]
+targets: [{target: cpu, passes: [{pass: export_onnx}]}]
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    write_tokenizer(write_folder(tmp_path / "model", max_position_embeddings=64))
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return tmp_path
+
+
+def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
+    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    original, rounded, exported, packed = run.ledger.rows
+    assert not original.timings
+    assert not rounded.timings  # walked block by block: nothing that would write
+    for row in (exported, packed):
+        assert set(row.timings) == {"prefill", "decode"}
+        assert row.timings["decode"].to_original is not None
+        told = row.measured["decode"]
+        assert row.timings["decode"].value == pytest.approx(told["new_ms"] / told["original_ms"])
+        assert (told["prompt"], told["new"], told["threads"]) == (4, 5, 1)
+        assert row.measured["prefill"]["prompt"] == 12
+    assert [found.outcome for _, found in run.judgements] == ["kept"]
+    assert "decode" in markdown_report(report_of(run, world))
+
+
+UNFIT = {
+    "metrics=[latency]": "latency is of batches; a language model is timed as it reads and writes: prefill, decode",
+    "metrics=[decode]; targets=[]": "decode times the files that a target writes; the plan names no target",
+    "metrics=[prefill]; memory=100MB": "prefill loads the original as float32: ",
+    "metrics=[{decode: {new: 0}}]": "decode: new is 0; input should be greater than 0",
+    "metrics=[{prefill: {tokens: 3}}]": "prefill: unknown option 'tokens'; there is prompt, seconds, threads",
+}
+
+
+@pytest.mark.parametrize("settings", UNFIT)
+def test_what_cannot_be_timed_is_told_beforehand(world: Path, settings: str) -> None:
+    found = faults(world / "plan.yaml", *settings.split("; "), "budget={}")
+    assert any(UNFIT[settings] in line for line in found), found
+
+
+def test_other_models_do_not_write(tmp_path: Path) -> None:
+    found = faults(write_plan(write_world(tmp_path)), "metrics=[decode]")
+    assert any("decode is of language models; this is a torch model" in line for line in found), found
