@@ -66,7 +66,9 @@ def moved(weight: Tensor, pull: Tensor, factor: Factor) -> Tensor:
     """
     parts = []
     for rows, towards in zip(torch.split(weight, ROWS), torch.split(pull, ROWS), strict=True):
-        step = torch.cholesky_solve(towards[:, factor.columns].t(), factor.lower)
+        step = towards[:, factor.columns].t()
+        for triangle, upper in ((factor.lower, False), (factor.lower.t(), True)):  # cholesky_solve would copy it
+            step = torch.linalg.solve_triangular(triangle, step, upper=upper)
         there = torch.empty_like(towards)
         there[:, factor.columns] = step.t()
         parts.append(there.add_(rows.float()))

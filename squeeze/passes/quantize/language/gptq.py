@@ -85,8 +85,11 @@ class Gptq(CalibratedPass):
         groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
         places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
         found: Found = {}
-        for together in _stages(groups) if self.true_sequential else [groups]:
+        stages = _stages(groups) if self.true_sequential else [groups]
+        for together in stages:
             inputs = block_inputs(work, together, places)
+            if together is stages[-1]:
+                work.was.clear()  # nobody asks any more, and mapped pages count as memory
             for group in together:
                 found |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
         return found
