@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from squeeze.algorithms.units import multiplies, multiplies_int8
 from squeeze.errors import ShapeError
 
 TILE = 256  # rows of the Hessian per product: the share computed twice is TILE / in
@@ -101,25 +101,11 @@ def bf16_products(wanted: bool = True) -> Iterator[None]:
     """Float32 products inside may round their factors to bf16, where the CPU has units for that; sums stay float32."""
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set by torch when it is imported
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if wanted and _has_bf16_units() else before
+    matmul.fp32_precision = "bf16" if wanted and multiplies(torch.bfloat16) else before
     try:
         yield
     finally:
         matmul.fp32_precision = before
-
-
-@lru_cache(maxsize=1)
-def multiplies_int8() -> bool:
-    """Whether int8 is the fastest that this CPU multiplies: it has units for that, and none for bf16."""
-    can_do = torch.cpu.get_capabilities()
-    return bool(can_do.get("avx512_vnni") or can_do.get("avx_vnni")) and not _has_bf16_units()
-
-
-@lru_cache(maxsize=1)
-def _has_bf16_units() -> bool:
-    """Without them oneDNN multiplies float32 after all, but a little slower than the library that torch uses else."""
-    can_do = torch.cpu.get_capabilities()
-    return bool(can_do.get("amx_bf16") or can_do.get("avx512_bf16"))
 
 
 def hessian_loss(error: Tensor, H: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from squeeze.errors import ModelError
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.models.language.wide_products import wide_products
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -113,7 +114,8 @@ class Walk:
     def block(self, index: int, hidden: Tensor) -> Tensor:
         """One block on some activations ``[n, length, hidden]``."""
         args, kwargs = self.calls[len(hidden)][index]
-        output = self.skeleton.layers[index](hidden, *args, **kwargs)
+        with wide_products():
+            output = self.skeleton.layers[index](hidden, *args, **kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
@@ -127,7 +129,8 @@ class Walk:
                 yield part, self._model(part).float()
 
     def _model(self, part: slice) -> Tensor:
-        output = self.skeleton.module(input_ids=self.tokens[part], use_cache=False)
+        with wide_products():
+            output = self.skeleton.module(input_ids=self.tokens[part], use_cache=False)
         logits: Tensor = output.logits
         return logits
 

@@ -1,0 +1,57 @@
+"""Products of half-precision weights on CPUs without units for them: in float32, a few rows of the weight at a time.
+
+oneDNN does such a product at a fifth of float32's rate, and widens the whole weight to do it. Here the factors are the
+same, sums are float32 as there, and the result is rounded to the narrow type as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from squeeze.algorithms.units import multiplies
+
+LEAST_TOKENS = 64  # below, widening the weight takes longer than the product
+ROWS_VALUES = 1 << 22  # of a weight that are widened at once: 16 MB
+
+
+class _Wide(TorchDispatchMode):
+    """Sees what torch is about to compute, below all that watches what a model asks for."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.mm.default and _is_slow(args[0]):
+            return wide_product(args[0], args[1])
+        if func is torch.ops.aten.addmm.default and not kwargs and _is_slow(args[1]):
+            return wide_product(args[1], args[2], args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def wide_products() -> Iterator[None]:
+    """Linear layers within compute in float32 where the CPU has no units for their own type."""
+    with _Wide():  # type: ignore[no-untyped-call]  # torch's own
+        yield
+
+
+def _is_slow(left: Tensor) -> bool:
+    narrow = left.dtype in (torch.bfloat16, torch.float16) and left.device.type == "cpu"
+    return narrow and len(left) >= LEAST_TOKENS and not multiplies(left.dtype)
+
+
+def wide_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``[tokens, in]`` times ``[in, out]``, plus ``[out]``; in the type of the factors, computed in float32."""
+    values = left.float()
+    result = torch.empty(len(left), right.shape[1], dtype=left.dtype)
+    step = max(1, ROWS_VALUES // len(right))
+    for start in range(0, right.shape[1], step):
+        part = slice(start, start + step)
+        product = values @ right[:, part].float()
+        result[:, part] = product if bias is None else product + bias[part].float()
+    return result
