@@ -55,7 +55,7 @@ def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.Cap
     (world / "plan.yaml").write_text(PLAN.replace("100MB", "4GB"))
     assert squeeze("check", world / "plan.yaml", "--explain") == 0
     assert "memory" in (shown := capsys.readouterr().out)
-    assert "about 42" in shown
+    assert "about 45" in shown
     assert squeeze("check", world / "plan.yaml", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["passes"]
     model = Plan.load(world / "plan.yaml").model

@@ -8,9 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.wide_products import ROWS_VALUES
 
-PROCESS_BYTES = 420_000_000  # Python, torch and transformers, before any weight
-FLOAT = 4  # bytes that a product of half-precision weights takes of each: processors without such units widen them
+PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
+FLOAT = 4  # bytes
+WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # while half-precision weights are multiplied, a part at a time
 
 
 def largest_block_bytes(model: LanguageModel) -> int:
@@ -37,9 +39,9 @@ def largest_end_bytes(model: LanguageModel) -> int:
 
 
 def head_bytes(model: LanguageModel) -> int:
-    """Of embedding and head while logits are worked out: mapped, and widened for the product."""
+    """Of embedding and head while logits are worked out."""
     head = model.skeleton.module.get_output_embeddings().weight  # type: ignore[operator]
-    return ends_bytes(model) + (FLOAT * head.numel() if head.element_size() < FLOAT else 0)
+    return ends_bytes(model) + (WIDENED_BYTES if head.element_size() < FLOAT else 0)
 
 
 def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None) -> int:
@@ -49,12 +51,11 @@ def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None
 
 
 def forward_bytes(model: LanguageModel, tokens: int) -> int:
-    """Of a chunk of tokens inside a block: what the widest matrices give and take, and the widest one widened."""
+    """Of a chunk of tokens inside a block: what the widest matrices give and take."""
     matrices = [value for _, value in block_matrices(model)]
     widest = max(max(value.shape[-2:]) for value in matrices)
     size = matrices[0].element_size()
-    widened = max(value.numel() for value in matrices) * FLOAT if size < FLOAT else 0
-    return 4 * tokens * widest * size + widened
+    return 4 * tokens * widest * size + (WIDENED_BYTES if size < FLOAT else 0)
 
 
 def shared_shapes(model: LanguageModel) -> list[tuple[int, int]]:

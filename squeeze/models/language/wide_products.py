@@ -20,7 +20,7 @@ LEAST_TOKENS = 64  # below, widening the weight takes longer than the product
 ROWS_VALUES = 1 << 22  # of a weight that are widened at once: 16 MB
 
 
-class _Wide(TorchDispatchMode):
+class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Sees what torch is about to compute, below all that watches what a model asks for."""
 
     def __torch_dispatch__(

@@ -115,10 +115,11 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
     def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
         assert isinstance(model, LanguageModel)
         walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
-        block = 2 * largest_block_bytes(model) + walks
+        block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
+        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model))  # as it was and is; is and its integers
         ends = largest_end_bytes(model) * 3 // 2  # looked through for what is not finite
-        return PROCESS_BYTES + max(ends, block + max(chunk, self.work_bytes(model)))
+        return PROCESS_BYTES + max(ends, walks + busy)
 
     def work_bytes(self, model: LanguageModel) -> int:
         """What quantizing the largest weights of a block takes beside them."""

@@ -33,7 +33,8 @@ from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 
 ROWS = 1024  # of a weight at a time
-PART_VALUES = 1 << 24  # of a weight that are solved at once: each of half a dozen copies takes 64 MB
+PART_VALUES = 1 << 24  # of a weight that are solved at once: each copy takes 64 MB
+COPIES = 9  # of a part, while it is moved, solved and swept
 
 
 class Gptq(CalibratedPass):
@@ -59,9 +60,13 @@ class Gptq(CalibratedPass):
         return self.target == "original"
 
     def work_bytes(self, model: LanguageModel) -> int:
-        """Hessian, its factor and what was drifted; the weights as floats: pulled, moved, solved and swept."""
-        weights = 9 if self.follows_original() else 7
-        return max(FLOAT * (3 * width * width + weights * out * width) for out, width in shared_shapes(model))
+        """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
+        return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
+
+    def _shared_bytes(self, out: int, width: int) -> int:
+        drifted = min(out, width) * width if self.follows_original() else 0
+        part = COPIES * min(PART_VALUES, out * width)
+        return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)
