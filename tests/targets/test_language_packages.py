@@ -53,9 +53,10 @@ def write_bpe_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:127]
-    vocabulary = {letter: place for place, letter in enumerate(letters)} | {"<end>": 127}
-    bpe = Tokenizer(models.BPE(vocabulary, []))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:126]
+    first, second = letters[:2]
+    vocabulary = {token: place for place, token in enumerate([*letters, first + second, "<end>"])}
+    bpe = Tokenizer(models.BPE(vocabulary, [(first, second)]))  # llama.cpp wants one merge at least
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>").save_pretrained(folder)
 

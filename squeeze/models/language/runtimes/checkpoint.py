@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from squeeze.errors import ModelError, first_line
-from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.language.runtimes.in_transformers import InTransformers
 from squeeze.progress import no_foreign_bars
 
 NEEDS = {  # by quant_method: what must be importable, and the extra that installs it
@@ -28,7 +25,7 @@ NEEDS = {  # by quant_method: what must be importable, and the extra that instal
 }
 
 
-class CheckpointDecoder(LanguageArtifact):
+class CheckpointDecoder(InTransformers):
     """A Hugging Face folder whose ``config.json`` names how its weights are packed.
 
     Raises:
@@ -36,7 +33,6 @@ class CheckpointDecoder(LanguageArtifact):
     """
 
     runtime: ClassVar[str] = "transformers"
-    distribution: ClassVar[str] = "transformers"
     modules: ClassVar[tuple[str, ...]] = ("transformers",)
 
     @property
@@ -64,22 +60,6 @@ class CheckpointDecoder(LanguageArtifact):
         packages = ("gptqmodel", "optimum") if self.packing["quant_method"] == "gptq" else ("compressed-tensors",)
         return ("torch", "transformers", *packages, "tokenizers")
 
-    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
-        self.require_known(tokens)
-        for start in range(0, len(tokens), chunk):
-            part = slice(start, min(start + chunk, len(tokens)))
-            with self._computing():
-                logits = self.module(input_ids=tokens[part], use_cache=False).logits
-            yield part, logits.float()
-
-    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
-        tokens, past = torch.tensor([list(prompt)]), None
-        for _ in range(most):
-            with self._computing():
-                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
-            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
-            yield int(tokens)
-
     @cached_property
     def module(self) -> Any:
         """The model in memory, as its package loads it."""
@@ -99,16 +79,6 @@ class CheckpointDecoder(LanguageArtifact):
             return dict(json.loads(self.main.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{self.main}: no config can be read here ({error})") from None
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"), no_foreign_bars():  # some unpack only now
-                yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _gptq(folder: Path, packing: dict[str, Any]) -> Any:

@@ -6,22 +6,19 @@ save memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from squeeze.algorithms.threads import threads
 from squeeze.errors import ModelError, first_line
-from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.language.runtimes.in_transformers import InTransformers
 from squeeze.models.language.runtimes.llama_cpp import FILE_NAME
 from squeeze.progress import no_foreign_bars
 
 
-class GgufInTransformers(LanguageArtifact):
+class GgufInTransformers(InTransformers):
     """``model.gguf``, a tokenizer beside it.
 
     Raises:
@@ -29,7 +26,6 @@ class GgufInTransformers(LanguageArtifact):
     """
 
     runtime: ClassVar[str] = "transformers-gguf"
-    distribution: ClassVar[str] = "transformers"
     modules: ClassVar[tuple[str, ...]] = ("gguf", "accelerate")
     extra: ClassVar[str | None] = "gguf"
 
@@ -47,22 +43,6 @@ class GgufInTransformers(LanguageArtifact):
 
     def requirements(self) -> tuple[str, ...]:
         return ("torch", "transformers", "gguf", "accelerate", "tokenizers")
-
-    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
-        self.require_known(tokens)
-        for start in range(0, len(tokens), chunk):
-            part = slice(start, min(start + chunk, len(tokens)))
-            with threads(self.threads), torch.no_grad():
-                logits = self.module(input_ids=tokens[part], use_cache=False).logits
-            yield part, logits.float()
-
-    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
-        tokens, past = torch.tensor([list(prompt)]), None
-        for _ in range(most):
-            with threads(self.threads), torch.no_grad():
-                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
-            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
-            yield int(tokens)
 
     @cached_property
     def module(self) -> Any:

@@ -1,0 +1,49 @@
+"""What runs in transformers, whichever file its weights come from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.threads import threads
+from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.progress import no_foreign_bars
+
+
+class InTransformers(LanguageArtifact):
+    """Files that transformers loads as a module."""
+
+    distribution: ClassVar[str] = "transformers"
+
+    @property
+    @abstractmethod
+    def module(self) -> Any:
+        """The model in memory, loaded once."""
+
+    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(tokens)
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            with self._computing():
+                logits = self.module(input_ids=tokens[part], use_cache=False).logits
+            yield part, logits.float()
+
+    def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
+        tokens, past = torch.tensor([list(prompt)]), None
+        for _ in range(most):
+            with self._computing():
+                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
+            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
+            yield int(tokens)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Some packages unpack weights at the first call, with bars and compilers of their own."""
+        with threads(self.threads), torch.no_grad(), torch.compiler.set_stance("force_eager"), no_foreign_bars():
+            yield
