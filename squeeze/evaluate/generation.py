@@ -21,9 +21,22 @@ class GenerationMetric(ClockMetric):
 
     prompt: PositiveInt = 128  # tokens read, drawn at random; what they say does not matter
 
-    @abstractmethod
     def clock(self, model: LanguageArtifact) -> Callable[[], float]:
-        """A measurement, in seconds, to be repeated."""
+        """A measurement, in seconds, to be repeated; the model keeps its own number of threads."""
+        prompt = self.drawn(model)
+
+        def seconds() -> float:
+            before, model.threads = model.threads, self.threads
+            try:
+                return self.once(model, prompt)
+            finally:
+                model.threads = before
+
+        return seconds
+
+    @abstractmethod
+    def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
+        """Seconds that one measurement says."""
 
     def drawn(self, model: LanguageArtifact) -> list[int]:
         """The prompt."""
@@ -36,16 +49,10 @@ class Prefill(GenerationMetric):
 
     name: ClassVar[str] = "prefill"
 
-    def clock(self, model: LanguageArtifact) -> Callable[[], float]:
-        prompt = self.drawn(model)
-
-        def seconds() -> float:
-            model.threads = self.threads
-            start = time.perf_counter()
-            next(iter(model.generate(prompt, 1)))
-            return time.perf_counter() - start
-
-        return seconds
+    def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
+        start = time.perf_counter()
+        next(iter(model.generate(prompt, 1)))
+        return time.perf_counter() - start
 
 
 class Decode(GenerationMetric):
@@ -55,15 +62,9 @@ class Decode(GenerationMetric):
 
     new: PositiveInt = 32  # tokens written
 
-    def clock(self, model: LanguageArtifact) -> Callable[[], float]:
-        prompt = self.drawn(model)
-
-        def seconds() -> float:
-            model.threads = self.threads
-            tokens = iter(model.generate(prompt, self.new + 1))
-            next(tokens)
-            start = time.perf_counter()
-            written = sum(1 for _ in tokens)
-            return (time.perf_counter() - start) / written
-
-        return seconds
+    def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
+        tokens = iter(model.generate(prompt, self.new + 1))
+        next(tokens)
+        start = time.perf_counter()
+        written = sum(1 for _ in tokens)
+        return (time.perf_counter() - start) / written
