@@ -14,6 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.algorithms import augment, schedules
+from squeeze.algorithms.threads import threads
 from squeeze.errors import SqueezeError
 from squeeze.models.base import Batch
 from squeeze.models.torch_model import TorchModel
@@ -46,7 +47,7 @@ class TrainingPass(Pass[TorchModel, TorchModel]):
         """Give the loss of a batch while the training lasts."""
 
     def run(self, model: TorchModel, context: Context) -> TorchModel:
-        with self.learning(model, context) as loss, _threads(context.threads):
+        with self.learning(model, context) as loss, threads(context.threads):  # sums depend on how many share them
             context.facts["losses"] = self._train(model.module, loss, context)
         return model
 
@@ -118,17 +119,6 @@ def _learn(optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch) -> float:
         value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value.item()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sums depend on how many threads share them, so the same plan trains with the same number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def example_inputs(batch: Batch) -> dict[str, Any]:
