@@ -11,6 +11,20 @@ import gc
 from functools import cache
 from typing import Any
 
+LARGE_BYTES = 1 << 22  # from here on a tensor has pages of its own
+M_MMAP_THRESHOLD = -3  # of mallopt
+
+
+def keep_large_apart() -> None:
+    """Large tensors get pages of their own, which go back to the system the moment they are freed.
+
+    Left alone, glibc raises its threshold to 32 MB with the first large tensor that is freed, and lays the next ones
+    side by side with what stays.
+    """
+    library = _c_library()
+    if library is not None:
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+
 
 def give_back() -> None:
     """Hand freed pages to the system; milliseconds, so once per block and not more."""

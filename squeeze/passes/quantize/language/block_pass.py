@@ -29,7 +29,7 @@ from squeeze.models.language.footprint import (
     largest_end_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import give_back
+from squeeze.models.language.memory import give_back, keep_large_apart
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
@@ -133,6 +133,7 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         if model.grid:
             raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
+        keep_large_apart()
         for name in model.skeleton.read_outside:
             require_finite(model.tensor(name), name)
         rewriter = Rewriter(model, work_folder(context))
