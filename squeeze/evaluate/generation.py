@@ -38,6 +38,10 @@ class GenerationMetric(ClockMetric):
     def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
         """Seconds that one measurement says."""
 
+    def length(self) -> int:
+        """Tokens of a text, those that are read and those that are written."""
+        return self.prompt + 1
+
     def drawn(self, model: LanguageArtifact) -> list[int]:
         """The prompt."""
         tokens = np.random.default_rng(0).integers(PLAIN_TOKENS, model.vocabulary, self.prompt)
@@ -61,6 +65,9 @@ class Decode(GenerationMetric):
     name: ClassVar[str] = "decode"
 
     new: PositiveInt = 32  # tokens written
+
+    def length(self) -> int:
+        return self.prompt + 1 + self.new
 
     def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
         tokens = iter(model.generate(prompt, self.new + 1))

@@ -10,6 +10,7 @@ from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.metrics import EstimateMetric, Latency, Metric
 from squeeze.evaluate.probe import Probe
 from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
 from squeeze.plan.plan import Plan
@@ -49,5 +50,9 @@ def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None
     exported = any(given.form == "language artifact" for step in steps for _, given in step.deed.ways)
     if not exported and all(branch.target is None for branch in plan.branches):
         yield f"{metric.name} times the files that a target writes; the plan names no target"
+    longest = model.skeleton.context if isinstance(model, LanguageModel) else None
+    if longest is not None and metric.length() > longest:
+        wanted = f"{metric.name}: {metric.length()} tokens are more than the {longest} that the model reads"
+        yield f"{wanted}; a smaller prompt would do"
     if model is not None and (message := timing_fault(plan, metric.name, model)):
         yield message

@@ -38,7 +38,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_a_layer_gives_the_product_of_wide_factors_rounded_once(computed, dtype, lead, bias):
     layer = nn.Linear(24, 10, bias=bias, dtype=dtype)
     X = normal(*lead, 24, dtype=dtype)
-    with torch.no_grad(), wide.wide_products():
+    with torch.no_grad(), wide.wide_products(dtype):
         found = layer(X)
     exact = X.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     assert computed == [(X.numel() // 24, 24, 10)]
@@ -48,7 +48,7 @@ def test_a_layer_gives_the_product_of_wide_factors_rounded_once(computed, dtype,
 
 @pytest.mark.parametrize(("tokens", "dtype"), [(5, torch.bfloat16), (80, torch.float32)], ids=["few tokens", "wide"])
 def test_what_is_fast_already_goes_the_usual_way(computed, tokens, dtype):
-    with torch.no_grad(), wide.wide_products():
+    with torch.no_grad(), wide.wide_products(dtype):
         nn.Linear(24, 10, dtype=dtype)(normal(tokens, 24, dtype=dtype))
     with torch.no_grad():
         nn.Linear(24, 10, dtype=torch.bfloat16)(normal(80, 24))  # outside
@@ -57,7 +57,7 @@ def test_what_is_fast_already_goes_the_usual_way(computed, tokens, dtype):
 
 def test_a_cpu_that_multiplies_bf16_keeps_to_it(computed, monkeypatch):
     monkeypatch.setattr(wide, "multiplies", lambda dtype: dtype == torch.bfloat16)
-    with torch.no_grad(), wide.wide_products():
+    with torch.no_grad(), wide.wide_products(torch.bfloat16):
         nn.Linear(24, 10, dtype=torch.bfloat16)(normal(80, 24))
     assert not computed
 
@@ -66,7 +66,7 @@ def test_who_watches_a_block_sees_its_own_weights(computed):
     block = nn.Sequential(nn.Linear(24, 10, bias=False, dtype=torch.bfloat16))
     seen: list[tuple[int, ...]] = []
     watch = InputWatch(block, [Weight("0.weight")], lambda _, X: seen.append(tuple(X.shape)))
-    with torch.no_grad(), watch, wide.wide_products():
+    with torch.no_grad(), watch, wide.wide_products(torch.bfloat16):
         block(normal(80, 24))
     assert seen == [(80, 24)]
     assert computed == [(80, 24, 10)]

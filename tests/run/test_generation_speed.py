@@ -49,6 +49,7 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
 
 UNFIT = {
     "metrics=[latency]": "latency is of batches; a language model is timed as it reads and writes: prefill, decode",
+    "metrics=[{decode: {prompt: 32}}]": "decode: 65 tokens are more than the 64 that the model reads",
     "metrics=[decode]; targets=[]": "decode times the files that a target writes; the plan names no target",
     "metrics=[prefill]; memory=100MB": "prefill loads the original as float32: ",
     "metrics=[{decode: {new: 0}}]": "decode: new is 0; input should be greater than 0",

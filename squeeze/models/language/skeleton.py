@@ -64,6 +64,18 @@ class Skeleton:
         embedding = self.module.get_input_embeddings().weight  # type: ignore[operator]
         return int(embedding.shape[1] * embedding.element_size())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the activations between two blocks are."""
+        found: torch.dtype = self.module.get_input_embeddings().weight.dtype  # type: ignore[operator]
+        return found
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens a text may have, where the config says it."""
+        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) else None
+
     def names(self) -> list[str]:
         """Every stored tensor of the model, tied ones once."""
         parameters = [name for name, _ in self.module.named_parameters()]

@@ -114,7 +114,7 @@ class Walk:
     def block(self, index: int, hidden: Tensor) -> Tensor:
         """One block on some activations ``[n, length, hidden]``."""
         args, kwargs = self.calls[len(hidden)][index]
-        with wide_products():
+        with wide_products(hidden.dtype):
             output = self.skeleton.layers[index](hidden, *args, **kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
@@ -129,7 +129,7 @@ class Walk:
                 yield part, self._model(part).float()
 
     def _model(self, part: slice) -> Tensor:
-        with wide_products():
+        with wide_products(self.skeleton.dtype):
             output = self.skeleton.module(input_ids=self.tokens[part], use_cache=False)
         logits: Tensor = output.logits
         return logits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from squeeze.algorithms.units import multiplies
+from squeeze.algorithms.units import UNITS, multiplies
 
 LEAST_TOKENS = 64  # below, widening the weight takes longer than the product
 ROWS_VALUES = 1 << 22  # of a weight that are widened at once: 16 MB
@@ -26,23 +26,30 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten.mm.default and _is_slow(args[0]):
+        if func is torch.ops.aten.mm.default and _gains(args[0]):
             return wide_product(args[0], args[1])
-        if func is torch.ops.aten.addmm.default and not kwargs and _is_slow(args[1]):
+        if func is torch.ops.aten.addmm.default and not kwargs and _gains(args[1]):
             return wide_product(args[1], args[2], args[0])
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def wide_products() -> Iterator[None]:
-    """Linear layers within compute in float32 where the CPU has no units for their own type."""
+def wide_products(dtype: torch.dtype) -> Iterator[None]:
+    """Linear layers of a model of that type compute in float32 where the CPU has no units for it."""
+    if not is_slow(dtype):  # watching costs a little for each thing that torch does
+        yield
+        return
     with _Wide():  # type: ignore[no-untyped-call]  # torch's own
         yield
 
 
-def _is_slow(left: Tensor) -> bool:
-    narrow = left.dtype in (torch.bfloat16, torch.float16) and left.device.type == "cpu"
-    return narrow and len(left) >= LEAST_TOKENS and not multiplies(left.dtype)
+def is_slow(dtype: torch.dtype) -> bool:
+    """Half precision without units for it."""
+    return dtype in UNITS and not multiplies(dtype)
+
+
+def _gains(left: Tensor) -> bool:
+    return left.device.type == "cpu" and len(left) >= LEAST_TOKENS and is_slow(left.dtype)
 
 
 def wide_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
