@@ -11,6 +11,7 @@ It checks what the model says, not the files; `squeeze verify` checks both. One 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import time
@@ -410,6 +411,8 @@ class GgufInTransformers(Runtime):
     def __init__(self, file: Path, threads: int) -> None:
         self.file, self.threads = file, threads
         self.model, self.torch = self.load()
+        arguments = inspect.signature(self.model.forward).parameters
+        self.cache = "cache" if "cache" in arguments else "past_key_values"  # its name before transformers 5.24
         self.reset()
 
     def load(self) -> tuple[Any, Any]:
@@ -426,8 +429,8 @@ class GgufInTransformers(Runtime):
     def feed(self, tokens: list[int], every: bool = False) -> Any:
         with self.torch.no_grad():
             given = self.torch.tensor([tokens])
-            found = self.model(input_ids=given, past_key_values=self.past, use_cache=True)
-        self.past = found.past_key_values
+            found = self.model(input_ids=given, use_cache=True, **{self.cache: self.past})
+        self.past = found[self.cache]
         logits = found.logits[0].float().numpy()
         return logits if every else logits[-1:]
 

@@ -39,8 +39,8 @@ def continued(module: nn.Module, prompt: list[int], most: int) -> list[int]:
     past, read, new = None, prompt, []
     with torch.no_grad():
         for _ in range(most):
-            output = module(input_ids=torch.tensor([read]), past_key_values=past, use_cache=True)
-            past, read = output.past_key_values, [int(output.logits[0, -1].argmax())]
+            output = module(input_ids=torch.tensor([read]), cache=past, use_cache=True)
+            past, read = output.cache, [int(output.logits[0, -1].argmax())]
             new += read
     return new
 

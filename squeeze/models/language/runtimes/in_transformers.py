@@ -38,8 +38,8 @@ class InTransformers(LanguageArtifact):
         tokens, past = torch.tensor([list(prompt)]), None
         for _ in range(most):
             with self._computing():
-                output = self.module(input_ids=tokens, past_key_values=past, use_cache=True)
-            tokens, past = output.logits[:, -1:].argmax(-1), output.past_key_values
+                output = self.module(input_ids=tokens, cache=past, use_cache=True)
+            tokens, past = output.logits[:, -1:].argmax(-1), output.cache
             yield int(tokens)
 
     @contextmanager

@@ -105,7 +105,7 @@ class _Trace:
             "input_ids": self.tokens,
             "attention_mask": Traced(self.builder, self.mask, torch.int64),
             "position_ids": self.places,
-            "past_key_values": NoCache(),
+            "cache": NoCache(),
             "use_cache": True,
         }
         if "logits_to_keep" in inspect.signature(self.module.forward).parameters:
