@@ -277,7 +277,7 @@ def test_what_the_pass_cannot_do_is_known_before(tmp_path: Path) -> None:
     transformers.MambaForCausalLM(transformers.MambaConfig(**SMALL)).save_pretrained(tmp_path)
     (fault,) = ExportOnnx().faults(LanguageModel(tmp_path))
     assert fault.startswith(
-        "export_onnx: MambaForCausalLM: before it called attention through transformers' interface: "
+        "export_onnx: MambaForCausalLM cannot be traced: before it called attention through transformers' interface: "
     )
     kinds = {"a": GridKind(8, 96, 4, 24, True), "b": GridKind(8, 96, 4, 24, True)}
     (fault,) = ExportOnnx().grid_faults(kinds)

@@ -113,11 +113,6 @@ class NoCache:
     def __bool__(self) -> bool:
         return True
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise ModelError(f"no graph form of a cache's {name} is known; it may hold keys and values")
-
 
 def _common_table(query: Traced, key: Traced) -> Table | None:
     """What the operator can turn both by itself; its kernels turn multiples of 16 channels."""
