@@ -18,6 +18,7 @@ LADDER = [
     "ledger",
     "budget",
     "report",
+    "training",
     "passes",
     "targets",
     "registry",

@@ -16,6 +16,9 @@ from typing import ClassVar, Self, get_args
 import torch
 from torch import Tensor
 
+from squeeze.errors import ModelError
+from squeeze.models.resident import Resident
+
 FREE_SIZE = 16  # of a dimension that a model leaves open, where an example is made up
 
 
@@ -110,6 +113,18 @@ class Model(ABC):
     @abstractmethod
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         """A call that runs the batch once and does nothing else: what a stopwatch wraps."""
+
+    def module_names(self) -> list[str]:
+        """Dotted names of all torch modules; none where the model is no torch module."""
+        return []
+
+    def resident(self) -> Resident:
+        """The model as one module with gradients, all weights in memory.
+
+        Raises:
+            ModelError: a model of this form has no gradients.
+        """
+        raise ModelError(f"a model in the form '{self.form}' has no gradients: it can neither be trained nor teach")
 
     def parameters(self) -> int:
         """Number of stored weights."""

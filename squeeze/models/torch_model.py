@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from squeeze.errors import ModelError, first_line
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
 from squeeze.models.weights import assign, read_weights, write_weights
 
@@ -58,6 +59,13 @@ class TorchModel(Model):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
         return forward(self.module, inputs)
+
+    def module_names(self) -> list[str]:
+        return [name for name, _ in self.module.named_modules() if name]
+
+    def resident(self) -> ResidentTorchModel:
+        """The model as a training loop sees it."""
+        return ResidentTorchModel(self)
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.inference_mode():

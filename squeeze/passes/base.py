@@ -24,7 +24,6 @@ from squeeze.progress import Progress
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset
     from squeeze.models.spec import ModelSpec
-    from squeeze.models.torch_model import TorchModel
     from squeeze.store import Journal
 
 In = TypeVar("In", bound=Model)
@@ -82,24 +81,15 @@ class Context:
             raise DataError("this pass needs data.train, which the plan does not name")
         return self.train_data
 
-    def load_original(self) -> TorchModel:
+    def load_original(self) -> Model:
         """The original model, read afresh: a teacher that no pass has touched."""
-        from squeeze.models.torch_model import TorchModel
+        if self.original is None:
+            raise SqueezeError("this run lends no original model; a plan's run does")
+        return self.original()
 
-        model = self.original() if self.original else None
-        if not isinstance(model, TorchModel):
-            raise SqueezeError("the original is not a torch model, so it cannot teach here; name another teacher")
-        return model
-
-    def load_model(self, spec: ModelSpec) -> TorchModel:
+    def load_model(self, spec: ModelSpec) -> Model:
         """Another model, such as a teacher that an option names; same inputs as the original."""
-        from squeeze.models.torch_model import TorchModel
-
-        model = spec.read(self.root, self.load_original().inputs[0].shape)
-        if not isinstance(model, TorchModel):
-            what = f"{spec.reference} is no torch model, so it cannot teach"
-            raise SqueezeError(f"{what}; hf, module or builtin would do")
-        return model
+        return spec.read(self.root, self.load_original().inputs[0].shape)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
-from squeeze.passes.distill.training import TrainingPass
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.store import Journal
+from squeeze.training.loop import Training
 
 
 class Bars(Dataset):
@@ -107,7 +107,7 @@ def test_another_seed_gives_other_weights():
 def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_bytes(
     deed, finished, tmp_path, monkeypatch
 ):
-    undisturbed, epoch, ran = deed.run(digits(), context()), TrainingPass._epoch, []
+    undisturbed, epoch, ran = deed.run(digits(), context()), Training._epoch, []
 
     def killed_at(*arguments):
         if arguments[-1] == finished and not ran.count("killed"):
@@ -116,7 +116,7 @@ def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_b
         ran.append(arguments[-1])
         return epoch(*arguments)
 
-    monkeypatch.setattr(TrainingPass, "_epoch", killed_at)
+    monkeypatch.setattr(Training, "_epoch", killed_at)
     with pytest.raises(KeyboardInterrupt):
         deed.run(digits(), context(tmp_path))
     told = context(tmp_path)

@@ -25,6 +25,7 @@ from squeeze.models.language.grid_file import PARTS, GridEntry, dense, read_grid
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
+from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.language.walk import Walk
@@ -134,6 +135,13 @@ class LanguageModel(Decoder):
             fill(module, name, self.tensor(name).clone())
         module.tie_weights()  # type: ignore[operator]
         return module.eval()
+
+    def module_names(self) -> list[str]:
+        return [name for name, _ in self.skeleton.module.named_modules() if name]
+
+    def resident(self) -> ResidentLanguageModel:
+        """The model as a training loop sees it, all weights in memory."""
+        return ResidentLanguageModel(self)
 
     def layers(self) -> list[Layer]:
         return [self._layer(name, value) for name, value in self.skeleton.module.named_parameters()]

@@ -14,15 +14,16 @@ from torch import Tensor
 from squeeze.algorithms.distillation import distillation_loss, total_feature_loss
 from squeeze.errors import SqueezeError
 from squeeze.models.base import Batch, Model
+from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
-from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.distill.features import FeaturePairs, feature_faults
-from squeeze.passes.distill.training import Loss, TrainingPass, example_inputs
+from squeeze.passes.distill.training import TrainingPass, require_targets
+from squeeze.training.features import FeaturePairs, feature_faults
+from squeeze.training.loop import Loss
 
 
 class Distill(TrainingPass):
-    """Train on the plan's ``data.train`` to predict what the teacher predicts.
+    """Train on the plan's ``data.train`` to predict what the teacher predicts; of a language model, at every token.
 
     Hinton et al., 2015, https://arxiv.org/abs/1503.02531; hidden features as in Romero et al., 2014,
     https://arxiv.org/abs/1412.6550. The teacher sees each batch as augmented, so its answer fits what the student saw.
@@ -30,11 +31,16 @@ class Distill(TrainingPass):
 
     name: ClassVar[str] = "distill"
 
-    teacher: Literal["original"] | ModelSpec = "original"  # or a model, given as the plan's own: {hf: ./large}
-    temperature: Annotated[float, Gt(0)] = 4.0  # above 1 the wrong classes' order counts more
-    alpha: Annotated[float, Ge(0), Le(1)] = 1.0  # weight of the teacher; the rest is the labels'
-    features: tuple[str, ...] = ()  # layers whose outputs should equal the teacher's
+    teacher: Literal["original"] | ModelSpec = "original"
+    """Who teaches: the original, or a model given as the plan's own: {hf: ./large}."""
+    temperature: Annotated[float, Gt(0)] = 4.0
+    """Above 1 the order of the wrong classes counts more; 1 for language models."""
+    alpha: Annotated[float, Ge(0), Le(1)] = 1.0
+    """Weight of the teacher; the rest is the labels', or the next token's."""
+    features: tuple[str, ...] = ()
+    """Layers, by name, whose outputs should equal the teacher's."""
     feature_weight: Annotated[float, Gt(0)] = 1.0
+    """Weight of the features beside the predictions."""
 
     @field_validator("features", mode="before")
     @classmethod
@@ -46,29 +52,27 @@ class Distill(TrainingPass):
         return tuple(name for name in named if name is not None)
 
     def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, TorchModel):
-            yield from (f"{self.name}: {line}" for line in feature_faults(model, self.features))
+        yield from super().faults(model)
+        yield from (f"{self.name}: {line}" for line in feature_faults(model.module_names(), self.features))
 
     @contextmanager
-    def learning(self, model: TorchModel, context: Context) -> Iterator[Loss]:
+    def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
         if self.alpha < 1:
-            context.train.require_labels()
-        teacher = self._teacher(context)
-        teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            require_targets(student, context.train, self.name)
+        teacher = self._teacher(context).resident()
 
-        with FeaturePairs(model, teacher, self.features) as features:
+        with FeaturePairs(student.module, teacher.module, self.features) as features:
 
             def loss(batch: Batch) -> Tensor:
-                inputs = example_inputs(batch)
                 with torch.no_grad():
-                    told = teacher.forward(inputs)
-                said = _same_classes(model.forward(inputs), told)
-                value = distillation_loss(said, told, batch.labels, self.temperature, self.alpha)
+                    expected = teacher.logits(batch)
+                logits = _same_classes(student.logits(batch), expected)
+                value = distillation_loss(logits, expected, student.targets(batch), self.temperature, self.alpha)
                 return value + self.feature_weight * total_feature_loss(features.pairs()) if self.features else value
 
             yield loss
 
-    def _teacher(self, context: Context) -> TorchModel:
+    def _teacher(self, context: Context) -> Model:
         if self.teacher == "original":
             return context.load_original()
         return context.load_model(self.teacher)

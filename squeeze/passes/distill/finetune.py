@@ -10,22 +10,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.models.base import Batch
-from squeeze.models.torch_model import TorchModel
+from squeeze.models.resident import Resident
 from squeeze.passes.base import Context
-from squeeze.passes.distill.training import Loss, TrainingPass, example_inputs
+from squeeze.passes.distill.training import TrainingPass, require_targets
+from squeeze.training.loop import Loss
 
 
 class Finetune(TrainingPass):
-    """Train on the plan's ``data.train``, cross-entropy with its labels: wins back what pruning lost."""
+    """Train on the plan's ``data.train``: wins back what pruning lost.
+
+    Cross-entropy with its labels; of a language model, with the next token.
+    """
 
     name: ClassVar[str] = "finetune"
 
     @contextmanager
-    def learning(self, model: TorchModel, context: Context) -> Iterator[Loss]:
-        context.train.require_labels()
+    def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
+        require_targets(student, context.train, self.name)
 
         def loss(batch: Batch) -> Tensor:
-            assert batch.labels is not None, "require_labels has looked"
-            return functional.cross_entropy(model.forward(example_inputs(batch)), batch.labels)
+            targets = student.targets(batch)
+            assert targets is not None, "require_targets has looked"
+            return functional.cross_entropy(student.logits(batch), targets)
 
         yield loss

@@ -9,12 +9,10 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from squeeze.errors import SqueezeError, did_you_mean
-from squeeze.models.torch_model import TorchModel
 
 
-def feature_faults(model: TorchModel, patterns: Sequence[str]) -> Iterator[str]:
-    """One line per pattern that matches no module."""
-    names = [name for name, _ in model.module.named_modules() if name]
+def feature_faults(names: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
+    """One line per pattern that matches none of a model's modules."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             yield f'features "{pattern}" matches no layer{did_you_mean(pattern, names)}'
@@ -23,17 +21,17 @@ def feature_faults(model: TorchModel, patterns: Sequence[str]) -> Iterator[str]:
 class FeaturePairs:
     """While open, what the matching layers of both models gave last."""
 
-    def __init__(self, student: TorchModel, teacher: TorchModel, patterns: Sequence[str]) -> None:
-        self.models = student.module, teacher.module
-        self.names = [name for name, _ in student.module.named_modules() if _matches(name, patterns)]
-        missing = set(self.names) - {name for name, _ in teacher.module.named_modules()}
+    def __init__(self, student: nn.Module, teacher: nn.Module, patterns: Sequence[str]) -> None:
+        self.modules = student, teacher
+        self.names = [name for name, _ in student.named_modules() if _matches(name, patterns)]
+        missing = set(self.names) - {name for name, _ in teacher.named_modules()}
         if missing:
             raise SqueezeError(f"distill: the teacher has no layer '{min(missing)}' for features to compare with")
         self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self.handles: list[Any] = []
 
     def __enter__(self) -> Self:
-        for module, seen in zip(self.models, self.seen, strict=True):
+        for module, seen in zip(self.modules, self.seen, strict=True):
             for name in self.names:
                 self.handles.append(module.get_submodule(name).register_forward_hook(_note(name, seen)))
         return self
@@ -61,7 +59,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _note(name: str, seen: dict[str, Tensor]) -> Any:
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-        seen[name] = output
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        seen[name] = output if isinstance(output, Tensor) else output[0]  # transformer blocks may give a tuple
 
     return hook

@@ -1,0 +1,54 @@
+"""A language model in memory, to be trained: float32 weights, next-token predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from squeeze.models.base import Batch
+from squeeze.models.resident import Resident
+
+if TYPE_CHECKING:
+    from squeeze.models.language.language_model import LanguageModel
+
+LOGITS_VALUES = 1 << 25  # of one micro-batch: 128 MB of float32, a few times that with their gradients
+
+
+class ResidentLanguageModel(Resident):
+    """The module of a :class:`LanguageModel`, all weights in float32.
+
+    Memory: 4 bytes a weight; a training adds the gradients and the optimizer's state, 12 bytes a weight with AdamW.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.module = model.whole().float().requires_grad_(True)
+
+    def logits(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.module(input_ids=batch.inputs["input_ids"], use_cache=False).logits
+        return logits[:, :-1].flatten(0, 1)
+
+    def targets(self, batch: Batch) -> Tensor:
+        return batch.inputs["input_ids"][:, 1:].flatten()
+
+    def micro_batch(self, batch: Batch) -> int:
+        length = batch.inputs["input_ids"].shape[1]
+        return max(1, LOGITS_VALUES // (length * self.model.vocabulary))
+
+    def commit(self, folder: Path) -> LanguageModel:
+        """Written block by block in the dtypes of the model that was read; a MiniCPM becomes the Llama it computes."""
+        from squeeze.models.language.rewriter import Rewriter
+
+        parameters = {name: value.detach() for name, value in self.module.named_parameters()}
+        stored = dict(self.model.skeleton.module.named_parameters())
+        new = {name: value.to(stored[name].dtype) for name, value in parameters.items()}
+        rewriter = Rewriter(self.model, folder)
+        for index in range(self.model.blocks):
+            prefix = self.model.skeleton.prefix(index)
+            names = self.model.skeleton.block_names(index)
+            rewriter.put_block(index, {name: new[prefix + name] for name in names if prefix + name in new}, {})
+        outside = [name for name in self.model.skeleton.outside if name in new]
+        rewriter.put_outside({name: new[name] for name in outside}, {})
+        return rewriter.finish()

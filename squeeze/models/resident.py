@@ -1,0 +1,70 @@
+"""A model whose weights are all in memory as one module with gradients, whatever it is stored as."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from squeeze.models.base import Batch, Model
+    from squeeze.models.torch_model import TorchModel
+
+
+class Resident(ABC):
+    """What a training loop may know of a model.
+
+    A prediction is one row of logits: one per example of a classifier, one per token but the last of a language model.
+    """
+
+    module: nn.Module
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> Tensor:
+        """``[predictions, classes]``, with gradients."""
+
+    @abstractmethod
+    def targets(self, batch: Batch) -> Tensor | None:
+        """The right class of each prediction, ``[predictions]``; None where the data has none."""
+
+    @abstractmethod
+    def micro_batch(self, batch: Batch) -> int:
+        """Examples that go through the module at once; gradients of the parts of a batch are added."""
+
+    @abstractmethod
+    def commit(self, folder: Path) -> Model:
+        """The model with the weights as they are now, in evaluation mode.
+
+        Args:
+            folder: Empty; where a model lies whose weights are kept on disk.
+        """
+
+
+class ResidentTorchModel(Resident):
+    """The module of a :class:`TorchModel` itself, with images in the layout that a CPU's convolutions are fast in."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self.model, self.module = model, model.module
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits(self, batch: Batch) -> Tensor:
+        inputs = batch.inputs.items()
+        return self.model.forward({name: channels_last(value) for name, value in inputs})
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        return batch.labels
+
+    def micro_batch(self, batch: Batch) -> int:
+        return len(batch)  # batch norm sees a whole batch
+
+    def commit(self, folder: Path) -> TorchModel:
+        self.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        return self.model
+
+
+def channels_last(value: Tensor) -> Tensor:
+    """Images ``[n, c, h, w]`` with the channels of a pixel side by side in memory; anything else as it is."""
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value

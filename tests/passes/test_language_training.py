@@ -1,0 +1,173 @@
+"""``finetune`` and ``distill`` on language models: the same loop, next-token predictions, a stock folder behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from language_world import LETTERS, logits, write_folder, write_tokenizer
+from tiny import faults
+from torch.nn import functional
+
+from squeeze.data.text import TokenDataset
+from squeeze.errors import SqueezeError
+from squeeze.models.base import Batch
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.resident import ResidentLanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.distill.distill import Distill
+from squeeze.passes.distill.finetune import Finetune
+from squeeze.plan.plan import Plan
+from squeeze.store import Journal
+from squeeze.training.loop import Training
+
+SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "optimizer": "adamw", "warm_up": 0.0}
+FINETUNE = Finetune(**SETTINGS)
+DISTILL = Distill(**SETTINGS, temperature=1.0)
+
+
+def counting(sequences: int = 32) -> TokenDataset:
+    """Each token is the one before plus three: what a model can learn in a few steps."""
+    starts = np.arange(sequences)[:, None]
+    return TokenDataset("counting", (starts + 3 * np.arange(16)[None]) % 128)
+
+
+def context(folder: Path, original: Path | None = None) -> Context:
+    return Context(
+        train_data=counting(), journal=Journal(folder), original=lambda: LanguageModel(original) if original else None
+    )
+
+
+def loss_of(model: LanguageModel) -> float:
+    tokens = torch.from_numpy(counting().tokens)
+    predicted = model.predict(Batch({"input_ids": tokens}))[:, :-1].flatten(0, 1)
+    return functional.cross_entropy(predicted, tokens[:, 1:].flatten()).item()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("original"))
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["apart", "tied"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_finetune_learns_the_next_token_and_leaves_a_stock_folder(tmp_path: Path, tied: bool, dtype: str) -> None:
+    import transformers
+
+    folder = write_folder(tmp_path / "model", tie_word_embeddings=tied)
+    transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    before = LanguageModel(folder)
+    after = FINETUNE.run(before, context(tmp_path / "journal"))
+    assert loss_of(after) < 0.6 * loss_of(before)
+    assert after.nbytes() <= before.nbytes() + 4096  # the same tensors, tied ones once, in the dtypes that they had
+    after.save_dense(tmp_path / "stock")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "stock")
+    assert str(stock.dtype) == f"torch.{dtype}"
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 128, (3, 16)))
+    with torch.no_grad():
+        torch.testing.assert_close(stock(tokens).logits.float(), logits(after), rtol=0.02, atol=0.02)
+
+
+def test_a_student_comes_nearer_to_the_original(tmp_path: Path, original: Path) -> None:
+    student = LanguageModel(write_folder(tmp_path / "student"))
+    damaged = ResidentLanguageModel(student)
+    with torch.no_grad():
+        for parameter in damaged.module.model.layers.parameters():
+            parameter.mul_(0.7)
+    student = damaged.commit(tmp_path / "damaged")
+    batch = Batch({"input_ids": torch.from_numpy(counting().tokens)})
+    expected = LanguageModel(original).predict(batch).log_softmax(-1)
+    taught = DISTILL.run(student, context(tmp_path / "journal", original))
+    before, after = (
+        functional.kl_div(m.predict(batch).log_softmax(-1), expected, log_target=True, reduction="batchmean")
+        for m in (student, taught)
+    )
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("pass_", [FINETUNE, DISTILL], ids=["finetune", "distill"])
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path, original, pass_, monkeypatch) -> None:
+    start = write_folder(tmp_path / "start", num_hidden_layers=1, vocab_size=128)
+    teacher = start if pass_ is DISTILL else original
+    whole = pass_.run(LanguageModel(start), context(tmp_path / "whole", teacher))
+    epoch = Training._epoch
+
+    def killed(*arguments):
+        if arguments[-1] == 2:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(Training, "_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pass_.run(LanguageModel(start), context(tmp_path / "killed", teacher))
+    monkeypatch.setattr(Training, "_epoch", epoch)
+    resumed = pass_.run(LanguageModel(start), context(tmp_path / "killed", teacher))
+    for name in whole.skeleton.names():
+        assert torch.equal(whole.tensor(name), resumed.tensor(name)), name
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path, original: Path, monkeypatch) -> None:
+    whole = FINETUNE.run(LanguageModel(original), context(tmp_path / "whole"))
+    monkeypatch.setattr(ResidentLanguageModel, "micro_batch", lambda *_: 3)  # 8 = 3 + 3 + 2
+    parts = FINETUNE.run(LanguageModel(original), context(tmp_path / "parts"))
+    torch.testing.assert_close(logits(parts), logits(whole), rtol=0, atol=0.02)
+
+
+def test_logits_of_a_micro_batch_are_bounded_whatever_the_vocabulary(original: Path) -> None:
+    resident = LanguageModel(original).resident()
+    long = Batch({"input_ids": torch.zeros(64, 1 << 16, dtype=torch.int64, device="meta")})
+    assert resident.micro_batch(long) == 4  # 4 x 65,536 tokens x 128 = 2^25 logits
+    assert resident.micro_batch(Batch({"input_ids": torch.zeros(64, 1 << 19, device="meta")})) == 1
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(tmp_path: Path, original: Path) -> None:
+    student = LanguageModel(write_folder(tmp_path / "other", vocab_size=130))
+    with pytest.raises(SqueezeError, match="the teacher predicts 128 classes, the student 130"):
+        DISTILL.run(student, context(tmp_path / "journal", original))
+
+
+PLAN = """\
+model: {hf: ./model}
+data:
+  train: {text: train.txt, length: 16}
+  evaluate: {text: held.txt, length: 16}
+metrics: [perplexity, kl]
+passes:
+  - {pass: finetune, epochs: 2, batch_size: 8, learning_rate: 0.003, optimizer: adamw}
+  - {pass: distill, epochs: 1, batch_size: 8, learning_rate: 0.001, optimizer: adamw, features: "model.layers.*"}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    write_tokenizer(write_folder(tmp_path / "model", num_hidden_layers=1))
+    draw = np.random.default_rng(0)
+    for name in ("train", "held"):
+        words = ["".join(draw.choice(list(LETTERS[:6]), 5)) + " the " for _ in range(60)]
+        (tmp_path / f"{name}.txt").write_text(" ".join(words))
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return tmp_path
+
+
+def test_a_plan_trains_a_language_model_on_text(world: Path) -> None:
+    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    original, tuned, distilled = (row.scores["perplexity"].value for row in run.ledger.rows)
+    assert tuned < 0.5 * original
+    assert tuned < distilled < original  # the original teaches its own ways again
+
+
+FAULTS = {
+    "passes.0.augment=[flip]": "finetune: augment changes images; a language model reads text, so leave it out",
+    'passes.1.features="model.layer.0"': 'distill: features "model.layer.0" matches no layer; did you mean',
+    "passes.0.epochs=0": "epochs is 0; input should be greater than 0",
+    "passes.0.optimizer=adam": "optimizer is 'adam'",
+    "data.train=null": "train",
+}
+
+
+@pytest.mark.parametrize("setting", FAULTS)
+def test_what_cannot_be_trained_is_a_fault(world: Path, setting: str) -> None:
+    found = faults(world / "plan.yaml", setting)
+    assert any(FAULTS[setting] in line for line in found), found
