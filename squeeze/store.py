@@ -18,11 +18,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,13 +30,20 @@ from torch import Tensor
 
 from squeeze.errors import StoreError
 from squeeze.progress import Progress
+from squeeze.versions import code_digest, library_versions
 
 LAYOUT = 1
+T = TypeVar("T")
 
 
 def key_of(made_from: Any) -> str:
     """sha256 of JSON values in canonical form: the same makings, the same key."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _made_from(kind: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Changed code or another library never meets an old result, whatever its kind."""
+    return {"kind": kind, "inputs": dict(inputs), "versions": library_versions(), "code": code_digest()}
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,28 @@ class Store:
             return None
         os.utime(folder / "entry.json")
         return folder
+
+    def cached(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        write: Callable[[Path], None],
+        read: Callable[[Path], T],
+        what: str | None = None,
+    ) -> T:
+        """What ``read`` makes of an entry's folder, written first by ``write`` if it is not there yet.
+
+        Args:
+            kind: What sort of thing it is: ``logits``, ``pass``. Two kinds never share an entry.
+            inputs: What it is made from, as JSON values; the versions of our code and of the libraries are added.
+            what: The entry's name in ``squeeze store list``; its kind where nothing is given.
+        """
+        made_from = _made_from(kind, inputs)
+        return read(self.make(key_of(made_from), what or kind, made_from, write))
+
+    def key(self, kind: str, inputs: Mapping[str, Any]) -> str:
+        """The key under which :meth:`cached` keeps a thing of that kind made from those inputs."""
+        return key_of(_made_from(kind, inputs))
 
     def make(self, key: str, what: str, made_from: dict[str, Any], write: Callable[[Path], None]) -> Path:
         """The entry of that key, made by ``write(folder)`` if it is not there yet."""

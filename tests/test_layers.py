@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "squeeze"
 LADDER = [
     "errors",
     "progress",
+    "versions",
     "algorithms",
     "formats",
     "models",

@@ -46,11 +46,11 @@ def write_model(folder: Path, model: Model, facts: dict[str, Any], measured: dic
     return folder / MODEL
 
 
-def read_model(key: str, folder: Path, code_folder: str | None) -> Kept:
-    """Read back what :func:`write_model` wrote."""
+def read_model(folder: Path, code_folder: str | None) -> Kept:
+    """Read back what :func:`write_model` wrote; an entry's folder is named by its key."""
     said = json.loads((folder / SAID).read_text())
     model = load_model(folder / MODEL, said["form"], code_folder)
-    return Kept(key, folder, model, said["facts"], said["measured"])
+    return Kept(folder.name, folder, model, said["facts"], said["measured"])
 
 
 def load_model(folder: Path, form: str, code_folder: str | None) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,18 +18,17 @@ from squeeze.passes.base import Context
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
-from squeeze.run.versions import code_digest, library_versions, source_digest
-from squeeze.store import Store, key_of
+from squeeze.store import Store
+from squeeze.versions import source_digest
 
 TRAINING = Finetune(epochs=12, learning_rate=0.05, batch_size=64)  # of the builtin digits network
 
 
 def keep_original(model: Model, store: Store, code_folder: str | None) -> Kept:
     """Put a model into the store and read it back: what is scored is what is stored."""
-    made_from = {"original": _digest(model), "code": _code(model, code_folder)}
-    key = key_of(made_from)
-    folder = store.make(key, "original", made_from, lambda folder: _write(folder, model))
-    return read_model(key, folder, code_folder)
+    inputs = {"files": _digest(model), "code": _code(model, code_folder)}
+    read = partial(read_model, code_folder=code_folder)
+    return store.cached("original", inputs, lambda folder: _write(folder, model), read)
 
 
 def read_original(
@@ -50,8 +50,7 @@ def read_original(
 def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -> TorchModel:
     """A builtin network, trained once on its own data and kept in the store."""
     source = BuiltinSource(name)
-    made_from = {"builtin": name, "training": TRAINING.options(), "versions": library_versions(), "code": code_digest()}
-    key = key_of(made_from | {"threads": threads})
+    inputs = {"name": name, "training": TRAINING.options(), "threads": threads}
 
     def train(folder: Path) -> None:
         progress.say(f"training {name} once; it is kept in {store.folder}")
@@ -64,7 +63,7 @@ def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -
         trained = TRAINING.run(model, Context(train_data=data, threads=threads, progress=progress))
         write_model(folder, trained, {}, {})
 
-    kept = read_model(key, store.make(key, f"builtin {name}", made_from, train), None)
+    kept = store.cached("builtin", inputs, train, partial(read_model, code_folder=None), f"builtin {name}")
     assert isinstance(kept.model, TorchModel)
     return kept.model
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +26,11 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.plan.plan import Branch, Plan
 from squeeze.report import shape, text
 from squeeze.run.kept import Kept, read_model, write_model
-from squeeze.run.versions import code_digest, library_versions, squeeze_version
-from squeeze.store import Store, key_of
+from squeeze.store import Store
 from squeeze.targets.base import Packed, Pieces, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
+from squeeze.versions import library_versions, source_digest, squeeze_version
 
 GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
 GOLDEN_TOKENS = 16  # where there is no tokenizer
@@ -39,9 +40,12 @@ GOLDEN_BYTES = 500_000  # of inputs; at least one example
 
 def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: str) -> Kept:
     """What the target's runtime loads, in the store like any other step."""
-    made_from = {"before": end.key, "target": target.name, "options": target.options()}
-    made_from |= {"versions": library_versions(), "code": code_digest()}
-    key = key_of(made_from)
+    inputs = {
+        "before": end.key,
+        "target": target.name,
+        "options": target.options(),
+        "code": source_digest(type(target)),
+    }
 
     def write(folder: Path) -> None:
         with TemporaryDirectory() as work:
@@ -49,7 +53,8 @@ def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: st
             proof = target.prove(end.model, built)
             write_model(folder, built, {"proof": proof} if proof else {}, {})
 
-    return read_model(key, store.make(key, f"target {target.name}", made_from, write), code_folder)
+    read = partial(read_model, code_folder=code_folder)
+    return store.cached("target", inputs, write, read, f"target {target.name}")
 
 
 def pack(target: Target[Any], artifact: Kept, told: Pieces, path: Path) -> Packed:

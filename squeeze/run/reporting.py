@@ -8,8 +8,8 @@ from typing import Any
 
 from squeeze.budget import Judgement
 from squeeze.run.result import Run
-from squeeze.run.versions import squeeze_version
 from squeeze.targets.host import host
+from squeeze.versions import squeeze_version
 
 SCHEMA = 1
 

@@ -24,8 +24,8 @@ from squeeze.models.language.decoder import Decoder
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept
 from squeeze.run.timer import Timer
-from squeeze.run.versions import library_versions
-from squeeze.store import Store, key_of
+from squeeze.store import Store
+from squeeze.versions import source_digest
 
 
 class Scorer:
@@ -100,7 +100,7 @@ class Scorer:
         """The probe on the original's embeddings of the training data, fitted once."""
         train, original = self.train, self.original
         assert train is not None, "the plan was checked"
-        made_from = {"probe on": original.key, "data": train.digest, "options": metric.model_dump(mode="json")}
+        inputs = {"model": original.key, "data": train.digest, "options": metric.model_dump(mode="json")}
 
         def write(folder: Path) -> None:
             truth = labels_of(train)
@@ -108,19 +108,21 @@ class Scorer:
                 raise DataError(f"data.train: {train.name}: {metric.name} needs labels")
             metric.fit(logits_of(original.model, train, self.progress, "embed data.train"), truth).save(folder)
 
-        versions = {"versions": library_versions()}
-        return Fitted.load(self.store.make(key_of(made_from | versions), "probe", made_from, write))
+        return self.store.cached("probe", inputs, write, Fitted.load)
 
     def _estimated(self, kept: Kept, name: str, metric: EstimateMetric) -> Estimated:
         """What another tool says, asked once."""
-        made_from = {"estimate of": kept.key, "metric": metric.name, **metric.makings(self.root)}
+        inputs: dict[str, Any] = {"model": kept.key, "metric": metric.name, "asked": metric.makings(self.root)}
+        inputs["code"] = source_digest(type(metric))
 
         def write(folder: Path) -> None:
             found = metric.estimate(kept.model, self.root, self.progress)
             (folder / "estimate.json").write_text(json.dumps(found._asdict()))
 
-        folder = self.store.make(key_of(made_from), f"{metric.label} of {name}", made_from, write)
-        found = Estimate(**json.loads((folder / "estimate.json").read_text()))
+        def read(folder: Path) -> Estimate:
+            return Estimate(**json.loads((folder / "estimate.json").read_text()))
+
+        found = self.store.cached("estimate", inputs, write, read, f"{metric.label} of {name}")
         return Estimated(found.value, found.standard_error, ScoredOn(found.data, found.sha256, found.examples))
 
     def _endings(self, kept: Kept, name: str, data: Dataset) -> Answered:
@@ -128,13 +130,13 @@ class Scorer:
         model = kept.model
         assert isinstance(data, ChoiceDataset)
         assert isinstance(model, Decoder)
-        made_from = {"endings of": kept.key, "data": data.digest}
+        inputs = {"model": kept.key, "data": data.digest}
 
         def write(folder: Path) -> None:
             score_endings(model, data, self.progress, f"score {name} on {data.name}").save(folder)
 
-        folder = self.store.make(key_of(made_from), f"endings of {name}", made_from, write)
-        return Answered(EndingScores.load(folder), ScoredOn(data.name, data.digest, len(data)))
+        found = self.store.cached("endings", inputs, write, EndingScores.load, f"endings of {name}")
+        return Answered(found, ScoredOn(data.name, data.digest, len(data)))
 
     def _answers(self, kept: Kept, name: str) -> Answers:
         return self._tokens(kept, name) if isinstance(kept.model, Decoder) else self._logits(kept, name)
@@ -145,27 +147,29 @@ class Scorer:
         assert isinstance(data, TokenDataset)
         assert isinstance(model, Decoder)
         original = None if own else self._token_entry(self.original.key, data)
-        made_from = {"tokens of": kept.key, "original": self.original.key, "data": data.digest}
+        inputs = {"model": kept.key, "original": self.original.key, "data": data.digest}
 
         def write(folder: Path) -> None:
             score_tokens(model, data, folder, original, self.progress, f"score {name}").save(folder)
 
-        return TokenScores.load(self.store.make(key_of(made_from), f"tokens of {name}", made_from, write))
+        return self.store.cached("tokens", inputs, write, TokenScores.load, f"tokens of {name}")
 
     def _token_entry(self, key: str, data: Dataset) -> Path:
-        made_from = {"tokens of": key, "original": self.original.key, "data": data.digest}
-        found = self.store.get(key_of(made_from))
+        inputs = {"model": key, "original": self.original.key, "data": data.digest}
+        found = self.store.get(self.store.key("tokens", inputs))
         assert found is not None, "the original is scored first"
         return found
 
     def _logits(self, kept: Kept, name: str) -> np.ndarray:
         data = self.data
         assert data is not None
-        made_from = {"logits of": kept.key, "data": data.digest}
+        inputs = {"model": kept.key, "data": data.digest}
 
         def write(folder: Path) -> None:
             np.save(folder / "logits.npy", logits_of(kept.model, data, self.progress, f"score {name}"))
 
-        key = key_of(made_from)
-        logits: np.ndarray = np.load(self.store.make(key, f"logits of {name}", made_from, write) / "logits.npy")
-        return logits
+        def read(folder: Path) -> np.ndarray:
+            logits: np.ndarray = np.load(folder / "logits.npy")
+            return logits
+
+        return self.store.cached("logits", inputs, write, read, f"logits of {name}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import build_artifact, pack, pieces
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
-from squeeze.run.versions import code_digest, content_digest, library_versions, source_digest
-from squeeze.store import Store, key_of
+from squeeze.store import Store
 from squeeze.targets.base import Pieces, Target
+from squeeze.versions import content_digest, source_digest
 
 DEFAULT_STORE = Path(".squeeze/store")
 
@@ -154,8 +155,8 @@ class Line:
 
     def _made(self, step: Step, before: Kept, calibrate: Dataset | None) -> Kept:
         """The model after a pass, calibrated on that: from the store, or by running it."""
-        made_from = self._made_from(step, before, calibrate)
-        key = key_of(made_from)
+        inputs = self._inputs(step, before, calibrate)
+        key = self.store.key("pass", inputs)
 
         def write(folder: Path) -> None:
             self.progress.say(f"{step.where()}: {step.deed.name}")
@@ -169,10 +170,10 @@ class Line:
             stored = write_model(folder, after, context.facts, context.measured)
             check_effect(step, before.model, after, (before.model_folder, stored), context.facts)
 
-        folder = self.store.make(key, step.deed.name, made_from, write)
-        return read_model(key, folder, self.code_folder)
+        read = partial(read_model, code_folder=self.code_folder)
+        return self.store.cached("pass", inputs, write, read, step.deed.name)
 
-    def _made_from(self, step: Step, before: Kept, calibrate: Dataset | None) -> dict[str, object]:
+    def _inputs(self, step: Step, before: Kept, calibrate: Dataset | None) -> dict[str, object]:
         roles = [NEED_TO_ROLE[need] for need in sorted(step.deed.needed()) if need in NEED_TO_ROLE]
         data = self.data | ({CALIBRATE: calibrate} if calibrate is not None else {})
         return {
@@ -184,8 +185,7 @@ class Line:
             "files": {name: content_digest(self.plan.root / name) for name in step.deed.reads()},
             "seed": self.plan.seed,
             "threads": self.plan.threads,
-            "versions": library_versions(),
-            "code": [code_digest(), source_digest(type(step.deed))],
+            "code": source_digest(type(step.deed)),
         }
 
     def _context(self, key: str, calibrate: Dataset | None) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
-from squeeze.store import Store, key_of
+from squeeze.store import Store
 
 
 class Timer:
@@ -72,13 +73,12 @@ class Timer:
         model = kept.model
         if not isinstance(model, TorchModel | LanguageModel):
             return model
-        made_from = {"timed as onnx": kept.key}
 
         def write(folder: Path) -> None:
             write_model(folder, ExportOnnx().run(model, Context(progress=self.progress)), {}, {})
 
-        key = key_of(made_from)
-        return read_model(key, self.store.make(key, "float ONNX, for timing", made_from, write), None).model
+        read = partial(read_model, code_folder=None)
+        return self.store.cached("timing export", {"model": kept.key}, write, read, "float ONNX, for timing").model
 
 
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:

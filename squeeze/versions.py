@@ -9,7 +9,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch-pruning", "transformers")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "torch-pruning",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pillow",
+    "scikit-learn",
+    "gptqmodel",
+    "auto-round",
+    "neural-compressor",
+    "optimum",
+    "gguf",
+    "llama-cpp-python",
+    "onnxruntime-genai",
+    "executorch",
+    "lm-eval",
+)
 
 
 @cache
@@ -23,14 +45,21 @@ def squeeze_version() -> str:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that numbers may depend on."""
-    return {name: version(name) for name in LIBRARIES}
+    """Installed versions of the libraries that numbers may depend on; those of absent extras are left out."""
+    return {name: installed for name in LIBRARIES if (installed := _installed(name)) is not None}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 @cache
 def code_digest() -> str:
     """sha256 over Squeeze's own sources: a changed algorithm never meets the old one's results."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(str(path.relative_to(root)).encode() + path.read_bytes())
