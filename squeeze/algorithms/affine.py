@@ -46,6 +46,43 @@ class QuantizedTensor:
         real = self.scale[..., None] * (q - self.zero_point[..., None])
         return real.reshape(self.q.shape)
 
+    def rows(self, which: slice | Tensor) -> QuantizedTensor:
+        """Some output channels, or all of them in another order."""
+        return replace(self, q=self.q[which], scale=self.scale[which], zero_point=self.zero_point[which])
+
+    @classmethod
+    def stack(cls, parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
+        """The output channels of several tensors, one below the other.
+
+        Raises:
+            ShapeError: they differ in width, groups, or the order of their groups: one tensor has one of each.
+        """
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        for part in parts[1:]:
+            if difference := first._difference(part):
+                raise ShapeError(f"quantized tensors cannot be stacked: {difference}; keep them apart")
+        q, scale, zeros = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
+        symmetric = all(part.symmetric for part in parts)
+        return replace(first, q=q, scale=scale, zero_point=zeros, symmetric=symmetric)
+
+    def _difference(self, other: QuantizedTensor) -> str | None:
+        """What two tensors must share to be one, and do not."""
+        facts = {
+            "bits": (self.bits, other.bits),
+            "input channels": (self.q.shape[1], other.q.shape[1]),
+            "group_size": (self.group_size, other.group_size),
+            "scales per output channel": (self.scale.shape[1], other.scale.shape[1]),
+        }
+        for name, (own, theirs) in facts.items():
+            if own != theirs:
+                return f"{name} {own} and {theirs}"
+        indices = [tensor.g_idx for tensor in (self, other)]
+        if any(index is not None for index in indices) and not _same_index(*indices):
+            return "their groups are of different input channels (g_idx, act_order)"
+        return None
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -72,20 +109,6 @@ class Grid:
     def high(self) -> float:
         """The largest real value that the grid holds."""
         return self.scale * (self.qmax - self.zero_point)
-
-
-def rows_of(grid: QuantizedTensor, start: int, stop: int) -> QuantizedTensor:
-    """Output channels ``start`` to ``stop``: one linear of a stack."""
-    rows = slice(start, stop)
-    return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
-
-
-def under_each_other(parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
-    """The output channels of several grids of one kind as one grid."""
-    if len(parts) == 1:
-        return parts[0]
-    q, scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "scale", "zero_point"))
-    return replace(parts[0], q=q, scale=scale, zero_point=zero_point)
 
 
 def share_beyond(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> float:
@@ -152,6 +175,10 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """The real values that remain of ``x`` after it was stored on ``grid``."""
     q = torch.round(x / grid.scale).add_(grid.zero_point)  # in place: activations are large
     return q.clamp_(grid.qmin, grid.qmax).sub_(grid.zero_point).mul_(grid.scale)
+
+
+def _same_index(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
 
 
 def grouped(weight: Tensor, group_size: int | None) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor, integer_range, rows_of
+from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.algorithms.rtn import storable
 from squeeze.algorithms.threads import one_thread
 
@@ -58,7 +58,7 @@ def sweep(
         return Swept(grid, torch.zeros(len(weight)))
     parts = []
     for start in range(0, len(weight), ROWS):
-        part = _Part(weight[start : start + ROWS], rows_of(grid, start, start + ROWS), H, added, scale_dtype)
+        part = _Part(weight[start : start + ROWS], grid.rows(slice(start, start + ROWS)), H, added, scale_dtype)
         for _ in range(sweeps):
             if not part.sweep():
                 break

@@ -9,8 +9,7 @@ the graph gathers: the operator's own ``g_idx`` is deprecated and gives wrong pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -137,20 +136,6 @@ def consecutive(grid: QuantizedTensor) -> Tensor:
     if not torch.equal(grid.g_idx.long()[order], torch.arange(len(order)) // size):
         raise ModelError(f"act_order: the groups are not of {size} channels each, as blocks must be")
     return order
-
-
-def stacked(grids: Sequence[QuantizedTensor]) -> QuantizedTensor:
-    """Grids of one kind, one under the other."""
-    first = grids[0]
-    if len(grids) == 1:
-        return first
-    q, scale, zeros = (torch.cat([getattr(g, part) for g in grids]) for part in ("q", "scale", "zero_point"))
-    return replace(first, q=q, scale=scale, zero_point=zeros)
-
-
-def rows_of(grid: QuantizedTensor, rows: slice) -> QuantizedTensor:
-    """Some output channels of a grid."""
-    return replace(grid, q=grid.q[rows], scale=grid.scale[rows], zero_point=grid.zero_point[rows])
 
 
 def _packed(q: Tensor, zeros: Tensor, bits: int, block: int) -> Tensor:

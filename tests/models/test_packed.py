@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES, write_family
 from language_world import write_folder
+from packed_world import write_letters
 from safetensors.torch import load_file, save_file
 
-from squeeze.errors import ModelError
+from squeeze.algorithms.affine import QuantizedTensor, quantize_symmetric
+from squeeze.errors import ModelError, ShapeError
+from squeeze.models.base import Batch
 from squeeze.models.language.export_compressed_tensors import write_compressed_tensors
+from squeeze.models.language.export_genai import write_genai
 from squeeze.models.language.export_gptq import write_gptq
+from squeeze.models.language.gguf.export import write_gguf
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.proof_onnx import prove_onnx
 from squeeze.passes.base import Context
+from squeeze.passes.export.decoder.compare import Exact
+from squeeze.passes.export.decoder.export import Options, export_decoder, write
 from squeeze.passes.quantize.language.rtn import Rtn
 
 Writer = Callable[[LanguageModel, Path], None]
@@ -174,3 +183,74 @@ def test_weights_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     save_file(weights, family / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"model\.norm\.weight: 1e\+05 is too large for float16"):
         write_compressed_tensors(quantized(family), tmp_path / "no")
+
+
+def write_act_orders(folder: Path) -> Path:
+    """A GPTQ folder by somebody else: each linear of a block in an order of input channels of its own."""
+    model = quantized(write_folder(folder / "family"))
+    write_gptq(model, folder / "gptq", 2)
+    generator = torch.Generator().manual_seed(0)
+    for file in sorted((folder / "gptq").glob("*.safetensors")):
+        weights = load_file(file)
+        for name in [name for name in weights if name.endswith(".g_idx")]:
+            weights[name] = weights[name][torch.randperm(len(weights[name]), generator=generator)]
+        save_file(weights, file, {"format": "pt"})
+    config = folder / "gptq" / "config.json"
+    values = json.loads(config.read_text())
+    values["quantization_config"]["desc_act"] = True
+    config.write_text(json.dumps(values))
+    return folder / "gptq"
+
+
+@pytest.mark.parametrize("way", ["nbits", "qdq"])
+def test_q_k_v_with_orders_of_their_own_are_exported_as_they_are(tmp_path: Path, way: str) -> None:
+    """One tensor has one order of channels: three that differ must not be merged, nor proven by merging them again."""
+    model = LanguageModel(write_act_orders(tmp_path))
+    orders = [model.quantized(f"model.layers.0.self_attn.{name}_proj.weight").g_idx for name in "qkv"]
+    assert not any(torch.equal(orders[0], other) for other in orders[1:])
+    context = Context()
+    decoder = export_decoder(model, tmp_path / "onnx", Options(way=way, accuracy_level=0), context)
+    assert context.measured["export_error"]["prefill"] < 1e-5
+    batch = Batch({"input_ids": torch.randint(0, 128, (3, 16), generator=torch.Generator().manual_seed(1))})
+    expected = Exact(model.folder).predict(batch)
+    most = 1e-5 if way == "nbits" else 0.05  # ONNX Runtime runs the pairs of QDQ with activations in int8
+    assert float((decoder.predict(batch) - expected).abs().max() / expected.abs().max()) < most
+    genai = write_genai(decoder, tmp_path / "genai")
+    assert (genai.folder / "model.onnx").read_bytes() == (decoder.folder / "model.onnx").read_bytes()
+
+
+def test_a_merged_order_is_seen_by_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof stacks nothing: a writer that gives q, k and v the order of q is found out."""
+    model = LanguageModel(write_act_orders(tmp_path))
+    monkeypatch.setattr(LanguageModel, "group_index", lambda self, name: None)
+    monkeypatch.setattr(QuantizedTensor, "_difference", lambda self, other: None)
+    write(model, tmp_path / "onnx", Options())
+    wrong = {row.name for row in prove_onnx(model, tmp_path / "onnx" / "model.onnx") if not row.equal}
+    assert any("q_proj" in name and "k_proj" in name for name in wrong)
+
+
+def test_orders_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+    model = LanguageModel(write_act_orders(tmp_path))
+    write_letters(model.folder, 128)
+    with pytest.raises(ModelError, match="GGUF knows no groups in act_order"):
+        write_gguf(model, tmp_path / "model.gguf")
+    write_gptq(model, tmp_path / "again", 2)
+    require_same(model, LanguageModel(tmp_path / "again"))
+
+
+def test_grids_that_differ_are_not_stacked() -> None:
+    """Every difference has its line: a stack would silently take the first one's."""
+    plain = quantize_symmetric(torch.randn(4, 32), 4, 16)
+    ordered = replace(plain, g_idx=torch.arange(32).flip(0) // 16)
+    others = {
+        "bits 4 and 8": quantize_symmetric(torch.randn(4, 32), 8, 16),
+        "input channels 32 and 64": quantize_symmetric(torch.randn(4, 64), 4, 16),
+        "group_size 16 and 32": quantize_symmetric(torch.randn(4, 32), 4, 32),
+        "different input channels": ordered,
+    }
+    for line, other in others.items():
+        with pytest.raises(ShapeError, match=f"cannot be stacked: .*{line}"):
+            QuantizedTensor.stack([plain, other])
+    both = QuantizedTensor.stack([ordered, ordered])
+    assert torch.equal(both.dequantize(), torch.cat([ordered.dequantize()] * 2))
+    assert torch.equal(both.rows(slice(4, 8)).dequantize(), ordered.dequantize())

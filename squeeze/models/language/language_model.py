@@ -83,8 +83,13 @@ class LanguageModel(Decoder):
 
     def grid_kinds(self) -> dict[str, GridKind]:
         """What kind of grid each quantized weight lies on."""
-        ordered = self.packed.ordered if self.packed else lambda name: f"{name}.g_idx" in self.shards
-        return {name: entry.kind(ordered(name)) for name, entry in self.grid.items()}
+        return {name: entry.kind(self.group_index(name) is not None) for name, entry in self.grid.items()}
+
+    def group_index(self, name: str) -> Tensor | None:
+        """int32 ``[in]``, the group of each input channel of a quantized weight; None where they are consecutive."""
+        if self.packed:
+            return self.packed.group_index(name)
+        return self.shards.read(f"{name}.g_idx") if f"{name}.g_idx" in self.shards else None
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:

@@ -75,17 +75,11 @@ class Packed(ABC):
 
     def grid(self, name: str) -> QuantizedTensor:
         """The grid of a packed weight by its name in the module; experts lie one under the other."""
-        grids = [self._read(linear) for linear in self._stored(name)]
-        if len(grids) == 1:
-            return grids[0]
-        first = grids[0]
-        q, scale, zero = (torch.cat([getattr(grid, part) for grid in grids]) for part in ("q", "scale", "zero_point"))
-        symmetric = not bool(zero.any())
-        return QuantizedTensor(q, scale, zero, first.bits, first.group_size, symmetric)
+        return QuantizedTensor.stack([self._read(linear) for linear in self._stored(name)])
 
-    def ordered(self, name: str) -> bool:
-        """True where groups are not consecutive channels."""
-        return self._scheme(self._stored(name)[0])[3]
+    def group_index(self, name: str) -> Tensor | None:
+        """The group of each input channel; None where groups are consecutive channels."""
+        return self.index(_module(self._stored(name)[0]))
 
     def nbytes(self, name: str) -> int:
         """Bytes of a packed weight on disk."""

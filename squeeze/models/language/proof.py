@@ -1,8 +1,9 @@
 """Whether a file's own ecosystem reads from it the very weights of the grid: each weight, bit for bit.
 
 The other side is never our reader: gptqmodel's packed linear, compressed-tensors' decompressor, the gguf package's
-``dequantize``. Equal means equal in the float type that the format computes in, which is float16 for packed
-checkpoints (their scales are float16) and float32 for GGUF.
+``dequantize``. Our side is never what the writer moved: a weight is dequantized as the model has it, and the real
+numbers are put in the file's order. Equal means equal in the float type that the format computes in, which is float16
+for packed checkpoints (their scales are float16) and float32 for GGUF.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import EffectError, MissingExtra, ModelError
 from squeeze.formats import compressed_tensors, gguf_file, gptq_checkpoint
+from squeeze.models.language.gguf.architecture import Architecture, head_size
 from squeeze.models.language.gguf.export import architecture_of
-from squeeze.models.language.gguf.tensors import grid_of, shape_of, sources
+from squeeze.models.language.gguf.tensors import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.names import as_stored
 from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.models.language.stock import packed_names, stock_grids
+from squeeze.models.language.stock import WEIGHT, packed_names
 from squeeze.progress import no_foreign_bars
 
 Read = Callable[[str, Mapping[str, Tensor]], Tensor]  # a module's name and its stored tensors -> [out, in]
@@ -103,25 +105,38 @@ def prove_gguf(model: LanguageModel, file: Path) -> Iterator[Equality]:
     reader, architecture = gguf_file.read(file), architecture_of(model)
     for source in sources(model, architecture):
         if source.origin in model.grid:
-            own = grid_of(model, source, architecture).dequantize().reshape(shape_of(model, source))
+            own = _as_llama_cpp(model, source, architecture)
             yield _compare(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))
+
+
+def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor:
+    """The real numbers in llama.cpp's order, moved as its own convert_hf_to_gguf.py moves them."""
+    real = model.quantized(source.origin).dequantize().reshape(model.grid[source.origin].shape)
+    if source.parts > 1:
+        return real.tensor_split(source.parts, dim=-2)[source.part]
+    if architecture.interleaved and source.origin.endswith(tuple(f".{name}.weight" for name in PAIRED)):
+        heads = real.shape[0] // head_size(model.skeleton.config)
+        return real.reshape(heads, 2, -1, real.shape[1]).swapaxes(1, 2).reshape(real.shape)
+    return real
 
 
 def _packed(
     model: LanguageModel, folder: Path, form: str, reader: str, parts: tuple[str, ...], read: Read
 ) -> Iterator[Equality]:
     shards = Shards(folder)
-    for module, grid in _grids(model):
+    for module, own in _weights(model):
         stored = {part: shards.read(f"{module}.{part}") for part in parts if f"{module}.{part}" in shards}
-        yield _compare(module, form, reader, grid.dequantize().half(), read(module, stored))
+        yield _compare(module, form, reader, own, read(module, stored))
 
 
-def _grids(model: LanguageModel) -> Iterator[tuple[str, QuantizedTensor]]:
-    """Every packed linear by its name in a checkpoint, one block in memory at a time."""
+def _weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
+    """Every packed linear ``[out, in]`` in float16 by its name in a checkpoint, one block in memory at a time."""
     skeleton: Skeleton = model.skeleton
     for index in range(model.blocks):
-        names = [skeleton.prefix(index) + name for name in skeleton.block_names(index)]
-        yield from stock_grids(model, packed_names(model, names)).items()
+        names = packed_names(model, [skeleton.prefix(index) + name for name in skeleton.block_names(index)])
+        real = {name: model.quantized(name).dequantize().half().reshape(model.grid[name].shape) for name in names}
+        stored = as_stored(skeleton.module, real) if real else {}
+        yield from ((name.removesuffix(WEIGHT), value) for name, value in stored.items())
 
 
 def _compare(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Equality:

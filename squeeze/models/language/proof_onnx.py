@@ -1,7 +1,12 @@
-"""Whether a decoder's ONNX file holds the very weights of the grid: unpacked by us, and run by ONNX Runtime."""
+"""Whether a decoder's ONNX file holds the very weights of the grid: unpacked by us, and run by ONNX Runtime.
+
+Where a node holds several weights, each is compared by itself with the rows that are its own: what the writer stacked
+is never stacked again here.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +15,6 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_nbits import rows_of, stacked
 from squeeze.formats.onnx_weights import HeldWeight, held_weights
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.proof import Equality
@@ -27,24 +31,35 @@ def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:
     missing = set(model.grid)
     for held in held_weights(file):
         missing -= {name.partition("#")[0] for name in held.names}
-        grid = stacked([_grid(model, name) for name in held.names])
-        for reader, differing in _differing(held, grid).items():
-            yield Equality("+".join(held.names), held.form, reader, "float32", grid.q.numel(), differing)
+        for reader, differing in _differing(held, model).items():
+            yield Equality("+".join(held.names), held.form, reader, "float32", held.rows * held.columns, differing)
     if missing and (absent := sorted(name for name in missing if _is_read(model, name))):
         raise ModelError(f"{file}: holds no '{absent[0]}', which the model has quantized")
 
 
-def _differing(held: HeldWeight, grid: QuantizedTensor) -> dict[str, int]:
-    """How many weights each reader sees otherwise, some rows at a time."""
-    if (held.rows, held.columns) != tuple(grid.q.shape):
-        what = f"[{held.rows}, {held.columns}], and {list(grid.q.shape)} was written"
-        raise ModelError(f"{held.names[0]}: the file holds {what}")
-    step, found = max(1, WEIGHTS // held.columns), {"squeeze": 0, "onnxruntime": 0}
-    for start in range(0, held.rows, step):
-        rows = slice(start, start + step)
-        part, own = held.part(rows), rows_of(grid, rows).dequantize()
-        found["squeeze"] += _unlike(own, part.unpacked())
-        found["onnxruntime"] += _unlike(own, part.run())
+def _differing(held: HeldWeight, model: LanguageModel) -> dict[str, int]:
+    """How many weights each reader sees otherwise."""
+    total, first = Counter[str](), 0
+    for name in held.names:
+        grid = _grid(model, name)
+        rows, columns = grid.q.shape
+        if held.columns != columns or first + rows > held.rows:
+            what = f"[{held.rows}, {held.columns}], and {list(grid.q.shape)} was written from row {first} on"
+            raise ModelError(f"{name}: the file holds {what}")
+        total.update(_differing_rows(held, first, grid))
+        first += rows
+    if first != held.rows:
+        raise ModelError(f"{held.names[0]}: the file holds {held.rows} rows, and {first} were written")
+    return dict(total)
+
+
+def _differing_rows(held: HeldWeight, first: int, grid: QuantizedTensor) -> Counter[str]:
+    """By reader, how many weights it sees otherwise; some rows at a time, from ``first`` on in the file."""
+    step, found = max(1, WEIGHTS // held.columns), Counter[str]()
+    for start in range(0, len(grid.q), step):
+        own = grid.rows(slice(start, start + step)).dequantize()
+        part = held.part(slice(first + start, first + start + len(own)))
+        found.update(squeeze=_unlike(own, part.unpacked()), onnxruntime=_unlike(own, part.run()))
     return found
 
 
@@ -59,7 +74,7 @@ def _grid(model: LanguageModel, name: str) -> QuantizedTensor:
     if not expert:
         return grid
     rows = model.grid[weight].shape[1]
-    return rows_of(grid, slice(int(expert) * rows, (int(expert) + 1) * rows))
+    return grid.rows(slice(int(expert) * rows, (int(expert) + 1) * rows))
 
 
 def _is_read(model: LanguageModel, name: str) -> bool:

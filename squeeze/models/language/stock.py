@@ -78,19 +78,12 @@ def write_packed(model: LanguageModel, folder: Path, pack: Pack, quantization: M
 
 def stock_grids(model: LanguageModel, names: list[str]) -> dict[str, QuantizedTensor]:
     """The grids of some quantized weights by the modules' names in a checkpoint; experts one by one."""
-    grids = {name: model.quantized(name) for name in names}
-    parts = {}
-    for part in ("q", "scale", "zero_point"):
-        values = {name: getattr(grid, part) for name, grid in grids.items()}
-        shaped = {name: value.reshape(*model.grid[name].shape[:-1], -1) for name, value in values.items()}
-        parts[part] = _as_stored(model, shaped)
     found = {}
-    for name, grid in grids.items():
-        for stock in _as_stored(model, {name: torch.empty(model.grid[name].shape, device="meta")}):
-            q, scale, zero_point = (parts[part][stock].contiguous() for part in ("q", "scale", "zero_point"))
-            symmetric, size = grid.symmetric, grid.group_size
-            own = QuantizedTensor(q, scale, zero_point, grid.bits, size, symmetric, grid.g_idx)
-            found[_module(stock, q)] = own
+    for name in names:
+        grid = model.quantized(name)
+        rows = torch.arange(len(grid.q)).reshape(*model.grid[name].shape[:-1], 1)
+        for stock, own in _as_stored(model, {name: rows}).items():
+            found[_module(stock, own)] = grid.rows(own.flatten())
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,10 +63,7 @@ def grid_of(model: LanguageModel, source: Source, architecture: Architecture) ->
     """The grid of a quantized weight with its rows as llama.cpp has them; experts one under the other."""
     grid = model.quantized(source.origin)
     order = _rows(model, source, architecture)
-    if order is None:
-        return grid
-    moved = {part: getattr(grid, part)[order] for part in ("q", "scale", "zero_point")}
-    return replace(grid, **moved)
+    return grid if order is None else grid.rows(order)
 
 
 def shape_of(model: LanguageModel, source: Source) -> tuple[int, ...]:

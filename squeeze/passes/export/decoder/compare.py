@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import EffectError
-from squeeze.formats.onnx_nbits import rows_of
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.runtimes.onnx_decoder import Session, Text
 
@@ -51,7 +50,7 @@ class Exact(LanguageModel):
         if name in self.grid:
             grid = self.quantized(name)
             whole = self.grid[name].shape
-            return grid.dequantize().reshape(whole) if rows.stop is None else rows_of(grid, rows).dequantize()
+            return grid.dequantize().reshape(whole) if rows.stop is None else grid.rows(rows).dequantize()
         return super().tensor(name)[rows].float()
 
 

@@ -82,8 +82,9 @@ class Lowering:
         entry = self.model.grid.get(name)
         if entry is None:
             return str(self.model.tensor(name).dtype)
-        ordered = f"{name}.g_idx" in self.model.shards
-        return None if ordered else (entry.bits, entry.group_size, entry.symmetric)
+        index = self.model.group_index(name)
+        order = None if index is None else tuple(index.tolist())
+        return entry.bits, entry.group_size, entry.symmetric, order
 
     def run(self) -> None:
         """All of them, those in branches too; then constants that are large."""
@@ -199,7 +200,7 @@ class Lowering:
         return onnx_nbits.to_arrays(self._grid(place))
 
     def _grid(self, place: Place) -> QuantizedTensor:
-        return onnx_nbits.stacked([self._part(name, place.expert) for name in place.names])
+        return QuantizedTensor.stack([self._part(name, place.expert) for name in place.names])
 
     def _part(self, name: str, expert: int) -> QuantizedTensor:
         if self._last is None or self._last[0] != name:
@@ -208,16 +209,7 @@ class Lowering:
         if expert < 0:
             return grid
         rows = self.model.grid[name].shape[1]
-        part = slice(expert * rows, (expert + 1) * rows)
-        return QuantizedTensor(
-            grid.q[part],
-            grid.scale[part],
-            grid.zero_point[part],
-            grid.bits,
-            grid.group_size,
-            grid.symmetric,
-            grid.g_idx,
-        )
+        return grid.rows(slice(expert * rows, (expert + 1) * rows))
 
     def _dense(self, place: Place) -> ir.Value:
         if place.key in self.values:

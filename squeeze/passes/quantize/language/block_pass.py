@@ -14,7 +14,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from squeeze.algorithms.affine import QuantizedTensor, under_each_other
+from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
@@ -182,7 +182,9 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
             except SqueezeError as error:
                 raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
             new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
-        new |= {name: _stacked([found[weight] for weight in matrices(model, index, name)]) for name in names}
+        new |= {
+            name: QuantizedTensor.stack([found[weight] for weight in matrices(model, index, name)]) for name in names
+        }
         rewriter.put_block(index, new, {prefix + name: said for name, said in work.said.items()})
         del new, found, work
         give_back()
@@ -221,10 +223,3 @@ def calibration_walk(model: LanguageModel, context: Context) -> Walk:
 
 def work_folder(context: Context) -> Path:
     return context.journal.folder / "model" if context.journal else Path(mkdtemp(prefix="squeeze-"))
-
-
-def _stacked(parts: list[QuantizedTensor]) -> QuantizedTensor:
-    """The grids of all experts of a 3-D weight, one under the other."""
-    indexed = len(parts) > 1 and any(part.g_idx is not None for part in parts)
-    assert not indexed, "one tensor has one group index: refused by gptq's faults"
-    return under_each_other(parts)

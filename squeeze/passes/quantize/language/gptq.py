@@ -12,7 +12,7 @@ from annotated_types import Gt
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor, share_beyond, under_each_other
+from squeeze.algorithms.affine import QuantizedTensor, share_beyond
 from squeeze.algorithms.drift import Drift, moved
 from squeeze.algorithms.factor import Factor, Order, factorize
 from squeeze.algorithms.gptq import Solved, solve
@@ -124,7 +124,7 @@ class Gptq(CalibratedPass):
             del factor  # as large as the Hessian: not beside what comes next
             for weight in members:
                 swept = [self._sweep(work, part, H, added, scheme) for part in parts.pop(weight)]
-                grid = under_each_other([grid for grid, _ in swept])
+                grid = QuantizedTensor.stack([grid for grid, _ in swept])
                 losses = {name: sum(loss[name] for _, loss in swept) for name in ("loss_rtn", "loss")}
                 beyond = sum(loss["beyond"] for _, loss in swept) / grid.q.numel()
                 work.said[str(weight)] = said | losses | {"clipped": beyond}
