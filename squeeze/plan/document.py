@@ -15,12 +15,14 @@ from typing import Any
 
 import yaml
 
-from squeeze.errors import Fault, PlanError, did_you_mean, first_line
+from squeeze.errors import Fault, PlanError, did_you_mean
+from squeeze.formats import plain_yaml
+from squeeze.formats.plain_yaml import YamlFault
 
 Place = tuple[str | int, ...]
-MOST_NODES = 20_000  # a plan is a page; more is an alias bomb
+LIMITS = plain_yaml.Limits()
 MOST_BYTES = 1_000_000
-MOST_LEVELS = 50
+LONGEST_NAME_BYTES = 255  # of a file, on every file system of today
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -67,7 +69,7 @@ def read_document(path: Path, overrides: tuple[str, ...] = (), variables: Mappin
     """
     text = _read_text(path)
     node, raw = _parse(text, str(path))
-    lines, twice = _walk(node, str(path))
+    lines, twice = _walk(node)
     for override in overrides:
         _override(raw, override)
     values, unknown = _fill(raw, dict(variables or {}))
@@ -79,43 +81,34 @@ def read_document(path: Path, overrides: tuple[str, ...] = (), variables: Mappin
 
 def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise PlanError("is no regular file", str(path))
         if path.stat().st_size > MOST_BYTES:
             raise PlanError("larger than 1 MB; a plan is a page of YAML", str(path))
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise PlanError(f"cannot be read ({reason})", str(path)) from None
 
 
 def _parse(text: str, file: str) -> tuple[yaml.Node, dict[str, Any]]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise PlanError([Fault((), f"not YAML: {_problem(error)}", mark.line + 1 if mark else None)], file) from None
-    except RecursionError:
-        raise PlanError("nested too deeply; a plan is a page of YAML", file) from None
-    except ValueError as error:  # a date or number that looks right and is none, such as 2020-13-01
-        raise PlanError(f"not YAML: {first_line(error)}", file) from None
+        node = plain_yaml.compose(text, LIMITS)
+        values = plain_yaml.value_of(node, LIMITS) if node is not None else None
+    except YamlFault as error:
+        raise PlanError([Fault((), f"{error}; a plan is a page of YAML", error.line)], file) from None
     if node is None or not isinstance(values, dict):
         raise PlanError("a plan is a mapping that begins with 'model:'; see squeeze init", file)
     return node, values
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or first_line(error))
-
-
-def _walk(root: yaml.Node, file: str) -> tuple[dict[Place, int], list[Fault]]:
+def _walk(root: yaml.Node) -> tuple[dict[Place, int], list[Fault]]:
     """Line of every place, and keys that occur twice."""
     lines: dict[Place, int] = {}
     twice: list[Fault] = []
     stack: list[tuple[Place, yaml.Node, int]] = [((), root, root.start_mark.line)]
     while stack:
         place, node, line = stack.pop()
-        if len(lines) > MOST_NODES or len(place) > MOST_LEVELS:
-            raise PlanError(f"more than {MOST_NODES} values or {MOST_LEVELS} levels; a plan is a page of YAML", file)
         lines.setdefault(place, line + 1)  # of a key that stands twice, the last is taken off the stack first
         keys: set[str | int] = set()
         for key, child, at in _children(node):
@@ -140,10 +133,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not (path and equals):
         raise PlanError(f"'{override}' is not of the form passes.0.ratio=0.5", "--set")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = _problem(error) if isinstance(error, yaml.YAMLError) else first_line(error)
-        raise PlanError(f"{path}: '{text}' is not YAML ({problem})", "--set") from None
+        value = plain_yaml.load(text, LIMITS)
+    except YamlFault as error:
+        problem = str(error).removeprefix("not YAML: ")
+        raise PlanError(f"{path}: {text[:80]!a} is not YAML ({problem})", "--set") from None
     *parents, last = path.split(".")
     holder: Any = values
     for part in parents:
@@ -159,7 +152,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _step(holder: Any, part: str, path: str) -> Any:
     if isinstance(holder, list):
-        if not part.isdigit() or int(part) >= len(holder):
+        if not (part.isdecimal() and len(part) < 10) or int(part) >= len(holder):
             raise PlanError(f"{path}: no element '{part}'; there are {len(holder)}, counted from 0", "--set")
         return holder[int(part)]
     if not isinstance(holder, dict) or part not in holder:
@@ -182,7 +175,17 @@ def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], l
             return {key: fill(inner, (*place, str(key))) for key, inner in value.items()}
         if isinstance(value, list):
             return [fill(inner, (*place, index)) for index, inner in enumerate(value)]
-        return VARIABLE.sub(lambda match: look_up(match[1], place), value) if isinstance(value, str) else value
+        return (
+            checked(VARIABLE.sub(lambda match: look_up(match[1], place), value), place)
+            if isinstance(value, str)
+            else value
+        )
+
+    def checked(text: str, place: Place) -> str:
+        fault = plain_yaml.text_fault(text, LIMITS.letters) or _long_name(text)
+        if fault:
+            faults.append(Fault(place, f"{'.'.join(map(str, place))}: {fault}"))
+        return "" if fault else text
 
     def look_up(name: str, place: Place) -> str:
         if name not in known:
@@ -191,3 +194,11 @@ def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], l
         return known.get(name, "")
 
     return fill(deepcopy(raw), ()), faults
+
+
+def _long_name(text: str) -> str | None:
+    """Why no file can have that name; a text with spaces is taken for prose."""
+    longest = 0 if len(text.split()) > 1 else max(len(part.encode()) for part in text.split("/"))
+    return (
+        f"a name of {longest} bytes; file systems hold {LONGEST_NAME_BYTES}" if longest > LONGEST_NAME_BYTES else None
+    )

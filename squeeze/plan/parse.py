@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -32,6 +33,7 @@ MODEL_KEY_SERVES = {
     "arguments": ("module",),
 }
 MODEL_KEYS = (*MODEL_KINDS, *MODEL_KEY_SERVES)
+MOST_AXES, MOST_VALUES = 8, 10**9  # of one example
 MOST_SEED = 2**32 - 1  # what every library's generator takes
 
 
@@ -108,10 +110,10 @@ class Parser:
         for key, kinds in MODEL_KEY_SERVES.items():
             if key in value and kind not in kinds:
                 self.fault(("model", key), f"model: {key} does not go with {kind}; it serves {' and '.join(kinds)}")
-        if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
+        if not isinstance(arguments, dict) or not all(map(str.isidentifier, arguments)):
             self.fault(("model", "arguments"), "model: arguments is no mapping of names to values")
             return None
-        if shape is not None and not (isinstance(shape, list) and all(isinstance(s, int) and s > 0 for s in shape)):
+        if shape is not None and not _is_shape(shape):
             self.fault(("model", "input"), f"model: input is {shape!r}; a shape such as [3, 32, 32] would do")
             return None
         known = {kind: value[kind], "weights": weights, "input": tuple(shape) if shape else None}
@@ -246,9 +248,9 @@ class Parser:
         value = self.values.get("memory")
         if value is None:
             return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)", str(value).strip())
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMG]i?B|B)", str(value).strip())
         if match is None or not float(match[1]):
-            self.fault(("memory",), f"memory: '{value}' cannot be read; 4GB or 1500MB would do")
+            self.fault(("memory",), f"memory: '{value!s:.40}' cannot be read; 4GB or 1500MB would do")
             return None
         return int(float(match[1]) * BYTES[match[2]])
 
@@ -296,6 +298,13 @@ class Parser:
         except ValidationError as error:
             self.faults += option_faults(error, cls, place, what)
             return None
+
+
+def _is_shape(value: Any) -> bool:
+    """Sizes of one example that can be multiplied without a number that no tensor can hold."""
+    sizes = value if isinstance(value, list) and value and len(value) <= MOST_AXES else [None]
+    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    return whole and math.prod(sizes) <= MOST_VALUES
 
 
 def _dotted(place: Place) -> str:

@@ -84,7 +84,7 @@ def test_a_wrong_name_or_value_is_told_at_its_line_with_what_would_be_right(
         ("seed: -1", "9: seed: is -1; a whole number from 0"),
         ("seed: true", "9: seed: is True; a whole number"),
         ("seed: 1e99", "9: seed: is"),
-        ("seed: 99999999999999999999", "9: seed: is 99999999999999999999; a whole number from 0 to 4294967295"),
+        ("seed: 99999999999", "9: seed: is 99999999999; a whole number from 0 to 4294967295"),
         ("threads: 0", "9: threads: is 0; a whole number from 1"),
         ("strict: perhaps", "9: strict: is 'perhaps'; true or false would do"),
         ("memory: lots", "9: memory: 'lots' cannot be read; 4GB or 1500MB would do"),
