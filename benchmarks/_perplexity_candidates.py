@@ -199,7 +199,7 @@ OURS = {
     "rtn": ours("rtn"),
     "hqq": ours("hqq"),
     "awq": ours("awq"),
-    "gptq, plain": ours("gptq", target="given", sweeps=0, turned=False, true_sequential=False),
+    "gptq, plain": ours("gptq", target="given", refinements=0, negative_scales=False, true_sequential=False),
     "gptq": ours("gptq"),
 }
 PEERS = {  # by the module that must be there

@@ -8,7 +8,7 @@ round, so that a busy machine is busy for all; the table gives the fastest round
 time as a multiple of a float32 product of the same run. The limit is arithmetic at that product's rate: n^3/6
 multiply-adds for a Cholesky factor, n^2 x out / 2 for the updates. Peers are used when they can be imported; the loop
 of the paper always is. Three rows are ours: what the peers do, and scales chosen as they do; scales searched, columns
-reordered, as by ``clip: mse`` and ``order: group_aware``; and those swept twice, as the pass does if not told otherwise
+reordered, as by ``clip: mse`` and ``order: group_aware``; and those refined twice, as the pass does by default
 (which goes on to aim at the original model's outputs). Losses are measured from what each returns, not as it reports
 them.
 """
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from squeeze.algorithms.gptq import factorize, solve
 from squeeze.algorithms.hessian import Hessian, hessian_loss
+from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import fit_scale, round_to_nearest
-from squeeze.algorithms.sweeps import sweep
 
 HIDDEN, INTERMEDIATE, KV = 2048, 5632, 256
 LAYER = {  # linears that share an input: its channels, their output channels
@@ -141,7 +141,9 @@ def available(bits: int, group_size: int) -> dict[str, Solver]:
     solvers: dict[str, Solver] = {
         "squeeze": ours(bits, group_size, clip="absmax", static=True),
         "squeeze, searched": ours(bits, group_size, order="group_aware", clip="mse"),
-        "squeeze, swept": ours(bits, group_size, order="group_aware", sweeps=2, clip="mse", turned=True),
+        "squeeze, refined": ours(
+            bits, group_size, order="group_aware", refinements=2, clip="mse", negative_scales=True
+        ),
         "textbook loop": lambda weights, H: [textbook(W, H, bits, group_size) for W in weights],
     }
     for name, make in (("llm-compressor", llm_compressor), ("gptqmodel", gptqmodel)):
@@ -152,12 +154,12 @@ def available(bits: int, group_size: int) -> dict[str, Solver]:
     return solvers
 
 
-def ours(bits: int, group_size: int, order: str = "given", sweeps: int = 0, **choices: object) -> Solver:
+def ours(bits: int, group_size: int, order: str = "given", refinements: int = 0, **choices: object) -> Solver:
     def run(weights: Sequence[Tensor], H: Tensor) -> list[Tensor]:
         factor, stacked = factorize(H, DAMPING, order, group_size), torch.cat(list(weights))
         solved = solve(stacked, factor, bits, group_size, **choices)
-        swept = sweep(stacked, solved.grid(), H, sweeps, factor.added)
-        return list(swept.grid.dequantize().split([len(W) for W in weights]))
+        refined = quantease(stacked, solved.grid(), H, refinements, factor.added)
+        return list(refined.grid.dequantize().split([len(W) for W in weights]))
 
     return run
 

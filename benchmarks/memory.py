@@ -8,7 +8,7 @@ group 128, in a process of its own; prints the peak resident memory of that proc
 files too, beside what ``squeeze check`` says beforehand. Calibration: 4 sequences of 128 random tokens. Without
 options: the small shape at 4 and 16 layers (the peak must not grow with them) and the large one at 2; ``--shape`` alone
 takes the shape's own number of layers. ``--plain`` is GPTQ as published, without what the pass adds to it (the
-original's outputs as target, weights one after the other, sweeps, turned grids), in far less time.
+original's outputs as target, weights one after the other, refinements, negative scales), in far less time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHAPES = {
     },
 }
 SEQUENCES, LENGTH = 4, 128
-PLAIN: dict[str, Any] = {"target": "given", "true_sequential": False, "sweeps": 0, "turned": False}
+PLAIN: dict[str, Any] = {"target": "given", "true_sequential": False, "refinements": 0, "negative_scales": False}
 DEFAULT = [("tiny-llama", 4), ("tiny-llama", 16), ("llama-3.1-8b", 2)]
 
 

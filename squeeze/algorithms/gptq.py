@@ -79,7 +79,7 @@ def solve(
     clip: Clip = "absmax",
     static: bool = False,
     scale_dtype: torch.dtype = torch.float16,
-    turned: bool = False,
+    negative_scales: bool = False,
     lazy_batch: int = LAZY_BATCH,
 ) -> Solved:
     """Round a weight, or several stacked ones, so that the outputs change least.
@@ -91,7 +91,7 @@ def solve(
             weighs each error with what it costs here, which is worth more than any other option.
         static: Choose all scales from the original weights; otherwise each when its group's turn comes, from the
             weights as corrected by then.
-        turned: As in :func:`squeeze.algorithms.rtn.fit_scale`.
+        negative_scales: As in :func:`squeeze.algorithms.rtn.fit_scale`.
         lazy_batch: Columns corrected by one product; changes the time, not the result.
 
     Raises:
@@ -100,7 +100,7 @@ def solve(
     """
     size = require_group_size(weight.shape[1], group_size)
     _require_fit(weight, factor, group_size)
-    solver = _Solver(weight, factor, bits, size, symmetric, clip, scale_dtype, turned)
+    solver = _Solver(weight, factor, bits, size, symmetric, clip, scale_dtype, negative_scales)
     if static or size == weight.shape[1]:
         solver.fit_all()
     batch = size * max(1, lazy_batch // size) if size < weight.shape[1] else lazy_batch
@@ -121,11 +121,11 @@ class _Solver:
         symmetric: bool,
         clip: Clip,
         scale_dtype: torch.dtype,
-        turned: bool,
+        negative_scales: bool,
     ) -> None:
         n = weight.shape[1]
         self.factor, self.bits, self.size, self.symmetric = factor, bits, size, symmetric
-        self.clip, self.scale_dtype, self.turned = clip, scale_dtype, turned
+        self.clip, self.scale_dtype, self.negative_scales = clip, scale_dtype, negative_scales
         self.rest = _transposed(weight, factor.columns)
         require_finite(self.rest, "weight")
         self.q = torch.empty_like(self.rest, dtype=torch.int8)
@@ -183,7 +183,13 @@ class _Solver:
         for start in range(0, values.shape[1], FIT_ROWS):  # so that what the search looks at again stays in the cache
             part = slice(start, start + FIT_ROWS)
             self.scale[group, part], self.zero_point[group, part] = fit_scale(
-                values[:, part].t(), self.bits, self.symmetric, self.clip, self.scale_dtype, importance, self.turned
+                values[:, part].t(),
+                self.bits,
+                self.symmetric,
+                self.clip,
+                self.scale_dtype,
+                importance,
+                self.negative_scales,
             )
 
     def _round(self, low: int, high: int) -> None:
@@ -246,11 +252,11 @@ def _round_columns(
 
 def _transposed(weight: Tensor, columns: Tensor) -> Tensor:
     """float32 ``[in, out]``, rows as listed in ``columns``; tile by tile, so that neither side leaves the cache."""
-    turned = torch.empty(len(columns), weight.shape[0], device=weight.device)
-    for rows, part in zip(torch.split(turned, TILE), torch.split(columns, TILE), strict=True):
+    transposed = torch.empty(len(columns), weight.shape[0], device=weight.device)
+    for rows, part in zip(torch.split(transposed, TILE), torch.split(columns, TILE), strict=True):
         for to, origin in zip(torch.split(rows, TILE, dim=1), torch.split(weight, TILE), strict=True):
             to.copy_(origin.index_select(1, part).t())
-    return turned
+    return transposed
 
 
 def _require_fit(weight: Tensor, factor: Factor, group_size: int | None) -> None:

@@ -66,21 +66,21 @@ def fit_scale(
     clip: Clip = "absmax",
     scale_dtype: torch.dtype = torch.float16,
     importance: Tensor | None = None,
-    turned: bool = False,
+    negative_scales: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Choose a scale and a zero point for each row of ``size`` values.
 
     Args:
         values: float32 ``[..., size]``.
         importance: ``[size]``, what a squared error of each value costs; None: all the same. Only ``mse`` asks.
-        turned: Turn a symmetric grid round, by a negative scale, where the largest value is positive: integers reach
-            one further down than up, and that one goes to the longer tail. At 2 bits it is a quarter of them.
+        negative_scales: Give a symmetric group whose largest value is positive a negative scale. Two's complement has
+            one more negative integer than positive ones; the longer tail then gets it. At 2 bits it is one in four.
 
     Returns:
         scale and zero_point, both float32 ``[...]``; the scale is exact in ``scale_dtype``, and positive unless
-        ``turned`` (zeros get 1).
+        ``negative_scales`` (zeros get 1).
     """
-    if turned and symmetric:
+    if negative_scales and symmetric:
         towards = torch.where(values.amax(dim=-1) > -values.amin(dim=-1), -1.0, 1.0)
         scale, zero_point = fit_scale(values * towards[..., None], bits, True, clip, scale_dtype, importance)
         return scale * towards, zero_point

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import click
@@ -58,6 +59,8 @@ def _one(kind: registry.Kind, name: str, as_json: bool) -> None:
     for option, field in cls.model_fields.items():
         default = "required" if field.is_required() else f"= {field.get_default(call_default_factory=True)!r}"
         click.echo(f"  {option}: {_type(field.annotation)}  {default}")
+        if field.description:
+            click.echo(textwrap.indent(textwrap.fill(field.description, 100), "      "))
 
 
 def _facts(cls: type[Any]) -> list[str]:

@@ -7,6 +7,7 @@ by the run, not here.
 from __future__ import annotations
 
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from squeeze.errors import DataError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
@@ -118,9 +119,10 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
     and by ``plan.check`` alike. ``Pass[A | B, C | D]`` takes two forms: of an A it makes a C, of a B a D.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: ClassVar[str]
+    renamed: ClassVar[Mapping[str, str]] = {}  # old name of an option: its new one; accepted for one version
     ways: ClassVar[tuple[tuple[type[Model], type[Model]], ...]]  # from the brackets: form in, form out
     needs: ClassVar[frozenset[str]] = frozenset()
     leaves: ClassVar[frozenset[str]] = frozenset()
@@ -139,6 +141,17 @@ class Pass(BaseModel, ABC, Generic[In, Out]):
             if taken and len(taken) == len(given):
                 cls.ways = tuple(zip(taken, given, strict=True))
                 break
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for old, new in cls.renamed.items():
+            if old in values:
+                message = f"{cls.name}: option '{old}' is now '{new}'; the old name ends with the next version"
+                warnings.warn(message, FutureWarning, stacklevel=3)
+        return {cls.renamed.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def gives(cls, form: str) -> type[Model] | None:

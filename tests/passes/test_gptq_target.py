@@ -89,6 +89,6 @@ def test_experts_wait_for_nobody_but_the_stage_before() -> None:
 
 def test_turning_an_asymmetric_grid_round_is_refused(tmp_path: Path) -> None:
     model = LanguageModel(write_folder(tmp_path))
-    (fault,) = Gptq(group_size=16, symmetric=False, turned=True).faults(model)
-    assert fault == "gptq: turned is of symmetric grids; an asymmetric one has a zero point instead"
+    (fault,) = Gptq(group_size=16, symmetric=False, negative_scales=True).faults(model)
+    assert fault == "gptq: negative_scales is for symmetric grids; an asymmetric one has a zero point"
     assert list(Gptq(group_size=16, symmetric=False).faults(model)) == []

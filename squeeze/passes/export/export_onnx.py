@@ -51,10 +51,15 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
     weights are streamed beside it, quantized ones as they are, and read back bit for bit.
     """
 
-    opset: Annotated[int, Ge(18), Le(23)] = 20  # a newer one has more operators; a language model's graph is at 21
-    weights: Way = "nbits"  # MatMulNBits of ONNX Runtime; qdq: the standard's DequantizeLinear, which it fuses itself
-    accuracy_level: Literal[0, 4] = 4  # 4: activations of quantized products in int8; 0: float32, exact and far slower
-    length: PositiveInt | None = None  # the most tokens of a text, as tables of positions go; None: the config's
+    opset: Annotated[int, Ge(18), Le(23)] = 20
+    """ONNX operator set of the file; a decoder's graph is always at 21."""
+    weights: Way = "nbits"
+    """nbits: MatMulNBits, an operator of ONNX Runtime; qdq: the standard's DequantizeLinear, which
+    ONNX Runtime fuses when it loads."""
+    accuracy_level: Literal[0, 4] = 4
+    """4: quantized products take int8 activations; 0: float32 activations, exact and far slower."""
+    length: PositiveInt | None = None
+    """Most tokens of a text: the length of position tables; null: as the config says."""
 
     def run(self, model: TorchModel | LanguageModel, context: Context) -> OnnxModel | OnnxDecoder:
         """Export, tidy up, compare."""

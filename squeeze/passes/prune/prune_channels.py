@@ -35,18 +35,30 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes"})
 
-    ratio: Share | None = None  # share of the channels that go
-    macs: str | None = None  # "50 %": share of the multiply-accumulates that stays; either this or ratio
+    ratio: Share | None = None
+    """Share of the channels to remove; either this or macs."""
+    macs: str | None = None
+    """As in "50 %": share of the multiply-accumulates to keep; either this or ratio."""
     importance: Importance = "l2"
-    scope: Literal["global", "layer"] = "global"  # layer: the same ratio everywhere
+    """How channels are ranked: norm of their weights, first-order loss (taylor), batch-norm scale, or at random."""
+    scope: Literal["global", "layer"] = "global"
+    """global: channels of all layers compete; layer: the same ratio everywhere."""
     widths: Literal["importance", "latency"] = "importance"
-    drop_branches: bool = False  # residual branches may go as a whole: the largest gain in latency
-    align: PositiveInt = 8  # runtimes work in blocks of channels: 7 cost as much as 8, or more
-    steps: PositiveInt = 1  # importance is measured again after each
+    """latency: cut where ONNX Runtime gains most time on this host per importance lost."""
+    drop_branches: bool = False
+    """Residual branches may be removed whole: the largest gain in latency."""
+    align: PositiveInt = 8
+    """Widths are rounded to multiples of this: kernels work in blocks of channels, and 7 cost as much as 8."""
+    steps: PositiveInt = 1
+    """Rounds of pruning; importance is measured again after each."""
     include: tuple[str, ...] = ("*",)
+    """Layers to cut, by name."""
     exclude: tuple[str, ...] = ()
-    samples: PositiveInt = 1024  # training examples that taylor looks at
-    latency_table: str | None = None  # file of times measured before (JSON): the same widths on every host
+    """Layers whose width stays."""
+    samples: PositiveInt = 1024
+    """Training examples that the taylor importance looks at."""
+    latency_table: str | None = None
+    """JSON file of measured times: the same widths on every host."""
 
     @field_validator("include", "exclude", mode="before")
     @classmethod

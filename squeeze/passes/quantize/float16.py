@@ -32,9 +32,12 @@ class Float16(Pass[OnnxModel, OnnxModel]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized", "float16"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
-    compute: Literal["float32", "float16"] = "float32"  # float16 has fast kernels on phones only
-    include: tuple[str, ...] = ("*",)  # layers to store as float16, by name
-    exclude: tuple[str, ...] = ()  # layers that stay float32; not with compute: float16
+    compute: Literal["float32", "float16"] = "float32"
+    """Type of the arithmetic; float16 has fast kernels on phones only."""
+    include: tuple[str, ...] = ("*",)
+    """Layers to change, by name."""
+    exclude: tuple[str, ...] = ()
+    """Layers to leave as they are."""
 
     def run(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Rewrite the weights, then let the runtime take the result."""

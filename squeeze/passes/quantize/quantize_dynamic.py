@@ -43,12 +43,18 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
-    layers: Literal["matrices", "all"] = "matrices"  # all: convolutions too, at their price
-    per_channel: bool = True  # for matrices; convolutions have one scale in any case
-    smooth: bool = False  # first divide outlying channels down, as calibration data say; encoders want it
-    embeddings: bool = True  # tables of embeddings too, a scale per row: half of a small encoder's bytes
-    include: tuple[str, ...] = ("*",)  # layers to quantize, by name
-    exclude: tuple[str, ...] = ()  # layers that stay float
+    layers: Literal["matrices", "all"] = "matrices"
+    """matrices: fully connected layers; all: convolutions too, which often makes them slower."""
+    per_channel: bool = True
+    """One scale per output channel of a matrix; convolutions always have one scale."""
+    smooth: bool = False
+    """First divide outlying input channels down, as measured on calibration data; encoders need it."""
+    embeddings: bool = True
+    """Embedding tables too, one scale per row: half of a small encoder's bytes."""
+    include: tuple[str, ...] = ("*",)
+    """Layers to change, by name."""
+    exclude: tuple[str, ...] = ()
+    """Layers to leave as they are."""
 
     def run(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Rewrite the chosen layers, and look at what the runtime makes of it."""

@@ -44,15 +44,24 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
-    method: Method = "mse"  # how an activation's range is read off what calibration saw
-    percent: Annotated[float, Gt(50), Le(100)] = 99.99  # for method percentile: share of values that is not clipped
-    per_channel: bool = True  # False: one scale per weight tensor; ruins depthwise convolutions
-    bias_correction: bool = True  # False: errors of the weights shift the means of all later layers
-    activations: Literal["auto", "uint8", "int8"] = "auto"  # auto: what target_cpu has the faster kernels for
-    target_cpu: Literal["x86", "x86_avx2", "arm"] = "x86"  # x86_avx2 (no VNNI): weights of 7 bits, or sums overflow
-    entry: Literal["auto", "float", "int8"] = "auto"  # first layers, where x86's float kernels beat the integer ones
-    include: tuple[str, ...] = ("*",)  # layers to quantize, by name
-    exclude: tuple[str, ...] = ()  # layers that stay float
+    method: Method = "mse"
+    """How the range of an activation follows from what calibration saw."""
+    percent: Annotated[float, Gt(50), Le(100)] = 99.99
+    """For method percentile: share of values that is not clipped."""
+    per_channel: bool = True
+    """One scale per output channel; false: one per weight tensor, which ruins depthwise convolutions."""
+    bias_correction: bool = True
+    """Correct the mean error of quantized weights in the biases."""
+    activations: Literal["auto", "uint8", "int8"] = "auto"
+    """Integer type of activations; auto: the one that target_cpu has the faster kernels for."""
+    target_cpu: Literal["x86", "x86_avx2", "arm"] = "x86"
+    """x86_avx2 (no VNNI): weights of 7 bits, since sums would overflow."""
+    entry: Literal["auto", "float", "int8"] = "auto"
+    """First layers: float where x86's float kernels beat the integer ones; auto: measured by their shapes."""
+    include: tuple[str, ...] = ("*",)
+    """Layers to change, by name."""
+    exclude: tuple[str, ...] = ()
+    """Layers to leave as they are."""
 
     @property
     def signed(self) -> bool:

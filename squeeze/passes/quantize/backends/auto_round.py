@@ -21,9 +21,12 @@ class AutoRound(Backend):
     package: ClassVar[str] = "auto-round"
     process: ClassVar[str] = "squeeze.passes.quantize.backends.auto_round_process"
 
-    iterations: PositiveInt = 200  # steps per block
-    learning_rate: Annotated[float, Gt(0)] | None = None  # null: 1 / iterations
-    batch_size: PositiveInt = 8  # sequences per step
+    iterations: PositiveInt = 200
+    """Steps per block."""
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    """null: 1 / iterations."""
+    batch_size: PositiveInt = 8
+    """Sequences per step."""
 
     def settings(self) -> dict[str, Any]:
         return {"iters": self.iterations, "lr": self.learning_rate, "batch_size": self.batch_size}

@@ -24,11 +24,16 @@ class Gptqmodel(Backend):
     process: ClassVar[str] = "squeeze.passes.quantize.backends.gptqmodel_process"
     environment: ClassVar[dict[str, str]] = {"GPTQMODEL_CPU_WORKERS": "2"}  # more starve each other on few cores
 
-    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.05  # share of the mean diagonal
-    act_order: bool = False  # columns with the largest inputs first, groups broken up; false: groups kept whole
-    mse: Annotated[float, Ge(0)] = 0.0  # norm of the error that scales are searched for (2.4 is usual); 0: no search
-    asymmetric_calibration: Annotated[float, Interval(ge=0, le=1)] = 0.0  # GPTAQ's alpha; 0: plain GPTQ
-    batch_size: PositiveInt = 8  # sequences that go through a block together
+    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.05
+    """Share of the mean diagonal added to the Hessian."""
+    act_order: bool = False
+    """Columns with the largest inputs first, groups broken up; false: groups kept whole."""
+    mse: Annotated[float, Ge(0)] = 0.0
+    """Norm of the error that scales are searched for (2.4 is usual); 0: no search."""
+    asymmetric_calibration: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """GPTAQ's alpha; 0: plain GPTQ."""
+    batch_size: PositiveInt = 8
+    """Sequences that go through a block together."""
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -19,11 +19,16 @@ class NeuralCompressor(Backend):
     package: ClassVar[str] = "neural-compressor"
     process: ClassVar[str] = "squeeze.passes.quantize.backends.neural_compressor_process"
 
-    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01  # share of the mean diagonal
-    order: Literal["given", "act_order", "group_aware"] = "given"  # in which columns are rounded, as in gptq
-    mse: bool = False  # search the scales of least squared error
-    static_groups: bool = False  # choose all scales from the original weights
-    true_sequential: bool = False  # later weights of a block see what earlier ones became
+    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    """Share of the mean diagonal added to the Hessian."""
+    order: Literal["given", "act_order", "group_aware"] = "given"
+    """Order in which columns are rounded, as in gptq."""
+    mse: bool = False
+    """Search the scales of least squared error."""
+    static_groups: bool = False
+    """Choose all scales from the original weights."""
+    true_sequential: bool = False
+    """Later weights of a block are calibrated on the outputs of its quantized earlier ones."""
 
     def settings(self) -> dict[str, Any]:
         return {

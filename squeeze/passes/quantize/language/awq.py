@@ -38,8 +38,10 @@ class Awq(CalibratedPass):
 
     name: ClassVar[str] = "awq"
 
-    scale: bool = True  # false: only the clip search
-    clip: bool = True  # false: each group reaches its largest weight
+    scale: bool = True
+    """Scale salient channels up before rounding; false: only the clip search."""
+    clip: bool = True
+    """Search the range of each group; false: each group reaches its largest weight."""
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         made = super().run(model, context)

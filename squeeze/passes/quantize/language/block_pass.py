@@ -204,7 +204,8 @@ class CalibratedPass(BlockPass):
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     looks_at_data: ClassVar[bool] = True
 
-    calibration_seeds: PositiveInt = 1  # 3: done with three choices of samples; the row tells how far scores spread
+    calibration_seeds: PositiveInt = 1
+    """3: the pass is repeated with three choices of calibration samples; the row shows how far its scores spread."""
 
     def repetitions(self) -> int:
         return self.calibration_seeds

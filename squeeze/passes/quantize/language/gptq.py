@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,8 +17,8 @@ from squeeze.algorithms.drift import Drift, moved
 from squeeze.algorithms.factor import Factor, Order, factorize
 from squeeze.algorithms.gptq import Solved, solve
 from squeeze.algorithms.hessian import hessian_loss
+from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
-from squeeze.algorithms.sweeps import sweep
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
@@ -34,27 +34,36 @@ Target = Literal["original", "given"]  # whose outputs are to be kept: the origi
 
 ROWS = 1024  # of a weight at a time
 PART_VALUES = 1 << 24  # of a weight that are solved at once: each copy takes 64 MB
-COPIES = 9  # of a part, while it is moved, solved and swept
+COPIES = 9  # of a part, while it is shifted, solved and refined
 
 
 class Gptq(CalibratedPass):
     """Quantize a language model's weights column by column, pushing each error onto the columns still to come.
 
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323; towards the original model's outputs as in GPTAQ (Li et al.,
-    2025, https://arxiv.org/abs/2504.02692), then swept as in QuantEase (Behdin et al., 2023,
+    2025, https://arxiv.org/abs/2504.02692), then coordinate descent as in QuantEase (Behdin et al., 2023,
     https://arxiv.org/abs/2309.01885). Weights that share an input (q, k, v; gate, up) share one Hessian and one
     factorization.
     """
 
     name: ClassVar[str] = "gptq"
+    renamed: ClassVar[Mapping[str, str]] = {"turned": "negative_scales", "sweeps": "refinements"}
 
-    damping: Annotated[float, Gt(0)] = 0.01  # raise it when the Hessian will not invert; raised by itself if it must
-    order: Order = "group_aware"  # largest inputs first, groups kept whole; act_order breaks them up: slower to read
-    clip: Clip = "mse"  # scales of least output error; absmax reaches the largest weight, KL a fifth higher at 3 bits
-    turned: bool = True  # a group whose largest weight is positive gets a negative scale; false: none is negative
-    sweeps: NonNegativeInt = 2  # times that scales and integers are asked again in the end; each costs a product
-    true_sequential: bool = True  # later weights of a block see what earlier ones became: more forwards
-    target: Target = "original"  # make up for what was done before, too; given: only round, at half the products
+    damping: Annotated[float, Gt(0)] = 0.01
+    """Share of the mean diagonal added to the Hessian; raised automatically when it cannot be inverted."""
+    order: Order = "group_aware"
+    """Order in which columns are rounded. group_aware: largest inputs first, groups kept whole; act_order: groups
+    broken up, slower to load; given: as stored."""
+    clip: Clip = "mse"
+    """mse: scales of least output error; absmax: scales that reach the largest weight."""
+    negative_scales: bool = True
+    """A symmetric group whose largest weight is positive gets a negative scale: one more integer on the longer side."""
+    refinements: NonNegativeInt = 2
+    """Rounds of coordinate descent on scales and integers after rounding; each costs one H x W product."""
+    true_sequential: bool = True
+    """Later weights of a block are calibrated on the outputs of its quantized earlier ones: more forward passes."""
+    target: Target = "original"
+    """original: match the outputs of the unquantized model (GPTAQ); given: use current inputs only, half the cost."""
 
     def follows_original(self) -> bool:
         return self.target == "original"
@@ -70,8 +79,8 @@ class Gptq(CalibratedPass):
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)
-        if "turned" in self.model_fields_set and self.turned and not self.symmetric:
-            yield f"{self.name}: turned is of symmetric grids; an asymmetric one has a zero point instead"
+        if "negative_scales" in self.model_fields_set and self.negative_scales and not self.symmetric:
+            yield f"{self.name}: negative_scales is for symmetric grids; an asymmetric one has a zero point"
         if isinstance(model, LanguageModel) and self.order == "act_order":
             shapes = dict(model.skeleton.module.named_parameters())
             experts = [n for n, scheme in self.schemes(model).items() if shapes[n].dim() == 3 and scheme.group_size]
@@ -123,10 +132,10 @@ class Gptq(CalibratedPass):
             added = factor.added
             del factor  # as large as the Hessian: not beside what comes next
             for weight in members:
-                swept = [self._sweep(work, part, H, added, scheme) for part in parts.pop(weight)]
-                grid = QuantizedTensor.stack([grid for grid, _ in swept])
-                losses = {name: sum(loss[name] for _, loss in swept) for name in ("loss_rtn", "loss")}
-                beyond = sum(loss["beyond"] for _, loss in swept) / grid.q.numel()
+                refined = [self._refine(work, part, H, added, scheme) for part in parts.pop(weight)]
+                grid = QuantizedTensor.stack([grid for grid, _ in refined])
+                losses = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss")}
+                beyond = sum(loss["beyond"] for _, loss in refined) / grid.q.numel()
                 work.said[str(weight)] = said | losses | {"clipped": beyond}
                 found[weight] = grid
         return found
@@ -137,26 +146,26 @@ class Gptq(CalibratedPass):
         if drift is not None:
             part.target = moved(part.target, drift.pull(part.in_group), factor)
         kind = scheme.bits, scheme.group_size, scheme.symmetric
-        part.solved = solve(part.target, factor, *kind, self.clip, turned=self.turned)
+        part.solved = solve(part.target, factor, *kind, self.clip, negative_scales=self.negative_scales)
         return part
 
-    def _sweep(
+    def _refine(
         self, work: BlockWork, part: Part, H: Tensor, added: float, scheme: Scheme
     ) -> tuple[QuantizedTensor, dict[str, float]]:
         """Ask the integers of a part again, and say what was lost; the block computes with the result from then on."""
         solved, target, own = part.solved, part.target, part.own(work)
         assert solved is not None
         assert target is not None
-        swept = sweep(target, solved.grid(), H, self.sweeps, added)
+        refined = quantease(target, solved.grid(), H, self.refinements, added)
         said = {
             "loss_rtn": _loss_of_rounding(own, target, scheme, H),
-            "loss": float((solved.loss - swept.gain).clamp_min(0).sum()),
-            "beyond": share_beyond(own, swept.grid) * own.numel(),
+            "loss": float((solved.loss - refined.gain).clamp_min(0).sum()),
+            "beyond": share_beyond(own, refined.grid) * own.numel(),
         }
         part.solved = part.target = None
         if self.true_sequential:
-            own.copy_(swept.grid.dequantize())
-        return swept.grid, said
+            own.copy_(refined.grid.dequantize())
+        return refined.grid, said
 
 
 @dataclass

@@ -17,7 +17,8 @@ class Hqq(BlockPass):
 
     name: ClassVar[str] = "hqq"
 
-    symmetric: bool = False  # the paper's grids have a zero point
+    symmetric: bool = False
+    """The paper's grids have a zero point: false."""
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         return {

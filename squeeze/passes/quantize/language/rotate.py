@@ -35,7 +35,8 @@ class Rotate(BlockEdit):
 
     name: ClassVar[str] = "rotate"
 
-    seed: NonNegativeInt = 0  # another seed, other random signs
+    seed: NonNegativeInt = 0
+    """Of the random signs of the rotation."""
 
     def faults(self, model: Model) -> Iterator[str]:
         if isinstance(model, LanguageModel) and (wrong := _unfit(model.skeleton)):

@@ -14,7 +14,8 @@ class Rtn(BlockPass):
 
     name: ClassVar[str] = "rtn"
 
-    clip: Clip = "absmax"  # mse: search the scale of least squared error, worth it at 2 and 3 bits
+    clip: Clip = "absmax"
+    """mse: search the scale of least squared error, worth it at 2 and 3 bits; absmax: reach the largest weight."""
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         return {

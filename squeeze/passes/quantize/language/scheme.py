@@ -22,7 +22,7 @@ Bits = Literal[2, 3, 4, 8]
 class Override(BaseModel):
     """Other options for the weights that a pattern matches; what is left out stays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bits: Bits | None = None
     group_size: PositiveInt | None = Field(default=0, validate_default=False)  # 0: as the pass has it
@@ -41,14 +41,20 @@ class Scheme:
 class WeightChoice(BaseModel):
     """Mixed into passes: which weights of the blocks, how wide, in which groups."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bits: Bits = 4
-    group_size: PositiveInt | None = 128  # input channels that share a scale; null: one scale per output channel
-    symmetric: bool = True  # false: a zero point per group, for weights that are not centred
+    """Width of the integers."""
+    group_size: PositiveInt | None = 128
+    """Input channels that share a scale; null: one scale per output channel."""
+    symmetric: bool = True
+    """false: a zero point per group, for weights that are not centred on zero."""
     include: tuple[str, ...] = ("*",)
+    """Weights to quantize, by name; embedding and head have an option of their own."""
     exclude: tuple[str, ...] = ()
-    overrides: dict[str, Override] = Field(default_factory=dict)  # "*.down_proj": {bits: 8}
+    """Weights that stay as they are."""
+    overrides: dict[str, Override] = Field(default_factory=dict)
+    """Other options for some weights, by name: {"*.down_proj": {bits: 8}}."""
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -103,7 +109,8 @@ class WeightChoice(BaseModel):
 class WeightOptions(WeightChoice):
     """Mixed into passes that can also take the embedding and the head."""
 
-    embeddings: Bits | None = None  # width of the embedding and, where it is not tied, the head; null: as they are
+    embeddings: Bits | None = None
+    """Bits of the embedding and, where it is not tied, the head; null: they stay as they are."""
 
     def takes_ends(self) -> bool:
         return self.embeddings is not None

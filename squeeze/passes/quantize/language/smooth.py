@@ -28,7 +28,8 @@ class Smooth(BlockEdit):
     name: ClassVar[str] = "smooth"
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
 
-    alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5  # 0 evens out the weights, 1 the inputs
+    alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """Share of the difficulty moved from inputs to weights: 1 evens out the inputs, 0 the weights."""
 
     def walk(self, model: LanguageModel, context: Context) -> Walk:
         return calibration_walk(model, context)

@@ -21,7 +21,9 @@ class Write(Pass[LanguageModel, LanguageModel]):
     name: ClassVar[str] = "write"
 
     prompt: str = "Once upon a time"
-    tokens: PositiveInt = 120  # at most; fewer where the model ends the text
+    """Text to go on from."""
+    tokens: PositiveInt = 120
+    """Most tokens written; fewer where the model ends the text."""
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         from transformers import AutoTokenizer

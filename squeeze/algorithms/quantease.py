@@ -1,11 +1,11 @@
-"""Revisit a weight on its grid: each scale, then each integer, the best that it can be while all others stay.
+"""Coordinate descent on a quantized weight: update each scale, then each integer, others fixed.
 
-Coordinate descent on GPTQ's loss ``tr (W - Q) H (W - Q)^T``, so that no step makes it worse. GPTQ rounds a column for
-good when its turn comes; here it is asked again, knowing all the others. Behdin et al., "QuantEase", 2023,
-https://arxiv.org/abs/2309.01885; the scale of a group has a closed form too, between the integers' turns.
+Minimises GPTQ's loss ``tr (W - Q) H (W - Q)^T``; no step raises it. GPTQ rounds each column once, before it knows the
+later ones; here every integer is updated again, given all others. Behdin et al., "QuantEase", 2023,
+https://arxiv.org/abs/2309.01885; the optimal scale of a group has a closed form as well.
 
-Everything lies transposed, ``[in, out]``, so that a column of the weight is contiguous; output channels do not see each
-other and are done a part at a time. A sweep costs one product of ``H`` with the weight and a loop over columns.
+Tensors are transposed, ``[in, out]``, so that a column of the weight is contiguous. Output channels are independent and
+are processed in parts. One round costs one ``H x W`` product and a loop over columns.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ from squeeze.algorithms.rtn import storable
 from squeeze.algorithms.threads import one_thread
 
 ROWS = 4096  # output channels at once
-BLOCK = 32  # columns that are revisited one by one: what they change stays in the cache
-SCALE_CHANGE = 2.0  # at most, by which one step moves a scale
+BLOCK = 32  # columns updated one by one: their updates stay in the cache
+SCALE_CHANGE = 2.0  # largest factor by which one update changes a scale
 
 
 @dataclass(frozen=True)
-class Swept:
-    """A grid after its sweeps.
+class Refined:
+    """A grid after coordinate descent.
 
     Args:
         grid: The same scheme, other integers and scales.
-        gain: float32 ``[out]``, by how much the loss fell, damping not counted.
+        gain: float32 ``[out]``, decrease of the loss, without damping.
     """
 
     grid: QuantizedTensor
     gain: Tensor
 
 
-def sweep(
+def quantease(
     weight: Tensor,
     grid: QuantizedTensor,
     H: Tensor,
-    sweeps: int,
+    rounds: int,
     added: float = 0.0,
     scale_dtype: torch.dtype = torch.float16,
-) -> Swept:
+) -> Refined:
     """Lower the loss of a grid that another method chose.
 
     Args:
-        weight: ``[out, in]``, what the grid is to stand for.
+        weight: ``[out, in]``, the weight before quantization.
         H: float32 ``[in, in]``, symmetric, not damped.
-        sweeps: How often at most each scale and integer is asked; it ends when no integer changes.
-        added: Damping, in units of ``H``: what is lowered is the loss with it on the diagonal.
-        scale_dtype: Scales are exact in it afterwards.
+        rounds: Most updates of each scale and integer; ends earlier when no integer changes.
+        added: Damping added to the diagonal of ``H``, in its units; the damped loss is minimised.
+        scale_dtype: Scales are exactly representable in it afterwards.
     """
-    if not sweeps:
-        return Swept(grid, torch.zeros(len(weight)))
+    if not rounds:
+        return Refined(grid, torch.zeros(len(weight)))
     parts = []
     for start in range(0, len(weight), ROWS):
         part = _Part(weight[start : start + ROWS], grid.rows(slice(start, start + ROWS)), H, added, scale_dtype)
-        for _ in range(sweeps):
-            if not part.sweep():
+        for _ in range(rounds):
+            if not part.update():
                 break
         parts.append(part)
     q, scale = torch.cat([part.q.t().to(torch.int8) for part in parts]), torch.cat([part.scale.t() for part in parts])
-    swept = QuantizedTensor(q, scale, grid.zero_point, grid.bits, grid.group_size, grid.symmetric, grid.g_idx)
-    return Swept(swept, torch.cat([part.undamped_gain() for part in parts]))
+    refined = QuantizedTensor(q, scale, grid.zero_point, grid.bits, grid.group_size, grid.symmetric, grid.g_idx)
+    return Refined(refined, torch.cat([part.undamped_gain() for part in parts]))
 
 
 class _Part:
@@ -84,18 +84,21 @@ class _Part:
         self.groups = _members(grid)
         self.gain, self.squares = torch.zeros(len(weight)), self.error.square().sum(0)
 
-    def sweep(self) -> int:
-        """Ask every group once; gives how many integers changed."""
-        return sum(self._revisit(number, columns) for number, columns in enumerate(self.groups))
+    def update(self) -> int:
+        """Update every group once; returns the number of integers that changed."""
+        return sum(self._update_group(number, columns) for number, columns in enumerate(self.groups))
 
     def undamped_gain(self) -> Tensor:
-        """``[out]``, without the share that damping has in it."""
+        """``[out]``, the decrease of the loss without the damping term."""
         return self.gain - self.added * (self.squares - self.error.square().sum(0))
 
-    def _revisit(self, number: int, columns: Tensor | slice) -> int:
+    def _update_group(self, number: int, columns: Tensor | slice) -> int:
         H = self.H[columns]
         q, error = self.q[columns], self.error[columns]
-        slope, H = (H @ self.error).add_(error, alpha=self.added), H[:, columns].clone()  # half the loss's derivative
+        slope, H = (
+            (H @ self.error).add_(error, alpha=self.added),
+            H[:, columns].clone(),
+        )  # half the gradient of the loss
         H.diagonal().add_(self.added)
         self._rescale(number, q, error, slope, H)
         scale = self.scale[number]
@@ -106,17 +109,17 @@ class _Part:
         return int(moves.count_nonzero())
 
     def _rescale(self, number: int, q: Tensor, error: Tensor, slope: Tensor, H: Tensor) -> None:
-        """The scale of least loss for these integers, where that is near; ``error`` and ``slope`` follow."""
+        """Set the optimal scale for these integers, within ``SCALE_CHANGE``; updates ``error`` and ``slope``."""
         centred = q - self.zero_point[number]
         bent = H @ centred
         along, curvature = (centred * slope).sum(0), (centred * bent).sum(0)
         scale = self.scale[number]
-        wanted = scale - torch.where(curvature > 0, along / curvature, 0.0)
-        ratio = (wanted / scale).clamp(1 / SCALE_CHANGE, SCALE_CHANGE)
+        optimal = scale - torch.where(curvature > 0, along / curvature, 0.0)
+        ratio = (optimal / scale).clamp(1 / SCALE_CHANGE, SCALE_CHANGE)
         stored = storable(scale * ratio, self.scale_dtype)
         step = stored - scale
         gain = -(2 * along + step * curvature) * step
-        step = torch.where(gain > 0, step, 0.0)  # rounding to scale_dtype may cost more than it brings
+        step = torch.where(gain > 0, step, 0.0)  # rounding to scale_dtype may cost more than the step gains
         self.gain += gain.clamp_min(0)
         self.scale[number] = torch.where(gain > 0, stored, scale)
         error.addcmul_(centred, step)
@@ -124,11 +127,11 @@ class _Part:
 
 
 def _moves(q: Tensor, slope: Tensor, H: Tensor, limits: tuple[int, int]) -> Tensor:
-    """By how much each integer of a group is to change, ``[size, out]``, each knowing what those before it do.
+    """Changes of a group's integers, ``[size, out]``, one after the other, each given those before it.
 
     Args:
         q: ``[size, out]``.
-        slope: The same shape, per scale; it is spoilt.
+        slope: The same shape, gradient divided by the scale; overwritten.
         H: ``[size, size]``, of the group, damped.
     """
     moves = torch.empty_like(q)
@@ -141,12 +144,12 @@ def _moves(q: Tensor, slope: Tensor, H: Tensor, limits: tuple[int, int]) -> Tens
 
 
 def _move_columns(q: Tensor, slope: Tensor, H: Tensor, moves: Tensor, limits: tuple[int, int]) -> None:
-    """The innermost loop: five operations on a contiguous row of ``out`` values; ``moves`` is filled."""
+    """The innermost loop: five operations on a contiguous row of ``out`` values; writes ``moves``."""
     bends = H.diagonal().tolist()
     for i, (integers, downhill, move) in enumerate(zip(q.unbind(), slope.unbind(), moves.unbind(), strict=True)):
         if i:
             downhill.addmv_(moves[:i].t(), H[:i, i])
-        step = -1 / bends[i] if bends[i] > 0 else 0.0  # a dead channel stays
+        step = -1 / bends[i] if bends[i] > 0 else 0.0  # dead channel: no change
         torch.add(integers, downhill, alpha=step, out=move).round_().clamp_(*limits).sub_(integers)
 
 
