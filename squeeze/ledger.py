@@ -6,6 +6,7 @@ be the same bytes on every run: ``Row.timings`` and ``Row.scores``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -13,23 +14,14 @@ import numpy as np
 
 from squeeze.algorithms.stats import Interval, bootstrap_means, mcnemar_exact, percentile_interval
 from squeeze.errors import DataError
+from squeeze.evaluate.evidence.base import Answered, Estimate, Exact, Reading, ScoredOn
 from squeeze.evaluate.latency import Paired
-from squeeze.evaluate.metrics import Answers, ExampleMetric, Metric, ModelMetric
-from squeeze.models.base import Model
+from squeeze.evaluate.metrics import Answers, ExampleMetric, Metric
 
 Verdict = Literal["better", "worse", "same within noise", "same"]
 SIGNIFICANCE = 0.05
 NORMAL_95 = 1.959964  # standard errors on either side
 DIFFERENT_DATA = "{}: two scores on different data cannot be compared; score both on the same"
-
-
-@dataclass(frozen=True)
-class ScoredOn:
-    """Which data a score belongs to; scores on different data are never compared."""
-
-    name: str
-    sha256: str
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -55,13 +47,6 @@ class Score:
     to_original: Delta | None = None
     to_previous: Delta | None = None
     scored_on: ScoredOn | None = None  # None: the ledger's own
-
-
-class Answered(NamedTuple):
-    """What a model answered, and on which data."""
-
-    answers: Answers
-    scored_on: ScoredOn
 
 
 class Estimated(NamedTuple):
@@ -146,17 +131,18 @@ class Ledger:
         return [row for row in self.rows if row.branch in (None, branch)]
 
 
-def measure(
-    model: Model,
-    metrics: list[Metric],
-    answers: Answers | None,
-    scored_on: ScoredOn | None,
-    own: dict[str, Answered] | None = None,
-    estimated: dict[str, Estimated] | None = None,
-) -> Measured:
-    """What the ledger keeps of a model."""
-    exact = {metric.label: metric.value(model) for metric in metrics if isinstance(metric, ModelMetric)}
-    return Measured(answers, exact, scored_on, own or {}, estimated or {})
+def measure(readings: Mapping[str, Reading], scored_on: ScoredOn | None) -> Measured:
+    """What the ledger keeps of a model: by a metric's label, what it is worked out from."""
+    measured = Measured(None, {}, scored_on)
+    for label, reading in readings.items():
+        if isinstance(reading, Exact):
+            measured.exact[label] = reading.value
+        elif isinstance(reading, Estimate):
+            on = ScoredOn(reading.data, reading.sha256, reading.examples)
+            measured.estimated[label] = Estimated(reading.value, reading.standard_error, on)
+        else:
+            measured.own[label] = reading
+    return measured
 
 
 def scores(
@@ -168,7 +154,7 @@ def scores(
     """
     result = {}
     for metric in metrics:
-        if isinstance(metric, ModelMetric):
+        if metric.label in new.exact:
             result[metric.label] = _exact_score(metric, new, original, previous)
         elif metric.label in new.estimated:
             result[metric.label] = _estimated_score(metric, new, original, previous)
@@ -189,7 +175,7 @@ def _timed_delta(paired: Paired) -> Delta:
     return Delta(paired.new_ms - paired.old_ms, None, paired.ratio, paired.interval, verdict)
 
 
-def _exact_score(metric: ModelMetric, new: Measured, original: Measured, previous: Measured | None) -> Score:
+def _exact_score(metric: Metric, new: Measured, original: Measured, previous: Measured | None) -> Score:
     value = new.exact[metric.label]
     if previous is None:
         return Score(metric.label, metric.unit, value, None)

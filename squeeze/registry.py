@@ -84,7 +84,7 @@ BASES: dict[Kind, str] = {
 FACTS: dict[Kind, tuple[str, ...]] = {
     "passes": ("ways",),  # from the brackets: Pass[TorchModel, OnnxModel]
     "targets": ("takes",),
-    "metrics": ("name", "unit"),
+    "metrics": ("name", "unit", "evidence"),
     "data": ("kind",),
 }
 SINGULAR: dict[Kind, str] = {"passes": "pass", "targets": "target", "metrics": "metric", "data": "data source"}

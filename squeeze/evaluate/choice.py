@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import SerializeAsAny, field_validator
 
-from squeeze.data.base import Dataset
 from squeeze.data.choice_sources import ChoiceSource
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
+from squeeze.evaluate.evidence.endings import Endings
 from squeeze.evaluate.metrics import Answers, ExampleMetric
 
 
@@ -21,6 +22,7 @@ class OwnDataMetric(ExampleMetric):
     """One yes or no per question of data that the metric names itself; the ledger calls it by both names."""
 
     unit, higher_is_better, counts = "share", True, True
+    evidence = Endings
     several: ClassVar[bool] = True  # endings per question; False: one, to be found
 
     data: SerializeAsAny[DataSource]
@@ -38,9 +40,11 @@ class OwnDataMetric(ExampleMetric):
     def label(self) -> str:
         return f"{self.name}:{self.called or Path(self.data.where()).stem}"
 
-    def open(self, root: Path, model: Path | None) -> Dataset:
-        """The questions, cut by the tokenizer in the model's folder."""
-        return self.data.open(root, model)
+    def own_data(self) -> DataSource:
+        return self.data
+
+    def faults(self, root: Path) -> Iterator[str]:
+        return (f"{self.label}: {message}" for message in self.data.faults(root))
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         raise DataError(f"{self.name} is of language models; top1 is of classifiers")

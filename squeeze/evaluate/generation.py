@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
+from squeeze.evaluate.evidence.facts import GenerationClock
 from squeeze.evaluate.metrics import ClockMetric
 from squeeze.models.language.artifact import LanguageArtifact
 
@@ -18,6 +19,8 @@ PLAIN_TOKENS = 3  # of a vocabulary, the first: begin, end and the like, which n
 
 class GenerationMetric(ClockMetric):
     """A ratio of times; the other side is the original, exported unquantized, in ONNX Runtime."""
+
+    evidence = GenerationClock
 
     prompt: PositiveInt = 128  # tokens read, drawn at random; what they say does not matter
 

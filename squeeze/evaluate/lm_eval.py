@@ -23,7 +23,8 @@ from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.data.text import read_tokenizer
 from squeeze.errors import DataError, MissingExtra, SqueezeError, first_line
 from squeeze.evaluate.endings import score_endings
-from squeeze.evaluate.metrics import Estimate, EstimateMetric
+from squeeze.evaluate.evidence.base import Estimate
+from squeeze.evaluate.metrics import EstimateMetric
 from squeeze.models.base import Model
 from squeeze.models.language.decoder import Decoder
 from squeeze.progress import Progress

@@ -1,4 +1,4 @@
-"""What is measured of a model. Three kinds: per example (from logits), of the model as stored, and time.
+"""What is measured of a model, each from its kind of evidence: per example, of the model as stored, or time.
 
 A metric gives values; deltas, intervals and verdicts are the ledger's business.
 """
@@ -8,20 +8,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
+from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
+from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
+from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
+from squeeze.evaluate.evidence.outputs import Logits, Outputs, Tokens
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.models.base import Model
+from squeeze.models.task import WORDS, Task
 from squeeze.progress import Progress
 
 Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "cosine"]
 Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or what a language model says of texts
+SHARE_ROUNDING = 1e-12  # of a mean of yes and no
 
 
 class Metric(BaseModel, ABC):
@@ -32,18 +38,44 @@ class Metric(BaseModel, ABC):
     name: ClassVar[str]
     unit: ClassVar[Unit]
     higher_is_better: ClassVar[bool] = False
+    evidence: ClassVar[type[Evidence]]  # what it is worked out from; its collector is shared by run and verify
+    needs_labels: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False  # a value of a model alone says nothing: KL, flips, cosine
 
     @property
     def label(self) -> str:
         """What the ledger calls it: its name, and its data's where it brings some of its own."""
         return self.name
 
+    def own_data(self) -> DataSource | None:
+        """The data that the metric brings; None: it is scored on the plan's."""
+        return None
+
+    def reads(self) -> frozenset[str]:
+        """Roles of the plan's data that it is measured on."""
+        return self.evidence.reads
+
+    def misfit(self, task: Task, this: str) -> str | None:
+        """Why it is no metric of models with this task; None: it is. ``this`` is what messages call the model."""
+        tasks = self.evidence.for_task(task).tasks
+        if task in tasks:
+            return None
+        return f"{self.name} is of {' and '.join(WORDS[known] for known in WORDS if known in tasks)}; this is {this}"
+
+    def faults(self, root: Path) -> Iterator[str]:
+        """What is missing, found before the run."""
+        return iter(())
+
+    def tolerance(self, value: float) -> float:
+        """How far two correct computations on the same data may differ in ``value``, by the metric's arithmetic."""
+        return 0.0
+
 
 class ExampleMetric(Metric):
     """One value per example, from logits ``[n, classes]``, labels ``[n]`` and the original's logits."""
 
+    evidence: ClassVar[type[Evidence]] = Outputs
     counts: ClassVar[bool] = False  # yes/no per example: McNemar decides the verdict
-    needs_labels: ClassVar[bool] = False
     rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
 
     @abstractmethod
@@ -66,30 +98,27 @@ class ExampleMetric(Metric):
         """What the ledger shows of a mean over examples."""
         return mean
 
+    def tolerance(self, value: float) -> float:
+        """Counted: the division alone rounds; else each example's rounding, relative where values are large."""
+        return SHARE_ROUNDING if self.counts else self.rounding * max(1.0, abs(value))
+
 
 class ModelMetric(Metric):
     """One exact number of the model itself."""
+
+    evidence = ModelFacts
 
     @abstractmethod
     def value(self, model: Model) -> int: ...
 
 
-class Estimate(NamedTuple):
-    """What another tool says of a model: a value, its standard error, and which examples it is about."""
-
-    value: float
-    standard_error: float
-    data: str
-    sha256: str
-    examples: int
-
-
 class EstimateMetric(Metric):
     """A score that another tool works out on data of its own; it is compared by its standard error, unpaired."""
 
-    def faults(self, root: Path) -> Iterator[str]:
-        """What is missing, found before the run."""
-        return iter(())
+    evidence = Estimates
+
+    def tolerance(self, value: float) -> float:
+        return SHARE_ROUNDING
 
     @abstractmethod
     def makings(self, root: Path) -> dict[str, Any]:
@@ -104,6 +133,7 @@ class Top1(ExampleMetric):
     """Share of examples whose highest logit is the label's."""
 
     name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
+    evidence = Logits
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         return np.asarray(logits.argmax(1) == required_labels(labels, logits, self.name))
@@ -113,6 +143,7 @@ class Top5(ExampleMetric):
     """Share of examples whose label is among the five highest logits."""
 
     name, unit, higher_is_better, counts, needs_labels = "top5", "share", True, True, True
+    evidence = Logits
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
@@ -136,6 +167,7 @@ class Perplexity(ExampleMetric):
     """``exp`` of the mean negative log-probability per token, of a language model; the data's name says the context."""
 
     name, unit = "perplexity", "perplexity"
+    evidence = Tokens
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         raise DataError("perplexity is of language models; loss is of classifiers")
@@ -151,6 +183,7 @@ class Kl(ExampleMetric):
     """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
 
     name, unit = "kl", "nats"
+    needs_original = True
     rounding = 1e-5  # what float16, in which the original's log-probabilities are kept, says of an unchanged model
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
@@ -165,6 +198,7 @@ class Flips(ExampleMetric):
     """Share of predictions that differ from the original's; needs no labels."""
 
     name, unit, counts = "flips", "share", True
+    needs_original = True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         return np.asarray(logits.argmax(1) != original.argmax(1))
@@ -204,6 +238,7 @@ class ClockMetric(Metric):
     """A ratio of two times, taken in turns in one process."""
 
     unit = "ratio"
+    evidence: ClassVar[type[Evidence]] = Clock
 
     threads: PositiveInt = 1
     seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
@@ -216,6 +251,14 @@ class Latency(ClockMetric):
 
     batch: PositiveInt = 1
     runtime: Literal["onnxruntime", "own"] = "onnxruntime"  # own: torch models are timed in torch
+
+    def reads(self) -> frozenset[str]:
+        return frozenset({EVALUATE})  # a batch of it
+
+    def misfit(self, task: Task, this: str) -> str | None:
+        if task != "generate":
+            return None
+        return f"{self.name} is of batches; a language model is timed as it reads and writes: prefill, decode"
 
 
 def required_labels(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:

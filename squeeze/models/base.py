@@ -18,6 +18,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.models.resident import Resident
+from squeeze.models.task import Task
 
 FREE_SIZE = 16  # of a dimension that a model leaves open, where an example is made up
 
@@ -87,6 +88,7 @@ class Model(ABC):
     """A model in one of its three forms."""
 
     form: ClassVar[str]
+    task: Task = "classify"
     inputs: tuple[InputSpec, ...]
 
     @abstractmethod

@@ -19,9 +19,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from squeeze.errors import Fault, SqueezeError
-from squeeze.evaluate.choice import OwnDataMetric
+from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
-from squeeze.evaluate.metrics import ExampleMetric, Latency
 from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
@@ -268,15 +267,14 @@ def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
             yield from (Fault(("data", role), f"data.{role}: {message}") for message in named.faults(plan.root))
     if "evaluate" in given:
         return
-    scored = [m for m in plan.metrics if isinstance(m, ExampleMetric) and not isinstance(m, OwnDataMetric)]
-    measured = [metric.name for metric in plan.metrics if metric in scored or isinstance(metric, Latency)]
+    measured = [metric.name for metric in plan.metrics if EVALUATE in metric.reads()]
     if measured and "evaluate" not in plan.data:
         need = f"{', '.join(measured)} need{'s' * (len(measured) == 1)}"
         yield Fault(("data",), f"data.evaluate is missing; {need} something to measure on")
     source = plan.data.get("evaluate")
     if source is not None and not source.has_labels():
-        for metric in scored:
-            if metric.needs_labels:
+        for metric in plan.metrics:
+            if EVALUATE in metric.reads() and metric.needs_labels:
                 yield Fault(
                     ("metrics",), f"{metric.name} needs labels, which data.evaluate has not; kl and flips do not"
                 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from squeeze.errors import Fault
-from squeeze.evaluate.choice import OwnDataMetric
+from squeeze.evaluate.evidence.base import TRAIN
 from squeeze.evaluate.generation import GenerationMetric
-from squeeze.evaluate.metrics import EstimateMetric, Latency, Metric
-from squeeze.evaluate.probe import Probe
+from squeeze.evaluate.metrics import Metric
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.task import Task
 from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
 from squeeze.plan.plan import Plan
@@ -29,18 +29,13 @@ def metric_faults(plan: Plan, form: str, model: Model | None, given: frozenset[s
 
 
 def _faults(plan: Plan, metric: Metric, form: str, model: Model | None, given: frozenset[str]) -> Iterator[str]:
-    language = form.startswith("language")
-    if isinstance(metric, OwnDataMetric | EstimateMetric | GenerationMetric) and not language:
-        yield f"{metric.name} is of language models; this is {FORMS[form]}"
-    if isinstance(metric, Latency) and language:
-        yield f"{metric.name} is of batches; a language model is timed as it reads and writes: prefill, decode"
-    if isinstance(metric, Probe) and not {"train"} & (set(plan.data) | given):
-        yield "probe is fitted on data.train, which the plan does not name"
-    if isinstance(metric, OwnDataMetric):
-        yield from (f"{metric.label}: {message}" for message in metric.data.faults(plan.root))
-    if isinstance(metric, EstimateMetric):
-        yield from metric.faults(plan.root)
-    if isinstance(metric, GenerationMetric) and language:
+    task: Task = model.task if model is not None else "generate" if form.startswith("language") else "classify"
+    if message := metric.misfit(task, FORMS[form]):
+        yield message
+    if TRAIN in metric.reads() and TRAIN not in {*plan.data, *given}:
+        yield f"{metric.name} is fitted on data.{TRAIN}, which the plan does not name"
+    yield from metric.faults(plan.root)
+    if isinstance(metric, GenerationMetric) and task == "generate":
         yield from _generation_faults(plan, metric, model)
 
 

@@ -16,7 +16,6 @@ from squeeze.budget import ALIASES, Bound, parse_bound
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, UsageError, did_you_mean
-from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, Parameters, Perplexity, SizeBytes, Top1
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
@@ -181,9 +180,9 @@ class Plan:
         source = self.data[role]
         return source.model_copy(update={"seed": source.seed + number}).open(self.root, self._model_folder())
 
-    def open_own(self, metric: OwnDataMetric) -> Dataset:
-        """Read the data that a metric brings."""
-        return metric.open(self.root, self._model_folder())
+    def open_own(self, source: DataSource) -> Dataset:
+        """Read the data that a metric brings; text is cut by the tokenizer of the plan's own model."""
+        return source.open(self.root, self._model_folder())
 
     def _model_folder(self) -> Path | None:
         return self.root / self.model.reference if self.model is not None and self.model.kind == "hf" else None

@@ -10,7 +10,6 @@ from squeeze.data.base import Dataset
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData
 from squeeze.errors import Fault, PlanError, SqueezeError
-from squeeze.evaluate.choice import OwnDataMetric
 from squeeze.plan.plan import ROLES, Plan
 
 CALIBRATE, EVALUATE = "calibrate", "evaluate"
@@ -43,9 +42,9 @@ def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
             with told_at(plan, "data", role):
                 opened.roles[role] = plan.open_data(role)
     for index, metric in enumerate(plan.metrics):
-        if isinstance(metric, OwnDataMetric):
+        if (source := metric.own_data()) is not None:
             with told_at(plan, "metrics", index):
-                opened.own[metric.label] = plan.open_own(metric)
+                opened.own[metric.label] = plan.open_own(source)
     for role in opened.roles:
         if role != EVALUATE:
             opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in given)

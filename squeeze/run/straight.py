@@ -15,6 +15,7 @@ import torch
 
 from squeeze.data.base import Dataset
 from squeeze.errors import EffectError, PlanError, SqueezeError
+from squeeze.evaluate.evidence.base import Sources, Subject
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
@@ -99,9 +100,10 @@ class Line:
             with told_at(plan, "data", role):
                 require_fit(model, role, data)
         self.original = keep_original(model, store, self.code_folder)
-        evaluate = self.data.get("evaluate")
-        given = opened.own, plan.root, self.data.get("train")
-        self.scorer = Scorer(plan.metrics, evaluate, store, progress, self.original, *given)
+        subject = Subject(self.original.key, self.original.model, "original")
+        roles = self.data.get("evaluate"), self.data.get("train")
+        sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root)
+        self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from squeeze.errors import DataError
-from squeeze.evaluate.probe import Cosine, Fitted, Probe
+from squeeze.evaluate.evidence.embeddings import LinearProbe
+from squeeze.evaluate.probe import Cosine, Probe
 
 
 def clusters(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +25,7 @@ def test_a_probe_tells_clusters_apart_that_it_has_not_seen(classes: list[int], t
     right = Probe().per_example(fitted.logits(embeddings), labels, embeddings)
     assert right.mean() > 0.95
     fitted.save(tmp_path)
-    assert (Fitted.load(tmp_path).logits(embeddings) == fitted.logits(embeddings)).all()
+    assert (LinearProbe.load(tmp_path).logits(embeddings) == fitted.logits(embeddings)).all()
 
 
 def test_a_heavier_penalty_gives_smaller_weights() -> None:

@@ -71,7 +71,7 @@ def test_what_was_scored_is_not_scored_again(world: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise AssertionError("scored twice")
 
-    monkeypatch.setattr("squeeze.run.scorer.score_endings", fail)
+    monkeypatch.setattr("squeeze.evaluate.evidence.endings.score_endings", fail)
     again = Plan.load(world / "plan.yaml").run(store=world / "store")
     assert again.ledger.to_json() == first.ledger.to_json()
 

@@ -18,6 +18,7 @@ INPUTS = (InputSpec("input_ids", (-1,), "int64"),)
 class Decoder(Model):
     """Gives logits for token sequences; lies in a folder with its tokenizer."""
 
+    task = "generate"
     folder: Path
     inputs = INPUTS
 

@@ -1,0 +1,1 @@
+"""What scores are made of: one collector per kind of evidence, shared by ``run`` and ``verify``."""

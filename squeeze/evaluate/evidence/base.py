@@ -1,0 +1,198 @@
+"""Evidence: what a model answers or is, collected once per model and read by every metric that needs it.
+
+A metric names its kind of evidence (``Metric.evidence``). A collector knows its data, what decides the result (for the
+store's key), how to collect from a model, and how to write and read the result. Deltas are the ledger's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from squeeze.data.base import Dataset
+from squeeze.models.base import Model
+from squeeze.models.task import Task
+from squeeze.progress import Progress
+from squeeze.store import Store
+from squeeze.versions import source_digest
+
+if TYPE_CHECKING:
+    from squeeze.evaluate.metrics import Metric
+
+T = TypeVar("T")
+EVALUATE, TRAIN = "evaluate", "train"
+
+
+@dataclass(frozen=True)
+class ScoredOn:
+    """Which data a score belongs to; scores on different data are never compared."""
+
+    name: str
+    sha256: str
+    examples: int
+
+    @classmethod
+    def of(cls, data: Dataset) -> ScoredOn:
+        """A dataset by its name, its content and its size."""
+        return cls(data.name, data.digest, len(data))
+
+
+class Answered(NamedTuple):
+    """What a model answered, and on which data."""
+
+    answers: Any  # logits [n, classes], TokenScores, EndingScores, or what a metric's own evidence reads
+    scored_on: ScoredOn
+
+
+class Exact(NamedTuple):
+    """A number that is no estimate."""
+
+    value: int
+
+
+class Estimate(NamedTuple):
+    """What another tool says of a model: a value, its standard error, and which examples it is about."""
+
+    value: float
+    standard_error: float
+    data: str
+    sha256: str
+    examples: int
+
+
+Reading = Answered | Exact | Estimate
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that evidence is collected from.
+
+    Args:
+        key: Of the model's bytes: equal keys, equal models.
+        name: What messages and progress bars call it.
+    """
+
+    key: str
+    model: Model
+    name: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What collectors collect from, beside the model itself.
+
+    Args:
+        original: What metrics with ``needs_original`` compare to; None: there is none, and no such metric is scored.
+        own: By a metric's label, the data that it brings.
+        root: Folder that paths in metrics start from.
+    """
+
+    store: Store
+    progress: Progress
+    task: Task
+    original: Subject | None = None
+    evaluate: Dataset | None = None
+    train: Dataset | None = None
+    own: Mapping[str, Dataset] = field(default_factory=dict)
+    root: Path = field(default_factory=Path)
+
+
+class Evidence(ABC):
+    """One kind of evidence, and its collector over one run or one check of a package."""
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"classify", "embed", "generate"})
+    """Of which models it can be collected."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Roles of the plan's data that it is collected on."""
+
+    def __init__(self, sources: Sources, metric: Metric) -> None:
+        self.sources = sources
+
+    @classmethod
+    def for_task(cls, task: Task) -> type[Evidence]:
+        """The kind that a model with this task gives."""
+        return cls
+
+    @classmethod
+    def scope(cls, metric: Metric) -> str:
+        """Metrics of one scope share a collector."""
+        return ""
+
+    @abstractmethod
+    def reading(self, metric: Metric, model: Subject) -> Reading | None:
+        """What a metric is worked out from; None: nothing of this model alone."""
+
+
+class CollectedEvidence(Evidence, Generic[T]):
+    """Evidence that is collected once per model and kept in the store."""
+
+    kind: ClassVar[str]
+    """What the store calls it; two kinds never share an entry."""
+
+    def __init__(self, sources: Sources, metric: Metric) -> None:
+        super().__init__(sources, metric)
+        self._answers: dict[str, T] = {}
+
+    @property
+    @abstractmethod
+    def data(self) -> Dataset:
+        """What it is collected on."""
+
+    def inputs(self, model: Subject) -> dict[str, Any]:
+        """JSON values that decide the result; versions of our code and of libraries are added by the store."""
+        return {"model": model.key, "data": self.data.digest}
+
+    @abstractmethod
+    def collect(self, model: Subject, folder: Path) -> None:
+        """Ask the model and write what it says into an empty folder."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> T:
+        """Read what :meth:`collect` wrote."""
+
+    def answers(self, model: Subject) -> T:
+        """What the model says, collected if the store does not have it."""
+        if model.key not in self._answers:
+            self._answers[model.key] = self.read(self.entry(model))
+        return self._answers[model.key]
+
+    def entry(self, model: Subject) -> Path:
+        """The store's folder with what the model says."""
+        inputs = self.inputs(model) | {"collector": source_digest(type(self))}
+        write, named = (lambda folder: self.collect(model, folder)), f"{self.kind} of {model.name}"
+        return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, named)
+
+    def reading(self, metric: Metric, model: Subject) -> Reading | None:
+        return Answered(self.answers(model), ScoredOn.of(self.data))
+
+
+class OnEvaluationData(CollectedEvidence[T], ABC):
+    """Collected on ``data.evaluate``."""
+
+    reads = frozenset({EVALUATE})
+
+    @property
+    def data(self) -> Dataset:
+        assert self.sources.evaluate is not None, "the plan was checked"
+        return self.sources.evaluate
+
+
+class Collectors:
+    """A collector for each metric; metrics that read the same share one."""
+
+    def __init__(self, metrics: Sequence[Metric], sources: Sources) -> None:
+        made: dict[tuple[type[Evidence], str], Evidence] = {}
+        self.metrics, self._by_label = list(metrics), {}
+        for metric in metrics:
+            kind = metric.evidence.for_task(sources.task)
+            place = kind, kind.scope(metric)
+            made[place] = made.get(place) or kind(sources, metric)
+            self._by_label[metric.label] = made[place]
+
+    def readings(self, model: Subject) -> dict[str, Reading]:
+        """By a metric's label, what it is worked out from."""
+        found = {m.label: self._by_label[m.label].reading(m, model) for m in self.metrics}
+        return {label: reading for label, reading in found.items() if reading is not None}

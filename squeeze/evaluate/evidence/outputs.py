@@ -1,0 +1,71 @@
+"""What a model predicts on the evaluation data: a classifier's or encoder's logits, a language model's tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from squeeze.data.text import TokenDataset
+from squeeze.errors import DataError
+from squeeze.evaluate.evaluator import logits_of
+from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
+from squeeze.evaluate.tokens import TokenScores, score_tokens
+from squeeze.models.language.decoder import Decoder
+from squeeze.models.task import Task
+
+if TYPE_CHECKING:
+    from squeeze.evaluate.metrics import Metric
+
+
+class Logits(OnEvaluationData[np.ndarray]):
+    """Logits ``[n, classes]`` of every example."""
+
+    kind = "logits"
+    tasks = frozenset({"classify", "embed"})
+
+    def collect(self, model: Subject, folder: Path) -> None:
+        np.save(folder / "logits.npy", logits_of(model.model, self.data, self.sources.progress, f"score {model.name}"))
+
+    def read(self, folder: Path) -> np.ndarray:
+        logits: np.ndarray = np.load(folder / "logits.npy")
+        return logits
+
+
+class Tokens(OnEvaluationData[TokenScores]):
+    """Per predicted token: how surprised the model is, and how far it moved from the original."""
+
+    kind = "tokens"
+    tasks = frozenset({"generate"})
+
+    def inputs(self, model: Subject) -> dict[str, object]:
+        return super().inputs(model) | {"original": self._original(model).key}
+
+    def collect(self, model: Subject, folder: Path) -> None:
+        data, decoder, original = self.data, model.model, self._original(model)
+        assert isinstance(decoder, Decoder), "a model that generates"
+        if not isinstance(data, TokenDataset):
+            raise DataError(f"data.evaluate: {data.name}: a language model takes text; {{text: file}} would do")
+        reference = None if model.key == original.key else self.entry(original)
+        score_tokens(decoder, data, folder, reference, self.sources.progress, f"score {model.name}").save(folder)
+
+    def read(self, folder: Path) -> TokenScores:
+        return TokenScores.load(folder)
+
+    def _original(self, model: Subject) -> Subject:
+        """What it is compared to; alone, a model is compared to itself."""
+        return self.sources.original or model
+
+
+class Outputs(Evidence):
+    """Logits or tokens, by what the model does."""
+
+    reads = frozenset({EVALUATE})
+
+    @classmethod
+    def for_task(cls, task: Task) -> type[Evidence]:
+        return Tokens if task == "generate" else Logits
+
+    def reading(self, metric: Metric, model: Subject) -> Reading | None:
+        raise AssertionError("for_task gives the kind that is collected")
