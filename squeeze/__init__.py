@@ -5,8 +5,11 @@ The names below load what they need when they are first used, so that the comman
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anybody imports onnxruntime, which looks up a host
 
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset, Example

@@ -88,7 +88,12 @@ class PlanError(SqueezeError):
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an exception of another library says, on one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0][:most] if lines else type(error).__name__
+    return printable(lines[0][:most]) if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text from a stranger, for screens and reports: without control characters, such as a terminal's codes."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from squeeze.cli.options import existing, json_option, show_json
+from squeeze.cli.options import existing, json_option, limit_options, show_json
+
+if TYPE_CHECKING:
+    from squeeze.targets.confined import Limits
 
 EPILOG = """\b
 Example:
@@ -22,6 +26,7 @@ Example:
 @click.option("--prompt", type=click.IntRange(1), default=128, show_default=True, help="Tokens a language model reads.")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens it writes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times it does both.")
+@limit_options
 @json_option
 def command(
     package: Path,
@@ -31,6 +36,7 @@ def command(
     prompt: int,
     tokens: int,
     rounds: int,
+    limits: Limits,
     as_json: bool,
 ) -> None:
     """Measure PACKAGE: latency (median, p10, p90) and throughput, load time, peak memory.
@@ -46,9 +52,9 @@ def command(
     opened = open_package(existing(package))
     language = opened.manifest.task == "generate"
     if language:
-        found = bench_language(opened, threads, prompt, tokens, rounds)
+        found = bench_language(opened, threads, prompt, tokens, rounds, limits)
     else:
-        found = bench(opened, threads, batches, seconds, progress_for_terminal())
+        found = bench(opened, threads, batches, seconds, progress_for_terminal(), limits)
     if as_json:
         show_json({"package": str(package)} | found)
     elif language:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from squeeze.errors import UsageError
+from squeeze.errors import UsageError, first_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,9 +57,45 @@ def plan_options(command: F) -> F:
     return plan_argument(set_option(var_option(command)))
 
 
+def limit_options(command: F) -> F:
+    """``--time-limit --memory-limit``, given to the command as ``limits``."""
+
+    @wraps(command)
+    def limited(*arguments: Any, time_limit: float, memory_limit: str | None, **options: Any) -> Any:
+        from squeeze.targets.confined import Limits
+
+        memory = None if memory_limit is None else _bytes(memory_limit)
+        return command(*arguments, limits=Limits(time_limit, memory), **options)
+
+    time = click.option(
+        "--time-limit",
+        type=click.FloatRange(1),
+        default=60.0,
+        show_default=True,
+        help="Seconds that the package's model may take for its golden input.",
+    )
+    memory = click.option(
+        "--memory-limit", metavar="SIZE", help="As in 8GB; four times the model's size and 2 GiB unless given."
+    )
+    return time(memory(limited))  # type: ignore[return-value]
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([KMGT]i?)?B\s*", text)
+    if match is None:
+        raise UsageError(f"--memory-limit {text!r:.40} cannot be read; 8GB or 1500MB would do")
+    unit = match.group(2) or ""
+    factor = (1024 if unit.endswith("i") else 1000) ** " KMGT".index(unit[:1] or " ")
+    return int(float(match.group(1)) * factor)
+
+
 def existing(package: Path) -> Path:
     """The path of a package, if there is something: a slip of the pen is no package that fails."""
-    if not package.exists():
+    try:
+        found = package.exists()
+    except (OSError, ValueError) as error:  # a name too long, a zero byte
+        raise UsageError(f"{str(package)[:200]}: no path ({first_line(error)})") from None
+    if not found:
         raise UsageError(f"{package}: no such package; a .zip or an unpacked folder would do")
     return package
 

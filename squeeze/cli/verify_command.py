@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from squeeze.cli.options import existing, json_option, load_plan, show_json, var_option
+from squeeze.cli.options import existing, json_option, limit_options, load_plan, show_json, var_option
+
+if TYPE_CHECKING:
+    from squeeze.targets.confined import Limits
 
 EPILOG = """\b
 Examples:
@@ -19,9 +23,12 @@ Examples:
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="A plan whose data.evaluate and metrics to score it on.")
 @var_option
+@limit_options
 @json_option
-def command(package: Path, data: Path | None, variables: tuple[str, ...], as_json: bool) -> None:
+def command(package: Path, data: Path | None, variables: tuple[str, ...], limits: Limits, as_json: bool) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
+
+    The model runs in a process of its own, without network, with limits on time and memory.
 
     Exit code 4 when it does not verify.
     """
@@ -31,7 +38,7 @@ def command(package: Path, data: Path | None, variables: tuple[str, ...], as_jso
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(existing(package))
-    verification = verify(opened)
+    verification = verify(opened, limits)
     scored = rescore(opened, load_plan(data, (), variables), progress_for_terminal()) if data else None
     if as_json:
         found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.models.base import Batch, InputSpec
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a child that only runs a session starts without torch
     from onnxruntime import InferenceSession
+    from torch import Tensor
+
+    from squeeze.models.base import Batch, InputSpec
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -46,6 +46,8 @@ def open_session(model: bytes | Path, threads: int, source: str) -> InferenceSes
 
 def input_specs(session: InferenceSession) -> tuple[InputSpec, ...]:
     """What the session wants to be fed; a free dimension is -1."""
+    from squeeze.models.base import InputSpec
+
     return tuple(
         InputSpec(value.name, tuple(size if isinstance(size, int) else -1 for size in value.shape[1:]), dtype(value))
         for value in session.get_inputs()
@@ -71,6 +73,8 @@ def feed(specs: tuple[InputSpec, ...], batch: Batch, source: str) -> Feed:
 
 def logits(session: InferenceSession, arrays: Feed, examples: int) -> Tensor:
     """The first output for all examples, float32 ``[n, classes]``."""
+    import torch
+
     size = fixed_batch(session)
     if size in (None, examples):
         found = session.run(None, arrays)[0]

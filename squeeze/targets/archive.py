@@ -22,6 +22,7 @@ from squeeze.errors import VerifyError
 
 Source = Path | bytes
 CHUNK_BYTES = 1 << 20
+LONGEST_NAME = 255  # bytes; what file systems take
 _DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's first day
 _UNIX = 3
 _MODE = stat.S_IFREG | 0o644
@@ -118,7 +119,7 @@ def _check_entries(package: Path, entries: list[zipfile.ZipInfo], limits: Limits
         raise VerifyError(f"{package}: {len(entries)} files; a package holds at most {limits.files}")
     check_names(package, [entry.filename for entry in entries])
     for entry in entries:
-        if reason := _unfit(entry):
+        if reason := _unfit(entry) or _empty_folder(entry, entries):
             raise VerifyError(f"{package}: {entry.filename}: {reason}")
     claimed = sum(entry.file_size for entry in entries)
     if claimed > limits.total_bytes:
@@ -144,6 +145,8 @@ def _unsafe(name: str) -> str | None:
         return "a backslash in a path"
     if ":" in name:
         return "a drive letter or a colon in a path"
+    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in parts):
+        return f"a name of more than {LONGEST_NAME} bytes"
     if not name.isprintable():
         return "a path with control characters"
     return None
@@ -160,6 +163,13 @@ def _unfit(entry: zipfile.ZipInfo) -> str | None:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"is compressed by method {entry.compress_type}; stored and deflated are read"
     return None
+
+
+def _empty_folder(entry: zipfile.ZipInfo, entries: list[zipfile.ZipInfo]) -> str | None:
+    """A folder is there for the files in it: ``run.py/`` beside ``run.py`` would be neither."""
+    if not entry.is_dir() or any(other.filename.startswith(entry.filename) for other in entries if not other.is_dir()):
+        return None
+    return "is a folder without files; only folders of listed files belong in a package"
 
 
 def _unpack_entry(package: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from squeeze.errors import VerifyError
 from squeeze.models.language.artifact import runtime_class
 from squeeze.targets import standalone_language
+from squeeze.targets.bench import run_script
+from squeeze.targets.confined import Limits
 from squeeze.targets.host import host
 from squeeze.targets.verify import Package
 
 
-def bench_language(package: Package, threads: int, prompt: int, new: int, rounds: int) -> dict[str, Any]:
+def bench_language(
+    package: Package, threads: int, prompt: int, new: int, rounds: int, limits: Limits | None = None
+) -> dict[str, Any]:
     """Tokens per second and time to the first token, each with median, p10 and p90; load time, peak memory.
 
     Args:
         prompt: Tokens that are read, drawn at random.
         new: Tokens that are written.
         rounds: Times that both are done, after one that warms up.
+        limits: On time and memory of the confined process; the time is that of one round.
 
     Raises:
         ModelError: the package's runtime is not installed.
@@ -31,9 +34,7 @@ def bench_language(package: Package, threads: int, prompt: int, new: int, rounds
     script = [sys.executable, "-I", str(Path(standalone_language.__file__)), "--bench", "--json"]
     sizes = ["--prompt-tokens", str(prompt), "--tokens", str(new), "--rounds", str(rounds), "--threads", str(threads)]
     place = ["--folder", str(package.folder)]
-    done = subprocess.run([*script, *sizes, *place], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["the bench gave no answer"])[-1]
-        raise VerifyError(f"{package.path}: {last.removeprefix('run.py: ')}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    limits = limits or Limits()
+    longer = replace(limits, seconds=limits.seconds * (rounds + 1))
+    found = run_script([*script, *sizes, *place], longer, package)
     return {"host": host(), "threads": threads, "package_bytes": package.nbytes(), **found}

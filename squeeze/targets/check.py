@@ -14,10 +14,22 @@ from pydantic import ValidationError
 from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.targets.archive import Limits
-from squeeze.targets.manifest import GOLDEN, MANIFEST, MEASUREMENTS, Manifest, Task
+from squeeze.targets.configs import SUFFIXES, check_config
+from squeeze.targets.manifest import (
+    GOLDEN,
+    LEDGER,
+    MANIFEST,
+    MEASUREMENTS,
+    PLAN,
+    README,
+    RUN,
+    Manifest,
+    Task,
+)
 from squeeze.targets.package import file_sum
 
 LARGEST_JSON_BYTES = 16 << 20
+OWN_FILES = {MANIFEST, MEASUREMENTS, GOLDEN, PLAN, LEDGER, RUN, README}  # what every package holds
 RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
     "predict": {"onnxruntime": (".onnx", ".ort")},
     "generate": {
@@ -44,9 +56,29 @@ def read_manifest(package: Path, folder: Path) -> Manifest:
     if not manifest.model.endswith(suffixes):
         wanted = " or ".join(suffixes)
         raise VerifyError(f"{where}: model {manifest.model!r} is no {wanted} file, which {manifest.runtime.name} loads")
-    if manifest.digest != (right := manifest.computed_digest()):
+    try:
+        right = manifest.computed_digest()
+    except (ValueError, RecursionError) as error:  # NaN, or half a surrogate pair
+        raise VerifyError(f"{where}: cannot be summed ({str(error)[:100]}); make the package again") from None
+    if manifest.digest != right:
         raise VerifyError(f"{where}: digest is {manifest.digest or 'empty'}; its content gives {right}")
     return manifest
+
+
+def check_kinds(package: Path, manifest: Manifest) -> None:
+    """No kind of file that the package's runtime has no use for: shared libraries, scripts, pickles."""
+    suffixes = SUFFIXES[manifest.runtime.name]
+    for name in sorted(manifest.files):
+        if name not in OWN_FILES and not name.endswith(suffixes):
+            what = f"is no file that {manifest.runtime.name} reads"
+            raise VerifyError(f"{package}: {name}: {what}; {', '.join(suffixes)} would be right")
+
+
+def check_configs(package: Path, folder: Path, manifest: Manifest) -> None:
+    """No config that makes a runtime load or write more than the model."""
+    for name in sorted(manifest.files):
+        if name.endswith(".json") and name not in OWN_FILES:
+            check_config(folder / name, f"{package}: {name}")
 
 
 def check_files(package: Path, folder: Path, manifest: Manifest, limits: Limits) -> None:

@@ -14,6 +14,7 @@ from squeeze.targets.golden import Arrays, Golden
 from squeeze.targets.manifest import Manifest, Runtime, TensorSpec
 
 MODEL_FOLDER = "model"  # of the package: what the runtime is pointed at, or at the folder itself
+UNKNOWN = LanguageFacts(0, 0.0)  # who only runs the files need not know what they were made from
 PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_log_probabilities"
 
 
@@ -45,7 +46,7 @@ def load(folder: Path, manifest: Manifest, keeper: object) -> LanguageArtifact:
     return runtime_class(manifest.runtime.name)(folder / MODEL_FOLDER, facts, keeper)
 
 
-def answer(folder: Path, manifest: Manifest, golden: Golden, where: str) -> Arrays:
+def answer(folder: Path, runtime: str, golden: Golden, where: str) -> Arrays:
     """What the model of an opened package says of its golden prompt.
 
     Raises:
@@ -55,7 +56,8 @@ def answer(folder: Path, manifest: Manifest, golden: Golden, where: str) -> Arra
     if prompt is None or prompt.ndim != 2 or prompt.shape[0] != 1 or prompt.shape[1] < 2 or prompt.dtype.kind != "i":
         raise VerifyError(f"{where}: the golden input holds no prompt; input_ids [1, length] would be one")
     try:
-        return _log_probabilities(load(folder, manifest, None), prompt[0].tolist())
+        model = runtime_class(runtime)(folder / MODEL_FOLDER, UNKNOWN)
+        return _log_probabilities(model, prompt[0].tolist())
     except ModelError as error:
         raise VerifyError(str(error)) from error
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from squeeze.errors import ModelError, VerifyError
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.base import Batch
-from squeeze.models.ort_session import dtype, feed, fixed_batch, open_session, parts
+from squeeze.models.ort_session import dtype, feed, fixed_batch, parts
+from squeeze.targets.answers import predict
 from squeeze.targets.described import Described
-from squeeze.targets.golden import Arrays, Golden
+from squeeze.targets.golden import Golden
 from squeeze.targets.manifest import Runtime, TensorSpec
 
 NARROW_TOLERANCE = 5e-2  # a rounding that falls the other way moves a quantized output by whole steps
@@ -36,23 +35,6 @@ def describe(artifact: Artifact, examples: Batch) -> Described:
     )
 
 
-def answer(model: Path, golden: Golden, where: str) -> Arrays:
-    """All outputs for the golden input, on one thread, so that the same host gives the same bits.
-
-    Raises:
-        VerifyError: the runtime refuses the model or its input.
-    """
-    try:
-        session = open_session(model, 1, where)
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(golden.inputs)), strict=True))
-    except ModelError as error:
-        raise VerifyError(str(error)) from error
-    except Exception as error:  # ONNX Runtime's own exception classes share no base
-        reason = " ".join(str(error).split())[:200]
-        raise VerifyError(f"{where}: {model.name} does not take the golden input ({reason})") from error
-
-
 def runtime_version() -> str:
     """Of the ONNX Runtime that is installed here."""
     import onnxruntime
@@ -64,7 +46,7 @@ def _golden(artifact: Artifact, batch: Batch) -> Golden:
     inputs = feed(artifact.inputs, batch, str(artifact.file))
     if size := fixed_batch(artifact.session(1)):
         inputs = next(parts(inputs, len(batch), size))
-    return Golden(inputs, answer(artifact.file, Golden(inputs, {}), artifact.file.name))
+    return Golden(inputs, predict(artifact.file, Golden(inputs, {}), artifact.file.name))
 
 
 def _spec(value: Any) -> TensorSpec:

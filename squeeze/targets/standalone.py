@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would look up a host when it is imported
 HERE = Path(__file__).resolve().parent
 Json = dict[str, Any]
 
@@ -40,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         result = golden(chosen) if chosen.golden else classify(chosen)
     except Fault as fault:
         print(f"run.py: {fault}", file=sys.stderr)
+        return 1
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, EOFError) as error:
+        said = f"{type(error).__name__}: {error}"
+        print(f"run.py: {chosen.folder}: not as a package should be ({said[:200]})", file=sys.stderr)
         return 1
     result["peak_rss_bytes"] = peak_rss_bytes()
     print(json.dumps(result) if chosen.json else "\n".join(lines(result)))

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would look up a host when it is imported
 HERE = Path(__file__).resolve().parent
 KEEP = "num_logits_to_keep"  # an input that decoders exported by Squeeze may be given
 ROOM = 4096  # tokens of a text in llama.cpp, which takes memory for all of them at once
@@ -43,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         return complete(package, chosen)
     except Fault as fault:
         print(f"run.py: {fault}", file=sys.stderr)
+        return 1
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, EOFError) as error:
+        said = f"{type(error).__name__}: {error}"
+        print(f"run.py: {chosen.folder}: not as a package should be ({said[:200]})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -420,7 +426,12 @@ class GgufInTransformers(Runtime):
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(self.threads)
-        given = {"gguf_file": self.file.name, "dtype": torch.float32, "local_files_only": True}
+        given = {
+            "gguf_file": self.file.name,
+            "dtype": torch.float32,
+            "local_files_only": True,
+            "trust_remote_code": False,
+        }
         return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval(), torch
 
     def reset(self) -> None:
@@ -443,7 +454,7 @@ class Transformers(GgufInTransformers):
         from transformers import AutoConfig
 
         torch.set_num_threads(self.threads)
-        config = AutoConfig.from_pretrained(self.file.parent, local_files_only=True)
+        config = AutoConfig.from_pretrained(self.file.parent, local_files_only=True, trust_remote_code=False)
         if config.quantization_config.get("quant_method") == "gptq":
             config.quantization_config["backend"] = "gptq_torch"  # the reference: others for CPUs round more
             return self.opened(config, torch.float16), torch
@@ -452,7 +463,7 @@ class Transformers(GgufInTransformers):
     def opened(self, config: Any, dtype: Any) -> Any:
         from transformers import AutoModelForCausalLM
 
-        given = {"config": config, "dtype": dtype, "local_files_only": True}
+        given = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
         return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval()
 
 

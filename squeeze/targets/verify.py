@@ -1,6 +1,7 @@
 """Open a package as if an enemy had made it, and check that it computes what it claims.
 
-``open_package`` looks at the files, ``verify`` at what the model answers. Nothing in a package is ever executed.
+``open_package`` looks at the files, ``verify`` at what the model answers, in a confined process of its own. Nothing in
+a package is ever executed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from pathlib import Path
 from squeeze.errors import VerifyError
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.language.artifact import LanguageArtifact, runtime_class
-from squeeze.targets import generator, predictor
+from squeeze.targets import child, generator, predictor
 from squeeze.targets.archive import Limits, check_names, unpack
-from squeeze.targets.check import check_external_data, check_files, read_manifest
-from squeeze.targets.golden import Arrays, Golden, largest_difference
+from squeeze.targets.check import check_configs, check_external_data, check_files, check_kinds, read_manifest
+from squeeze.targets.confined import Limits as Confinement
+from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, Manifest
+
+GOLDEN_ANSWER = "squeeze.targets.answers:golden_answer"
 
 
 @dataclass
@@ -44,6 +48,10 @@ class Package:
     def golden(self) -> Golden:
         """The golden input and output."""
         return Golden.from_npz((self.folder / GOLDEN).read_bytes(), f"{self.path}: {GOLDEN}")
+
+    def model_bytes(self) -> int:
+        """Bytes of all listed files."""
+        return sum(file.size for file in self.manifest.files.values())
 
     def nbytes(self) -> int:
         """Bytes of the zip, or of all files of a folder."""
@@ -91,14 +99,17 @@ def open_package(path: Path | str, limits: Limits | None = None) -> Package:
     return package
 
 
-def verify(package: Package) -> Verification:
+def verify(package: Package, limits: Confinement | None = None) -> Verification:
     """Run the golden input in the runtime and compare; the sums were checked when the package was opened.
+
+    Args:
+        limits: On time and memory of the process that runs the model.
 
     Raises:
         VerifyError: The runtime refuses the model, or the output is further off than the manifest allows.
     """
     manifest, golden, version = package.manifest, package.golden(), runtime_version(package.manifest)
-    found = answer(package, golden)
+    found = answer(package, limits or Confinement())
     missing = set(golden.outputs) - set(found)
     if missing:
         raise VerifyError(f"{package.path}: {GOLDEN}: output {sorted(missing)[0]!r} is none of the model's")
@@ -120,12 +131,22 @@ def verify(package: Package) -> Verification:
     )
 
 
-def answer(package: Package, golden: Golden) -> Arrays:
-    """What the packed model makes of the golden input, in its runtime."""
-    where, manifest = str(package.path), package.manifest
-    if manifest.task == "generate":
-        return generator.answer(package.folder, manifest, golden, where)
-    return predictor.answer(package.folder / manifest.model, golden, where)
+def answer(package: Package, limits: Confinement) -> Arrays:
+    """What the packed model makes of the golden input, in its runtime, in a confined process.
+
+    Raises:
+        VerifyError: a limit was reached, the process died, or the runtime refuses the model or its input.
+    """
+    manifest = package.manifest
+    arguments = {
+        "folder": str(package.folder.resolve()),
+        "task": manifest.task,
+        "model": manifest.model,
+        "runtime": manifest.runtime.name,
+        "where": str(package.path),
+    }
+    found = child.call(GOLDEN_ANSWER, arguments, limits, package.model_bytes(), str(package.path))
+    return read_npz(found.arrays)
 
 
 def runtime_version(manifest: Manifest) -> str:
@@ -144,7 +165,9 @@ def runtime_version(manifest: Manifest) -> str:
 def _checked(path: Path, folder: Path, limits: Limits) -> Package:
     manifest = read_manifest(path, folder)
     check_names(path, list(manifest.files))
+    check_kinds(path, manifest)
     check_files(path, folder, manifest, limits)
+    check_configs(path, folder, manifest)
     check_external_data(path, folder, manifest)
     return Package(path, folder, manifest)
 

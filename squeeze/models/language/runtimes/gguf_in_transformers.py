@@ -53,7 +53,11 @@ class GgufInTransformers(InTransformers):
         try:
             with no_foreign_bars():
                 loaded = AutoModelForCausalLM.from_pretrained(
-                    self.folder, gguf_file=FILE_NAME, dtype=torch.float32, local_files_only=True
+                    self.folder,
+                    gguf_file=FILE_NAME,
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    trust_remote_code=False,
                 )
         except Exception as error:  # transformers and gguf raise what they like
             raise ModelError(f"{self.main}: transformers cannot read it ({first_line(error)})") from error

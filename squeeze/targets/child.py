@@ -1,0 +1,71 @@
+"""One of our functions, run on a stranger's files in a confined process of its own.
+
+Arguments and result are JSON, arrays come back in an .npz file without pickles: what a runtime that was taken over
+might write is read as data only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from squeeze.errors import SqueezeError, VerifyError, first_line
+from squeeze.targets.confined import Limits, Stopped, run_confined
+
+RESULT, ARRAYS = "result.json", "arrays.npz"
+START = "from squeeze.targets.child import main; main()"
+
+
+class Answer(dict[str, Any]):
+    """What a function gave: JSON values, and the bytes of its arrays."""
+
+    arrays: bytes = b""
+
+
+def call(function: str, arguments: Mapping[str, Any], limits: Limits, model_bytes: int, where: str) -> Answer:
+    """Call ``module:function`` in a confined process.
+
+    Args:
+        function: Takes ``scratch``, a folder for its arrays, and ``arguments``; returns a dict of JSON values.
+        where: The package, for messages.
+
+    Raises:
+        VerifyError: a limit was reached, the process died, or the function raised.
+    """
+    with TemporaryDirectory(prefix="squeeze-child-") as name:
+        scratch = Path(name)
+        told = json.dumps({"function": function, "scratch": name, "arguments": dict(arguments)})
+        try:
+            done = run_confined([sys.executable, "-c", START], limits, model_bytes, told)
+        except Stopped as stopped:
+            raise VerifyError(f"{where}: {stopped}") from None
+        if not (scratch / RESULT).is_file():
+            raise VerifyError(f"{where}: the runtime's process gave no answer ({_last_line(done.error)})")
+        answer = Answer(json.loads((scratch / RESULT).read_bytes()))
+        if "error" in answer:
+            raise VerifyError(str(answer["error"]))
+        if (scratch / ARRAYS).is_file():
+            answer.arrays = (scratch / ARRAYS).read_bytes()
+        return answer
+
+
+def main() -> None:
+    """In the child: read which function from standard input, call it, write what it gives."""
+    told = json.load(sys.stdin)
+    scratch = Path(told["scratch"])
+    module, _, name = told["function"].partition(":")
+    try:
+        result = getattr(import_module(module), name)(scratch=scratch, **told["arguments"])
+    except SqueezeError as error:
+        result = {"error": str(error)}
+    (scratch / RESULT).write_text(json.dumps(result))
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return first_line(ValueError(lines[-1])) if lines else "it said nothing"

@@ -1,0 +1,247 @@
+"""A stranger's package runs in a process of its own: it loads no code, ends at its limits, and speaks to nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from language_world import write_folder
+from onnx import TensorProto, helper
+from tiny import squeeze
+
+from squeeze.errors import VerifyError
+from squeeze.models.base import Batch
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.bench import bench
+from squeeze.targets.bench_language import bench_language
+from squeeze.targets.confined import Limits, Stopped, run_confined
+from squeeze.targets.genai import Genai
+from squeeze.targets.golden import Golden
+from squeeze.targets.manifest import Manifest, readable_json
+from squeeze.targets.package import file_sum
+from squeeze.targets.verify import open_package, verify
+
+Files = dict[str, bytes]
+
+
+def read(path: Path) -> Files:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def resealed(path: Path, files: Files) -> Path:
+    """A package whose sums fit these files: what an attacker who knows the format would write."""
+    listed = {n: file_sum(d) for n, d in files.items() if n not in ("manifest.json", "measurements.json")}
+    old = json.loads(files["manifest.json"]) | {"files": {n: s.model_dump() for n, s in listed.items()}}
+    sealed = Manifest.model_validate(old).sealed()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {**files, "manifest.json": readable_json(sealed.model_dump(mode="json"))}.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def genai(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    pytest.importorskip("onnxruntime_genai")
+    folder = tmp_path_factory.mktemp("genai")
+    model = LanguageModel(write_folder(folder / "model", max_position_embeddings=64))
+    pieces = Pieces("tiny", Batch({"input_ids": torch.tensor([[1, 5, 9, 2]])}), {"passes": []}, {"rows": []})
+    (folder / "built").mkdir()
+    built = Genai().build(ExportOnnx().run(model, Context()), folder / "built")
+    return read(Genai().pack(built, pieces, folder / "tiny.zip").path)
+
+
+def config_with(files: Files, *place: str, value: Any) -> Files:
+    """The package with one more value in its GenAI config."""
+    config = json.loads(files["model/genai_config.json"])
+    inner = config
+    for key in place[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[place[-1]] = value
+    return {**files, "model/genai_config.json": json.dumps(config).encode()}
+
+
+OPTIONS = ("model", "decoder", "session_options")
+HOSTILE = {
+    "custom ops": ((*OPTIONS, "custom_ops_library"), "libevil.so"),
+    "profile": ((*OPTIONS, "enable_profiling"), "/tmp/profile"),
+    "another provider": ((*OPTIONS, "provider_options"), [{"cuda": {}}]),
+    "any entry": ((*OPTIONS, "session.model_external_initializers_file_folder_path"), "/etc"),
+    "a graph elsewhere": (("model", "encoder"), {"filename": "/etc/passwd"}),
+    "endless context": (("model", "context_length"), 17_000_000_000),
+    "another kind": (("model", "type"), "pipeline"),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_genai_config_says_nothing_but_what_is_allowed(genai: Files, tmp_path: Path, attack: str) -> None:
+    place, value = HOSTILE[attack]
+    with pytest.raises(VerifyError, match=rf"genai_config\.json: {'.'.join(place[:2])}.*refused$"):
+        open_package(resealed(tmp_path / "p.zip", config_with(genai, *place, value=value)))
+
+
+@pytest.mark.skipif(which("gcc") is None, reason="no gcc to make a hostile library with")
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, command: str, capsys) -> None:
+    """The attack itself: a constructor that leaves a mark."""
+    mark, source, library = tmp_path / "mark", tmp_path / "evil.c", tmp_path / "libevil.so"
+    source.write_text(
+        f'#include <stdio.h>\n__attribute__((constructor)) void run(void) {{ fclose(fopen("{mark}", "w")); }}\n'
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    subprocess.run([sys.executable, "-c", f"import ctypes; ctypes.CDLL('{library}')"], check=True)
+    assert mark.exists()  # the library does what it is made for
+    mark.unlink()
+    hostile = config_with(genai, *OPTIONS, "custom_ops_library", value="libevil.so")
+    files = {**hostile, "model/libevil.so": library.read_bytes()}
+    assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
+    assert "libevil.so: is no file that onnxruntime-genai reads" in capsys.readouterr().err
+    named_as_data = {**hostile, "model/libevil.so.data": library.read_bytes()}
+    assert squeeze(command, resealed(tmp_path / "p.zip", named_as_data)) == 4
+    assert not mark.exists()
+
+
+def test_a_config_that_names_code_is_refused(packed: Packed, tmp_path: Path) -> None:
+    config = json.dumps({"auto_map": {"AutoModel": "evil.Model"}}).encode()
+    with pytest.raises(VerifyError, match=r"config\.json: auto_map: names code to run; a package holds data only"):
+        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "config.json": config}))
+
+
+@pytest.mark.parametrize("name", ["evil.py", "evil.so", "weights.bin", "weights.pkl", "model.onnx.exe"])
+def test_a_kind_of_file_that_no_runtime_reads_is_refused(packed: Packed, tmp_path: Path, name: str) -> None:
+    with pytest.raises(VerifyError, match="is no file that onnxruntime reads"):
+        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), name: b"x"}))
+
+
+def test_a_folder_named_as_a_file_is_refused(packed: Packed, tmp_path: Path) -> None:
+    package = resealed(tmp_path / "p.zip", read(packed.path))
+    with zipfile.ZipFile(package, "a") as archive:
+        archive.writestr("run.py/", b"")
+    with pytest.raises(VerifyError, match=r"run\.py/: is a folder without files"):
+        open_package(package)
+
+
+def test_a_name_too_long_for_a_file_system_is_refused(packed: Packed, tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="a name of more than 255 bytes"):
+        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "n" * 300 + ".json": b"{}"}))
+    assert squeeze("verify", "n" * 300 + ".zip") == 2
+
+
+def endless() -> bytes:
+    """A loop whose condition never falls."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["", "true", "image"], ["logits"], body=body)],
+        "endless",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [onnx.numpy_helper.from_array(np.array(True), "true")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def test_a_model_that_never_ends_is_ended(packed: Packed, tmp_path: Path) -> None:
+    package = open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "model.onnx": endless()}))
+    with pytest.raises(VerifyError, match=r"p\.zip: gave no answer within 2 s; --time-limit would give it more"):
+        verify(package, Limits(seconds=2))
+    with pytest.raises(VerifyError, match="gave no answer within 2 s"):
+        bench(package, seconds=0.1, limits=Limits(seconds=2))
+
+
+def test_memory_files_and_environment_of_a_child_are_limited() -> None:
+    with pytest.raises(Stopped, match=r"needs more than 300,000,000 bytes of memory; --memory-limit would"):
+        run_confined([sys.executable, "-c", "x = bytearray(1 << 30)"], Limits(memory_bytes=300_000_000), 0)
+    with pytest.raises(Stopped, match="ended the runtime by SIGSEGV"):
+        run_confined([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"], Limits(), 0)
+    code = "import os, resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 'SECRET' in os.environ)"
+    assert run_confined([sys.executable, "-c", code], Limits(), 0).out == "256 False\n"
+
+
+def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    later = f"import time; time.sleep(1.5); open('{mark}', 'w')"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {later!r}]); import time; time.sleep(9)"
+    with pytest.raises(Stopped):
+        run_confined([sys.executable, "-c", code], Limits(seconds=1), 0)
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(1.5)"], check=True)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("damage", ["shape", "header", "scalar"])
+def test_hostile_golden_arrays_are_one_line(packed: Packed, tmp_path: Path, damage: str, capsys) -> None:
+    files = read(packed.path)
+    golden = Golden.from_npz(files["golden.npz"], "here")
+    if damage == "scalar":
+        none = {"image": np.zeros((0, 3, 8, 8), np.float32)}
+        files["golden.npz"] = Golden(none, golden.outputs).npz()
+    else:
+        old, new = (b"(4, 5)", b"(9, 9)") if damage == "shape" else (b"'descr'", b"'desc\xff'")
+        assert old in files["golden.npz"]
+        files["golden.npz"] = files["golden.npz"].replace(old, new)
+    package = resealed(tmp_path / "p.zip", files)
+    for command in ("verify", "bench"):
+        assert squeeze(command, package) == 4
+        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert "p.zip" in line
+
+
+def test_a_language_package_is_benched_within_its_limits(genai: Files, tmp_path: Path) -> None:
+    package = open_package(resealed(tmp_path / "p.zip", genai))
+    assert verify(package).bit_equal
+    with pytest.raises(VerifyError, match=r"gave no answer within 0\.02 s"):
+        bench_language(package, 1, 8, 4, 1, Limits(seconds=0.01))
+
+
+@pytest.mark.parametrize("option", ["--time-limit 0", "--time-limit x", "--memory-limit 8", "--memory-limit -1GB"])
+def test_limits_that_make_no_sense_are_the_command_lines_fault(packed: Packed, option: str) -> None:
+    assert squeeze("verify", packed.path, *option.split()) == 2
+
+
+SPEAKS = """
+import os, squeeze
+assert os.environ['ORT_DISABLE_TELEMETRY'] == '1', 'set before onnxruntime is imported'
+import onnxruntime
+session = onnxruntime.InferenceSession({model!r}, providers=["CPUExecutionProvider"])
+try:
+    import onnxruntime_genai
+except ImportError:
+    pass
+import time; time.sleep(1)
+"""
+
+
+@pytest.mark.skipif(which("strace") is None, reason="no strace to see connections with")
+def test_no_runtime_speaks_to_anybody(model_file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    trace = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log)]
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [*trace, sys.executable, "-c", SPEAKS.format(model=str(model_file))]
+    subprocess.run(command, check=True, timeout=200, env=environment)
+    calls = log.read_text()
+    assert "exited with 0" in calls  # strace saw the process
+    assert not [line for line in calls.splitlines() if "AF_INET" in line]
