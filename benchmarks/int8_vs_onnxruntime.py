@@ -32,7 +32,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from squeeze.algorithms.stats import bootstrap_means, percentile_interval
 from squeeze.data.base import Dataset
-from squeeze.evaluate.latency import compare_latency
+from squeeze.evaluate.latency import compare as compare_times
+from squeeze.evaluate.latency import paired, stopwatch
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
@@ -122,8 +123,8 @@ def compare(exported: OnnxModel, files: Iterator[tuple[str, OnnxModel]], evaluat
         divergence = kl(original, got)
         static_kl = divergence if static_kl is None else static_kl
         flips = 100 * (original.argmax(1) != got.argmax(1)).float().mean()
-        delta = paired(100 * (top1(got, labels) - top1(original, labels)))
-        against = paired(divergence - static_kl, 4) if divergence is not static_kl else ""
+        delta = paired_difference(100 * (top1(got, labels) - top1(original, labels)))
+        against = paired_difference(divergence - static_kl, 4) if divergence is not static_kl else ""
         print(
             f"{name:18}{100 * top1(got, labels).mean():7.2f}  {delta:24}{divergence.mean():8.4f}  {against:26}"
             f"{flips:6.1f}%{100 * model.nbytes() / exported.nbytes():7.1f}%  {latency(model, exported, one, seconds)}",
@@ -147,13 +148,14 @@ def kl(original: torch.Tensor, got: torch.Tensor) -> np.ndarray:
     return divergence
 
 
-def paired(differences: np.ndarray, digits: int = 2) -> str:
+def paired_difference(differences: np.ndarray, digits: int = 2) -> str:
     low, high = percentile_interval(bootstrap_means(differences[:, None])[:, 0])
     return f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def latency(model: OnnxModel, exported: OnnxModel, one: Batch, seconds: float) -> str:
-    timing = compare_latency(model.runner(one, 1), exported.runner(one, 1), seconds)
+    new, old = (lambda m=m: stopwatch(m.reopened().runner(one, 1)) for m in (model, exported))
+    timing = paired(compare_times(new, old, seconds), compare_times(old, old, seconds).spread)
     return f"{timing.ratio:.2f} [{timing.interval.low:.2f}, {timing.interval.high:.2f}]"
 
 

@@ -21,7 +21,7 @@ import torch_pruning
 
 from squeeze.algorithms.stats import bootstrap_means, percentile_interval
 from squeeze.data.base import Dataset
-from squeeze.evaluate.latency import compare_latency
+from squeeze.evaluate.latency import compare, paired, stopwatch
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
@@ -108,7 +108,8 @@ def report(models: dict[str, TorchModel], data: Dataset, seconds: float) -> None
 
 
 def latency(new: OnnxModel, old: OnnxModel, image: Batch, threads: int, seconds: float) -> str:
-    found = compare_latency(new.runner(image, threads), old.runner(image, threads), seconds)
+    opens = [lambda m=m: stopwatch(m.reopened().runner(image, threads)) for m in (new, old)]
+    found = paired(compare(*opens, seconds), compare(opens[1], opens[1], seconds).spread)
     interval = f"[{found.interval.low:.3f}, {found.interval.high:.3f}]"
     return f"{threads} thread{'s'[: threads - 1]}: {found.ratio:.3f} {interval}"
 

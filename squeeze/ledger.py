@@ -171,7 +171,9 @@ def timed_score(metric: Metric, to_original: Paired, to_previous: Paired | None)
 
 
 def _timed_delta(paired: Paired) -> Delta:
-    verdict = _verdict_of_interval(paired.interval, 1.0, higher_is_better=False)
+    verdict: Verdict = "same within noise" if paired.blocks else "same"
+    if paired.told_apart:
+        verdict = _verdict_of_interval(paired.interval, 1.0, higher_is_better=False)
     return Delta(paired.new_ms - paired.old_ms, None, paired.ratio, paired.interval, verdict)
 
 

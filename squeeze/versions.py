@@ -82,5 +82,6 @@ def content_digest(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
-        total.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as stream:
+            total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

@@ -52,7 +52,7 @@ class GenerationMetric(ClockMetric):
 
 
 class Prefill(GenerationMetric):
-    """Time from a prompt to the first token behind it, as a ratio: two models alternate in one process."""
+    """Time from a prompt to the first token behind it, as a ratio to the original's."""
 
     name: ClassVar[str] = "prefill"
 
@@ -63,7 +63,7 @@ class Prefill(GenerationMetric):
 
 
 class Decode(GenerationMetric):
-    """Time per token written behind a prompt, as a ratio: two models alternate in one process."""
+    """Time per token written behind a prompt, as a ratio to the original's."""
 
     name: ClassVar[str] = "decode"
 

@@ -1,4 +1,10 @@
-"""How long two models take, side by side: they alternate in one process, so a drifting machine slows both alike."""
+"""How long two models take, side by side: the ratio new / old, with an interval that a second look would confirm.
+
+A session has a speed of its own: two sessions of one file differ by up to a percent, and the order in which they are
+opened matters. So several fresh sessions of each model are opened in turn, in swapped order; within a block the runs of
+the two alternate, so that a drifting machine slows both alike; the interval is Student's t over the blocks' log-ratios.
+The same is done with the original against itself (A/A): no interval is narrower than what this host then shows.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +13,124 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from squeeze.algorithms.stats import Interval, ratio_of_medians
+from squeeze.algorithms.stats import Interval
 
-WARM_UP_S = 0.2
-WARM_UP_RUNS = 3
-LEAST_PAIRS = 15
-MOST_PAIRS = 2_000
+WARM_UP_S = 0.05
+WARM_UP_RUNS = 2
+LEAST_PAIRS = 3  # in a block
+MOST_PAIRS = 500
+BLOCKS = 8  # fresh sessions of each model
+CONFIDENCE = 0.95
+NEGLIGIBLE = 0.02  # a ratio this near to 1 gets no verdict, however narrow its interval
 
-Runner = Callable[[], object]
-Clock = Callable[[], float]  # does it once, and says how many seconds of that count
+Clock = Callable[[], float]  # does it once, and gives how many seconds of that count
+Open = Callable[[], Clock]  # opens a fresh session
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Log-ratios ``[blocks]`` of two models, and the median milliseconds of both."""
+
+    log_ratios: np.ndarray
+    new_ms: float
+    old_ms: float
+
+    @property
+    def mean(self) -> float:
+        return float(self.log_ratios.mean())
+
+    @property
+    def half_width(self) -> float:
+        """Of the t interval of the mean."""
+        count = len(self.log_ratios)
+        error = float(self.log_ratios.std(ddof=1)) / np.sqrt(count)
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error)
+
+    @property
+    def spread(self) -> float:
+        """How far from a ratio of 1 these may be: of a model against itself, what this host's clock is worth."""
+        return abs(self.mean) + self.half_width
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Median milliseconds of both and the ratio new / old with its interval."""
+    """Two models by the clock.
+
+    Args:
+        new_ms, old_ms: Medians.
+        interval: 95 %, of the ratio; never narrower than ``spread``.
+        blocks: Fresh sessions of each; 0 where the two are the same bytes and no clock was asked.
+        spread: Of the original against itself on this host, as a share.
+    """
 
     new_ms: float
     old_ms: float
     ratio: float
     interval: Interval
-    pairs: int
+    blocks: int = 0
+    spread: float = 0.0
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether one is faster: the interval leaves out 1, and the ratio is not negligible."""
+        return self.interval.excludes(1.0) and abs(self.ratio - 1) > NEGLIGIBLE
 
 
-def compare_latency(new: Runner, old: Runner, seconds: float) -> Paired:
-    """Alternate the two runners for about that long; which goes first changes from pair to pair."""
-    return compare_clocks(_timed(new), _timed(old), seconds)
+def same_bytes(milliseconds: float, spread: float) -> Paired:
+    """A model beside the very same file: no clock is needed."""
+    return Paired(milliseconds, milliseconds, 1.0, Interval(1.0, 1.0), 0, spread)
 
 
-def compare_clocks(new: Clock, old: Clock, seconds: float) -> Paired:
-    """The same, of runs of which not every part counts."""
-    for clock in (new, old):
+def paired(blocks: Blocks, spread: float) -> Paired:
+    """The ratio with its interval, on a host with that A/A spread."""
+    half = max(blocks.half_width, spread)
+    low, ratio, high = np.exp([blocks.mean - half, blocks.mean, blocks.mean + half])
+    interval = Interval(float(low), float(high))
+    return Paired(blocks.new_ms, blocks.old_ms, float(ratio), interval, len(blocks.log_ratios), spread)
+
+
+def compare(new: Open, old: Open, seconds: float, blocks: int = BLOCKS) -> Blocks:
+    """Time two models in turns.
+
+    Args:
+        seconds: Of alternating runs, all blocks together; sessions and warm-up come on top.
+        blocks: Fresh sessions of each model; at most one of each is open at a time.
+    """
+    ratios, new_s, old_s = [], [], []
+    for block in range(blocks):
+        timings = _block(new, old, seconds / blocks, new_first=block % 2 == 0)
+        ratios.append(float(np.median(np.log(timings[:, 0] / timings[:, 1]))))
+        new_s.append(np.median(timings[:, 0]))
+        old_s.append(np.median(timings[:, 1]))
+    return Blocks(np.array(ratios), float(np.median(new_s)) * 1e3, float(np.median(old_s)) * 1e3)
+
+
+def stopwatch(run: Callable[[], object]) -> Clock:
+    """The wall clock of a whole call."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def _block(new: Open, old: Open, seconds: float, new_first: bool) -> np.ndarray:
+    """Seconds ``[pairs, 2]`` of one fresh session of each."""
+    if new_first:
+        first, second = new(), old()
+    else:
+        second, first = old(), new()
+    for clock in (first, second) if new_first else (second, first):
         _warm_up(clock)
     timings: list[tuple[float, float]] = []
     stop = time.perf_counter() + seconds
     while len(timings) < LEAST_PAIRS or (time.perf_counter() < stop and len(timings) < MOST_PAIRS):
-        timings.append(_pair(new, old, len(timings) % 2 == 0))
-    new_s, old_s = np.array(timings).T
-    ratio, interval = ratio_of_medians(new_s, old_s)
-    return Paired(float(np.median(new_s)) * 1e3, float(np.median(old_s)) * 1e3, ratio, interval, len(timings))
+        timings.append(_pair(first, second, len(timings) % 2 == 0))
+    return np.array(timings)
 
 
 def _pair(new: Clock, old: Clock, new_first: bool) -> tuple[float, float]:
@@ -53,15 +138,6 @@ def _pair(new: Clock, old: Clock, new_first: bool) -> tuple[float, float]:
         return new(), old()
     old_s = old()
     return new(), old_s
-
-
-def _timed(runner: Runner) -> Clock:
-    def seconds() -> float:
-        start = time.perf_counter()
-        runner()
-        return time.perf_counter() - start
-
-    return seconds
 
 
 def _warm_up(clock: Clock) -> None:

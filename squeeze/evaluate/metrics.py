@@ -235,17 +235,17 @@ class Macs(ModelMetric):
 
 
 class ClockMetric(Metric):
-    """A ratio of two times, taken in turns in one process."""
+    """A ratio of two times: fresh sessions of both models in turn, their runs alternating."""
 
     unit = "ratio"
     evidence: ClassVar[type[Evidence]] = Clock
 
     threads: PositiveInt = 1
-    seconds: PositiveFloat = 1.0  # of alternating runs, after the warm-up
+    seconds: PositiveFloat = 1.0  # of alternating runs, all sessions together; opening and warming them comes on top
 
 
 class Latency(ClockMetric):
-    """Time for one batch in ONNX Runtime, as a ratio: the two models alternate in one process."""
+    """Time for one batch in ONNX Runtime, as a ratio to the original's."""
 
     name = "latency"
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,11 @@ class Artifact(Model):
         """What the runtime loads: the model file and the weights beside it."""
         side = external_files(self.file) if self.file.suffix == ".onnx" else ()
         return (self.file, *(self.file.parent / name for name in side))
+
+    def reopened(self) -> Self:
+        again = copy(self)
+        again._sessions = {}
+        return again
 
     def session(self, threads: int) -> InferenceSession:
         """ONNX Runtime's session on the stored file, made once per number of threads."""

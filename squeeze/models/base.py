@@ -116,6 +116,10 @@ class Model(ABC):
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         """A call that runs the batch once and does nothing else: what a stopwatch wraps."""
 
+    def reopened(self) -> Self:
+        """The same model without the sessions that it holds open: each session has a speed of its own."""
+        return self
+
     def module_names(self) -> list[str]:
         """Dotted names of all torch modules; none where the model is no torch module."""
         return []

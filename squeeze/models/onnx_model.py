@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -75,6 +76,11 @@ class OnnxModel(Model):
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         arrays = ort_session.feed(self.inputs, batch, self.source)
         return ort_session.stopwatch_call(self.session(threads), arrays)
+
+    def reopened(self) -> Self:
+        again = copy(self)
+        again._sessions = {}
+        return again
 
     def session(self, threads: int) -> InferenceSession:
         """ONNX Runtime's session on the stored bytes, made once per number of threads."""

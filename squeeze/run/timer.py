@@ -9,10 +9,9 @@ from typing import Any
 
 from squeeze.data.base import Dataset
 from squeeze.evaluate.generation import GenerationMetric
-from squeeze.evaluate.latency import Paired, compare_clocks, compare_latency
+from squeeze.evaluate.latency import BLOCKS, Open, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
-from squeeze.models.base import Model
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
@@ -21,6 +20,9 @@ from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.store import Store
+from squeeze.versions import content_digest
+
+GENERATION_BLOCKS = 4  # sessions of a language model take seconds to open: fewer, and so wider intervals
 
 
 class Timer:
@@ -35,50 +37,77 @@ class Timer:
     ) -> None:
         self.metrics = [metric for metric in metrics if isinstance(metric, ClockMetric)]
         self.data, self.store, self.progress, self.original = data, store, progress, original
+        self._against_itself: dict[str, tuple[float, float]] = {}  # by metric: A/A spread, milliseconds
+        self._digests: dict[str, str] = {}  # by a model's key in the store
 
     def row(self, kept: Kept, previous: Kept) -> tuple[dict[str, Score], dict[str, Any]]:
         """Scores by metric, and in milliseconds what they come from."""
         timings: dict[str, Score] = {}
         clock: dict[str, Any] = {}
         for metric in self.metrics:
-            to_original = to_previous = None
-            if isinstance(metric, GenerationMetric):
-                to_original = self._generated(metric, kept.model)
-            elif isinstance(metric, Latency) and self.data is not None:
-                to_original = self._batch(metric, kept, self.original)
-                same = previous.key == self.original.key
-                to_previous = to_original if same else self._batch(metric, kept, previous)
-            if to_original is not None:
-                timings[metric.label] = timed_score(metric, to_original, to_previous)
-                clock[metric.label] = _clock(metric, to_original, to_previous)
+            if not self._takes(metric, kept):
+                continue
+            to_original = self._compared(metric, kept, self.original)
+            to_previous = to_original if previous.key == self.original.key else None
+            if to_previous is None and self._takes(metric, previous) and isinstance(metric, Latency):
+                to_previous = self._compared(metric, kept, previous)
+            timings[metric.label] = timed_score(metric, to_original, to_previous)
+            clock[metric.label] = _clock(metric, to_original, to_previous)
         return timings, clock
 
-    def _generated(self, metric: GenerationMetric, model: Model) -> Paired | None:
-        """None for a model that is no artifact yet: it is walked block by block and does not write."""
-        if not isinstance(model, LanguageArtifact):
-            return None
-        old = self._in_onnx(self.original)
-        assert isinstance(old, LanguageArtifact)
-        return compare_clocks(metric.clock(model), metric.clock(old), metric.seconds)
+    def _takes(self, metric: ClockMetric, kept: Kept) -> bool:
+        """A language model that is no artifact yet is walked block by block and does not write."""
+        if isinstance(metric, GenerationMetric):
+            return isinstance(kept.model, LanguageArtifact)
+        return isinstance(metric, Latency) and self.data is not None
 
-    def _batch(self, metric: Latency, new: Kept, old: Kept) -> Paired:
+    def _compared(self, metric: ClockMetric, new: Kept, old: Kept) -> Paired:
+        spread, milliseconds = self._spread(metric)
+        new, old = self._as_timed(metric, new), self._as_timed(metric, old)
+        if self._digest(new) == self._digest(old):
+            return same_bytes(milliseconds, spread)
+        blocks = compare(self._opens(metric, new), self._opens(metric, old), metric.seconds, _blocks(metric))
+        return paired(blocks, spread)
+
+    def _spread(self, metric: ClockMetric) -> tuple[float, float]:
+        """How far this host's clock is off where the original is timed against itself, measured once a run."""
+        if metric.label not in self._against_itself:
+            opens = self._opens(metric, self._as_timed(metric, self.original))
+            blocks = compare(opens, opens, metric.seconds, _blocks(metric))
+            self._against_itself[metric.label] = blocks.spread, blocks.old_ms
+        return self._against_itself[metric.label]
+
+    def _opens(self, metric: ClockMetric, kept: Kept) -> Open:
+        model = kept.model
+        if isinstance(metric, GenerationMetric):
+            assert isinstance(model, LanguageArtifact)
+            return lambda: metric.clock(model.reopened())
         assert self.data is not None
+        assert isinstance(metric, Latency)
         batch = self.data.batch(self.data.typical(metric.batch))
-        models = [self._in_onnx(kept) if metric.runtime == "onnxruntime" else kept.model for kept in (new, old)]
-        runners = [model.runner(batch, metric.threads) for model in models]
-        return compare_latency(runners[0], runners[1], metric.seconds)
+        return lambda: stopwatch(model.reopened().runner(batch, metric.threads))
 
-    def _in_onnx(self, kept: Kept) -> Model:
+    def _as_timed(self, metric: ClockMetric, kept: Kept) -> Kept:
         """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
         model = kept.model
-        if not isinstance(model, TorchModel | LanguageModel):
-            return model
+        own = isinstance(metric, Latency) and metric.runtime == "own"
+        if own or not isinstance(model, TorchModel | LanguageModel):
+            return kept
 
         def write(folder: Path) -> None:
             write_model(folder, ExportOnnx().run(model, Context(progress=self.progress)), {}, {})
 
         read = partial(read_model, code_folder=None)
-        return self.store.cached("timing export", {"model": kept.key}, write, read, "float ONNX, for timing").model
+        return self.store.cached("timing export", {"model": kept.key}, write, read, "float ONNX, for timing")
+
+    def _digest(self, kept: Kept) -> str:
+        if kept.key not in self._digests:
+            self._digests[kept.key] = content_digest(kept.model_folder)
+        return self._digests[kept.key]
+
+
+def _blocks(metric: ClockMetric) -> int:
+    return GENERATION_BLOCKS if isinstance(metric, GenerationMetric) else BLOCKS
 
 
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:
@@ -89,6 +118,7 @@ def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None)
         "new_ms": to_original.new_ms,
         "original_ms": to_original.old_ms,
         **before,
-        "pairs": to_original.pairs,
+        "sessions": to_original.blocks,
+        "host_spread": to_original.spread,
         **asked,
     }

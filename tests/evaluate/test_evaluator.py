@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from squeeze.data.sources import NpzData
 from squeeze.errors import DataError, ModelError
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.fit import require_fit
-from squeeze.evaluate.latency import LEAST_PAIRS, compare_latency
 
 
 def data(folder: Path, count: int = 12, **arrays: object) -> Dataset:
@@ -66,17 +64,3 @@ def test_data_that_does_not_fit_the_model_is_told_before_anything_runs(
 def test_no_examples_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.calibrate: .*: no examples"):
         require_fit(tiny_model(), "calibrate", data(tmp_path).subset(np.arange(0)))
-
-
-def test_the_slower_of_two_is_found_with_its_whole_interval() -> None:
-    found = compare_latency(lambda: time.sleep(0.004), lambda: time.sleep(0.001), seconds=0.05)
-    assert found.interval.low > 1.5
-    assert found.ratio == pytest.approx(found.new_ms / found.old_ms)
-    assert found.pairs >= LEAST_PAIRS
-
-
-def test_the_two_take_turns_in_going_first() -> None:
-    order: list[str] = []
-    compare_latency(lambda: order.append("new"), lambda: order.append("old"), seconds=0.001)
-    pairs = order[-4:]
-    assert pairs in (["new", "old", "old", "new"], ["old", "new", "new", "old"])

@@ -40,7 +40,10 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
         assert set(row.timings) == {"prefill", "decode"}
         assert row.timings["decode"].to_original is not None
         told = row.measured["decode"]
-        assert row.timings["decode"].value == pytest.approx(told["new_ms"] / told["original_ms"])
+        low, high = row.timings["decode"].interval
+        assert low <= row.timings["decode"].value <= high
+        assert told["sessions"] == 4
+        assert told["host_spread"] > 0
         assert (told["prompt"], told["new"], told["threads"]) == (4, 5, 1)
         assert row.measured["prefill"]["prompt"] == 12
     assert [found.outcome for _, found in run.judgements] == ["kept"]

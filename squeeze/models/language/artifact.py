@@ -108,6 +108,9 @@ class LanguageArtifact(Decoder):
         if reason := cls.absent():
             raise ModelError(f"{where}: {reason}")
 
+    def reopened(self) -> Self:
+        return type(self)(self.folder, self.facts, self.keeper)
+
     def nbytes(self) -> int:
         return sum(path.stat().st_size for path in self.weight_files)
 
