@@ -1,6 +1,7 @@
 """Text as token sequences of one length: packed end to end, cut, and some of them chosen by a seed.
 
-Each sequence is predicted from its own start. Which tokenizer cuts the text is the model's: the folder that ``open`` is
+Each sequence is predicted from its own start, and begins as the tokenizer begins a text: with its BOS token, where it
+adds one by default. Which tokenizer cuts the text is the model's: the folder that ``open`` is
 given.
 """
 
@@ -61,6 +62,7 @@ class TextData(DataSource):
 
     text: str
     length: PositiveInt = 512
+    bos: bool | None = None  # each sequence begins with the token that opens a text; null: as the tokenizer does it
     field: str = "text"  # of a .jsonl line
     drop_overlap: bool = False  # of calibration text: leave out sequences that share 13 tokens in a row with evaluation
 
@@ -73,16 +75,20 @@ class TextData(DataSource):
     def open(self, root: Path, model: Path | None = None) -> TokenDataset:
         if model is None:
             raise DataError(f"{self.text}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
-        tokens = _tokenize(model, _texts(root / self.text, self.field))
-        available = len(tokens) // self.length
+        tokenizer = read_tokenizer(model)
+        opening = _opening(tokenizer, self.bos, self.text)
+        tokens = _tokenize(tokenizer, _texts(root / self.text, self.field))
+        stride = self.length - len(opening)
+        available = len(tokens) // stride if stride else 0
         if not len(tokens):
             raise DataError(f"{self.text}: holds no text")
         if not available:
             raise DataError(
                 f"{self.text}: {len(tokens)} tokens do not fill one sequence of {self.length}; shorter would do"
             )
-        sequences = tokens[: available * self.length].reshape(available, self.length)
-        name = f"text:{Path(self.text).name}, context {self.length}, stride {self.length}"
+        cut = tokens[: available * stride].reshape(available, stride)
+        sequences = np.hstack([np.tile(np.array(opening, dtype=np.int64), (available, 1)), cut])
+        name = f"text:{Path(self.text).name}, context {self.length}, stride {stride}{', BOS' if opening else ''}"
         return TokenDataset(name, sequences[self.chosen(available)])
 
     def faults(self, root: Path) -> Iterator[str]:
@@ -132,9 +138,21 @@ def read_tokenizer(model: Path) -> Any:
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
 
 
-def _tokenize(model: Path, texts: Iterator[str]) -> np.ndarray:
+def _opening(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
+    """The token that every sequence begins with, or none: a model that was trained with one is lost without it.
+
+    Raises:
+        DataError: one is asked for, and the tokenizer has none.
+    """
+    bos = tokenizer.bos_token_id
+    if wanted and bos is None:
+        raise DataError(f"{where}: bos: the tokenizer has no token that opens a text; leave bos out")
+    by_default = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return [bos] if (by_default if wanted is None else wanted) else []
+
+
+def _tokenize(tokenizer: Any, texts: Iterator[str]) -> np.ndarray:
     """All texts end to end, with the end-of-text token between them where the tokenizer has one."""
-    tokenizer = read_tokenizer(model)
     pieces: list[int] = []
     for text in texts:
         if pieces and tokenizer.eos_token_id is not None:

@@ -184,7 +184,7 @@ class Kl(ExampleMetric):
 
     name, unit = "kl", "nats"
     needs_original = True
-    rounding = 1e-5  # what float16, in which the original's log-probabilities are kept, says of an unchanged model
+    rounding = 1e-6  # float32 logits of an unchanged model, added up in another order
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))

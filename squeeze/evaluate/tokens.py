@@ -1,11 +1,13 @@
 """What a language model says of token sequences: per token how surprised it is, and how far it moved from the original.
 
-The original's log-probabilities are kept on disk once, as float16, so that every later model is compared with the very
-same numbers; nothing larger than a chunk is in memory.
+The original is kept on disk once, as what comes out of its last block: float32, ``4 x hidden`` bytes a token, where its
+log-probabilities would take ``4 x vocabulary``. When a model is compared, the original's norm and head are applied
+again, chunk by chunk, so both sides are exact float32 logits; nothing larger than a chunk is in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +17,27 @@ from torch import Tensor
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
-from squeeze.evaluate.kept_log_probabilities import KeptLogProbabilities
 from squeeze.models.language.decoder import Decoder
-from squeeze.models.language.footprint import PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.progress import Progress
 
 CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
 LOGITS = 2**26  # of a chunk, 256 MB
-ROWS = 2**24  # logits that are looked at together, 64 MB
+ROWS = 2**24  # logits that are compared together, 64 MB
+HIDDEN = "hidden.f32"  # what comes out of the last block, [sequences, length, hidden]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The original: its norm and head, and the entry where its hidden states lie."""
+
+    model: LanguageModel
+    folder: Path
+
+    def logits(self, tokens: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+        """Float32 ``[n, length, vocabulary]``, in the chunks of the model that is compared."""
+        yield from self.model.logits_of(self.folder / HIDDEN, tokens, chunk)
 
 
 @dataclass(frozen=True)
@@ -55,13 +69,13 @@ class TokenScores:
 
 
 def score_tokens(
-    model: Decoder, data: TokenDataset, folder: Path, original: Path | None, progress: Progress, what: str
+    model: Decoder, data: TokenDataset, folder: Path, original: Reference | None, progress: Progress, what: str
 ) -> TokenScores:
     """Score every sequence.
 
     Args:
-        folder: Where the original's own log-probabilities are written.
-        original: Where they lie; None: ``model`` is the original.
+        folder: Where the original's hidden states are written.
+        original: What is compared to; None: ``model`` is the original, and has moved by nothing.
 
     Raises:
         ModelError: a logit is not finite.
@@ -70,13 +84,14 @@ def score_tokens(
         raise DataError(f"{data.name}: a sequence of one token leaves nothing to predict; length: 2 or more would do")
     tokens = torch.from_numpy(data.tokens)
     chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
-    shape = (len(tokens), tokens.shape[1] - 1, model.vocabulary)
-    kept = KeptLogProbabilities(folder, shape) if original is None else KeptLogProbabilities(original)
+    spill = folder / HIDDEN if original is None else None
+    expected = None if original is None else original.logits(tokens, chunk)
     parts = []
-    for part, logits in progress.track(model.logits(tokens, chunk), what, -(-len(tokens) // chunk)):
+    for part, logits in progress.track(model.logits(tokens, chunk, spill), what, -(-len(tokens) // chunk)):
         if not torch.isfinite(logits).all():
             raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
-        parts.append(_chunk(logits[:, :-1], tokens[part, 1:], kept, part, own=original is None))
+        reference = logits if expected is None else next(expected)[1]
+        parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
     return TokenScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -85,35 +100,38 @@ def chunk_sequences(length: int, vocabulary: int) -> int:
     return max(1, min(CHUNK_TOKENS, LOGITS // vocabulary) // length)
 
 
-def _chunk(
-    logits: Tensor, targets: Tensor, kept: KeptLogProbabilities, part: slice, own: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+def _chunk(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if logits.shape != reference.shape:
+        raise ModelError(f"the model has {logits.shape[-1]} tokens, the original {reference.shape[-1]}")
+    flat, expected, wanted = logits.flatten(0, 1), reference.flatten(0, 1), targets.reshape(-1)
     step = max(1, ROWS // flat.shape[-1])
     places = [slice(start, min(start + step, len(flat))) for start in range(0, len(flat), step)]
-    parts = [_rows(flat[rows], wanted[rows], kept, part, rows, own) for rows in places]
+    parts = [_rows(flat[rows], expected[rows], wanted[rows]) for rows in places]
     nll, kl, flips = (np.concatenate(column).reshape(targets.shape) for column in zip(*parts, strict=True))
     return nll, kl, flips
 
 
-def _rows(
-    logits: Tensor, targets: Tensor, kept: KeptLogProbabilities, part: slice, rows: slice, own: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rows(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Negative log-probability, KL and flips of some tokens ``[n]``, from float32 logits ``[n, vocabulary]``."""
     log_q = torch.log_softmax(logits, dim=-1)
     nll = -log_q.gather(-1, targets[:, None])[:, 0]
-    stored = log_q.half()  # rounded as the original's were: an unchanged model has moved by nothing
-    if own:
-        kept.write(part, rows, stored.numpy())
-    log_p, stored = torch.from_numpy(kept.read(part, rows)).float(), stored.float()
-    kl = (log_p.exp() * (log_p - stored)).sum(-1).clamp_min(0)
-    return nll.numpy(), kl.numpy(), (stored.argmax(-1) != log_p.argmax(-1)).numpy()
+    if reference.data_ptr() == logits.data_ptr():
+        return nll.numpy(), np.zeros(len(nll), np.float32), np.zeros(len(nll), bool)
+    log_p = torch.log_softmax(reference, dim=-1)
+    kl = log_q.sub_(log_p).mul_(log_p.exp_()).sum(-1).neg_().clamp_min(0)  # both are spoilt: nothing larger is held
+    return nll.numpy(), kl.numpy(), (logits.argmax(-1) != reference.argmax(-1)).numpy()
+
+
+def reference_bytes(model: LanguageModel, tokens: int) -> int:
+    """What the original takes on disk for so many evaluation tokens."""
+    return FLOAT * model.skeleton.hidden_size * tokens
 
 
 def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = None) -> int:
     """The peak of scoring sequences of that length, by the model's shapes; None: a great many."""
     together = chunk_sequences(length, model.vocabulary)
     tokens = length * (together if sequences is None else min(together, sequences))
-    logits = tokens * model.vocabulary * 4
-    looked_at = 6 * 4 * min(ROWS, tokens * model.vocabulary)
+    logits = 2 * tokens * model.vocabulary * FLOAT  # the model's and the original's
+    compared = 4 * FLOAT * min(ROWS, tokens * model.vocabulary)
     block = largest_block_bytes(model) + forward_bytes(model, tokens)
-    return PROCESS_BYTES + max(head_bytes(model) + logits * 3 // 2 + looked_at, block)
+    return PROCESS_BYTES + max(2 * head_bytes(model) + logits + compared, block)

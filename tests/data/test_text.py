@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(world: Path, file: str, length: int = 8, **options: str) -> TokenDataset:
+def opened(world: Path, file: str, length: int = 8, **options: Any) -> TokenDataset:
     return TextData(text=file, length=length, **options).open(world, world)
 
 
@@ -48,6 +49,36 @@ def test_documents_of_a_jsonl_are_parted_by_the_end_of_text(world: Path) -> None
         file.write("\n".join(lines) + "\n")
     end = len(LETTERS)
     assert opened(world, "text.jsonl.gz", 6).tokens.tolist() == [[0, 1, 2, end, 3, 4]]
+
+
+def open_with_bos(world: Path) -> None:
+    """The tokenizer puts its last token before every text, as Llama's and Gemma's do."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(world)
+    tokenizer.bos_token = "<end>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", len(LETTERS))]
+    )
+    tokenizer.save_pretrained(world)
+
+
+def test_every_sequence_begins_as_the_tokenizer_begins_a_text(world: Path) -> None:
+    open_with_bos(world)
+    data = opened(world, "text.txt")
+    assert (data.tokens[:, 0] == len(LETTERS)).all()
+    assert "".join(LETTERS[token] for token in data.tokens[:, 1:].flat) == SENTENCE[: len(data) * 7]
+    assert data.name == "text:text.txt, context 8, stride 7, BOS"
+    without = opened(world, "text.txt", bos=False)
+    assert without.name == "text:text.txt, context 8, stride 8"
+    assert without.digest != data.digest
+
+
+def test_a_token_that_is_not_there_opens_nothing(world: Path) -> None:
+    assert opened(world, "text.txt").name == "text:text.txt, context 8, stride 8"
+    with pytest.raises(DataError, match=r"text\.txt: bos: the tokenizer has no token that opens a text"):
+        opened(world, "text.txt", bos=True)
 
 
 UNFIT = {

@@ -112,14 +112,14 @@ def tokens(sequences: int = 4, length: int = 16) -> Tensor:
     return torch.randint(1, 127, (sequences, length), generator=torch.Generator().manual_seed(1))
 
 
-def stock_logits(folder: Path, experts: str | None = None) -> Tensor:
-    """What stock transformers makes of the folder; in bf16 its ways to run ``experts`` differ in rounding."""
+def stock_logits(folder: Path, dtype: torch.dtype | None = None) -> Tensor:
+    """What stock transformers makes of the folder, in its own dtype or another."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     kind = AutoModelForImageTextToText if vision else AutoModelForCausalLM
     with torch.no_grad():
-        module, loading = kind.from_pretrained(folder, output_loading_info=True, experts_implementation=experts)
+        module, loading = kind.from_pretrained(folder, output_loading_info=True, dtype=dtype or "auto")
         assert not loading["missing_keys"], loading
         assert not loading["unexpected_keys"], loading
         logits: Tensor = module.eval()(input_ids=tokens()).logits

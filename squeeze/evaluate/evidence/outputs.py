@@ -11,8 +11,9 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
-from squeeze.evaluate.tokens import TokenScores, score_tokens
+from squeeze.evaluate.tokens import Reference, TokenScores, score_tokens
 from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.task import Task
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class Tokens(OnEvaluationData[TokenScores]):
         assert isinstance(decoder, Decoder), "a model that generates"
         if not isinstance(data, TokenDataset):
             raise DataError(f"data.evaluate: {data.name}: a language model takes text; {{text: file}} would do")
-        reference = None if model.key == original.key else self.entry(original)
+        reference = None
+        if model.key != original.key:
+            assert isinstance(original.model, LanguageModel), "an original is read from a folder"
+            reference = Reference(original.model, self.entry(original))
         score_tokens(decoder, data, folder, reference, self.sources.progress, f"score {model.name}").save(folder)
 
     def read(self, folder: Path) -> TokenScores:

@@ -54,8 +54,8 @@ def forward_bytes(model: LanguageModel, tokens: int) -> int:
     """Of a chunk of tokens inside a block: what the widest matrices give and take."""
     matrices = [value for _, value in block_matrices(model)]
     widest = max(max(value.shape[-2:]) for value in matrices)
-    size = matrices[0].element_size()
-    return 4 * tokens * widest * size + (WIDENED_BYTES if size < FLOAT else 0)
+    narrow = matrices[0].element_size() < FLOAT
+    return 4 * tokens * widest * FLOAT + (WIDENED_BYTES if narrow else 0)
 
 
 def shared_shapes(model: LanguageModel) -> list[tuple[int, int]]:

@@ -49,16 +49,17 @@ class GridEntry:
         return cls(**{**values, "shape": tuple(values["shape"])})
 
 
-def stored_value(shards: Shards, grid: dict[str, GridEntry], name: str) -> Tensor:
-    """One stored weight in its own dtype and shape; a quantized one as what it stands for."""
+def stored_value(shards: Shards, grid: dict[str, GridEntry], name: str, wide: bool = False) -> Tensor:
+    """One stored weight in its own dtype and shape; a quantized one dequantized, in float32 where ``wide``."""
     if name not in grid:
         return shards.read(name)
-    return dense(grid[name], stored_grid(shards, grid, name))
+    return dense(grid[name], stored_grid(shards, grid, name), wide)
 
 
-def dense(entry: GridEntry, grid: QuantizedTensor) -> Tensor:
-    """What a grid stands for, in the weight's own dtype and shape."""
-    return grid.dequantize().to(getattr(torch, entry.dtype)).reshape(entry.shape)
+def dense(entry: GridEntry, grid: QuantizedTensor, wide: bool = False) -> Tensor:
+    """The dequantized weight, in the dtype and shape that it had; ``wide``: float32, as runtimes multiply it."""
+    values = grid.dequantize()
+    return (values if wide else values.to(getattr(torch, entry.dtype))).reshape(entry.shape)
 
 
 def stored_grid(shards: Shards, grid: dict[str, GridEntry], name: str) -> QuantizedTensor:

@@ -10,9 +10,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
@@ -67,13 +69,13 @@ class LanguageModel(Decoder):
         """How many decoder blocks there are."""
         return len(self.skeleton.layers)
 
-    def tensor(self, name: str) -> Tensor:
-        """One weight by its name in the module; a quantized one as what it stands for."""
+    def tensor(self, name: str, wide: bool = False) -> Tensor:
+        """One weight by its name in the module; a quantized one dequantized, in float32 where ``wide``."""
         if self.packed and name in self.grid:
-            return dense(self.grid[name], self.quantized(name))
+            return dense(self.grid[name], self.quantized(name), wide)
         if name in self.found.stacked:
             return read_stacked(self.found.stacked[name])
-        value = stored_value(self.shards, self.grid, self.found.alone.get(name, name))
+        value = stored_value(self.shards, self.grid, self.found.alone.get(name, name), wide)
         factor = self.skeleton.factors.get(name)
         return value if factor is None else scaled(value, factor)
 
@@ -92,45 +94,66 @@ class LanguageModel(Decoder):
         return self.shards.read(f"{name}.g_idx") if f"{name}.g_idx" in self.shards else None
 
     @contextmanager
-    def block(self, index: int) -> Iterator[nn.Module]:
-        """One decoder block with its weights, for as long as the ``with`` lasts."""
+    def block(self, index: int, wide: bool = False) -> Iterator[nn.Module]:
+        """One decoder block with its weights, for as long as the ``with`` lasts; ``wide``: to compute in float32."""
         module, prefix = self.skeleton.layers[index], self.skeleton.prefix(index)
         names = self.skeleton.block_names(index)
         try:
             for name in names:
-                fill(module, name, self.tensor(prefix + name))
+                fill(module, name, self._filled(prefix + name, wide))
             yield module
         finally:
             empty(module, names)
 
     @contextmanager
-    def outside(self) -> Iterator[nn.Module]:
+    def outside(self, wide: bool = False) -> Iterator[nn.Module]:
         """The model with the weights before and behind its blocks, for as long as the ``with`` lasts."""
         module, names = self.skeleton.module, self.skeleton.read_outside
         try:
             for name in names:
-                fill(module, name, self.tensor(name))
+                fill(module, name, self._filled(name, wide))
             module.tie_weights()  # type: ignore[operator]
             yield module
         finally:
             empty(module, names)
             module.tie_weights()  # type: ignore[operator]
 
-    def walk(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Walk:
-        """Embedded tokens ``[sequences, length]``, ready to go through the blocks."""
+    def _filled(self, name: str, wide: bool) -> Tensor:
+        """A weight as the module computes with it; matrices stay narrow, ``wide_products`` widens their parts."""
+        value = self.tensor(name, wide)
+        return value.float() if wide and value.dim() < 2 and value.is_floating_point() else value
+
+    def walk(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None, wide: bool = False) -> Walk:
+        """Embedded tokens ``[sequences, length]``, ready to go through the blocks.
+
+        Args:
+            wide: Activations in float32, as runtimes on a CPU have them, whatever the weights are stored in.
+        """
         self.require_known(tokens)
-        walk = Walk(self.skeleton, tokens, chunk, spill)
-        with self.outside():
+        walk = Walk(self.skeleton, tokens, chunk, spill, wide)
+        with self.outside(wide):
             walk.start()
         return walk
 
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Logits float32 ``[n, length, vocabulary]`` of chunks of sequences, with one block in memory at a time."""
-        walk = self.walk(tokens, chunk, spill)
+        """Logits ``[n, length, vocabulary]`` of chunks of sequences, with one block in memory at a time.
+
+        All arithmetic is float32: logits of a bf16 forward are off by more than int8 weights are. What comes out of
+        the last block lies in ``spill`` afterwards, float32 ``[sequences, length, hidden]``.
+        """
+        walk = self.walk(tokens, chunk, spill, wide=True)
         for index in range(self.blocks):
-            with self.block(index):
+            with self.block(index, wide=True):
                 walk.through(index)
-        with self.outside():
+        with self.outside(wide=True):
+            yield from walk.finish()
+
+    def logits_of(self, hidden: Path, tokens: Tensor, chunk: int = 8) -> Iterator[tuple[slice, Tensor]]:
+        """The same logits again, from what came out of the last block: norm and head only."""
+        walk = Walk(self.skeleton, tokens, chunk, wide=True)
+        shape = (*tokens.shape, self.skeleton.hidden_size)
+        walk.hidden = torch.from_file(str(hidden), size=prod(shape), dtype=torch.float32).reshape(shape)
+        with self.outside(wide=True):
             yield from walk.finish()
 
     def whole(self) -> nn.Module:

@@ -65,6 +65,11 @@ class Skeleton:
         return int(embedding.shape[1] * embedding.element_size())
 
     @property
+    def hidden_size(self) -> int:
+        """Channels between two blocks."""
+        return int(self.module.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+
+    @property
     def dtype(self) -> torch.dtype:
         """What the activations between two blocks are."""
         found: torch.dtype = self.module.get_input_embeddings().weight.dtype  # type: ignore[operator]

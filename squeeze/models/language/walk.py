@@ -7,7 +7,10 @@ So scaled embeddings, soft caps and logit scales are the model's own, in every f
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +61,13 @@ class Walk:
         tokens: int64 ``[sequences, length]``.
         chunk: Sequences that go through a block together.
         spill: A file for the activations, where they should not lie in memory.
+        wide: Activations are float32, whatever the weights are.
     """
 
-    def __init__(self, skeleton: Skeleton, tokens: Tensor, chunk: int, spill: Path | None = None) -> None:
-        self.skeleton, self.tokens, self.chunk, self.spill = skeleton, tokens, chunk, spill
+    def __init__(
+        self, skeleton: Skeleton, tokens: Tensor, chunk: int, spill: Path | None = None, wide: bool = False
+    ) -> None:
+        self.skeleton, self.tokens, self.chunk, self.spill, self.wide = skeleton, tokens, chunk, spill, wide
         self.calls: dict[int, list[Call]] = {}  # by number of sequences in a chunk: what each block is called with
         self.hidden = torch.empty(0)
 
@@ -75,8 +81,8 @@ class Walk:
         """Embed all tokens."""
         for part in self.chunks():
             recorders = [Recorder(block) for block in self.skeleton.layers]
-            with self.skeleton.in_place_of_blocks(list(recorders)):
-                self._model(part)
+            with self.skeleton.in_place_of_blocks(list(recorders)), self._embedding(part) as tokens:
+                self._model(tokens, last_only=True)
             first = recorders[0].hidden
             if first is None or any(recorder.call is None for recorder in recorders):
                 raise ModelError(
@@ -90,7 +96,7 @@ class Walk:
     def twin(self) -> Walk:
         """The same activations on a way of their own; in a file beside this one's, where that has one."""
         spill = self.spill.with_name(f"{self.spill.name}-twin") if self.spill else None
-        other = Walk(self.skeleton, self.tokens, self.chunk, spill)
+        other = Walk(self.skeleton, self.tokens, self.chunk, spill, self.wide)
         other.calls, other.hidden = self.calls, other._room(self.hidden)
         other.hidden.copy_(self.hidden)
         return other
@@ -114,7 +120,7 @@ class Walk:
     def block(self, index: int, hidden: Tensor) -> Tensor:
         """One block on some activations ``[n, length, hidden]``."""
         args, kwargs = self.calls[len(hidden)][index]
-        with wide_products(hidden.dtype):
+        with wide_products(hidden.dtype, self.wide):
             output = self.skeleton.layers[index](hidden, *args, **kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
@@ -126,13 +132,36 @@ class Walk:
             for stand_in in stand_ins:
                 stand_in.told = self.hidden[part]
             with self.skeleton.in_place_of_blocks(list(stand_ins)):
-                yield part, self._model(part).float()
+                yield part, self._model(self.tokens[part]).float()
 
-    def _model(self, part: slice) -> Tensor:
-        with wide_products(self.skeleton.dtype):
-            output = self.skeleton.module(input_ids=self.tokens[part], use_cache=False)
+    @contextmanager
+    def _embedding(self, part: slice) -> Iterator[Tensor]:
+        """The tokens of a chunk; where activations are wide, numbered anew in a float32 table of theirs alone."""
+        tokens = self.tokens[part]
+        if not self.wide or self.skeleton.dtype == torch.float32:
+            yield tokens
+            return
+        embedding = self.skeleton.module.get_input_embeddings()  # type: ignore[operator]
+        whole, padding = embedding._parameters["weight"], embedding.padding_idx
+        used, places = torch.unique(tokens, return_inverse=True)
+        embedding._parameters["weight"] = nn.Parameter(whole[used].float(), requires_grad=False)
+        embedding.padding_idx = None  # may lie outside the small table
+        try:
+            yield places
+        finally:
+            embedding._parameters["weight"], embedding.padding_idx = whole, padding
+
+    def _model(self, tokens: Tensor, last_only: bool = False) -> Tensor:
+        keep = {"logits_to_keep": 1} if last_only and self._keeps_last else {}
+        with wide_products(self.skeleton.dtype, self.wide):
+            output = self.skeleton.module(input_ids=tokens, use_cache=False, **keep)
         logits: Tensor = output.logits
         return logits
+
+    @cached_property
+    def _keeps_last(self) -> bool:
+        """Whether the model can leave out the head for all tokens but the last."""
+        return "logits_to_keep" in inspect.signature(self.skeleton.module.forward).parameters
 
     def _room(self, first: Tensor) -> Tensor:
         """Where all activations lie: in memory, or mapped from a file."""

@@ -1,7 +1,8 @@
 """Products of half-precision weights on CPUs without units for them: in float32, a few rows of the weight at a time.
 
 oneDNN does such a product at a fifth of float32's rate, and widens the whole weight to do it. Here the factors are the
-same, sums are float32 as there, and the result is rounded to the narrow type as there.
+same, sums are float32 as there, and the result is rounded to the narrow type as there. float32 activations times narrow
+weights are computed the same way, and nothing is rounded.
 """
 
 from __future__ import annotations
@@ -26,17 +27,23 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten.mm.default and _gains(args[0]):
+        if func is torch.ops.aten.mm.default and _gains(args[0], args[1]):
             return wide_product(args[0], args[1])
-        if func is torch.ops.aten.addmm.default and not kwargs and _gains(args[1]):
+        if func is torch.ops.aten.addmm.default and not kwargs and _gains(args[1], args[2]):
             return wide_product(args[1], args[2], args[0])
+        if func is torch.ops.aten.bmm.default and args[0].dtype != args[1].dtype:
+            return func(args[0].float(), args[1].float())
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def wide_products(dtype: torch.dtype) -> Iterator[None]:
-    """Linear layers of a model of that type compute in float32 where the CPU has no units for it."""
-    if not is_slow(dtype):  # watching costs a little for each thing that torch does
+def wide_products(dtype: torch.dtype, mixed: bool = False) -> Iterator[None]:
+    """Linear layers of a model of that type compute in float32 where the CPU has no units for it.
+
+    Args:
+        mixed: float32 activations meet weights of that type, which torch by itself refuses to multiply.
+    """
+    if not mixed and not is_slow(dtype):  # watching costs a little for each thing that torch does
         yield
         return
     with _Wide():  # type: ignore[no-untyped-call]  # torch's own
@@ -48,7 +55,9 @@ def is_slow(dtype: torch.dtype) -> bool:
     return dtype in UNITS and not multiplies(dtype)
 
 
-def _gains(left: Tensor) -> bool:
+def _gains(left: Tensor, right: Tensor) -> bool:
+    if left.dtype != right.dtype:
+        return True
     return left.device.type == "cpu" and len(left) >= LEAST_TOKENS and is_slow(left.dtype)
 
 

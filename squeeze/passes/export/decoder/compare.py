@@ -45,7 +45,7 @@ class Exact(LanguageModel):
         self.known = known
         self.cut = {name.rpartition(".")[0] for name in self.skeleton.ends}
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, wide: bool = True) -> Tensor:
         rows = slice(self.known if name.rpartition(".")[0] in self.cut else None)
         if name in self.grid:
             grid = self.quantized(name)
