@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,18 @@ def show_verified(package: Path, digest: str, found: Verification, rescored: dic
     console.print(f"digest {digest}")
     for note in found.notes:
         console.print(f"note: {note}")
-    for name, score in (rescored or {}).get("scores", {}).items():
-        low, high = score["interval"]
-        claimed = f"; the ledger says {score['claimed']:.4g}" if "claimed" in score else ""
-        console.print(f"{name}: {score['value']:.4g} (95 % interval {low:.4g} to {high:.4g}){claimed}")
+    for line in _rescored(rescored or {}):
+        console.print(line, soft_wrap=True)
+
+
+def _rescored(found: dict[str, Any]) -> Iterator[str]:
+    """Each metric: its score beside the ledger's, or why there is none."""
+    for name, score in found.get("scores", {}).items():
+        exact = f"{score['value']:,}" if score["interval"] is None else f"{score['value']:.4g}"
+        spread = " (95 % interval {:.4g} to {:.4g})".format(*score["interval"]) if score["interval"] else ""
+        equal = "; equal to the ledger's" if "claimed" in score else f"; {found['not_compared'][name]}"
+        yield f"{name}: {exact}{spread}{equal}"
+    yield from (f"{name}: not scored: {reason}" for name, reason in found.get("not_scored", {}).items())
 
 
 def show_bench(package: Path, found: dict[str, Any]) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from squeeze.cli.options import existing, json_option, limit_options, load_plan, show_json, var_option
+from squeeze.cli.options import (
+    existing,
+    json_option,
+    limit_options,
+    load_plan,
+    show_json,
+    store_option,
+    var_option,
+)
 
 if TYPE_CHECKING:
     from squeeze.targets.confined import Limits
@@ -23,23 +31,32 @@ Examples:
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="A plan whose data.evaluate and metrics to score it on.")
 @var_option
+@store_option
 @limit_options
 @json_option
-def command(package: Path, data: Path | None, variables: tuple[str, ...], limits: Limits, as_json: bool) -> None:
+def command(
+    package: Path, data: Path | None, variables: tuple[str, ...], store: Path, limits: Limits, as_json: bool
+) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
 
-    The model runs in a process of its own, without network, with limits on time and memory.
+    The model runs in a process of its own, without network, with limits on time and memory. With --data, every metric
+    of that plan that the package can be scored by is scored again, and must equal the ledger's up to rounding where the
+    data is the same; --store saves scoring the original once more.
 
     Exit code 4 when it does not verify.
     """
     from squeeze.cli.show import show_verified
     from squeeze.progress import progress_for_terminal
     from squeeze.run.rescore import rescore
+    from squeeze.store import Store
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(existing(package))
     verification = verify(opened, limits)
-    scored = rescore(opened, load_plan(data, (), variables), progress_for_terminal()) if data else None
+    progress, scored = progress_for_terminal(), None
+    if data is not None:
+        kept = Store(store, progress) if store.is_dir() else None
+        scored = rescore(opened, load_plan(data, (), variables), progress, kept)
     if as_json:
         found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
         show_json(found | asdict(verification) | {"rescored": scored})

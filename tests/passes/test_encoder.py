@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from encoder_world import PLAN, SIZES, tiny_encoder, write_encoder_world
 from language_world import write_tokenizer
-from minilm import encoder
-from safetensors.torch import save_file
 from tiny import faults, squeeze
 from torch import nn
 
@@ -26,41 +24,10 @@ from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.plan.plan import Plan
 
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 600,
-    "max_position_embeddings": 64,
-}
-ARGUMENTS = json.dumps(SIZES).replace('"', "")
-PLAN = f"""\
-model: {{module: "minilm:encoder", weights: tiny.safetensors, arguments: {ARGUMENTS}}}
-data:
-  train: {{sentences: train.tsv, tokenizer: .}}
-  calibrate: {{sentences: train.tsv, tokenizer: ., samples: 32}}
-  evaluate: {{sentences: dev.tsv, tokenizer: .}}
-metrics: [probe, cosine, size]
-passes:
-  - pass: export_onnx
-  - {{pass: quantize_dynamic, smooth: true}}
-targets: [{{target: cpu}}]
-"""
-
 
 @pytest.fixture(scope="module")
 def module() -> nn.Module:
-    torch.manual_seed(0)
-    made = encoder(**SIZES).eval()
-    for name, parameter in made.named_parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter.data, 0.0, 0.15)
-        elif name.endswith(".bias"):
-            nn.init.normal_(parameter.data, 0.0, 0.02)  # equal ones would be stored once, under one name
-        if "LayerNorm.weight" in name:
-            parameter.data[3] = 12.0  # BERT's own: one channel far larger than the others
-    return made
+    return tiny_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +113,7 @@ def test_inputs_that_a_module_tells_wrongly_are_one_line(told: object, monkeypat
 
 
 def test_a_plan_goes_from_the_encoder_to_a_verified_package(module: nn.Module, tmp_path: Path) -> None:
-    save_file({name: value.clone() for name, value in module.state_dict().items()}, tmp_path / "tiny.safetensors")
-    write_tokenizer(tmp_path)
-    random = np.random.default_rng(0)
-    for name, count in (("train", 120), ("dev", 60)):
-        halves = [("abcde", 0), ("uvwxyz", 1)]
-        lines = [f"{''.join(random.choice(list(letters), 9))}\t{label}" for letters, label in halves * (count // 2)]
-        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
-    (tmp_path / "plan.yaml").write_text(PLAN)
+    write_encoder_world(tmp_path, module)
     run = Plan.load(tmp_path / "plan.yaml").run(store=tmp_path / "store", out=tmp_path / "out")
     first, last = run.ledger.rows[0], run.ledger.rows[-1]
     assert first.scores["probe"].value > 0.55  # of a network that nobody trained

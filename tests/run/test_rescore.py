@@ -1,0 +1,203 @@
+"""`squeeze verify --data`: a package is scored by every metric of a plan, and on the same data must score the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from encoder_world import tiny_encoder, write_encoder_world
+from language_world import write_folder, write_tokenizer
+from tiny import squeeze
+
+from squeeze.errors import VerifyError
+from squeeze.evaluate.evaluator import logits_of
+from squeeze.evaluate.evidence.base import OnEvaluationData, Subject
+from squeeze.evaluate.metrics import ExampleMetric
+from squeeze.plan.plan import Plan
+from squeeze.run.rescore import rescore
+from squeeze.targets.manifest import Manifest
+from squeeze.targets.package import file_sum
+from squeeze.targets.verify import open_package
+
+LANGUAGE = """\
+model: {hf: ./model}
+data:
+  evaluate: {text: text.txt, length: 16}
+metrics:
+  - perplexity
+  - kl
+  - flips
+  - choice: {data: {pairs: pairs.jsonl}}
+  - choice_norm: {data: {pairs: pairs.jsonl}}
+  - last_word: {data: {last_words: last.jsonl}}
+  - size
+  - prefill: {prompt: 4, seconds: 0.01}
+passes: [{pass: rtn, bits: 4, group_size: 32}]
+targets: [{target: cpu, passes: [{pass: export_onnx}]}]
+"""
+PAIRS = [{"sentence_good": f"a cat sat on {word}", "sentence_bad": f"on {word} sat cat a"} for word in "xyz"]
+
+
+class LargestLogits(OnEvaluationData[np.ndarray]):
+    """The largest logit of every example: a kind of evidence that Squeeze does not know."""
+
+    kind = "largest logits"
+
+    def collect(self, model: Subject, folder: Path) -> None:
+        np.save(folder / "largest.npy", logits_of(model.model, self.data).max(1))
+
+    def read(self, folder: Path) -> np.ndarray:
+        return np.asarray(np.load(folder / "largest.npy"))
+
+
+class Confidence(ExampleMetric):
+    """Mean of the largest logit; a plan names it as ``test_rescore:Confidence``."""
+
+    name, unit, evidence = "confidence", "nats", LargestLogits
+
+    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
+        return logits
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_encoder_world(tmp_path_factory.mktemp("encoder"), tiny_encoder())
+    plan = folder / "plan.yaml"
+    made_up = '{"test_rescore:Confidence": {}}'
+    plan.write_text(plan.read_text().replace("[probe, cosine, size]", f"[probe, cosine, size, macs, {made_up}]"))
+    Plan.load(plan).run(store=folder / "store", out=folder / "out")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("language")
+    write_tokenizer(write_folder(folder / "model", max_position_embeddings=128))
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 6)
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    (folder / "last.jsonl").write_text("\n".join(json.dumps({"text": f"some {w} words and more"}) for w in "xyzu"))
+    (folder / "plan.yaml").write_text(LANGUAGE)
+    Plan.load(folder / "plan.yaml").run(store=folder / "store", out=folder / "out")
+    return folder
+
+
+def rescored(world: Path, package: Path | None = None) -> dict[str, Any]:
+    return rescore(open_package(package or world / "out/plan-cpu.zip"), Plan.load(world / "plan.yaml"))
+
+
+def resealed(world: Path, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """The package as a folder whose ledger says something else, with sums and digest that fit."""
+    with zipfile.ZipFile(world / "out/plan-cpu.zip") as package:
+        package.extractall(folder)
+    ledger, manifest = folder / "ledger.json", folder / "manifest.json"
+    ledger.write_bytes(change(ledger.read_bytes()))
+    told = Manifest.model_validate_json(manifest.read_bytes())
+    files = told.files | {"ledger.json": file_sum(ledger)}
+    manifest.write_text(told.model_copy(update={"files": files}).sealed().model_dump_json())
+    return folder
+
+
+def edited(metric: str, value: object) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        ledger = json.loads(content)
+        ledger["rows"][-1]["scores"][metric]["value"] = value
+        return json.dumps(ledger).encode()
+
+    return change
+
+
+def test_an_encoders_own_package_scores_what_its_ledger_says(encoder: Path) -> None:
+    """The probe is fitted again on the original's embeddings: the package's own embeddings alone would give 0."""
+    found = rescored(encoder)
+    assert list(found["scores"]) == ["probe", "cosine", "size_bytes", "macs", "confidence"]
+    for name, score in found["scores"].items():
+        assert abs(score["value"] - score["claimed"]) <= score["tolerance"], name
+    assert found["scores"]["probe"]["value"] > 0.55
+    assert found["not_scored"] == found["not_compared"] == {}
+    assert squeeze("verify", encoder / "out/plan-cpu.zip", "--data", encoder / "plan.yaml") == 0
+
+
+def test_a_made_up_metric_with_evidence_of_its_own_is_scored_in_run_and_verify(encoder: Path) -> None:
+    score = rescored(encoder)["scores"]["confidence"]
+    assert score["claimed"] == pytest.approx(score["value"])
+    assert score["interval"][0] < score["value"] < score["interval"][1]
+
+
+def test_a_language_package_is_scored_by_every_metric_or_says_why_not(language: Path) -> None:
+    found = rescored(language)
+    labels = ["perplexity", "kl", "flips", "choice:pairs", "choice_norm:pairs", "last_word:last", "size_bytes"]
+    assert list(found["scores"]) == labels
+    assert all("claimed" in score for score in found["scores"].values())
+    assert found["scores"]["kl"]["value"] > 0
+    assert found["not_scored"] == {"prefill": "a time of one host; squeeze bench measures this one's"}
+
+
+def test_without_the_original_only_what_needs_it_is_left_out(language: Path, tmp_path: Path) -> None:
+    shutil.copytree(language, tmp_path / "world")
+    (tmp_path / "world/model/config.json").unlink()
+    found = rescored(tmp_path / "world")
+    assert set(found["not_scored"]) == {"kl", "flips", "prefill"}
+    assert "it compares to the original, which cannot be read" in found["not_scored"]["kl"]
+    assert "perplexity" in found["scores"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "off"), [("perplexity", 1e-3), ("choice:pairs", 1e-9), ("size_bytes", 1)], ids=["mean", "share", "bytes"]
+)
+def test_a_score_within_the_sampling_interval_is_not_good_enough(
+    language: Path, tmp_path: Path, metric: str, off: float
+) -> None:
+    true = rescored(language)["scores"][metric]["value"]
+    package = resealed(language, tmp_path / "p", edited(metric, true + off))
+    with pytest.raises(VerifyError, match=rf"{metric} is .*; the ledger says .*; a difference of at most .* rounding"):
+        rescored(language, package)
+    assert squeeze("verify", package, "--data", language / "plan.yaml") == 4
+
+
+def test_a_difference_of_rounding_is_let_through(language: Path, tmp_path: Path) -> None:
+    true = rescored(language)["scores"]["perplexity"]["value"]
+    assert rescored(language, resealed(language, tmp_path / "p", edited("perplexity", true * (1 + 1e-9))))
+
+
+def test_scores_on_other_data_are_shown_and_not_compared(language: Path, tmp_path: Path) -> None:
+    shutil.copytree(language, tmp_path / "world")
+    (tmp_path / "world/text.txt").write_text("pack my box with five dozen liquor jugs " * 6)
+    found = rescored(tmp_path / "world")
+    assert not found["same_data_as_ledger"]
+    assert found["not_compared"] == dict.fromkeys(["perplexity", "kl", "flips"], "the ledger's is on other data")
+    assert "claimed" in found["scores"]["choice:pairs"]
+
+
+BAD = {
+    "cut short": lambda content: content[:-40],
+    "a list": lambda _: b"[1, 2]",
+    "no rows": lambda _: b'{"scored_on": null, "rows": []}',
+    "no key": lambda _: b'{"rows": [{"scores": {}}]}',
+    "a word for a number": edited("perplexity", "low"),
+    "not finite": edited("perplexity", float("nan")),
+    "larger than a float": edited("perplexity", 10**400),
+    "5,000 digits": lambda content: edited("perplexity", 7654321)(content).replace(b"7654321", b"7" * 5000),
+    "a list for a score": edited("perplexity", [1]),
+    "deep": lambda _: b"[" * 100_000,
+    "yaml": lambda _: b"a: &a [x]\nb: [*a, *a]",
+    "not utf-8": lambda _: b'{"rows": "\xff"}',
+    "empty": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_ledger_that_is_none_is_one_line_and_exit_4(
+    language: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = resealed(language, tmp_path / "p", BAD[name])
+    assert squeeze("verify", package, "--data", language / "plan.yaml") == 4
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "ledger.json: " in said[0]
+    assert "make the package again" in said[0]
