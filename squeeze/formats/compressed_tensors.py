@@ -72,6 +72,8 @@ def shape_fault(
 ) -> str | None:
     """What is wrong with the shapes of one linear's tensors; None where nothing is."""
     rows, columns = shape
+    if rows < 1 or columns < 1:
+        return f"weight_shape is {list(shape)}, which holds no weights"
     size = group_size or columns
     if columns % size:
         return f"group_size {size} does not divide {columns} input channels"

@@ -9,6 +9,7 @@ from typing import Any
 
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.patterns import pattern
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
@@ -29,7 +30,7 @@ class Group:
         if module in self.targets:
             return 3
         patterns = [target.removeprefix("re:") for target in self.targets if target.startswith("re:")]
-        if any(re.match(pattern, module) for pattern in patterns):
+        if any(pattern(text).match(module) for text in patterns):
             return 2
         return int(LINEAR in self.targets)
 
@@ -121,15 +122,15 @@ def _patterns(names: list[str], kinds: Mapping[str, GridKind]) -> list[str]:
     own = set(names)
     patterns: dict[str, None] = {}
     for name in names:
-        pattern = re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name))
-        alike = [other for other in kinds if re.fullmatch(pattern, other)]
-        patterns[f"re:^{pattern}$" if own.issuperset(alike) else name] = None
+        every = re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name))
+        alike = [other for other in kinds if re.fullmatch(every, other)]
+        patterns[f"re:^{every}$" if own.issuperset(alike) else name] = None
     return list(patterns)
 
 
 def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> Group:
     bits, size, strategy = weights.get("num_bits"), weights.get("group_size"), weights.get("strategy")
-    if bits not in BITS or weights.get("type", "int") != "int":
+    if type(bits) is not int or bits not in BITS or weights.get("type", "int") != "int":
         raise ModelError(f"{name}: weights of {weights.get('type', 'int')}{bits} cannot be read; int 2, 3, 4 and 8 can")
     if strategy not in ("group", "channel", None) or group.get("input_activations"):
         raise ModelError(f"{name}: weights by {strategy}, or with activations, cannot be read; by group or channel can")
@@ -138,7 +139,10 @@ def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any]) -> G
         raise ModelError(f"{name}: targets {targets!r} is no list of names and patterns")
     try:
         for target in targets:
-            re.compile(target.removeprefix("re:"))
-    except re.error as error:
-        raise ModelError(f"{name}: target '{target}' is no pattern ({error})") from None
-    return Group(tuple(targets), bits, size if isinstance(size, int) and size > 0 else None)
+            if target.startswith("re:"):
+                pattern(target.removeprefix("re:"))
+    except ModelError as error:
+        raise ModelError(f"{name}: targets: {error}") from None
+    if size is not None and (type(size) is not int or (size < 1 and size != -1)):
+        raise ModelError(f"{name}: group_size {size!r} is no number of input channels; 128 would be")
+    return Group(tuple(targets), bits, size if size is not None and size > 0 else None)

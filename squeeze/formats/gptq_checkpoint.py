@@ -96,6 +96,8 @@ def shape_fault(shapes: Mapping[str, tuple[int, ...]], bits: int, group_size: in
         if len(shapes.get(name, ())) != 2:
             return f"no {name} of two dimensions is stored"
     rows, columns = shapes["qweight"][1], shapes["qweight"][0] * WORD // bits
+    if not rows or not columns:
+        return f"qweight is {list(shapes['qweight'])}, which holds no weights"
     size = group_size or columns
     if columns % size:
         return f"group_size {size} does not divide {columns} input channels"

@@ -6,7 +6,6 @@ Read with the keys of every age: auto-gptq's (no ``checkpoint_format``, ``is_mar
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from squeeze.errors import ModelError
 from squeeze.formats.gptq_checkpoint import BITS
 from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.patterns import pattern
 
 FILE = "quantize_config.json"
 VERSIONS = {"gptq": 1, "gptq_v2": 2}
@@ -38,8 +38,8 @@ class GptqConfig:
 
     def of(self, module: str) -> tuple[int, int | None]:
         """Bits and group size of one module."""
-        for pattern, values in self.overrides.items():
-            if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), module):
+        for text, values in self.overrides.items():
+            if not text.startswith("-:") and pattern(text.removeprefix("+:")).match(module):
                 return int(values.get("bits", self.bits)), _group(values.get("group_size", self.group_size))
         return self.bits, self.group_size
 
@@ -55,15 +55,15 @@ def read_config(values: Mapping[str, Any]) -> GptqConfig:
         layout = "marlin" if values.get("is_marlin_format") else layout
         raise ModelError(f"checkpoint_format '{layout}' cannot be read; gptq and gptq_v2 can")
     bits, size = values.get("bits"), values.get("group_size", -1)
-    if bits not in BITS:
+    if not _is_width(bits):
         raise ModelError(f"bits {bits!r} cannot be read; 2, 3, 4 and 8 can")
-    if not (size is None or isinstance(size, int)) or size == 0:
+    if not _is_group(size):
         raise ModelError(f"group_size {size!r} is no number of input channels; 128, or -1 for one group, would be")
     overrides = values.get("dynamic") or {}
     if not isinstance(overrides, dict):
         raise ModelError("dynamic is no mapping of module patterns to options")
-    for pattern, other in overrides.items():
-        _require_readable(pattern, other, bits, size)
+    for text, other in overrides.items():
+        _require_readable(text, other, bits, size)
     return GptqConfig(bits, _group(size), VERSIONS[layout], overrides, values.get("model_file_base_name"))
 
 
@@ -99,19 +99,28 @@ def exactly(name: str) -> str:
     return "^" + name.replace(".", r"\.") + "$"
 
 
-def _require_readable(pattern: str, other: Any, bits: int, size: int | None) -> None:
+def _require_readable(text: str, other: Any, bits: int, size: int | None) -> None:
     """An override that can be followed: a pattern, options of known values."""
     try:
-        re.compile(pattern.removeprefix("+:").removeprefix("-:"))
-    except re.error as error:
-        raise ModelError(f"dynamic '{pattern}' is no pattern ({error})") from None
-    if pattern.startswith("-:"):
+        pattern(text.removeprefix("+:").removeprefix("-:"))
+    except ModelError as error:
+        raise ModelError(f"dynamic: {error}") from None
+    if text.startswith("-:"):
         return
-    if not isinstance(other, dict) or other.get("bits", bits) not in BITS:
-        raise ModelError(f"dynamic '{pattern}': {other!r} cannot be read; bits 2, 3, 4 and 8 can")
+    if not isinstance(other, dict) or not _is_width(other.get("bits", bits)):
+        raise ModelError(f"dynamic '{text}': {other!r} cannot be read; bits 2, 3, 4 and 8 can")
     group = other.get("group_size", size)
-    if not (group is None or isinstance(group, int)) or group == 0:
-        raise ModelError(f"dynamic '{pattern}': group_size {group!r} is no number of input channels")
+    if not _is_group(group):
+        raise ModelError(f"dynamic '{text}': group_size {group!r} is no number of input channels")
+
+
+def _is_width(bits: Any) -> bool:
+    return type(bits) is int and bits in BITS
+
+
+def _is_group(size: Any) -> bool:
+    """A number of input channels, or -1 for all of them; true and 4.0 are none."""
+    return size is None or (type(size) is int and (size > 0 or size == -1))
 
 
 def _options(bits: int, group_size: int | None, symmetric: bool) -> dict[str, Any]:

@@ -22,7 +22,9 @@ import torch
 from torch import nn
 
 from squeeze.errors import ModelError, did_you_mean, first_line
+from squeeze.formats.regular import read_json, require_regular, require_regular_folder
 from squeeze.models.base import InputSpec
+from squeeze.models.config_sizes import require_sizes, stored_tensors
 
 BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
 
@@ -114,14 +116,15 @@ class HuggingFaceSource(Source):
     @classmethod
     def read(cls, folder: Path) -> HuggingFaceSource:
         file = folder / "config.json"
+        require_regular(folder)
+        require_regular(file)
         if not file.is_file():
             raise ModelError(f"{folder}: no config.json here; a Hugging Face model folder has one")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{file}: not JSON ({first_line(error)})") from None
+        config = read_json(file)
         if not isinstance(config, dict):
             raise ModelError(f"{file}: is no mapping; a Hugging Face config is one")
+        require_regular_folder(folder)
+        require_sizes(config, file, stored_tensors(folder))
         return cls(json.dumps(config, sort_keys=True))
 
     def build(self, device: str = "cpu") -> nn.Module:

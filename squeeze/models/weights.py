@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError, did_you_mean, first_line
+from squeeze.formats.regular import require_regular
 
 Weights = dict[str, Tensor]
 
@@ -25,6 +26,7 @@ WRAPPER_PREFIX = "module."  # nn.DataParallel's
 
 def read_weights(path: Path) -> Weights:
     """Read every tensor of a ``.safetensors`` file, a torch state dict, or a Hugging Face folder."""
+    require_regular(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -98,6 +100,7 @@ def _read_folder(folder: Path) -> Weights:
 
 
 def _read_safetensors(path: Path) -> Weights:
+    require_regular(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -81,7 +81,7 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "has no config_groups": {},
     "format 'nvfp4-pack-quantized' cannot be read; pack-quantized can": {"format": "nvfp4-pack-quantized"},
     "group_0: targets 3 is no list of names and patterns": {"targets": 3},
-    r"group_0: target 're:\(' is no pattern": {"targets": ["re:("]},
+    r"group_0: targets: '\(' is no pattern": {"targets": ["re:("]},
     "group_0: weights of float4 cannot be read": {"weights": WEIGHTS | {"type": "float"}},
     "group_0: weights by block, or with activations, cannot be read": {"weights": WEIGHTS | {"strategy": "block"}},
 }

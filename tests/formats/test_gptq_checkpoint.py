@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.gptq_checkpoint import from_tensors, holds, to_tensors
+from squeeze.formats.gptq_checkpoint import from_tensors, holds, shape_fault, to_tensors
 from squeeze.formats.gptq_config import config_of, read_config
 from squeeze.formats.grid_kind import GridKind
 
@@ -110,8 +110,12 @@ UNKNOWN = {
     "group_size 'many' is no number of input channels": {"group_size": "many"},
     r"dynamic '\+:x': {'bits': 7} cannot be read": {"dynamic": {"+:x": {"bits": 7}}},
     r"dynamic '\+:x': group_size 'a' is no number": {"dynamic": {"+:x": {"group_size": "a"}}},
-    r"dynamic '\+:\(' is no pattern": {"dynamic": {"+:(": {}}},
+    r"dynamic: '\(' is no pattern": {"dynamic": {"+:(": {}}},
     "dynamic is no mapping": {"dynamic": ["x"]},
+    "bits 4.0 cannot be read": {"bits": 4.0},
+    "group_size True is no number": {"group_size": True},
+    "group_size -5 is no number": {"group_size": -5},
+    "is no pattern that can be matched in linear time": {"dynamic": {r"+:(a+)\1": {}}},
 }
 
 
@@ -119,3 +123,8 @@ UNKNOWN = {
 def test_an_unknown_config_is_refused_in_one_line(line: str, change: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=line):
         read_config({"bits": 4, "group_size": 32} | change)
+
+
+def test_a_linear_without_weights_is_no_division_by_zero() -> None:
+    shapes = {"qweight": (0, 8), "qzeros": (0, 1), "scales": (0, 8)}
+    assert "holds no weights" in str(shape_fault(shapes, 4, None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 
 from squeeze.errors import ModelError, first_line
+from squeeze.formats.regular import read_json
 
+MOST_COMPUTED_BYTES = 10**9
 READ = ("gptq", "compressed-tensors")  # packed by others, and read into the grid
 
 
@@ -36,9 +37,9 @@ def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
         config._experts_implementation = "eager"  # one product per expert, so that each can be watched
         with torch.device("meta"):
             module: nn.Module = _class_for(config).from_config(config, trust_remote_code=False)
+        _compute_buffers(module)
     except Exception as error:  # whatever transformers' code makes of a config that does not fit it
         raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {_reason(error)}") from None
-    _compute_buffers(module)
     return module
 
 
@@ -48,10 +49,7 @@ def config_values(file: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is none, or it is of a model that others quantized.
     """
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: no config can be read here ({error})") from None
+    values = read_json(file)
     if not isinstance(values, dict):
         raise ModelError(f"{file}: no config can be read here (no JSON object)")
     if quantized := values.get("quantization_config"):
@@ -88,6 +86,9 @@ def _class_for(config: Any) -> Any:
 
 def _compute_buffers(module: nn.Module) -> None:
     """Give a value to what no checkpoint stores and the code computes, such as rotary frequencies."""
+    size = sum(buffer.nbytes for buffer in module.buffers())
+    if size > MOST_COMPUTED_BYTES:
+        raise ValueError(f"its tables by position take {size / 1e9:.1f} GB; 1 GB is the most")
     for owner, child in _owned(module, module):
         computed = {n: b for n, b in child._buffers.items() if b is not None and n in child._non_persistent_buffers_set}
         for name, buffer in computed.items():

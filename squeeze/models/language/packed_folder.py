@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats import compressed_tensors, compressed_tensors_config, gptq_checkpoint, gptq_config
+from squeeze.formats.regular import read_json
 from squeeze.formats.words import WORD
 from squeeze.models.language.packed import Packed
 from squeeze.models.language.shards import Shards
@@ -100,7 +100,7 @@ def packed_folder(folder: Path) -> Packed | None:
         return None
     kind = CompressedTensorsFolder if values.get("quant_method") == compressed_tensors_config.METHOD else GptqFolder
     base = values.get("model_file_base_name")
-    named = folder / f"{base}.safetensors" if isinstance(base, str) and re.fullmatch(r"[\w.-]+", base) else None
+    named = folder / f"{base}.safetensors" if isinstance(base, str) and re.fullmatch(r"[\w.-]{1,200}", base) else None
     shards = Shards(folder, [named] if named and named.is_file() else None)
     try:
         return kind(shards, values)
@@ -111,16 +111,15 @@ def packed_folder(folder: Path) -> Packed | None:
 
 def _said(folder: Path) -> dict[str, Any] | None:
     """What the folder says of its packed weights: in config.json, or in a file of its own (auto-gptq)."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     if isinstance(values := config.get("quantization_config"), dict):
         return dict(values)
     file = folder / gptq_config.FILE
     if not file.is_file():
         return None
-    try:
-        values = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{file}: no config can be read here ({error})") from None
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: no config can be read here (no JSON object)")
     if values.get("quant_method", GPTQ) != GPTQ:
         raise ModelError(f"{file}: quantized by {values['quant_method']}, which is not read; {GPTQ} would be")
     return values

@@ -5,7 +5,6 @@ Names are those of the checkpoint; which tensor of a module they are is the busi
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from squeeze.errors import ModelError, did_you_mean
+from squeeze.formats.regular import parse_json, read_json, require_regular
 
 INDEX_ENDING = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
@@ -89,8 +89,14 @@ def read_stacked(stacked: Stacked) -> Tensor:
 def metadata(file: Path) -> dict[str, Any]:
     """What Squeeze wrote into a shard beside the tensors; nothing where another wrote it."""
     with safe_open(file, framework="pt") as shard:
-        said: dict[str, Any] = json.loads((shard.metadata() or {}).get(METADATA, "{}"))
-        return said
+        text = (shard.metadata() or {}).get(METADATA, "{}")
+    try:
+        said = parse_json(text)
+    except ValueError as error:
+        raise ModelError(f"{file}: what Squeeze wrote beside the tensors is damaged ({error})") from None
+    if not isinstance(said, dict):
+        raise ModelError(f"{file}: what Squeeze wrote beside the tensors is damaged (no JSON object)")
+    return said
 
 
 def _files(folder: Path) -> list[Path]:
@@ -101,17 +107,19 @@ def _files(folder: Path) -> list[Path]:
         if not files:
             raise ModelError(f"{folder}: no *.safetensors here")
         return files
-    try:
-        named = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index}: not a shard index ({error})") from None
+    values = read_json(index)
+    shards = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ModelError(f"{index}: not a shard index (no weight_map of names to files)")
+    named = set(shards.values())
     for name in sorted(named):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name) or not (folder / name).is_file():
+        if not re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) or not (folder / name).is_file():
             raise ModelError(f"{folder}: the index names the shard '{name}', which is not here")
     return [folder / name for name in sorted(named)]
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    require_regular(file)
     try:
         with safe_open(file, framework="pt") as shard:
             return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118, no mapping

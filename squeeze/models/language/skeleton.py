@@ -6,7 +6,6 @@ embedding before it, a head behind it. What is not found is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
+from squeeze.formats.regular import read_json, require_regular_folder
+from squeeze.models.config_sizes import require_sizes, stored_tensors
 from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
 
@@ -35,7 +36,9 @@ class Skeleton:
     @classmethod
     def read(cls, folder: Path) -> Skeleton:
         """Build from ``config.json``; code from the folder is never run."""
+        require_regular_folder(folder)
         stored = config_values(folder / "config.json")
+        require_sizes(stored, folder / "config.json", stored_tensors(folder))
         module = build(folder, as_llama(stored))
         return cls(module, module.config, factors(stored))
 
@@ -111,10 +114,12 @@ class Skeleton:
 def is_language_folder(folder: Path) -> bool:
     """True where ``config.json`` names a causal language model, or a vision-language one."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        named = [str(name) for name in config.get("architectures") or []]
-    except (OSError, ValueError, AttributeError):
+        config = read_json(folder / "config.json")
+    except ModelError:
         return False  # whoever reads the folder says what is wrong with it
+    if not isinstance(config, dict) or not isinstance(config.get("architectures"), list):
+        return False
+    named = [str(name) for name in config["architectures"]]
     sees = "text_config" in config and "vision_config" in config
     ends = ("ForCausalLM", "LMHeadModel", *(["ForConditionalGeneration"] if sees else []))
     return any(name.endswith(ends) for name in named)
