@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.plan.plan import Plan
+
+CPU = torch.cpu.get_capabilities()
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,10 @@ def test_matrices_and_large_tables_become_integers(exported: OnnxModel) -> None:
     assert cosine(exported, small) > 0.97
 
 
+@pytest.mark.skipif(
+    platform.machine() == "x86_64" and not any(CPU.get(unit) for unit in ("avx512_vnni", "avx_vnni")),
+    reason="without VNNI, ONNX Runtime's dynamic int8 products overflow 16 bits, which hides what smoothing gains",
+)
 def test_smoothing_turns_embeddings_less(exported: OnnxModel) -> None:
     plain, _ = quantized(exported, embeddings=False)
     smooth, context = quantized(exported, embeddings=False, smooth=True)
