@@ -54,7 +54,8 @@ def read_config(values: Mapping[str, Any]) -> GptqConfig:
     if values.get("is_marlin_format") or layout not in VERSIONS:
         layout = "marlin" if values.get("is_marlin_format") else layout
         raise ModelError(f"checkpoint_format '{layout}' cannot be read; gptq and gptq_v2 can")
-    bits, size = values.get("bits"), values.get("group_size", -1)
+    bits: Any = values.get("bits")
+    size = values.get("group_size", -1)
     if not _is_width(bits):
         raise ModelError(f"bits {bits!r} cannot be read; 2, 3, 4 and 8 can")
     if not _is_group(size):

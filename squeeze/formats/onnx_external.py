@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from squeeze.errors import ModelError
+from squeeze.formats.regular import require_regular
 
 
 def external_files(path: Path) -> tuple[str, ...]:
@@ -20,11 +21,14 @@ def external_files(path: Path) -> tuple[str, ...]:
     """
     import onnx
 
+    require_regular(path)
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError is not part of its public Python API
         raise ModelError(f"{path}: not a readable ONNX file; truncated?") from error
-    return tuple(sorted({_location(tensor) for tensor in _tensors(proto) if tensor.data_location == tensor.EXTERNAL}))
+    return tuple(
+        sorted({_location(tensor) for tensor in every_tensor(proto) if tensor.data_location == tensor.EXTERNAL})
+    )
 
 
 def unsafe_location(location: str) -> bool:
@@ -37,7 +41,7 @@ def _location(tensor: Any) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def _tensors(message: Any) -> Iterator[Any]:
+def every_tensor(message: Any) -> Iterator[Any]:
     """Every ``TensorProto`` below a protobuf message."""
     if message.DESCRIPTOR.full_name == "onnx.TensorProto":
         yield message
@@ -45,4 +49,4 @@ def _tensors(message: Any) -> Iterator[Any]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in value if hasattr(value, "__len__") else (value,):  # a repeated field has a length
-                yield from _tensors(part)
+                yield from every_tensor(part)

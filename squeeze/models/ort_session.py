@@ -5,6 +5,7 @@ It takes ``.onnx`` and ``.ort`` files alike. What the graph holds is not its bus
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # a child that only runs a session starts without torch
 
     from squeeze.models.base import Batch, InputSpec
 
+RUN_SECONDS = 600.0  # of one batch
 Feed = dict[str, np.ndarray[Any, Any]]
 
 _DTYPES = {"float": "float32", "double": "float64"}  # the others have one name
@@ -77,12 +79,35 @@ def logits(session: InferenceSession, arrays: Feed, examples: int) -> Tensor:
 
     size = fixed_batch(session)
     if size in (None, examples):
-        found = session.run(None, arrays)[0]
+        found = run_limited(session, arrays)[0]
     else:
-        found = np.concatenate([session.run(None, part)[0] for part in parts(arrays, examples, size or examples)])[
+        found = np.concatenate([run_limited(session, part)[0] for part in parts(arrays, examples, size or examples)])[
             :examples
         ]
     return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(examples, -1))
+
+
+def run_limited(session: InferenceSession, arrays: Feed, names: list[str] | None = None) -> list[Any]:
+    """One run, stopped where it takes longer than :data:`RUN_SECONDS`: a loop in a graph need not end.
+
+    Raises:
+        ModelError: it took longer.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    timer = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        outputs: list[Any] = session.run(names, arrays, options)
+        return outputs
+    except Exception as error:  # ONNX Runtime's own exception classes share no base
+        if options.terminate:
+            raise ModelError(f"one batch ran longer than {RUN_SECONDS:.0f} s; does a loop in the graph end?") from None
+        raise ModelError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        timer.cancel()
 
 
 def fixed_batch(session: InferenceSession) -> int | None:
