@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from squeeze.cli.options import json_option, show_json
 from squeeze.errors import ModelError, UsageError
+from squeeze.formats.regular import require_regular
 
 if TYPE_CHECKING:
     from squeeze.models.base import Model
@@ -71,6 +73,7 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
     from squeeze.plan.plan import Plan
 
     path = Path(model)
+    require_regular(path, UsageError)
     if path.suffix in (".yaml", ".yml"):
         plan = Plan.load(path)
         if plan.model is None:
@@ -93,6 +96,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--input {text}: not a shape; 3,32,32 would be one")
+    whole = len(parts) <= 8 and all(part.strip().isdecimal() and len(part) < 10 for part in parts)
+    if not whole or not 0 < math.prod(map(int, parts)) <= 10**9:
+        raise UsageError(f"--input {text[:40]}: not a shape; 3,32,32 would be one")
     return tuple(int(part) for part in parts)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from squeeze.data.choices import ChoiceDataset, Ending, Question, in_tokens, open_tokenizer
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError, did_you_mean, first_line
+from squeeze.formats.regular import parse_json, require_regular
 
 Entry = dict[str, Any]
 
@@ -128,7 +129,7 @@ def _instruction(entry: Entry, where: str) -> tuple[str, list[str], int]:
     label, answer = match["label"], _text(entry, "answer", where)
     options = re.split(rf"\s*{label}\d+:\s", match["options"])
     number = answer.lower().removeprefix(label.lower())
-    if not number.isdigit():
+    if not (number.isdecimal() and len(number) <= 9):
         raise DataError(f"{where}: 'answer' is '{answer[:40]}'; {label.lower()}1 would do")
     return match["asked"].strip(), [option.strip() for option in options], int(number) - 1
 
@@ -143,10 +144,11 @@ def _files(path: Path) -> list[Path]:
 
 
 def _entries(path: Path) -> Iterator[tuple[Entry, str]]:
+    require_regular(path, DataError)
     try:
         text = path.read_text(encoding="utf-8")
         lines = text.splitlines() if path.suffix == ".jsonl" else []
-        values = [json.loads(line) for line in lines if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        values = [parse_json(line) for line in lines if line.strip()] if path.suffix == ".jsonl" else parse_json(text)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
     if not isinstance(values, list):

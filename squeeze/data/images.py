@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from squeeze.data.base import Dataset, Example
 from squeeze.data.preprocess import Preprocess
 from squeeze.errors import DataError, first_line
+from squeeze.formats.regular import require_regular
 
 RESIDENT_BYTES = 512 * 2**20  # preprocessed images up to this size stay in memory
 
@@ -47,13 +50,21 @@ class FilePixels(Pixels):
         self.files, self.labels, self.classes = files, labels, classes
 
     def read(self, index: int) -> np.ndarray:
+        require_regular(self.files[index], DataError)
         try:
-            with Image.open(self.files[index]) as image:
+            with bounded_decoding(), Image.open(self.files[index]) as image:
                 return image_pixels(image)
         except DataError as error:
             raise DataError(f"{self.files[index]}: {error}") from None
         except Exception as error:  # each of Pillow's decoders fails in its own way at damaged bytes
             raise DataError(f"{self.files[index]}: not a whole image ({first_line(error)})") from None
+
+
+@contextmanager
+def bounded_decoding() -> Iterator[None]:
+    """Pillow's warning of an image of more than 89 million pixels becomes an error, before any pixel is decoded."""
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        yield
 
 
 def image_pixels(image: Image.Image) -> np.ndarray:

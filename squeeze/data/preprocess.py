@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -12,8 +11,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from squeeze.errors import DataError, first_line
+from squeeze.formats.regular import read_json
 
 Pixel = Annotated[int, Gt(0), Le(8192)]  # a slip of the finger must not ask for a terabyte
+MOST_PIXELS = 2**27
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # in the order of PIL's numbers
 Side = Pixel | tuple[Pixel, Pixel]
 
@@ -67,6 +68,7 @@ class Preprocess(BaseModel):
         if self.channels:
             image = image.convert("L" if self.channels == 1 else "RGB")
         if self.resize:
+            _require_decodable(_resized(image.size, self.resize))
             image = image.resize(_resized(image.size, self.resize), Image.Resampling[self.interpolation.upper()])
         if self.crop:
             image = _centre(image, *((self.crop, self.crop) if isinstance(self.crop, int) else self.crop))
@@ -76,10 +78,10 @@ class Preprocess(BaseModel):
     def from_processor(cls, folder: Path) -> Self:
         """Read a Hugging Face ``preprocessor_config.json``."""
         file = folder / "preprocessor_config.json"
+        if not file.exists():
+            raise DataError(f"{file}: no image processor here")
         try:
-            return cls.model_validate(_processor_steps(json.loads(file.read_text(encoding="utf-8"))))
-        except OSError as error:
-            raise DataError(f"{file}: no image processor here ({error.strerror})") from None
+            return cls.model_validate(_processor_steps(read_json(file, DataError)))
         except ValidationError as error:
             detail = error.errors()[0]
             where = ".".join(map(str, detail["loc"]))
@@ -101,6 +103,12 @@ def _processor_steps(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("do_normalize", True) and "image_mean" in config:
         values["normalize"] = {"mean": config["image_mean"], "std": config["image_std"]}
     return values
+
+
+def _require_decodable(size: tuple[int, int]) -> None:
+    """A strip of one pixel's height must not become a picture of terabytes."""
+    if size[0] * size[1] > MOST_PIXELS:
+        raise DataError(f"resize would make {size[1]} x {size[0]} pixels; two numbers, [height, width], would do")
 
 
 def _shape(pixels: np.ndarray) -> str:

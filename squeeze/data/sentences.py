@@ -18,6 +18,7 @@ from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource, whole_labels
 from squeeze.data.text import read_tokenizer
 from squeeze.errors import DataError, first_line
+from squeeze.formats.regular import require_regular
 from squeeze.models.base import Batch
 
 
@@ -98,6 +99,7 @@ class SentencesData(DataSource):
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:
+    require_regular(path, DataError)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in _reader(file, path.suffix) if row]

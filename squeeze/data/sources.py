@@ -17,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 
 from squeeze.data.base import Dataset
 from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
+from squeeze.data.npz import require_expandable
 from squeeze.data.preprocess import Interpolation, Normalize, Preprocess, Side
 from squeeze.errors import DataError, did_you_mean, first_line
+from squeeze.formats.regular import require_regular
 
+MOST_CLASSES = 10**6
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm"}
 
 
@@ -49,6 +52,11 @@ class DataSource(BaseModel, ABC):
     def faults(self, root: Path) -> Iterator[str]:
         """What is wrong with the options, without reading the data itself."""
         path = root / self.where()
+        try:
+            require_regular(path, DataError)
+        except DataError as error:
+            yield f"{self.kind}: {error}"
+            return
         if not path.exists():
             yield f"{self.kind}: {path} does not exist"
 
@@ -130,9 +138,11 @@ class NpzData(ImageSource):
 
 
 def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    require_regular(path, DataError)
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: not a whole npz file; np.savez writes one")
+        require_expandable(path, names)
         with np.load(path, allow_pickle=False) as arrays:
             for name in names:
                 if name not in arrays:
@@ -149,7 +159,8 @@ def whole_labels(labels: np.ndarray, examples: int, where: str) -> np.ndarray:
     if labels.shape not in ((examples,), (examples, 1)):
         raise DataError(f"{where} is {list(labels.shape)} for {examples} examples; one label each would do")
     numbers = labels.reshape(-1)
-    if numbers.dtype.kind not in "uif" or (numbers != np.floor(numbers)).any() or (numbers < -1).any():
+    whole = numbers.dtype.kind in "uif" and bool((numbers == np.floor(numbers)).all())
+    if not whole or bool((numbers < -1).any()) or bool((numbers > MOST_CLASSES).any()):
         raise DataError(f"{where} holds no class numbers; whole numbers from 0 on would do, or -1 for none")
     return numbers.astype(np.int64)
 
@@ -215,6 +226,6 @@ class DigitsData(ImageSource):
 
 def _leading_number(file: Path) -> int:
     digits = file.name.split("_")[0].split("-")[0].split(".")[0]
-    if not digits.isdigit():
+    if not (digits.isdecimal() and len(digits) <= 9):
         raise DataError(f"{file}: labels: filename wants names that begin with the class index, such as 0007_cat.jpg")
     return int(digits)

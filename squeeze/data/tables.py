@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from squeeze.data.images import LazyPixels, Pixels, image_pixels
+from squeeze.data.images import LazyPixels, Pixels, bounded_decoding, image_pixels
 from squeeze.data.sources import ImageSource, whole_labels
 from squeeze.errors import DataError, MissingExtra, did_you_mean, first_line
+from squeeze.formats.regular import require_regular
 
 
 class DatasetsData(ImageSource):
@@ -45,14 +46,18 @@ class DatasetsData(ImageSource):
 
     def _cell(self, table: Any, index: int) -> Any:
         try:
-            return table[index][self.image]
+            with bounded_decoding():
+                return table[index][self.image]
         except Exception as error:  # the library decodes on access, and its decoders fail in their own ways
             raise DataError(f"{self.datasets}: row {index} cannot be read ({first_line(error)})") from None
 
     def _labels(self, table: Any) -> np.ndarray:
         if self.label is None:
             return np.full(len(table), -1)
-        labels = np.array([-1 if value is None else value for value in table[self.label]])
+        try:
+            labels = np.array([-1 if value is None else value for value in table[self.label]])
+        except (ValueError, OverflowError):  # lists of different lengths, numbers of any length
+            raise DataError(f"{self.datasets}: column '{self.label}' holds no class numbers") from None
         return whole_labels(labels, len(table), f"{self.datasets}: column '{self.label}'")
 
 
@@ -66,6 +71,8 @@ def _read_table(path: Path) -> Any:
     except ImportError:
         raise MissingExtra(ABSENT) from None
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIX_TO_READER) if path.is_dir() else [path]
+    for file in files:
+        require_regular(file, DataError)
     kinds = {SUFFIX_TO_READER.get(file.suffix) for file in files}
     if len(kinds) != 1 or None in kinds:
         raise DataError(f"{path}: files of one kind among {', '.join(SUFFIX_TO_READER)} are read")
@@ -91,8 +98,9 @@ def _column_pixels(value: Any, where: str) -> np.ndarray:
 
 def _decoded(encoded: bytes, where: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
+        with bounded_decoding():
+            image = Image.open(io.BytesIO(encoded))
+            image.load()
     except Exception as error:  # each of Pillow's decoders fails in its own way at damaged bytes
         raise DataError(f"{where}: an image cell is not a whole image ({first_line(error)})") from None
     return image

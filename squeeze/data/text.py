@@ -22,7 +22,10 @@ from squeeze.data.base import Dataset, Example
 from squeeze.data.grams import Texts, sharing
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError, did_you_mean, first_line
+from squeeze.formats.regular import parse_json, require_regular, require_regular_folder
 from squeeze.models.base import Batch
+
+MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
 
 
 class TokenDataset(Dataset):
@@ -92,17 +95,23 @@ class TextData(DataSource):
         return TokenDataset(name, sequences[self.chosen(available)])
 
     def faults(self, root: Path) -> Iterator[str]:
-        if not (root / self.text).is_file():
+        faults = list(super().faults(root))
+        yield from faults
+        if not faults and not (root / self.text).is_file():
             yield f"text: {root / self.text} is no file"
 
 
 def _texts(path: Path, field: str) -> Iterator[str]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
+    require_regular(path, DataError)
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             if not lines:
-                yield file.read()
+                text = file.read(MOST_LETTERS + 1)
+                if len(text) > MOST_LETTERS:
+                    raise DataError(f"{path}: more than {MOST_LETTERS:,} letters; a part of it would do")
+                yield text
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -113,7 +122,7 @@ def _texts(path: Path, field: str) -> Iterator[str]:
 
 def _field(line: str, field: str, where: str) -> str:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: no JSON ({error})") from None
     if not isinstance(values, dict) or field not in values:
@@ -132,6 +141,7 @@ def read_tokenizer(model: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    require_regular_folder(model, DataError)
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # the tokenizers' own library raises nothing narrower
