@@ -182,12 +182,14 @@ def _exact_score(metric: Metric, new: Measured, original: Measured, previous: Me
     if previous is None:
         return Score(metric.label, metric.unit, value, None)
     first, second = (
-        _exact_delta(value, other.exact[metric.label], metric.higher_is_better) for other in (original, previous)
+        _exact_delta(value, other.exact.get(metric.label), metric.higher_is_better) for other in (original, previous)
     )
     return Score(metric.label, metric.unit, value, None, first, second)
 
 
-def _exact_delta(new: int, old: int, higher_is_better: bool) -> Delta:
+def _exact_delta(new: int, old: int | None, higher_is_better: bool) -> Delta | None:
+    if old is None:  # not known of that model
+        return None
     verdict: Verdict = "same" if new == old else "better" if (new > old) == higher_is_better else "worse"
     return Delta(new - old, None, new / old if old else None, None, verdict)
 

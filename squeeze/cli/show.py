@@ -121,7 +121,7 @@ def _explained(row: Explained) -> tuple[str, ...]:
     return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names
 
 
-def _layer(layer: Layer, parameters: int, macs: int) -> tuple[str, ...]:
+def _layer(layer: Layer, parameters: int, macs: int | None) -> tuple[str, ...]:
     shape = " x ".join(map(str, layer.shape))
     share = f"{layer.parameters / max(parameters, 1):.1%}"
     work = f"{layer.macs / macs:.1%}" if macs else ""

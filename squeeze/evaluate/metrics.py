@@ -109,7 +109,8 @@ class ModelMetric(Metric):
     evidence = ModelFacts
 
     @abstractmethod
-    def value(self, model: Model) -> int: ...
+    def value(self, model: Model) -> int | None:
+        """None where it is not known, which is never 0."""
 
 
 class EstimateMetric(Metric):
@@ -230,7 +231,7 @@ class Macs(ModelMetric):
 
     name, unit = "macs", "count"
 
-    def value(self, model: Model) -> int:
+    def value(self, model: Model) -> int | None:
         return model.macs()
 
 

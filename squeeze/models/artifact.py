@@ -39,7 +39,7 @@ class Facts:
     """
 
     parameters: int
-    macs: int
+    macs: int | None
     tolerance: float
 
 
@@ -100,7 +100,7 @@ class Artifact(Model):
     def parameters(self) -> int:
         return self.facts.parameters if self.facts else super().parameters()
 
-    def macs(self) -> int:
+    def macs(self) -> int | None:
         return self.facts.macs if self.facts else super().macs()
 
     def nbytes(self) -> int:

@@ -136,8 +136,8 @@ class Model(ABC):
         """Number of stored weights."""
         return sum(layer.parameters for layer in self.layers())
 
-    def macs(self) -> int:
-        """Multiply-accumulates for one example."""
+    def macs(self) -> int | None:
+        """Multiply-accumulates for one example; None where they are not known, which is never 0."""
         return sum(layer.macs for layer in self.layers())
 
 

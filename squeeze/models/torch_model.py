@@ -92,6 +92,9 @@ class TorchModel(Model):
         noise = {spec.name: spec.noise(examples, generator).to(device) for spec in self.inputs}
         return Batch(noise)
 
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers())
+
     def layers(self) -> list[Layer]:
         return list(_layers(self))
 

@@ -15,7 +15,7 @@ from squeeze.errors import EffectError
 from squeeze.models.base import Model
 from squeeze.plan.plan import Step
 
-COUNTED: dict[str, tuple[str, Callable[[Model], int]]] = {
+COUNTED: dict[str, tuple[str, Callable[[Model], int | None]]] = {
     "fewer_parameters": ("parameters", lambda model: model.parameters()),
     "fewer_macs": ("multiply-accumulates", lambda model: model.macs()),
     "fewer_bytes": ("bytes", lambda model: model.nbytes()),
@@ -38,7 +38,9 @@ def _broken(step: Step, before: Model, after: Model, folders: tuple[Path, Path])
     for promise in sorted(step.deed.promises & COUNTED.keys()):
         noun, count = COUNTED[promise]
         was, now = count(before), count(after)
-        if now >= was:
+        if was is None or now is None:
+            yield f"promises fewer {noun}, but they are not known"
+        elif now >= was:
             yield f"promises fewer {noun}, but left {now:,} of {was:,}"
     if "weights_changed" in step.deed.promises and _digests(folders[0]) == _digests(folders[1]):
         yield "promises changed weights, but wrote the very bytes that it was given"

@@ -49,7 +49,7 @@ class Checkpoint(Target[LanguageModel]):
             write_gptq(model, folder, self.version)
         else:
             write_compressed_tensors(model, folder)
-        return CheckpointDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE))
+        return CheckpointDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE, model.macs()))
 
     def prove(self, model: LanguageModel, built: Built) -> list[dict[str, Any]]:
         assert isinstance(built, CheckpointDecoder)

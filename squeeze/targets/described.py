@@ -35,5 +35,5 @@ class Described:
     golden: Golden
     tolerance: float
     parameters: int
-    macs: int
+    macs: int | None
     requirements: tuple[str, ...]

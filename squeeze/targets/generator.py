@@ -35,14 +35,14 @@ def describe(artifact: LanguageArtifact, prompt: Batch) -> Described:
         golden=Golden(inputs, _log_probabilities(artifact, inputs[PROMPT][0].tolist())),
         tolerance=artifact.facts.tolerance,
         parameters=artifact.facts.parameters,
-        macs=0,
+        macs=artifact.facts.macs,
         requirements=artifact.requirements(),
     )
 
 
 def load(folder: Path, manifest: Manifest, keeper: object) -> LanguageArtifact:
     """The model of an opened package, to be run by its own runtime."""
-    facts = LanguageFacts(manifest.parameters, manifest.tolerance)
+    facts = LanguageFacts(manifest.parameters, manifest.tolerance, manifest.macs or None)  # a 0 is an unknown of old
     return runtime_class(manifest.runtime.name)(folder / MODEL_FOLDER, facts, keeper)
 
 

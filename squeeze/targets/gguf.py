@@ -46,7 +46,7 @@ class Gguf(Target[LanguageModel]):
     def build(self, model: LanguageModel, folder: Path) -> Built:
         copy_side_files(model.folder, folder)
         write_gguf(model, folder / FILE_NAME)
-        facts = LanguageFacts(model.parameters(), TOLERANCE)
+        facts = LanguageFacts(model.parameters(), TOLERANCE, model.macs())
         return GgufDecoder(folder, facts) if self.runtime == "llama.cpp" else GgufInTransformers(folder, facts)
 
     def prove(self, model: LanguageModel, built: Built) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ class Manifest(_Part):
         model: The file that the runtime loads.
         tolerance: Largest golden difference allowed, as a share of the largest golden output.
         preprocessing: How raw pixels become the model's input, as ``Dataset.preprocessing()`` says it.
-        parameters, macs: As counted on the graph that the model file was built from.
+        parameters, macs: As counted on the graph that the model file was built from; MACs None: not known.
     """
 
     schema_version: Literal[1] = 1
@@ -73,7 +73,7 @@ class Manifest(_Part):
     preprocessing: dict[str, JsonValue]
     labels: tuple[str, ...] | None
     parameters: NonNegativeInt
-    macs: NonNegativeInt
+    macs: NonNegativeInt | None
     provenance: dict[str, JsonValue]
     files: dict[str, FileSum]
     digest: Sha256 | Literal[""] = ""

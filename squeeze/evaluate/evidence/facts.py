@@ -17,7 +17,8 @@ class ModelFacts(Evidence):
     """An exact number of the model as stored; nothing is run."""
 
     def reading(self, metric: ModelMetric, model: Subject) -> Reading | None:  # type: ignore[override]
-        return Exact(metric.value(model.model))
+        value = metric.value(model.model)
+        return None if value is None else Exact(value)
 
 
 class Clock(Evidence):

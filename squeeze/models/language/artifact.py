@@ -41,10 +41,12 @@ class LanguageFacts:
     Args:
         parameters: Number of weights, as counted on the model.
         tolerance: How far another host's log-probabilities may be off, as a share of the largest.
+        macs: Multiply-accumulates for one token; None where nobody counted them.
     """
 
     parameters: int
     tolerance: float
+    macs: int | None = None
 
 
 class LanguageArtifact(Decoder):
@@ -116,6 +118,9 @@ class LanguageArtifact(Decoder):
 
     def parameters(self) -> int:
         return self.facts.parameters
+
+    def macs(self) -> int | None:
+        return self.facts.macs
 
     def layers(self) -> list[Layer]:
         """A runtime's file need not list them."""

@@ -67,7 +67,7 @@ def export_decoder(
     context.measured["export_error"] = found
     if model.grid:
         context.facts["proof"] = proven(prove_onnx(model, folder / FILE_NAME))
-    return OnnxDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE))
+    return OnnxDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE, model.macs()))
 
 
 def write(model: LanguageModel, folder: Path, options: Options, blocks: int | None = None) -> None:
