@@ -39,7 +39,8 @@ def command(
 ) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
 
-    The model runs in a process of its own, without network, with limits on time and memory. With --data, every metric
+    The golden input runs in a process of its own, without network, with limits on time and memory. With --data, in this
+    process, every metric
     of that plan that the package can be scored by is scored again, and must equal the ledger's up to rounding where the
     data is the same; --store saves scoring the original once more.
 

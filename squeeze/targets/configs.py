@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from squeeze.errors import VerifyError
+from squeeze.errors import VerifyError, printable
 
 GENAI = "genai_config.json"
 RUNS_CODE = ("auto_map", "custom_generate", "attn_implementation", "_attn_implementation")
@@ -112,17 +112,35 @@ def check_json(values: Any, where: str) -> None:
         raise VerifyError(f"{where}: {found[0]}: names code to run; a package holds data only, refused")
 
 
+def genai_bytes(config: Any) -> bytes:
+    """The one spelling of a GenAI config: what we have read is then what GenAI's own parser reads."""
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python keeps the last of two equal keys, other parsers act on both."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
 def check_config(file: Path, where: str) -> None:
     """Look at one JSON file of a package that a runtime may read.
 
     Raises:
         VerifyError: it is no JSON, or says what a package may not.
     """
+    data = file.read_bytes()
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(data, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
-        raise VerifyError(f"{where}: is not JSON ({str(error)[:100]}); make the package again") from None
+        raise VerifyError(f"{where}: is not JSON ({printable(str(error)[:100])}); make the package again") from None
     if file.name == GENAI:
         check_genai(values, where)
+        if data != genai_bytes(values):
+            raise VerifyError(
+                f"{where}: is not written as our exports write it, so GenAI may read it otherwise; refused"
+            )
     else:
         check_json(values, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from encoder_world import PLAN, SIZES, tiny_encoder, write_encoder_world
 from language_world import write_tokenizer
+from onnx_world import needs_vnni
 from tiny import faults, squeeze
 from torch import nn
 
@@ -24,8 +24,6 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.plan.plan import Plan
-
-CPU = torch.cpu.get_capabilities()
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +86,7 @@ def test_matrices_and_large_tables_become_integers(exported: OnnxModel) -> None:
     assert cosine(exported, small) > 0.97
 
 
-@pytest.mark.skipif(
-    platform.machine() == "x86_64" and not any(CPU.get(unit) for unit in ("avx512_vnni", "avx_vnni")),
-    reason="without VNNI, ONNX Runtime's dynamic int8 products overflow 16 bits, which hides what smoothing gains",
-)
+@needs_vnni
 def test_smoothing_turns_embeddings_less(exported: OnnxModel) -> None:
     plain, _ = quantized(exported, embeddings=False)
     smooth, context = quantized(exported, embeddings=False, smooth=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_world import error, exported
+from onnx_world import error, exported, needs_vnni
 
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
@@ -14,7 +14,11 @@ def test_matrices_become_integers_and_convolutions_stay() -> None:
     assert lent.facts["coverage"]["Gemm"] == [1, 1]
     assert lent.facts["coverage"]["Conv"] == [0, 3]
     assert quantized.ir.graph.initializers["fc.weight.integers"].dtype is not None
-    assert error(quantized) < 1e-3
+
+
+@needs_vnni
+def test_a_classifier_in_integers_is_off_by_rounding_only() -> None:
+    assert error(QuantizeDynamic().run(exported(), Context(threads=1))) < 1e-3
 
 
 def test_convolutions_follow_when_asked_for() -> None:

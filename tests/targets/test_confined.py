@@ -112,6 +112,24 @@ def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, co
     named_as_data = {**hostile, "model/libevil.so.data": library.read_bytes()}
     assert squeeze(command, resealed(tmp_path / "p.zip", named_as_data)) == 4
     assert not mark.exists()
+    honest = genai["model/genai_config.json"]
+    twice = honest.replace(
+        b'"session_options": {',
+        b'"session_options": {"custom_ops_library": "libevil.so.data"}, "session_options": {',
+        1,
+    )
+    assert twice != honest
+    files |= {"model/genai_config.json": twice, "model/libevil.so.data": files.pop("model/libevil.so")}
+    assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
+    assert "a key stands twice in one object" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_a_genai_config_has_one_spelling(genai: Files, tmp_path: Path) -> None:
+    """What another parser might read otherwise is refused, whatever it means."""
+    other = json.dumps(json.loads(genai["model/genai_config.json"])).encode()
+    with pytest.raises(VerifyError, match=r"genai_config\.json: is not written as our exports write it"):
+        open_package(resealed(tmp_path / "p.zip", {**genai, "model/genai_config.json": other}))
 
 
 def test_a_config_that_names_code_is_refused(packed: Packed, tmp_path: Path) -> None:
