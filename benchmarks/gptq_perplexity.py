@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from squeeze.algorithms.stats import bootstrap_means, percentile_interval
 from squeeze.data.text import TextData, TokenDataset
-from squeeze.evaluate.tokens import TokenScores, score_tokens
+from squeeze.evaluate.tokens import Reference, TokenScores, score_tokens
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.progress import Progress
@@ -155,7 +155,8 @@ class Bench:
         save_file(
             {full: new.get(full, value).to(value.dtype) for full, value in own.items()}, made / "model.safetensors"
         )
-        return score_tokens(LanguageModel(made), self.evaluate, made, self.kept, Progress(), name)
+        reference = Reference(self.model, self.kept)
+        return score_tokens(LanguageModel(made), self.evaluate, made, reference, Progress(), name)
 
 
 def text(real: Path, which: str, length: int, samples: int | None) -> TokenDataset:

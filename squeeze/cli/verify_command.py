@@ -40,9 +40,8 @@ def command(
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
 
     The golden input runs in a process of its own, without network, with limits on time and memory. With --data, in this
-    process, every metric
-    of that plan that the package can be scored by is scored again, and must equal the ledger's up to rounding where the
-    data is the same; --store saves scoring the original once more.
+    process, every metric of that plan that the package can be scored by is scored again, and must equal the ledger's up
+    to rounding where the data is the same; --store saves scoring the original once more.
 
     Exit code 4 when it does not verify.
     """
