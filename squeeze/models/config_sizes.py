@@ -17,6 +17,7 @@ LARGEST_SIZE = 10**8  # the longest context of today is 10,485,760 tokens, the l
 FEW_MODULES = 256  # that may share their tensors, as ALBERT's layers do
 MOST_MODULES = 10_000
 MOST_ENTRIES = 100_000  # of one list or mapping
+LABELS = ("label2id", "id2label")
 COUNTED = re.compile(r"(^|_)(layers?|blocks?|depths?|experts?|stages?|groups?|branch(es)?|hops|modules)(_|$)")
 WIDTHS = re.compile(r"(size|dim|width|channels)")  # of a layer: no count of layers
 TENSOR_NAME = re.compile(rb'"[^"\\]{1,200}"\s*:\s*\{\s*"(dtype|shape|data_offsets)"')
@@ -66,6 +67,8 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, int | float]]:
         if len(value) > MOST_ENTRIES:
             raise ModelError(f"config.json: {name} has {len(value):,} entries; {MOST_ENTRIES:,} are the most")
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if key in LABELS:
+                continue  # names and numbers of classes: a class may be called anything, a stage among them
             yield from _numbers(inner, f"{name}.{key}" if name else str(key))
 
 

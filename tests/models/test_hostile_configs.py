@@ -124,3 +124,8 @@ def test_a_pattern_that_needs_backtracking_or_memory_is_refused(text: str, said:
 
 
 assert SIZES["num_hidden_layers"] == 2, "the counts of tensors above are of two layers"
+
+
+def test_a_class_may_be_called_as_a_size_is() -> None:
+    """ImageNet has a stage and a block plane among its classes."""
+    require_sizes({"num_labels": 1000, "label2id": {"stage": 819, "blocks": 900}}, "config.json", 4)
