@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import torch
 from _perplexity_candidates import OURS, PEERS
 from safetensors.torch import load_file, save_file
 
-from squeeze.algorithms.stats import bootstrap_means, percentile_interval
+from squeeze.algorithms.stats import Studentized, mean_by_unit, ratio_by_unit
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.evaluate.tokens import Reference, TokenScores, score_tokens
 from squeeze.models.language.dense import copy_side_files
@@ -166,32 +167,31 @@ def text(real: Path, which: str, length: int, samples: int | None) -> TokenDatas
 
 def show(bits: int, size: int, results: dict[str, Any], original: TokenScores) -> None:
     losses = {name: scores.nll.mean(1) for name, (_, scores) in results.items()}
-    columns = np.stack([original.nll.mean(1), *losses.values()], axis=1)
-    means = dict(zip(["original", *losses], bootstrap_means(columns).T, strict=True))
-    exact = dict(zip(["original", *losses], columns.mean(0), strict=True))
+    losses["original"] = original.nll.mean(1)
     print(f"\n{bits} bits, group {size}, symmetric")
     head = f"{'':<19}{'perplexity':>11}{'to our gptq':>27}{'KL':>9}{'of rtn loss recovered':>28}"
     print(f"{head}{'process':>10}{'import':>8}{'peak':>9}", flush=True)
     for name, (said, scores) in results.items():
-        print(row(name, said, scores, exact, means), flush=True)
+        print(row(name, said, scores, losses), flush=True)
 
 
-def row(name: str, said: list[dict[str, Any]], scores: TokenScores, exact: Any, means: Any) -> str:
-    delta = interval(lambda of: np.exp(of[name]) - np.exp(of["gptq"]), exact, means, 3) if "gptq" in exact else ""
-    share = "rtn" in exact and name != "rtn"
-    back = interval(lambda of: 100 * (1 - lost(of, name) / lost(of, "rtn")), exact, means, 0) + " %" if share else ""
+def row(name: str, said: list[dict[str, Any]], scores: TokenScores, losses: dict[str, np.ndarray]) -> str:
+    delta = back = ""
+    if "gptq" in losses:
+        ours = np.exp(losses["gptq"].mean())
+        delta = interval(mean_by_unit(losses[name] - losses["gptq"]), lambda nats: ours * np.expm1(nats), 3)
+    if "rtn" in losses and name != "rtn":
+        lost, lost_by_rtn = losses[name] - losses["original"], losses["rtn"] - losses["original"]
+        back = interval(ratio_by_unit(lost, lost_by_rtn), lambda share: 100 * (1 - share), 0) + " %"
     took = [statistics.median(one[key] for one in said) for key in ("process_s", "import_s", "peak_bytes")]
     clock = f"{took[0]:>8.1f} s{took[1]:>6.1f} s{took[2] / 1e6:>6.0f} MB"
-    return f"{name:<19}{np.exp(exact[name]):>11.3f}{delta:>27}{scores.kl.mean():>9.5f}{back:>28}{clock}"
+    shown = np.exp(losses[name].mean())
+    return f"{name:<19}{shown:>11.3f}{delta:>27}{scores.kl.mean():>9.5f}{back:>28}{clock}"
 
 
-def lost(of: Any, name: str) -> Any:
-    return of[name] - of["original"]
-
-
-def interval(value: Any, exact: Any, means: Any, digits: int) -> str:
-    low, high = percentile_interval(value(means))
-    return f"{value(exact):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def interval(of: Studentized, shown: Callable[[float], float], digits: int) -> str:
+    low, high = sorted(shown(end) for end in of.interval() or (np.nan, np.nan))
+    return f"{shown(of.value):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 if __name__ == "__main__":

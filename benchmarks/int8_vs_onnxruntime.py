@@ -30,7 +30,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from squeeze.algorithms.stats import bootstrap_means, percentile_interval
+from squeeze.algorithms.stats import mean_by_unit
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare as compare_times
 from squeeze.evaluate.latency import paired, stopwatch
@@ -149,7 +149,7 @@ def kl(original: torch.Tensor, got: torch.Tensor) -> np.ndarray:
 
 
 def paired_difference(differences: np.ndarray, digits: int = 2) -> str:
-    low, high = percentile_interval(bootstrap_means(differences[:, None])[:, 0])
+    low, high = mean_by_unit(differences).interval() or (np.nan, np.nan)
     return f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 

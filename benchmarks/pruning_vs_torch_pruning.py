@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch_pruning
 
-from squeeze.algorithms.stats import bootstrap_means, percentile_interval
+from squeeze.algorithms.stats import mean_by_unit
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare, paired, stopwatch
 from squeeze.models.base import Batch
@@ -115,9 +115,8 @@ def latency(new: OnnxModel, old: OnnxModel, image: Batch, threads: int, seconds:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
-    samples = bootstrap_means((ours - theirs)[:, None])[:, 0]
-    interval = percentile_interval(samples)
-    return f"{100 * (ours - theirs).mean():+.2f} points [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+    low, high = mean_by_unit(ours - theirs).interval() or (np.nan, np.nan)
+    return f"{100 * (ours - theirs).mean():+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 if __name__ == "__main__":

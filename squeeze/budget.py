@@ -1,10 +1,14 @@
 """A plan's budget: what the result may cost, against the original, and whether the interval keeps it.
 
-size: "<= 30 %"       at most 30 % of the original's
-loss: "+2 %"          at most 2 % more than the original's
-top1: "-1 points"     at most one percentage point below the original's
-kl: "<= 0.05"         an absolute bound
-size: "<= 300 KB"     an absolute bound in bytes
+size: "<= 30 %"                    at most 30 % of the original's
+loss: "+2 %"                       at most 2 % more than the original's
+top1: "-1 points"                  at most one percentage point below the original's; points are of shares
+top1: ">= 95 % of the original"    a share says of what
+kl: "<= 0.05"                      an absolute bound
+size: "<= 300 KB"                  an absolute bound in bytes
+
+A line is held against the 99 % interval: at 95 % small samples and skewed losses keep, at some sizes, up to 5 % of what
+is outside; at 99 % ``benchmarks/coverage.py`` finds at most 2.5 % at any size.
 """
 
 from __future__ import annotations
@@ -13,15 +17,29 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from squeeze.algorithms.stats import Interval
+from squeeze.algorithms.stats import FEWEST_UNITS, Interval
+from squeeze.comparison import At, Margin
 from squeeze.errors import UsageError
+from squeeze.evaluate.metrics import Metric
 from squeeze.ledger import Row, Score
 
 Outcome = Literal["kept", "broken", "unproven"]
+PROOF_LEVEL = 0.99
 ALIASES = {"size": "size_bytes"}
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-FORM = re.compile(r"^(<=|>=|\+|-)\s*(\d+(?:\.\d+)?)\s*(%|points?|[KMG]i?B|B)?$")
+FORM = re.compile(r"^(<=|>=|\+|-)\s*(\d+(?:\.\d+)?)\s*(%|points?|[KMG]i?B|B)?(\s+of the original)?$", re.ASCII)
+MARGIN = re.compile(r"^(\d+(?:\.\d+)?)\s*(%|points?)$", re.ASCII)
 EXAMPLES = "'<= 30 %', '+2 %', '-1 points', '<= 0.05' or '<= 300 KB'"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a bound is held against: a number and its interval (None: exact, or ``lacking`` says what is missing)."""
+
+    value: float | None
+    interval: Interval | None = None
+    level: float = PROOF_LEVEL
+    lacking: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,25 +56,40 @@ class Bound:
     def judge(self, row: Row) -> Judgement:
         """Kept when the whole interval keeps it, broken when the whole interval breaks it, else unproven."""
         score = row.score(self.metric)
-        found = self._found(score) if score else None
-        if found is None:
-            return Judgement(self, None, None, "unproven")
-        value, interval = found
-        return Judgement(self, value, interval, self._outcome(interval or Interval(value, value)))
+        found = self._found(score) if score else Found(None, lacking="not measured")
+        return Judgement(self, found.value, found.interval, self._outcome(found), found.level, found.lacking)
 
-    def _found(self, score: Score) -> tuple[float, Interval | None] | None:
-        if self.statistic == "value":
-            return score.value, score.interval
+    def _found(self, score: Score) -> Found:
         delta = score.to_original
+        if self.statistic == "value":
+            return _proof(score.value, score.interval, score.at, score.exact, score.units)
         if delta is None:
-            return None
+            return Found(None, lacking="not measured")
+        exact = score.exact or delta.verdict == "same"
         if self.statistic == "difference":
-            return delta.difference, delta.difference_interval
-        return None if delta.ratio is None else (delta.ratio, delta.ratio_interval)
+            return _proof(delta.difference, delta.difference_interval, delta.at, exact, delta.units)
+        return _proof(delta.ratio, delta.ratio_interval, delta.ratio_at, exact, delta.units)
 
-    def _outcome(self, interval: Interval) -> Outcome:
-        inside = [end <= self.limit if self.at_most else end >= self.limit for end in interval]
+    def _outcome(self, found: Found) -> Outcome:
+        if found.value is None or found.lacking:
+            return "unproven"
+        ends = found.interval or Interval(found.value, found.value)
+        inside = [end <= self.limit if self.at_most else end >= self.limit for end in ends]
         return "kept" if all(inside) else "unproven" if any(inside) else "broken"
+
+
+def _proof(value: float | None, interval: Interval | None, at: At | None, exact: bool, units: int | None) -> Found:
+    """A number with the interval that proves it, or what is missing for a proof."""
+    if value is None:
+        return Found(None, lacking="not measured")
+    if exact:
+        return Found(value)
+    found, level = (at(PROOF_LEVEL), PROOF_LEVEL) if at else (interval, 0.95)
+    if found is None:
+        return Found(value, lacking="no interval")
+    if units is not None and units < FEWEST_UNITS:
+        return Found(value, found, level, f"{units} independent units; {FEWEST_UNITS} or more would do")
+    return Found(value, found, level)
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,8 @@ class Judgement:
     value: float | None
     interval: Interval | None
     outcome: Outcome
+    level: float = PROOF_LEVEL
+    lacking: str = ""  # why it could not be proven, whatever was measured
 
     def line(self) -> str:
         """``size_bytes: <= 30 % of the original: measured 27.1 %: kept``."""
@@ -74,13 +109,14 @@ class Judgement:
 
     def _measured(self) -> str:
         if self.value is None:
-            return "not measured"
-        ends = (
-            f" (95 % interval {self._say(self.interval.low)} to {self._say(self.interval.high)})"
-            if self.interval
-            else ""
-        )
-        return f"measured {self._say(self.value)}{ends}"
+            return self.lacking
+        told = []
+        if self.interval:
+            told.append(
+                f"{100 * self.level:g} % interval {self._say(self.interval.low)} to {self._say(self.interval.high)}"
+            )
+        told += [self.lacking] if self.lacking else []
+        return f"measured {self._say(self.value)}" + (f" ({'; '.join(told)})" if told else "")
 
     def _say(self, value: float) -> str:
         if self.bound.statistic == "ratio":
@@ -90,37 +126,92 @@ class Judgement:
         return f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
-def parse_bound(metric: str, text: str | float, higher_is_better: bool = False) -> Bound:
+def parse_bound(metric: Metric, text: str | float) -> Bound:
     """Read one line of a budget; a change (``+2 %``) bounds the metric from its bad side.
 
     Raises:
-        UsageError: the text is none of the forms above.
+        UsageError: the text is none of the forms above, or means nothing for this metric.
     """
     match = FORM.match(str(text).strip())
     if match is None:
         raise UsageError(f"budget '{text}' cannot be read; {EXAMPLES} can")
-    sign, number, unit = match.group(1), float(match.group(2)), match.group(3) or ""
-    name = ALIASES.get(metric, metric)
+    sign, number, unit, of_original = match.group(1), float(match.group(2)), match.group(3) or "", bool(match.group(4))
+    if of_original and (unit != "%" or sign in "+-"):
+        raise UsageError(f"budget '{text}' cannot be read; '<= {number:g} % of the original' can")
     if sign in "+-":
-        change = number if sign == "+" else -number
-        return _change(name, str(text), change, unit, at_most=not higher_is_better)
-    at_most = sign == "<="
-    if unit == "%":
-        return Bound(name, str(text), f"{text} of the original", "ratio", at_most, number / 100)
+        return _change(metric, str(text), number if sign == "+" else -number, unit)
+    return _limit(metric, str(text), sign == "<=", number, unit, of_original)
+
+
+def _limit(metric: Metric, text: str, at_most: bool, number: float, unit: str, of_original: bool) -> Bound:
+    """``<=`` and ``>=``."""
+    sign, label = "<=" if at_most else ">=", metric.label
     if unit.startswith("point"):
+        cure = f"write '-{number:g} points' or '+{number:g} points'"
         raise UsageError(
-            f"budget '{text}': points are a difference; write '-{number:g} points' or '+{number:g} points'"
+            f"budget '{text}': points are a difference; {cure}" if metric.unit == "share" else _pointless(metric, text)
         )
-    return Bound(name, str(text), str(text), "value", at_most, number * BYTES.get(unit, 1))
-
-
-def _change(metric: str, text: str, change: float, unit: str, at_most: bool) -> Bound:
-    side = "at most" if at_most else "at least"
     if unit == "%":
-        return Bound(metric, text, f"{side} {text}", "ratio", at_most, 1 + change / 100)
+        _refuse_ratio_to_zero(metric, text, number)
+        if metric.unit == "share" and not of_original:
+            forms = (
+                f"'{sign} {number / 100:g}' bounds the share itself, '{sign} {number:g} % of the original' its ratio"
+            )
+            raise UsageError(f"budget '{text}': {metric.label} is a share, so % may mean two things; {forms}")
+        written = text if of_original else f"{text} of the original"
+        return Bound(label, text, written, "ratio", at_most, number / 100)
+    if unit and metric.unit != "bytes":
+        raise UsageError(
+            f"budget '{text}': {metric.label} is not measured in bytes; '{sign} {number:g}' bounds its value"
+        )
+    if metric.unit == "share" and number > 1:
+        raise UsageError(f"budget '{text}': a share lies between 0 and 1; '{sign} {number / 100:g}' bounds it")
+    return Bound(label, text, text, "value", at_most, number * BYTES.get(unit, 1))
+
+
+def _change(metric: Metric, text: str, change: float, unit: str) -> Bound:
+    """``+`` and ``-``: from the original."""
+    at_most = not metric.higher_is_better
+    side = "at most" if at_most else "at least"
     if unit.startswith("point"):
-        return Bound(metric, text, f"{side} {text}", "difference", at_most, change / 100)
-    raise UsageError(f"budget '{text}': a change wants a unit, % or points; {EXAMPLES} can be read")
+        if metric.unit != "share":
+            raise UsageError(_pointless(metric, text))
+        return Bound(metric.label, text, f"{side} {text}", "difference", at_most, change / 100)
+    if unit != "%":
+        raise UsageError(f"budget '{text}': a change wants a unit, % or points; {EXAMPLES} can be read")
+    _refuse_ratio_to_zero(metric, text, abs(change))
+    if metric.unit == "share":
+        of = f"'{'<=' if at_most else '>='} {100 + change:g} % of the original'"
+        raise UsageError(
+            f"budget '{text}': {metric.label} is a share; '{change:+g} points' bounds its change, {of} its ratio"
+        )
+    return Bound(metric.label, text, f"{side} {text}", "ratio", at_most, 1 + change / 100)
+
+
+def _pointless(metric: Metric, text: str) -> str:
+    cure = "'<= 95 %' of the original" if metric.unit in ("ratio", "bytes", "count") else "'+2 %' from the original"
+    return f"budget '{text}': points are of shares, and {metric.label} is none; {cure} would do"
+
+
+def _refuse_ratio_to_zero(metric: Metric, text: str, number: float) -> None:
+    """A distance of the original from itself is 0."""
+    if metric.distance and not metric.higher_is_better:
+        cure = f"'<= {number / 100:g}' bounds its value"
+        raise UsageError(f"budget '{text}': {metric.label} of the original is 0, so there is no ratio to it; {cure}")
+
+
+def parse_margin(metric: Metric, text: str | float) -> Margin:
+    """Read a margin of equivalence: points for shares, else percent of the original.
+
+    Raises:
+        UsageError: it is none, or the metric is not judged by an interval.
+    """
+    share, name = metric.unit == "share", metric.label
+    wanted = "'1 points'" if share else "'2 %'"
+    match = MARGIN.match(str(text).strip())
+    if match is None or match.group(2).startswith("point") != share or not float(match.group(1)):
+        raise UsageError(f"equivalence '{text}' of {name} cannot be read; {wanted} can")
+    return Margin(name, str(text), "difference" if share else "ratio", float(match.group(1)) / 100)
 
 
 def judge_memory(limit_bytes: int, peak_bytes: int) -> Judgement:

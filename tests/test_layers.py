@@ -16,6 +16,8 @@ LADDER = [
     "data",
     "store",
     "evaluate",
+    "comparison",
+    "scores",
     "ledger",
     "budget",
     "report",

@@ -95,7 +95,10 @@ def test_a_metric_and_a_data_source_of_another_package_serve_a_plan(installed: P
     assert squeeze("run", path, "--out", installed / "out", "--store", installed / "store") == 0
     report = json.loads((installed / "out" / "report.json").read_text())
     assert report["ledger"]["scored_on"]["examples"] == 4
-    assert report["ledger"]["rows"][1]["scores"]["margin"]["to_original"]["verdict"] == "better"
+    assert (
+        report["ledger"]["rows"][1]["scores"]["margin"]["to_original"]["why"]
+        == "4 independent units; 10 or more would do"
+    )
 
 
 @pytest.mark.usefixtures("installed")

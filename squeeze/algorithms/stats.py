@@ -1,21 +1,35 @@
-"""Paired statistics: how sure we are of a difference between two models scored on the same examples.
+"""How sure we are of a mean: studentized bootstrap over independent units, at any level of confidence.
 
-Bootstrap: Efron & Tibshirani, 1993. Exact McNemar: a binomial test on the examples where two models disagree.
+A unit is what was drawn independently (an image, a document, a question); examples of one unit share their luck. Every
+mean here is a ratio of sums over units, ``sum(numerator) / sum(denominator)``: a mean over examples (values, counts),
+a paired difference (differences and counts), a ratio of two means (new values and old values).
+
+Hall, 1988, https://doi.org/10.1214/aos/1176350933: bootstrap-t has the right length on the side of the long tail, and
+still misses there with few units. ``SKEW`` stretches that side by ``1 + SKEW * |skewness| / units``: chosen by
+``benchmarks/coverage.py`` so that 93 to 97 % are covered from 10 units on, of normal and lognormal (sigma <= 1) values.
+Sums have a fixed order (no BLAS), so that threads do not change a byte.
 """
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-CHUNK_VALUES = 4_000_000  # resampling weights held at once: 16 MB of float32
+FEWEST_UNITS = 10  # below, an interval is printed and nothing is concluded from it
+FEW_UNITS = 20  # below, an end is never nearer than Student's t has it
+MOST_UNITS = 1_024  # more are pooled at random into as many: the same mean, and as good an interval
+SKEW = 6.0
+LEAST_SPREAD = 1e-9  # of the data's own: a resample without spread lies far off, not right
+CHUNK_VALUES = 1_000_000  # held at once: 8 MB
 
 
 class Interval(NamedTuple):
-    """A 95 % interval, ends included."""
+    """An interval of confidence, ends included; 95 % where nothing else is said."""
 
     low: float
     high: float
@@ -25,53 +39,119 @@ class Interval(NamedTuple):
         return not self.low <= value <= self.high
 
 
-def bootstrap_means(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Means of every column over the same resampled rows, so that differences of columns stay paired.
+class Studentized:
+    """A mean over units, and its interval at any level.
 
     Args:
-        columns: ``[examples, columns]``: per-example scores, one column per model and metric.
-        resamples: How many times the examples are drawn with replacement.
-        seed: The same seed and number of examples draw the same rows, whatever the columns are.
-
-    Returns:
-        ``[resamples, columns]``. Cost: ``resamples * examples`` draws and one matrix product over them.
+        numerators: ``[units]``, per unit the sum of the values.
+        denominators: ``[units]``: how many values; None: one each.
+        seed: The same seed and number of units draw the same units, whatever the values are.
     """
-    examples = len(columns)
-    generator = np.random.default_rng(seed)
-    values = columns.astype(np.float64)
-    chunk = max(1, min(resamples, CHUNK_VALUES // max(examples, 1)))
-    means = [_chunk_means(values, min(chunk, resamples - done), generator) for done in range(0, resamples, chunk)]
-    return np.concatenate(means)
+
+    def __init__(self, numerators: np.ndarray, denominators: np.ndarray | None = None, seed: int = 0) -> None:
+        sums = np.asarray(numerators, dtype=np.float64)
+        counts = np.ones_like(sums) if denominators is None else np.asarray(denominators, dtype=np.float64)
+        self.value = float(sums.sum() / counts.sum())
+        self.units, self.seed = len(sums), seed
+        self._sums, self._counts = _pooled(sums, counts, seed)
+        self._residuals = self._sums - self.value * self._counts
+
+    @cached_property
+    def standard_error(self) -> float:
+        """Of the ratio, linearized."""
+        units = len(self._residuals)
+        if units < 2:
+            return float("inf")
+        return float(np.sqrt(units / (units - 1) * (self._residuals**2).sum()) / abs(self._counts.sum()))
+
+    def interval(self, level: float = CONFIDENCE) -> Interval | None:
+        """None where a single unit tells nothing of the others."""
+        if self.units < 2:
+            return None
+        low, high = self._reach((1 - level) / 2)
+        return Interval(self.value - low * self.standard_error, self.value + high * self.standard_error)
+
+    def _reach(self, tail: float) -> tuple[float, float]:
+        """Standard errors to either side."""
+        units = len(self._residuals)
+        student = float(stdtrit(units - 1, 1 - tail))
+        if units < FEWEST_UNITS or self.standard_error == 0:
+            return student, student
+        low, high = np.quantile(self._statistics, [tail, 1 - tail])
+        least = student if units < FEW_UNITS else 0.0
+        skewness = _skewness(self._residuals)
+        return (
+            max(float(high), least) * (1 + SKEW * max(-skewness, 0) / units),
+            max(float(-low), least) * (1 + SKEW * max(skewness, 0) / units),
+        )
+
+    @cached_property
+    def _statistics(self) -> np.ndarray:
+        """``[RESAMPLES]``: how many of its own standard errors each resampled mean lies off."""
+        return resampled_statistics(self._residuals, self._counts, self.seed)
 
 
-def _chunk_means(values: np.ndarray, rows: int, generator: np.random.Generator) -> np.ndarray:
-    examples = len(values)
-    drawn = generator.integers(0, examples, size=(rows, examples))
-    offsets = np.arange(rows)[:, None] * examples
-    counts = np.bincount((drawn + offsets).ravel(), minlength=rows * examples).reshape(rows, examples)
-    means: np.ndarray = counts @ values / examples
-    return means
+def resampled_statistics(residuals: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
+    """``[RESAMPLES]`` studentized means of residuals ``[units]``, whose own mean is 0."""
+    drawn = _drawn(len(residuals), seed)
+    step = max(1, CHUNK_VALUES // len(residuals))
+    parts = [_statistics(residuals, counts, drawn[start : start + step]) for start in range(0, RESAMPLES, step)]
+    return np.concatenate(parts)
 
 
-def percentile_interval(samples: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """The central share of resampled statistics."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+@lru_cache(maxsize=1)
+def _drawn(units: int, seed: int) -> np.ndarray:
+    """``[RESAMPLES, units]`` numbers of units, 40 MB at most; every mean over as many units draws the same ones."""
+    return np.random.default_rng(seed).integers(0, units, size=(RESAMPLES, units), dtype=np.int32)
 
 
-def mcnemar_exact(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p-value that two paired yes/no outcomes ``[examples]`` differ only by chance."""
-    from scipy.stats import binomtest
+def _statistics(residuals: np.ndarray, counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """``sum(r) / sqrt(sum((r - d * c)**2))`` of drawn units, where ``d`` is the resample's own ``sum(r) / sum(c)``."""
+    units, r = drawn.shape[1], residuals[drawn]
+    sums, squares = r.sum(1), np.einsum("ij,ij->i", r, r)
+    if (counts == counts[0]).all():
+        spread = squares - sums**2 / units
+    else:
+        c = counts[drawn]
+        off = sums / c.sum(1)
+        spread = squares - 2 * off * np.einsum("ij,ij->i", r, c) + off**2 * np.einsum("ij,ij->i", c, c)
+    least = (residuals**2).sum() * LEAST_SPREAD
+    statistics: np.ndarray = sums / np.sqrt(np.maximum(spread, least) * units / (units - 1))
+    return statistics
 
-    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    if gained + lost == 0:
-        return 1.0
-    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+def _pooled(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most :data:`MOST_UNITS`: groups of independent units are independent units."""
+    if len(sums) <= MOST_UNITS:
+        return sums, counts
+    group = np.random.default_rng(seed).permutation(len(sums)) % MOST_UNITS
+    return np.bincount(group, sums), np.bincount(group, counts)
+
+
+def _skewness(values: np.ndarray) -> float:
+    second = float((values**2).mean())
+    return float((values**3).mean()) / second**1.5 if second > 0 else 0.0
+
+
+def mean_by_unit(values: np.ndarray, units: np.ndarray | None = None, seed: int = 0) -> Studentized:
+    """The mean of ``[examples]`` values; ``units`` ``[examples]`` numbers the unit that each belongs to."""
+    return ratio_by_unit(values, None, units, seed)
+
+
+def ratio_by_unit(
+    values: np.ndarray, others: np.ndarray | None, units: np.ndarray | None = None, seed: int = 0
+) -> Studentized:
+    """``sum(values) / sum(others)``, both ``[examples]``; None: ones."""
+    values = np.asarray(values, dtype=np.float64)
+    others = np.ones_like(values) if others is None else np.asarray(others, dtype=np.float64)
+    if units is None:
+        return Studentized(values, others, seed)
+    return Studentized(np.bincount(units, values), np.bincount(units, others), seed)
 
 
 def ratio_of_medians(new: np.ndarray, old: np.ndarray, resamples: int = 2_000, seed: int = 0) -> tuple[float, Interval]:
     """``median(new) / median(old)`` of paired timings ``[pairs]``, with its bootstrap interval over the pairs."""
     drawn = np.random.default_rng(seed).integers(0, len(new), size=(resamples, len(new)))
     ratios = np.median(new[drawn], axis=1) / np.median(old[drawn], axis=1)
-    return float(np.median(new) / np.median(old)), percentile_interval(ratios)
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(np.median(new) / np.median(old)), Interval(float(low), float(high))

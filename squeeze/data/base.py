@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from squeeze.errors import DataError
 from squeeze.models.base import Batch
@@ -50,6 +52,27 @@ class Dataset(ABC):
     def fingerprints(self) -> list[bytes]:
         """One per example, in order."""
         return [self.fingerprint(index) for index in range(len(self))]
+
+    @property
+    def documents(self) -> np.ndarray | None:
+        """``[n]`` numbers of what each example was cut from; None: each stands alone."""
+        return None
+
+    @cached_property
+    def copy_of(self) -> np.ndarray:
+        """``[n]``: the number of the first example that is the same one."""
+        first: dict[bytes, int] = {}
+        return np.array([first.setdefault(value, index) for index, value in enumerate(self.fingerprints)], np.int64)
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """``[n]``, 0 and up: the independent unit of each example. Parts of one document are one, and copies are."""
+        if self.documents is None:
+            return np.unique(self.copy_of, return_inverse=True)[1]
+        links = np.concatenate([self.copy_of, len(self) + np.unique(self.documents, return_inverse=True)[1]])
+        places = np.concatenate([np.arange(len(self))] * 2)
+        graph = coo_array((np.ones(len(links)), (places, links)), shape=(2 * len(self),) * 2)
+        return np.unique(connected_components(graph, directed=False)[1][: len(self)], return_inverse=True)[1]
 
     @cached_property
     def digest(self) -> str:

@@ -41,6 +41,7 @@ class Metric(BaseModel, ABC):
     evidence: ClassVar[type[Evidence]]  # what it is worked out from; its collector is shared by run and verify
     needs_labels: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False  # a value of a model alone says nothing: KL, flips, cosine
+    distance: ClassVar[bool] = False  # from the original: it cannot get better or worse, so it has no verdict
 
     @property
     def label(self) -> str:
@@ -75,7 +76,8 @@ class ExampleMetric(Metric):
     """One value per example, from logits ``[n, classes]``, labels ``[n]`` and the original's logits."""
 
     evidence: ClassVar[type[Evidence]] = Outputs
-    counts: ClassVar[bool] = False  # yes/no per example: McNemar decides the verdict
+    counts: ClassVar[bool] = False  # yes/no per example: shares, and paired tables of them
+    logarithmic: ClassVar[bool] = False  # shown is exp: a difference of means is the logarithm of a ratio
     rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
 
     @abstractmethod
@@ -167,7 +169,7 @@ class Loss(ExampleMetric):
 class Perplexity(ExampleMetric):
     """``exp`` of the mean negative log-probability per token, of a language model; the data's name says the context."""
 
-    name, unit = "perplexity", "perplexity"
+    name, unit, logarithmic = "perplexity", "perplexity", True
     evidence = Tokens
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
@@ -183,7 +185,7 @@ class Perplexity(ExampleMetric):
 class Kl(ExampleMetric):
     """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
 
-    name, unit = "kl", "nats"
+    name, unit, distance = "kl", "nats", True
     needs_original = True
     rounding = 1e-6  # float32 logits of an unchanged model, added up in another order
 
@@ -198,7 +200,7 @@ class Kl(ExampleMetric):
 class Flips(ExampleMetric):
     """Share of predictions that differ from the original's; needs no labels."""
 
-    name, unit, counts = "flips", "share", True
+    name, unit, counts, distance = "flips", "share", True, True
     needs_original = True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:

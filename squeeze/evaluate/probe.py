@@ -43,7 +43,7 @@ class Probe(ExampleMetric):
 class Cosine(ExampleMetric):
     """Cosine between an embedding and the original's: 1 where it has not turned."""
 
-    name, unit, higher_is_better = "cosine", "cosine", True
+    name, unit, higher_is_better, distance = "cosine", "cosine", True, True
     evidence = Embeddings
     needs_original = True
     rounding = 1e-6

@@ -19,13 +19,36 @@ from squeeze.models.language.skeleton import is_language_folder
 from squeeze.models.spec import ModelSpec
 from squeeze.plan.document import Document, Place
 from squeeze.plan.options import option_faults
-from squeeze.plan.plan import DEFAULT_METRICS, LANGUAGE_METRICS, ROLES, Branch, Plan, Step
+from squeeze.plan.plan import (
+    DEFAULT_METRICS,
+    LANGUAGE_METRICS,
+    ROLES,
+    Branch,
+    Plan,
+    Step,
+    equivalence_margins,
+    primary_metrics,
+)
 from squeeze.targets.base import Target
 
 T = TypeVar("T")
 Options = TypeVar("Options", bound=BaseModel)
 
-KEYS = ("model", "data", "metrics", "budget", "memory", "passes", "targets", "vars", "seed", "threads", "strict")
+KEYS = (
+    "model",
+    "data",
+    "metrics",
+    "budget",
+    "primary",
+    "equivalence",
+    "memory",
+    "passes",
+    "targets",
+    "vars",
+    "seed",
+    "threads",
+    "strict",
+)
 MODEL_KINDS = ("hf", "module", "builtin", "onnx")
 MODEL_KEY_SERVES = {
     "weights": ("module", "builtin"),
@@ -62,6 +85,7 @@ class Parser:
         """Every part in turn; a part that is wrong leaves a fault and something harmless in its place."""
         self._unknown_keys(self.values, KEYS, (), "a plan")
         metrics = self._metrics()
+        primary = self._primary(metrics)
         return Plan(
             self._steps(self.values.get("passes"), ("passes",)),
             self._branches(),
@@ -69,6 +93,8 @@ class Parser:
             data=self._data(),
             metrics=metrics,
             budget=self._budget(metrics),
+            primary=primary,
+            equivalence=self._equivalence(metrics, primary),
             seed=self._number("seed", 0, least=0, most=MOST_SEED),
             threads=self._number("threads", os.cpu_count() or 1, least=1),
             memory_bytes=self._memory(),
@@ -176,17 +202,36 @@ class Parser:
         return self._options(cls, options or {}, place, name) if cls else None
 
     def _budget(self, metrics: tuple[Metric, ...]) -> tuple[Bound, ...]:
-        known = {metric.label: metric.higher_is_better for metric in metrics}
+        known = {metric.label: metric for metric in metrics}
         found = [self._bound(name, text, known) for name, text in self._mapping("budget", {}).items()]
         return tuple(bound for bound in found if bound)
 
-    def _bound(self, name: str, text: Any, known: dict[str, bool]) -> Bound | None:
+    def _bound(self, name: str, text: Any, known: dict[str, Metric]) -> Bound | None:
         place = ("budget", name)
         metric = ALIASES.get(name, name)
         if metric not in known:
             self.fault(place, f"budget: '{name}' is not among the plan's metrics{did_you_mean(metric, known)}")
             return None
-        return self._try(lambda: parse_bound(name, text, known[metric]), place)
+        return self._try(lambda: parse_bound(known[metric], text), place)
+
+    def _primary(self, metrics: tuple[Metric, ...]) -> tuple[str, ...] | None:
+        value = self.values.get("primary")
+        names = [value] if isinstance(value, str) else value
+        if names is None:
+            return None
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            self.fault(("primary",), f"primary: is {value!r}; the name of a metric would do, or a list of names")
+            return None
+        return self._try(lambda: primary_metrics(names, metrics), ("primary",))
+
+    def _equivalence(self, metrics: tuple[Metric, ...], primary: tuple[str, ...] | None) -> dict[str, str]:
+        margins, judged = self._mapping("equivalence", {}), primary_metrics(primary, metrics)
+        good = {}
+        for name, text in margins.items():
+            place = ("equivalence", str(name))
+            if self._try(lambda: equivalence_margins({str(name): text}, metrics, judged), place) is not None:  # noqa: B023
+                good[str(name)] = str(text)
+        return good
 
     def _steps(self, value: Any, place: Place) -> tuple[Step, ...]:
         if value is None:

@@ -12,11 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from squeeze.budget import ALIASES, Bound, parse_bound
+from squeeze.budget import ALIASES, Bound, parse_bound, parse_margin
+from squeeze.comparison import Margin
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, UsageError, did_you_mean
-from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Macs, Metric, Parameters, Perplexity, SizeBytes, Top1
+from squeeze.evaluate.metrics import (
+    EstimateMetric,
+    ExampleMetric,
+    Flips,
+    Kl,
+    Latency,
+    Loss,
+    Macs,
+    Metric,
+    Parameters,
+    Perplexity,
+    SizeBytes,
+    Top1,
+)
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Pass
@@ -70,6 +84,8 @@ class Plan:
         data: ``evaluate``, ``calibrate``, ``train``: where examples come from; may also be given to :meth:`run`.
         metrics: What each row measures.
         budget: Metric name to bound, ``{"size": "<= 30 %"}``, against the original.
+        primary: The metric whose changes are judged, or several; None: the first that can be.
+        equivalence: Metric name to the change that is as good as none, ``{"top1": "0.5 points"}``.
         seed: Where all randomness comes from.
         threads: Processor threads; part of what decides the bytes of a result.
         memory_bytes: Peak that the run must stay under.
@@ -86,6 +102,8 @@ class Plan:
     data: Mapping[str, DataSource]
     metrics: tuple[Metric, ...]
     budget: tuple[Bound, ...]
+    primary: tuple[str, ...]
+    equivalence: Mapping[str, Margin]
     seed: int
     threads: int
     memory_bytes: int | None
@@ -104,6 +122,8 @@ class Plan:
         data: Mapping[str, DataSource] | None = None,
         metrics: Sequence[Metric] = DEFAULT_METRICS,
         budget: Mapping[str, str] | Sequence[Bound] = (),
+        primary: str | Sequence[str] | None = None,
+        equivalence: Mapping[str, str] | None = None,
         seed: int = 0,
         threads: int | None = None,
         memory_bytes: int | None = None,
@@ -120,6 +140,8 @@ class Plan:
             "data": dict(data or {}),
             "metrics": tuple(metrics),
             "budget": _bounds(budget, metrics),
+            "primary": (judged := primary_metrics(primary, metrics)),
+            "equivalence": equivalence_margins(equivalence or {}, metrics, judged),
             "seed": seed,
             "threads": threads or os.cpu_count() or 1,
             "memory_bytes": memory_bytes,
@@ -198,6 +220,8 @@ class Plan:
         values: dict[str, Any] = {name: raw[name] for name in ("model", "data", "vars") if name in raw}
         values["metrics"] = [self._spelled_metric(index, metric) for index, metric in enumerate(self.metrics)]
         values["budget"] = {bound.metric: bound.written for bound in self.budget}
+        values["primary"] = list(self.primary)
+        values["equivalence"] = {name: margin.written for name, margin in self.equivalence.items()}
         values["passes"] = [_spelled(step) for step in self.steps]
         values["targets"] = [_spelled_branch(branch) for branch in self.branches]
         return values | {"seed": self.seed, "threads": self.threads, "strict": self.strict}
@@ -229,11 +253,52 @@ def _branch(index: int, name: str, tail: Tail) -> Branch:
 def _bounds(budget: Mapping[str, str] | Sequence[Bound], metrics: Sequence[Metric]) -> tuple[Bound, ...]:
     if not isinstance(budget, Mapping):
         return tuple(budget)
-    better = {metric.label: metric.higher_is_better for metric in metrics}
-    for name in budget:
-        if ALIASES.get(name, name) not in better:
-            raise UsageError(f"budget: '{name}' is not among the plan's metrics{did_you_mean(name, better)}")
-    return tuple(parse_bound(name, text, better[ALIASES.get(name, name)]) for name, text in budget.items())
+    known = {metric.label: metric for metric in metrics}
+    return tuple(parse_bound(_named(known, name, "budget"), text) for name, text in budget.items())
+
+
+def primary_metrics(named: str | Sequence[str] | None, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Labels of the metrics that are judged: those named, or the first that can be.
+
+    Raises:
+        UsageError: one is not measured, or cannot be judged.
+    """
+    judged = {metric.label: metric for metric in metrics if _can_be_judged(metric)}
+    if named is None:
+        return tuple(judged)[:1]
+    names = [named] if isinstance(named, str) else list(named)
+    known = {metric.label: metric for metric in metrics}
+    for name in names:
+        if _named(known, name, "primary").label not in judged:
+            cure = f"; {' or '.join(judged)} would do" if judged else ""
+            raise UsageError(f"primary: '{name}' has no verdict that rests on chance{cure}")
+    return tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
+
+
+def _can_be_judged(metric: Metric) -> bool:
+    return isinstance(metric, ExampleMetric | EstimateMetric) and not metric.distance
+
+
+def equivalence_margins(
+    named: Mapping[str, str], metrics: Sequence[Metric], primary: Sequence[str]
+) -> dict[str, Margin]:
+    """Margins of the metrics that are judged.
+
+    Raises:
+        UsageError: one is of another metric, or cannot be read.
+    """
+    known = {metric.label: metric for metric in metrics}
+    for name in named:
+        if _named(known, name, "equivalence").label not in primary:
+            raise UsageError(f"equivalence: '{name}' is not judged; primary: {name} would judge it")
+    return {name: parse_margin(known[name], text) for name, text in named.items()}
+
+
+def _named(known: Mapping[str, Metric], name: str, what: str) -> Metric:
+    label = ALIASES.get(name, name)
+    if label not in known:
+        raise UsageError(f"{what}: '{name}' is not among the plan's metrics{did_you_mean(name, known)}")
+    return known[label]
 
 
 def _spelled(step: Step) -> dict[str, Any]:

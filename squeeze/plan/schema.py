@@ -15,6 +15,16 @@ PLAIN: dict[str, Any] = {
     "strict": {"type": "boolean", "description": "A budget line that is not proven counts as broken."},
     "vars": {"type": "object", "additionalProperties": TEXT},
     "budget": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
+    "primary": {
+        "type": ["string", "array"],
+        "items": TEXT,
+        "description": "The metric whose changes are judged, over all rows together; the first that can be.",
+    },
+    "equivalence": {
+        "type": "object",
+        "additionalProperties": TEXT,
+        "description": "By metric, the change that is as good as none: 0.5 points of a share, else 2 %.",
+    },
 }
 MODEL: dict[str, Any] = {
     "type": "object",

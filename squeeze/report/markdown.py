@@ -42,7 +42,7 @@ def _head(report: Report) -> Iterator[str]:
         yield ""
     scored = report.ledger.scored_on
     if scored:
-        yield f"Scored on {scored.examples:,} examples of {escaped(scored.name)} (sha256 {scored.sha256[:12]})."
+        yield f"Scored on {escaped(text.examples(scored))} (sha256 {scored.sha256[:12]})."
     yield from (f"{escaped(line)}." for line in text.own_data(report))
     made = f"Squeeze {escaped(report.squeeze)}" if report.squeeze else "Squeeze"
     yield f"Made by {made}{f'; {cost}' if (cost := text.cost(report)) else ''}."
@@ -57,7 +57,9 @@ def _overview(report: Report) -> Iterator[str]:
     ]
     yield from _table(["pass", "form", *(escaped(text.heading(metric.metric)) for metric in metrics)], rows)
     yield ""
-    yield f"Second line: change from the original, with its 95 % interval. {text.LEGEND}."
+    yield f"Second line: change from the original, with its interval, 95 % or wider. {text.LEGEND}."
+    yield text.judged(report)
+    yield from (f"{escaped(line)}." for line in text.floors(report))
 
 
 def _cell(score: Score | None) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from squeeze.report import text
 from squeeze.report.shape import Delta, Report, Row, Score
 
-SCORE_HEADINGS = ("pass", "metric", "value", "to the original", "verdict", "to the row before", "verdict")
+SCORE_HEADINGS = (
+    "pass",
+    "metric",
+    "value",
+    "to the original",
+    "verdict",
+    "smallest change that would show",
+    "to the row before",
+    "verdict",
+)
 
 
 def score_lines(report: Report) -> list[tuple[str, ...]]:
@@ -18,8 +27,9 @@ def _line(row: Row, score: Score) -> tuple[str, ...]:
     to_original, to_previous = _moved(score, score.to_original), _moved(score, score.to_previous)
     if clock := text.clock(row, score.metric):  # the value is the ratio to the original already
         to_original = (clock, to_original[1])
-    return (row.label, text.heading(score.metric), value, *to_original, *to_previous)
+    seen = text.smallest_seen(score.unit, score.to_original)
+    return (row.label, text.heading(score.metric), value, *to_original, seen, *to_previous)
 
 
 def _moved(score: Score, delta: Delta | None) -> tuple[str, str]:
-    return (text.change_text(score.unit, delta), delta.verdict) if delta else ("", "")
+    return (text.change_text(score.unit, delta), text.verdict(score.unit, delta)) if delta else ("", "")

@@ -41,6 +41,10 @@ class Delta(Part):
     ratio_interval: Interval = None
     verdict: str
     paired: bool = True
+    level: float = 0.95
+    why: str = ""
+    smallest_seen: float | None = None
+    units: int | None = None
 
 
 class ScoredOn(Part):
@@ -49,6 +53,8 @@ class ScoredOn(Part):
     name: str
     sha256: str
     examples: int
+    units: int | None = None
+    copies: int = 0
 
 
 class Score(Part):
@@ -61,6 +67,9 @@ class Score(Part):
     to_original: Delta | None = None
     to_previous: Delta | None = None
     scored_on: ScoredOn | None = None  # None: the ledger's own
+    exact: bool = False
+    units: int | None = None
+    floor: float | None = None
 
 
 class Row(Part):
@@ -90,6 +99,8 @@ class Ledger(Part):
     """Rows in the order in which they were made; the first is the original."""
 
     scored_on: ScoredOn | None = None
+    primary: list[str] = []
+    comparisons: dict[str, int] = {}
     rows: list[Row] = []
 
 

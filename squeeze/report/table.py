@@ -123,7 +123,7 @@ def _stacked(report: Report) -> Table:
 def _stacked_cells(row: Row, score: Score) -> list[Text]:
     words = (f"  {text.heading(score.metric)}", text.value(score.unit, score.value), _stacked_change(row, score))
     verdict = score.to_original.verdict if score.to_original else ""
-    return [*map(Text, words), Text(verdict, _style(score))]
+    return [*map(Text, words), Text("" if verdict == "no verdict" else verdict, _style(score))]
 
 
 def _stacked_change(row: Row, score: Score) -> str:
@@ -147,9 +147,12 @@ def _empty(report: Report) -> Table:
 
 def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
-    on = f"Scored on {scored.examples:,} examples of {scored.name}. " if scored else ""
+    on = f"Scored on {text.examples(scored)}. " if scored else ""
     own = "".join(f"{line}. " for line in text.own_data(report))
-    return f"{on}{own}Against the original: {text.LEGEND}. Brackets: 95 % interval."
+    floors = "".join(f"{line}. " for line in text.floors(report))
+    return (
+        f"{on}{own}Against the original: {text.LEGEND}. {text.judged(report)}{floors}Brackets: 95 % interval or wider."
+    )
 
 
 def _style(score: Score) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 
-from squeeze.report.shape import Delta, Report, Row, Score
+from squeeze.report.shape import Delta, Report, Row, Score, ScoredOn
 
 ABSENT = "—"
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNCHANGED = "±0"
-MARKS = {"better": "✓", "worse": "✗", "same within noise": "≈", "same": "="}
-LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+MARKS = {"better": "✓", "worse": "✗", "not told apart": "≈", "equivalent": "≡", "same": "="}
+LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()) + ", no mark: no verdict"
 HEADINGS = {"size_bytes": "size", "top1": "top-1", "top5": "top-5", "kl": "KL", "macs": "MACs"}
 PREFIXES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "K"))
 
@@ -135,6 +135,27 @@ def change_interval(unit: str, delta: Delta) -> str:
     return "[" + ", ".join(f"{factor * end:+z.{digits}f}" for end in delta.difference_interval) + "]"
 
 
+def verdict(unit: str, delta: Delta | None) -> str:
+    """``worse``, ``not told apart (could be -0.72 to +0.04 points)``, ``no verdict: a reason``."""
+    if delta is None:
+        return ""
+    if delta.verdict == "no verdict":
+        return f"{delta.verdict}: {delta.why}" if delta.why else delta.verdict
+    ends = change_interval(unit, delta).strip("[]").replace(", ", " to ")
+    if delta.verdict != "not told apart" or not ends:
+        return delta.verdict
+    return f"{delta.verdict} (could be {ends}{' points' if unit == 'share' else TIMES if unit == 'ratio' else ''})"
+
+
+def smallest_seen(unit: str, delta: Delta | None) -> str:
+    """The smallest true change that would have been found four times in five, ``1.03 points``."""
+    if delta is None or delta.smallest_seen is None:
+        return ""
+    if unit == "share":
+        return f"{100 * delta.smallest_seen:.2f} points"
+    return f"{delta.smallest_seen:.4f}" if _shows(delta.smallest_seen) else f"{delta.smallest_seen:.1e}"
+
+
 def change_text(unit: str, delta: Delta | None) -> str:
     """``-0.34 points [-0.72, +0.04]``; nothing for the original's own row."""
     if delta is None:
@@ -152,10 +173,35 @@ def marked(score: Score) -> str:
 def own_data(report: Report) -> list[str]:
     """``choice:blimp: 6,800 examples of pairs:blimp (sha256 0a1b2c)``: metrics that are scored on data of their own."""
     found = {score.metric: score.scored_on for row in report.rows for score in row.scores.values() if score.scored_on}
-    return [
-        f"{heading(metric)}: {on.examples:,} examples of {on.name} (sha256 {on.sha256[:12]})"
-        for metric, on in found.items()
-    ]
+    return [f"{heading(metric)}: {examples(on)} (sha256 {on.sha256[:12]})" for metric, on in found.items()]
+
+
+def examples(on: ScoredOn) -> str:
+    """``597 examples of digits``, and how many are independent where not all are."""
+    told = f"{on.examples:,} examples of {on.name}"
+    if on.units is None or on.units == on.examples:
+        return told
+    copies = f"; {on.copies:,} {'copy' if on.copies == 1 else 'copies'} counted once" if on.copies else ""
+    return f"{told}, {on.units:,} independent unit{'s' * (on.units != 1)}{copies}"
+
+
+def judged(report: Report) -> str:
+    """Which metric is judged, over how many changes together, and how many comparisons the whole table holds."""
+    counts, primary = report.ledger.comparisons, report.ledger.primary
+    total, together = sum(counts.values()), sum(counts.get(name, 0) for name in primary)
+    if not total:
+        return ""
+    comparisons = f"The table holds {total} comparison{'s' * (total != 1)} with the original"
+    if not together:
+        return f"{comparisons}, none of them judged. "
+    names = ", ".join(map(heading, primary))
+    return f"{comparisons}; judged: {names}, {together} together (Holm, 5 %). "
+
+
+def floors(report: Report) -> list[str]:
+    """``KL: an unchanged model would read up to 1.0e-06``: distances never fall below their noise floor."""
+    found = {s.metric: s for row in report.rows for s in row.scores.values() if s.floor}
+    return [f"{heading(n)}: an unchanged model would read up to {value(s.unit, s.floor)}" for n, s in found.items()]
 
 
 def clock(row: Row, metric: str) -> str:
@@ -167,13 +213,12 @@ def clock(row: Row, metric: str) -> str:
 
 
 def sentence(score: Score) -> str:
-    """``top-1 80.41 % (-0.34 points, same within noise)``."""
+    """``top-1 80.41 % (-0.34 points [-0.72, +0.04])``: verdicts come when all rows are there."""
     text = f"{heading(score.metric)} {value(score.unit, score.value)}"
     delta = score.to_original
     if delta is None:
         return text
-    told = delta.verdict if score.unit == "ratio" else f"{change(score.unit, delta)}, {delta.verdict}"
-    return f"{text} ({told})"
+    return f"{text} ({change_text(score.unit, delta)})"
 
 
 def shape(dimensions: tuple[int, ...]) -> str:

@@ -134,6 +134,6 @@ def _card_scores(ledger: Ledger) -> Iterator[Score]:
             value=text.value(score.unit, score.value),
             original=text.value(score.unit, first),
             delta=text.change_text(score.unit, score.to_original),
-            verdict=score.to_original.verdict if score.to_original else "",
+            verdict=text.verdict(score.unit, score.to_original),
             data=data,
         )

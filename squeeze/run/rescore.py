@@ -117,7 +117,7 @@ def _found(check: Check, ledger: ClaimedLedger) -> dict[str, Any]:
         reason = _incomparable(check, metric, score, claimed, ledger)
         if reason is not None:
             not_compared[metric.label] = reason
-        elif claimed is not None:
+        elif claimed is not None and score.value is not None:
             listed[metric.label] |= _compared(check.package, metric, score.value, claimed)
     scored_on = ScoredOn.of(data) if data is not None else None
     return {
@@ -146,7 +146,7 @@ def _incomparable(
     if claimed is None:
         return "the ledger does not say it"
     data, original = check.sources.evaluate, check.sources.original
-    if score.interval is not None:  # what has none is a fact of the model, not of data
+    if not score.exact:  # a fact of the model is on no data
         on = score.scored_on.sha256 if score.scored_on else ScoredOn.of(data).sha256 if data is not None else None
         if on != claimed.sha256:
             return "the ledger's is on other data"

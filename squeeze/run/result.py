@@ -45,6 +45,10 @@ class Run:
         bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
         return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
 
+    def settle(self) -> None:
+        """Judge the rows together, now that all are there."""
+        self.ledger = self.ledger.settled(self.plan.primary, self.plan.equivalence)
+
     def cost(self, began: float) -> None:
         """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
         self.seconds = time.monotonic() - began

@@ -44,11 +44,8 @@ class Scorer:
         timings, clock = self.timer.row(kept, previous) if previous else ({}, {})
         found = scores(self.metrics, self.labels, new, original, before)
         others = [scores(self.metrics, self.labels, self.measured(one, name), original, None) for one in again]
-        spread = {
-            label: [score.value, *(other[label].value for other in others)]
-            for label, score in found.items()
-            if score.interval is not None  # bytes and counts are exact
-        }
+        sampled = [label for label, score in found.items() if not score.exact]
+        spread = {label: [v for one in (found, *others) if (v := one[label].value) is not None] for label in sampled}
         told = timings, kept.measured | clock, spread if again else {}
         return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, *told)
 

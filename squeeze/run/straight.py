@@ -75,6 +75,7 @@ def run(
         line.result.failure = Failure(line.now[0], line.now[1], str(error))
         raise RunFailed(str(error), line.result, error.exit_code) from error
     finally:
+        line.result.settle()
         line.result.cost(began)
     return line.result
 
@@ -141,10 +142,9 @@ class Line:
 
     def _pieces(self, branch: Branch) -> Pieces:
         """What the run knows and the package tells."""
-        rows = self.result.ledger.line_of(branch.name)
-        return pieces(
-            self.plan, branch, Ledger(self.scorer.scored_on, rows), self.original.model, self.data.get("evaluate")
-        )
+        ledger = Ledger(self.scorer.scored_on, self.result.ledger.line_of(branch.name))
+        ledger = ledger.settled(self.plan.primary, self.plan.equivalence)
+        return pieces(self.plan, branch, ledger, self.original.model, self.data.get("evaluate"))
 
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: Kept) -> Kept:
         for step in steps:

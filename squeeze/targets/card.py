@@ -19,7 +19,7 @@ class Score:
         value: The package's own score, ``"80.4 %"``.
         original: The original model's, ``"80.7 %"``.
         delta: The difference with its 95 % interval, ``"-0.3 [-0.7, +0.1]"``.
-        verdict: ``better``, ``worse`` or ``same within noise``.
+        verdict: ``better``, ``worse``, ``not told apart (could be -0.72 to +0.04 points)`` and so on.
         data: What it was scored on, ``"4998 examples of test_jpg"``.
     """
 

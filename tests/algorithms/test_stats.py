@@ -1,66 +1,111 @@
+"""Intervals of means: as wide as theory says, honest where units are few, and the same bytes always."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from squeeze.algorithms.stats import Interval, bootstrap_means, mcnemar_exact, percentile_interval, ratio_of_medians
+from squeeze.algorithms.stats import MOST_UNITS, Interval, Studentized, mean_by_unit, ratio_by_unit, ratio_of_medians
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def test_the_bootstrap_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
-    values = normal(400, 1)
-    low, high = percentile_interval(bootstrap_means(values)[:, 0])
-    expected = 2 * 1.96 * values.std() / np.sqrt(400)
-    assert high - low == pytest.approx(expected, rel=0.05)
+def interval(found: Studentized, level: float = 0.95) -> Interval:
+    ends = found.interval(level)
+    assert ends is not None
+    return ends
 
 
-def test_pairing_makes_the_interval_of_a_small_shift_exclude_zero() -> None:
-    before = normal(300, 1)
-    after = before + 0.02 + 0.01 * normal(300, 1, seed=1)
-    means = bootstrap_means(np.hstack([before, after]))
-    assert percentile_interval(means[:, 1] - means[:, 0]).excludes(0)
-    alone = percentile_interval(means[:, 1])
-    assert alone.low < before.mean() < alone.high  # unpaired, the shift is lost in the noise
+def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
+    values = normal(400)
+    low, high = interval(mean_by_unit(values))
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(400), rel=0.05)
 
 
-def test_columns_are_resampled_together_whatever_stands_beside_them() -> None:
-    a, b = normal(50, 1), normal(50, 1, seed=1)
-    alone, beside = bootstrap_means(a)[:, 0], bootstrap_means(np.hstack([a, b]))[:, 0]
-    assert np.allclose(alone, beside, rtol=0, atol=1e-12)
+def test_few_units_get_at_least_student_s_interval() -> None:
+    values = normal(12)
+    low, high = interval(mean_by_unit(values))
+    assert high - low >= 2 * 2.2010 * values.std(ddof=1) / np.sqrt(12) * 0.9999  # t with 11 degrees of freedom
 
 
-def test_chunks_do_not_change_the_mean_of_the_resamples() -> None:
-    values = normal(5_000, 1)  # more than one chunk of weights
-    assert bootstrap_means(values).mean() == pytest.approx(values.mean(), abs=1e-3)
+def test_one_unit_tells_nothing_of_the_others() -> None:
+    assert mean_by_unit(np.array([1.0])).interval() is None
+    assert mean_by_unit(normal(50), np.zeros(50, dtype=np.int64)).interval() is None
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_claims() -> None:
-    hits = 0
-    for seed in range(200):
-        interval = percentile_interval(bootstrap_means(normal(80, 1, seed=seed), resamples=500, seed=seed)[:, 0])
-        hits += not interval.excludes(0.0)
-    assert 180 <= hits <= 198  # 95 % of 200, within what chance allows
+def test_more_confidence_is_never_a_narrower_interval() -> None:
+    found = mean_by_unit(np.exp(normal(25)))
+    ends = [interval(found, level) for level in (0.9, 0.95, 0.99, 0.995)]
+    assert sorted(ends, key=lambda end: end.high - end.low) == ends
 
 
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 2 / 64), (1, 9, 22 / 1024)],
-    ids=["no disagreement", "balanced", "all lost", "mostly lost"],
-)
-def test_mcnemar_gives_the_exact_binomial_p(gained: int, lost: int, p: float) -> None:
-    before = np.array([False] * gained + [True] * lost + [True] * 10)
-    after = np.array([True] * gained + [False] * lost + [True] * 10)
-    assert mcnemar_exact(before, after) == pytest.approx(p)
+def test_the_long_tail_has_the_longer_side() -> None:
+    found = mean_by_unit(np.exp(normal(30)))
+    low, high = interval(found)
+    assert high - found.value > 1.5 * (found.value - low)
+
+
+def test_copies_in_one_unit_do_not_narrow_the_interval() -> None:
+    values, units = np.repeat(normal(30), 50), np.repeat(np.arange(30), 50)
+    once, many = interval(mean_by_unit(normal(30))), interval(mean_by_unit(values, units))
+    assert many == pytest.approx(once)
+    naive = interval(mean_by_unit(values))
+    assert naive.high - naive.low < (many.high - many.low) / 5  # what it would be if copies counted
+
+
+def test_documents_of_different_length_weigh_as_many_windows_as_they_have() -> None:
+    units = np.repeat(np.arange(20), np.arange(1, 21))
+    values = normal(len(units))
+    found = mean_by_unit(values, units)
+    assert found.value == pytest.approx(values.mean())
+    low, high = interval(found)
+    assert low < values.mean() < high
+
+
+def test_a_ratio_of_means_is_told_without_a_resample_of_its_own() -> None:
+    old = np.exp(normal(200))
+    found = ratio_by_unit(1.1 * old, old)
+    assert found.value == pytest.approx(1.1)
+    assert interval(found) == pytest.approx((1.1, 1.1))
+
+
+def test_a_great_many_units_are_pooled_without_moving_the_mean_or_the_width() -> None:
+    values = normal(20 * MOST_UNITS)
+    found = mean_by_unit(values)
+    low, high = interval(found)
+    assert found.value == pytest.approx(values.mean())
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(len(values)), rel=0.1)
+
+
+def test_the_bytes_do_not_depend_on_how_many_threads_multiply_matrices() -> None:
+    """A product of matrices adds in another order when it is shared among threads; nothing here may be one."""
+    code = (
+        "import numpy as np; from squeeze.algorithms.stats import mean_by_unit, ratio_by_unit;"
+        "v = np.random.default_rng(0).lognormal(size=3000); u = np.arange(3000) // 7;"
+        "found = mean_by_unit(v), mean_by_unit(v, u), ratio_by_unit(v, v[::-1]);"
+        "print([x.hex() for f in found for x in f.interval()])"
+    )
+    said = set()
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = dict.fromkeys(names, threads) | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        said.add(run.stdout)
+    assert len(said) == 1
 
 
 def test_the_ratio_of_medians_finds_the_speed_up_under_noise() -> None:
     one, two = np.abs(normal(2, 200)) * 0.1
-    ratio, interval = ratio_of_medians(1.0 + one, 2.0 + 2 * two)
+    ratio, ends = ratio_of_medians(1.0 + one, 2.0 + 2 * two)
     assert ratio == pytest.approx(0.5, rel=0.02)
-    assert 0.48 < interval.low < 0.5 < interval.high < 0.52
+    assert not ends.excludes(0.5)
 
 
-def test_an_interval_excludes_what_lies_outside() -> None:
-    assert Interval(0.1, 0.2).excludes(0.0)
-    assert not Interval(-0.1, 0.2).excludes(0.0)
+def test_an_interval_holds_its_ends() -> None:
+    assert not Interval(1.0, 2.0).excludes(1.0)
+    assert Interval(1.0, 2.0).excludes(2.1)

@@ -125,3 +125,18 @@ def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
     assert resolved["passes"] == [{"pass": "scale", "factor": 2.0}]
     assert resolved["budget"] == {"size_bytes": "<= 30 %"}
     assert (plan.seed, plan.memory_bytes, plan.name, plan.root) == (3, 1_500_000_000, "plan", world.resolve())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("primary: tpo1", "9: primary: 'tpo1' is not among the plan's metrics"),
+        ("primary: size", "9: primary: 'size' has no verdict that rests on chance"),
+        ("primary: 3", "9: primary: is 3; the name of a metric would do"),
+        ("primary: []", "9: primary: is \\[\\]; the name of a metric would do"),
+        ("equivalence: {size: 1 %}", "9: equivalence: 'size' is not judged; primary: size would judge it"),
+    ],
+)
+def test_a_primary_metric_is_one_that_can_be_judged(world: Path, text: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        Plan.load(write_plan(world, PLAN + text + "\n"))

@@ -31,7 +31,7 @@ def layer(name, channels) -> dict[str, Any]:
 
 
 def small_rows() -> list[dict[str, Any]]:
-    noise = delta(-0.0034, [-0.0072, 0.0004], 0.995, [0.99, 1.001], "same within noise")
+    noise = delta(-0.0034, [-0.0072, 0.0004], 0.995, [0.99, 1.001], "not told apart")
     size, same = delta(-700_000, None, 0.3, None, "better"), delta(0, None, 1.0, None, "same")
     faster = delta(-0.54, None, 0.55, [0.53, 0.57], "better")
     start = [score("top1", "share", 0.8075, [0.7963, 0.8182]), score("size_bytes", "bytes", 1_000_000)]

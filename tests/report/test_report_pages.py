@@ -62,7 +62,7 @@ def test_a_page_carries_scores_deltas_budget_packages_facts_and_layers(report):
             "80.41 % ≈",
             "-0.34 points",
             "[-0.72, +0.04]",
-            "same within noise",
+            "not told apart",
             "300 KB ✓",
             "-70.0 %",
             "1.2 ms → 0.66 ms",

@@ -40,7 +40,7 @@ def test_no_value_is_cut_and_no_line_is_too_long(report, width, extra):
         (160, 0, ["form", "-0.34 [-0.72, +0.04]"], ["verdict"]),
         (160, 5, ["form", "[-0.72, +0.04]"], ["-0.34 [", "verdict"]),
         (100, 4, ["-0.34", "80.41 % ≈"], ["[-0.72, +0.04]", "form", "verdict"]),
-        (80, 9, ["-0.34 points [-0.72, +0.04]", "verdict", "same within noise"], ["80.41 % ≈"]),
+        (80, 9, ["-0.34 points [-0.72, +0.04]", "verdict", "not told apart"], ["80.41 % ≈"]),
     ],
     ids=["full", "tall", "compact", "stacked"],
 )
@@ -76,7 +76,7 @@ def test_names_are_text_and_no_markup(report):
 
 def test_a_finished_pass_is_one_line(report):
     line = row_line(report["ledger"]["rows"][1])
-    assert line.startswith("cpu: quantize_static (onnx): top-1 80.41 % (-0.34 points, same within noise), size 300 KB")
+    assert line.startswith("cpu: quantize_static (onnx): top-1 80.41 % (-0.34 points [-0.72, +0.04]), size 300 KB")
     assert "\n" not in line
     assert row_line({"name": "p", "form": "torch"}) == "p (torch): not scored"
 

@@ -6,7 +6,7 @@ import pytest
 
 from squeeze.report import text
 from squeeze.report.facts import fact_lines
-from squeeze.report.shape import Delta, Row, Score
+from squeeze.report.shape import Delta, Report, Row, Score, ScoredOn
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_each_unit_is_worded_its_own_way(unit, number, words):
     assert text.value(unit, number) == words
 
 
-def moved(difference, ends=None, ratio=None, ratio_ends=None, verdict="worse"):
+def moved(difference, ends=None, ratio=None, ratio_ends=None, verdict="worse", **more):
     values = {"difference": difference, "difference_interval": ends, "ratio": ratio, "ratio_interval": ratio_ends}
-    return Delta(verdict=verdict, **values)
+    return Delta(verdict=verdict, **values, **more)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,38 @@ def test_a_change_is_in_the_words_of_its_unit(unit, delta, words):
     assert text.change_text(unit, delta) == words
 
 
-@pytest.mark.parametrize("verdict", ["better", "worse", "same within noise", "same"])
-def test_every_verdict_has_a_mark_and_is_written_out_in_a_sentence(verdict):
+@pytest.mark.parametrize("verdict", ["better", "worse", "not told apart", "equivalent", "same"])
+def test_every_verdict_has_a_mark_and_is_written_out_in_words(verdict):
     score = Score(metric="top1", unit="share", value=0.5, to_original=moved(0.1, verdict=verdict))
     assert text.marked(score).endswith(text.MARKS[verdict])
-    assert f", {verdict})" in text.sentence(score)
+    assert text.verdict("share", score.to_original).startswith(verdict)
+
+
+def test_what_is_not_told_apart_says_how_far_it_could_be():
+    delta = moved(-0.0034, (-0.0072, 0.0004), verdict="not told apart")
+    assert text.verdict("share", delta) == "not told apart (could be -0.72 to +0.04 points)"
+    fast = moved(-0.1, ratio=0.99, ratio_ends=(0.97, 1.01), verdict="not told apart")
+    assert text.verdict("ratio", fast) == "not told apart (could be 0.97 to 1.01\N{MULTIPLICATION SIGN})"
+
+
+def test_no_verdict_has_no_mark_and_says_why():
+    delta = moved(0.1, verdict="no verdict", why="not the primary metric")
+    assert text.verdict("share", delta) == "no verdict: not the primary metric"
+    assert text.marked(Score(metric="top1", unit="share", value=0.5, to_original=delta)) == "50.00 %"
+
+
+def test_units_copies_and_the_number_of_comparisons_are_told():
+    on = ScoredOn(name="digits", sha256="ab", examples=597, units=548, copies=49)
+    assert text.examples(on) == "597 examples of digits, 548 independent units; 49 copies counted once"
+    ledger = {"primary": ["top1"], "comparisons": {"top1": 5, "loss": 5}}
+    told = text.judged(Report.model_validate({"schema": 1, "name": "x", "ledger": ledger}))
+    assert told == "The table holds 10 comparisons with the original; judged: top-1, 5 together (Holm, 5 %). "
+
+
+def test_each_delta_says_the_smallest_change_that_would_show():
+    assert text.smallest_seen("share", moved(0.1, smallest_seen=0.0103)) == "1.03 points"
+    assert text.smallest_seen("nats", moved(0.1, smallest_seen=0.00001)) == "1.0e-05"
+    assert text.smallest_seen("bytes", moved(-5)) == ""
 
 
 def test_a_verdict_of_a_later_version_is_shown_without_a_mark():

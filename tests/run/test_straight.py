@@ -13,6 +13,7 @@ import squeeze as sq
 from squeeze.algorithms.stats import Interval
 from squeeze.budget import Judgement, parse_bound
 from squeeze.errors import BudgetBroken, EffectError, PlanError
+from squeeze.evaluate.metrics import Loss
 from squeeze.ledger import Ledger
 from squeeze.models.source import BuiltinSource
 from squeeze.passes.base import Context, Pass
@@ -192,5 +193,5 @@ def test_a_broken_budget_is_told_with_its_numbers(store: Store) -> None:
 def test_an_unproven_bound_breaks_the_budget_only_when_the_plan_is_strict(store: Store, strict: bool) -> None:
     plan = sq.Plan([Scale()], metrics=FAST, strict=strict)
     run = Run(plan, Ledger(None), store)
-    run.judgements.append((None, Judgement(parse_bound("loss", "+1 %"), 1.0, Interval(0.9, 1.1), "unproven")))
+    run.judgements.append((None, Judgement(parse_bound(Loss(), "+1 %"), 1.0, Interval(0.9, 1.1), "unproven")))
     assert bool(run.broken) == strict

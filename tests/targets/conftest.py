@@ -84,7 +84,7 @@ def pieces(batch: Batch) -> Pieces:
             "normalize": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
         },
         provenance={"original": "0" * 64, "versions": {"squeeze": "0.1.0"}},
-        scores=[Score("top-1", "80.4 %", "80.7 %", "-0.3 [-0.7, +0.1]", "same within noise", "4 examples of noise")],
+        scores=[Score("top-1", "80.4 %", "80.7 %", "-0.3 [-0.7, +0.1]", "not told apart", "4 examples of noise")],
     )
 
 

@@ -64,7 +64,7 @@ def test_the_manifest_names_inputs_outputs_and_runtime(packed: Packed, model: On
 def test_the_card_tells_scores_with_their_interval(packed: Packed):
     with zipfile.ZipFile(packed.path) as archive:
         card = archive.read("README.md").decode()
-    assert "| top-1 | 80.4 % | 80.7 % | -0.3 [-0.7, +0.1] | same within noise |" in card
+    assert "| top-1 | 80.4 % | 80.7 % | -0.3 [-0.7, +0.1] | not told apart |" in card
     assert "python run.py --golden" in card
     assert "versions: squeeze 0.1.0" in card
 

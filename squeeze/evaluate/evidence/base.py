@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from squeeze.data.base import Dataset
 from squeeze.models.base import Model
 from squeeze.models.task import Task
@@ -28,23 +30,32 @@ EVALUATE, TRAIN = "evaluate", "train"
 
 @dataclass(frozen=True)
 class ScoredOn:
-    """Which data a score belongs to; scores on different data are never compared."""
+    """Which data a score belongs to; scores on different data are never compared.
+
+    Args:
+        units: Independent ones: parts of one document are one, and so are copies; None: unknown.
+        copies: Examples that are copies of an earlier one.
+    """
 
     name: str
     sha256: str
     examples: int
+    units: int | None = None
+    copies: int = 0
 
     @classmethod
     def of(cls, data: Dataset) -> ScoredOn:
         """A dataset by its name, its content and its size."""
-        return cls(data.name, data.digest, len(data))
+        copies = int((data.copy_of != np.arange(len(data))).sum())
+        return cls(data.name, data.digest, len(data), int(data.units.max(initial=-1)) + 1, copies)
 
 
 class Answered(NamedTuple):
-    """What a model answered, and on which data."""
+    """What a model answered, and on which data; ``units`` numbers the independent unit of each example."""
 
     answers: Any  # logits [n, classes], TokenScores, EndingScores, or what a metric's own evidence reads
     scored_on: ScoredOn
+    units: np.ndarray | None = None  # None: each example is one
 
 
 class Exact(NamedTuple):
@@ -166,7 +177,7 @@ class CollectedEvidence(Evidence, Generic[T]):
         return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, named)
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
-        return Answered(self.answers(model), ScoredOn.of(self.data))
+        return Answered(self.answers(model), ScoredOn.of(self.data), self.data.units)
 
 
 class OnEvaluationData(CollectedEvidence[T], ABC):

@@ -1,0 +1,245 @@
+"""Do the ledger's intervals and verdicts keep what they promise? Simulated with the ledger's own functions.
+
+    python benchmarks/coverage.py [--runs 2000] [--tables 100000]
+
+Prints coverage of 95 % intervals, false verdicts per test and per ledger, contradictions between intervals and verdicts
+in random tables, and false "kept" of a budget. `tests/test_promises.py` is the short version.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from squeeze.budget import parse_bound
+from squeeze.comparison import Delta, delta_of
+from squeeze.evaluate.metrics import Loss, Perplexity, Top1
+from squeeze.ledger import Ledger, Row, Score
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+LOSS, TOP1, PERPLEXITY = Loss(), Top1(), Perplexity()
+UNITS = (10, 15, 20, 30, 60, 200)
+PARTS = 10  # windows of one document
+
+
+def normal(generator: np.random.Generator, units: int) -> np.ndarray:
+    """Mean 0."""
+    return generator.normal(size=units)
+
+
+def lognormal(sigma: float) -> Draw:
+    """Mean 0, a long tail to the right."""
+    return lambda generator, units: generator.lognormal(0, sigma, units) - np.exp(sigma**2 / 2)
+
+
+DRAWS: dict[str, Draw] = {"normal": normal, "lognormal .5": lognormal(0.5), "lognormal 1": lognormal(1.0)}
+
+
+def mean_coverage(draw: Draw, units: int, runs: int, seed: int = 0) -> float:
+    """How often the 95 % interval of a paired difference of means holds the true one, 0."""
+    generator = np.random.default_rng(seed)
+    held = 0
+    for _ in range(runs):
+        old = 100 + generator.normal(size=units)
+        held += covers(delta_of(LOSS, old + draw(generator, units), old, None, same=False), 0.0)
+    return held / runs
+
+
+def document_coverage(correlation: float, documents: int, runs: int, seed: int = 0) -> float:
+    """The same where windows of one document resemble each other (intraclass correlation)."""
+    generator = np.random.default_rng(seed)
+    units = np.repeat(np.arange(documents), PARTS)
+    held = 0
+    for _ in range(runs):
+        own = np.sqrt(1 - correlation) * generator.normal(size=documents * PARTS)
+        moved = own + np.sqrt(correlation) * generator.normal(size=documents)[units]
+        held += covers(delta_of(LOSS, 100 + moved, np.full(len(units), 100.0), units, same=False), 0.0)
+    return held / runs
+
+
+def yes_no_coverage(lost: float, gained: float, examples: int, runs: int, seed: int = 0) -> float:
+    """How often the interval of a paired difference of shares holds the true one."""
+    generator = np.random.default_rng(seed)
+    tables = ((*_answers(generator, lost, gained, examples), None) for _ in range(runs))
+    return sum(covers(delta_of(TOP1, *table, same=False), gained - lost) for table in tables) / runs
+
+
+def clustered_yes_no_coverage(correlation: float, documents: int, runs: int, seed: int = 0) -> float:
+    """The same, with questions in documents that resemble each other: 10 % are lost, 10 % gained."""
+    generator = np.random.default_rng(seed)
+    units = np.repeat(np.arange(documents), PARTS)
+    held = 0
+    for _ in range(runs):
+        own = generator.random(len(units))
+        shared = generator.random(documents)[units]
+        luck = np.where(generator.random(len(units)) < np.sqrt(correlation), shared, own)
+        old, new = luck >= 0.1, (luck < 0.1) | (luck >= 0.2)
+        held += covers(delta_of(TOP1, new, old, units, same=False), 0.0)
+    return held / runs
+
+
+def covers(delta: Delta, truth: float) -> bool:
+    """Whether the interval of the difference holds the truth."""
+    return delta.difference_interval is not None and not delta.difference_interval.excludes(truth)
+
+
+def _answers(
+    generator: np.random.Generator, lost: float, gained: float, examples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong of the new and of the old model; 20 % are wrong in both."""
+    luck = generator.random(examples)
+    both_wrong = luck > 0.8
+    return (luck >= lost) & ~both_wrong | (luck > 1 - gained), (luck < 0.8)
+
+
+def false_verdicts(rows: int, examples: int, ledgers: int, seed: int = 0) -> tuple[float, float]:
+    """Shares of verdicts, each standing alone, and of whole ledgers that say better or worse though nothing is.
+
+    A ledger has top-1 and loss; top-1 is primary.
+    """
+    generator = np.random.default_rng(seed)
+    alone = together = 0
+    for _ in range(ledgers):
+        made = [_nothing_true(generator, examples) for _ in range(rows)]
+        alone += sum(_is_told(delta) for scores in made for delta in scores.values())
+        named = [Row("pass", None, "onnx", "k", {}, {m: _score(m, d) for m, d in scores.items()}) for scores in made]
+        settled = Ledger(None, named).settled(("top1",))
+        together += any(_is_told(row.delta(m)) for row in settled.rows for m in row.scores)
+    return alone / (ledgers * rows * 2), together / ledgers
+
+
+def _nothing_true(generator: np.random.Generator, examples: int) -> dict[str, Delta]:
+    new, old = _answers(generator, 0.05, 0.05, examples)
+    before = generator.lognormal(0, 1, examples)
+    after = before + 0.1 * generator.normal(size=examples)
+    return {
+        "top1": delta_of(TOP1, new, old, None, same=False),
+        "loss": delta_of(LOSS, after, before, None, same=False),
+    }
+
+
+def _score(metric: str, delta: Delta) -> Score:
+    return Score(metric, "share", 0.0, None, delta)
+
+
+def _is_told(delta: Delta | None) -> bool:
+    return delta is not None and delta.verdict in ("better", "worse")
+
+
+def random_tables(count: int, seed: int = 0) -> Iterator[Delta]:
+    """Deltas of paired yes/no with any counts of both, gained, lost and neither, 10 to 300 examples."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        examples = int(generator.integers(10, 301))
+        counts = generator.multinomial(examples, generator.dirichlet([2.0, 0.3, 0.3, 1.0]))
+        new = np.repeat([True, True, False, False], counts)
+        yield delta_of(TOP1, new, np.repeat([True, False, True, False], counts), None, same=False)
+
+
+def contradictions(deltas: Iterator[Delta]) -> int:
+    """How many say one thing by their verdict and another by an interval or by the measured value."""
+    return sum(_contradicts(delta) for delta in deltas)
+
+
+def _contradicts(delta: Delta) -> bool:
+    interval, ratio = delta.difference_interval, delta.ratio_interval
+    assert interval is not None
+    assert delta.difference is not None
+    said = {"better": 1, "worse": -1}.get(delta.verdict, 0)
+    sides = [_side(interval, 0.0)] + ([_side(ratio, 1.0)] if ratio else [])
+    return any(side != said for side in sides) or said * delta.difference < 0 or interval.excludes(delta.difference)
+
+
+def _side(interval: Any, neutral: float) -> int:
+    return 1 if interval.low > neutral else -1 if interval.high < neutral else 0
+
+
+def false_kept_shares(bound: str, lost: float, gained: float, examples: int, runs: int, seed: int = 0) -> float:
+    """How often a budget of top-1 is kept though the truth lies outside it, or just on its edge."""
+    generator = np.random.default_rng(seed)
+    line, kept = parse_bound(TOP1, bound), 0
+    for _ in range(runs):
+        delta = delta_of(TOP1, *_answers(generator, lost, gained, examples), None, same=False)
+        kept += line.judge(_row("top1", delta)).outcome == "kept"
+    return kept / runs
+
+
+def false_kept_means(metric: Loss | Perplexity, bound: str, draw: Draw, units: int, runs: int, seed: int = 0) -> float:
+    """The same of a budget of +2 % on losses of 1, whose true mean rises by just these 2 %.
+
+    The long tail lies above, where a sample most often misses it.
+    """
+    generator = np.random.default_rng(seed)
+    line, kept = parse_bound(metric, bound), 0
+    rise = np.log(1.02) if metric.logarithmic else 0.02
+    for _ in range(runs):
+        old = np.ones(units)
+        delta = delta_of(metric, old + rise + 0.1 * draw(generator, units), old, None, same=False)
+        kept += line.judge(_row(metric.label, delta)).outcome == "kept"
+    return kept / runs
+
+
+def _row(metric: str, delta: Delta) -> Row:
+    return Row("pass", None, "onnx", "k", {}, {metric: Score(metric, "share", 0.0, None, delta)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated data sets per figure")
+    parser.add_argument("--tables", type=int, default=100_000, help="random tables searched for contradictions")
+    options = parser.parse_args()
+    show_coverage(options.runs)
+    show_verdicts(options.runs // 4)
+    print(f"\ncontradictions in {options.tables:,} random tables: {contradictions(random_tables(options.tables))}")
+    show_kept(options.runs)
+
+
+def show_coverage(runs: int) -> None:
+    print(f"coverage of 95 % intervals, {runs} data sets each; goal 93 to 97 %\n{'units':<34}", end="")
+    print("".join(f"{units:>7}" for units in UNITS))
+    for name, draw in DRAWS.items():
+        print(f"{'mean, ' + name:<34}" + "".join(f"{mean_coverage(draw, units, runs):>7.3f}" for units in UNITS))
+    for correlation in (0.0, 0.2, 0.3):
+        found = [document_coverage(correlation, units, runs) for units in UNITS]
+        print(f"{f'mean, documents of {PARTS}, ICC {correlation}':<34}" + "".join(f"{share:>7.3f}" for share in found))
+    for correlation in (0.0, 0.2, 0.3):
+        found = [clustered_yes_no_coverage(correlation, units, runs) for units in UNITS]
+        print(
+            f"{f'yes/no, documents of {PARTS}, ICC {correlation}':<34}" + "".join(f"{share:>7.3f}" for share in found)
+        )
+    for lost, gained in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.1)):
+        found = [yes_no_coverage(lost, gained, units, runs) for units in UNITS]
+        print(f"{f'yes/no, lost {lost}, gained {gained}':<34}" + "".join(f"{share:>7.3f}" for share in found))
+
+
+def show_verdicts(ledgers: int) -> None:
+    print(f"\nfalse verdicts, {ledgers} ledgers of 10 rows x 2 metrics in which nothing is true; goal at most 5 %")
+    for examples in (20, 100, 500):
+        alone, together = false_verdicts(10, examples, ledgers)
+        print(f"{examples:>5} examples: {alone:.3f} of single verdicts, {together:.3f} of ledgers")
+
+
+def show_kept(runs: int) -> None:
+    print(f'\nfalse "kept", {runs} runs each; goal at most 2.5 %')
+    for examples in (10, 20, 50, 200, 1000):
+        one = false_kept_shares("-1 points", 0.03, 0.01, examples, runs)
+        edge = false_kept_shares("-10 points", 0.1, 0.0, examples, runs)
+        print(f"{examples:>5} examples: top1 '-1 points', true -2: {one:.4f}; '-10 points', true -10: {edge:.4f}")
+    for units in UNITS:
+        found = [
+            f"{metric.name} '+2 %', true +2 %, {name}: {false_kept_means(metric, '+2 %', draw, units, runs):.4f}"
+            for metric in (LOSS, PERPLEXITY)
+            for name, draw in (("normal", normal), ("tail below", _mirrored(lognormal(1.0))), ("above", lognormal(1.0)))
+        ]
+        print(f"{units:>5} units: " + "; ".join(found))
+
+
+def _mirrored(draw: Draw) -> Draw:
+    return lambda generator, units: -draw(generator, units)
+
+
+if __name__ == "__main__":
+    main()
