@@ -70,6 +70,8 @@ def _facts(cls: type[Any]) -> list[str]:
     for name in ("needs", "promises", "leaves", "refuses"):
         if values := getattr(cls, name, None):
             facts.append(f"  {name}: {', '.join(sorted(values))}")
+    if limits := getattr(cls, "limits", ""):
+        facts.append(textwrap.fill(f"Limits: {limits}", 100, initial_indent="  ", subsequent_indent="      "))
     return facts
 
 

@@ -2,13 +2,15 @@
 
 Each sequence is predicted from its own start, and begins as the tokenizer begins a text: with its BOS token, where it
 adds one by default. Which tokenizer cuts the text is the model's: the folder that ``open`` is
-given.
+given. Sequences of one document are one independent unit: a line of ``.jsonl`` is a document, and in plain text a
+document ends at two blank lines, at ``<|endoftext|>`` or before a title line of Wikitext, `` = Title = ``.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +30,18 @@ from squeeze.models.base import Batch
 MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
 
 
-class TokenDataset(Dataset):
-    """Token sequences ``[n, length]``."""
+DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
-    def __init__(self, name: str, tokens: np.ndarray) -> None:
-        self.name, self.tokens = name, tokens
+
+class TokenDataset(Dataset):
+    """Token sequences ``[n, length]``; ``documents`` ``[n]``: the text that each begins in (None: its own)."""
+
+    def __init__(self, name: str, tokens: np.ndarray, documents: np.ndarray | None = None) -> None:
+        self.name, self.tokens, self._documents = name, tokens, documents
+
+    @property
+    def documents(self) -> np.ndarray | None:
+        return self._documents
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -55,7 +64,8 @@ class TokenDataset(Dataset):
 
     def without(self, texts: Texts) -> TokenDataset:
         """The sequences that share nothing with other texts in tokens."""
-        return TokenDataset(self.name, self.tokens[~sharing([[sequence] for sequence in self.tokens], texts)])
+        left = ~sharing([[sequence] for sequence in self.tokens], texts)
+        return TokenDataset(self.name, self.tokens[left], None if self._documents is None else self._documents[left])
 
 
 class TextData(DataSource):
@@ -80,7 +90,7 @@ class TextData(DataSource):
             raise DataError(f"{self.text}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
         tokenizer = read_tokenizer(model)
         opening = _opening(tokenizer, self.bos, self.text)
-        tokens = _tokenize(tokenizer, _texts(root / self.text, self.field))
+        tokens, documents = _tokenize(tokenizer, _texts(root / self.text, self.field))
         stride = self.length - len(opening)
         available = len(tokens) // stride if stride else 0
         if not len(tokens):
@@ -92,7 +102,8 @@ class TextData(DataSource):
         cut = tokens[: available * stride].reshape(available, stride)
         sequences = np.hstack([np.tile(np.array(opening, dtype=np.int64), (available, 1)), cut])
         name = f"text:{Path(self.text).name}, context {self.length}, stride {stride}{', BOS' if opening else ''}"
-        return TokenDataset(name, sequences[self.chosen(available)])
+        chosen = self.chosen(available)
+        return TokenDataset(name, sequences[chosen], documents[: available * stride : stride][chosen])
 
     def faults(self, root: Path) -> Iterator[str]:
         faults = list(super().faults(root))
@@ -161,11 +172,21 @@ def _opening(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
     return [bos] if (by_default if wanted is None else wanted) else []
 
 
-def _tokenize(tokenizer: Any, texts: Iterator[str]) -> np.ndarray:
-    """All texts end to end, with the end-of-text token between them where the tokenizer has one."""
+def _tokenize(tokenizer: Any, texts: Iterator[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All texts end to end, with the end-of-text token between them where the tokenizer has one; and the number of
+    the document that each token is of."""
     pieces: list[int] = []
+    documents = [np.empty(0, dtype=np.int64)]
+    count = 0
     for text in texts:
         if pieces and tokenizer.eos_token_id is not None:
             pieces.append(tokenizer.eos_token_id)
-        pieces += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return np.asarray(pieces, dtype=np.int64)
+            documents.append(np.array([count - 1]))
+        starts = np.array([match.end() for match in DOCUMENT_END.finditer(text)], dtype=np.int64)
+        offsets = len(starts) > 0 and tokenizer.is_fast  # only a fast tokenizer says where a token stands
+        cut = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=offsets)
+        pieces += cut["input_ids"]
+        places = np.array([start for start, _ in cut["offset_mapping"]]) if offsets else np.zeros(len(cut["input_ids"]))
+        documents.append(count + np.searchsorted(starts, places, side="right"))
+        count += len(starts) + 1
+    return np.asarray(pieces, dtype=np.int64), np.concatenate(documents)

@@ -15,11 +15,13 @@ from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.evidence.endings import Endings
-from squeeze.evaluate.metrics import Answers, ExampleMetric
+from squeeze.evaluate.metrics import SHARE, Answers, ExampleMetric
 
 
 class OwnDataMetric(ExampleMetric):
     """One yes or no per question of data that the metric names itself; the ledger calls it by both names."""
+
+    limits: ClassVar[str] = SHARE
 
     unit, higher_is_better, counts = "share", True, True
     evidence = Endings

@@ -30,6 +30,16 @@ Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or wha
 SHARE_ROUNDING = 1e-12  # of a mean of yes and no
 
 
+MEAN = (
+    "a mean over independent units; nothing is judged below 10 of them, and where values are more skewed than a "
+    "lognormal of sigma 1 its interval is too narrow"
+)
+SHARE = (
+    "a share of yes; where few examples change, its interval is wider than need be; wrong labels count as right ones do"
+)
+DISTANCE = "how far from the original, not whether that is worse: no verdict; below its noise floor it says nothing"
+
+
 class Metric(BaseModel, ABC):
     """A named measurement; its fields are the options a plan may give it."""
 
@@ -42,6 +52,8 @@ class Metric(BaseModel, ABC):
     needs_labels: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False  # a value of a model alone says nothing: KL, flips, cosine
     distance: ClassVar[bool] = False  # from the original: it cannot get better or worse, so it has no verdict
+    limits: ClassVar[str] = "its author names none"
+    """What its interval rests on and what it does not say; shown by ``squeeze metrics NAME``."""
 
     @property
     def label(self) -> str:
@@ -76,6 +88,7 @@ class ExampleMetric(Metric):
     """One value per example, from logits ``[n, classes]``, labels ``[n]`` and the original's logits."""
 
     evidence: ClassVar[type[Evidence]] = Outputs
+    limits: ClassVar[str] = MEAN
     counts: ClassVar[bool] = False  # yes/no per example: shares, and paired tables of them
     logarithmic: ClassVar[bool] = False  # shown is exp: a difference of means is the logarithm of a ratio
     rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
@@ -108,6 +121,8 @@ class ExampleMetric(Metric):
 class ModelMetric(Metric):
     """One exact number of the model itself."""
 
+    limits: ClassVar[str] = "counted, not estimated: no interval"
+
     evidence = ModelFacts
 
     @abstractmethod
@@ -117,6 +132,8 @@ class ModelMetric(Metric):
 
 class EstimateMetric(Metric):
     """A score that another tool works out on data of its own; it is compared by its standard error, unpaired."""
+
+    limits: ClassVar[str] = "from two standard errors, unpaired: its interval is wider than over the same examples"
 
     evidence = Estimates
 
@@ -135,6 +152,8 @@ class EstimateMetric(Metric):
 class Top1(ExampleMetric):
     """Share of examples whose highest logit is the label's."""
 
+    limits = SHARE
+
     name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
     evidence = Logits
 
@@ -144,6 +163,8 @@ class Top1(ExampleMetric):
 
 class Top5(ExampleMetric):
     """Share of examples whose label is among the five highest logits."""
+
+    limits = SHARE
 
     name, unit, higher_is_better, counts, needs_labels = "top5", "share", True, True, True
     evidence = Logits
@@ -169,6 +190,8 @@ class Loss(ExampleMetric):
 class Perplexity(ExampleMetric):
     """``exp`` of the mean negative log-probability per token, of a language model; the data's name says the context."""
 
+    limits = MEAN + "; of one tokenizer, context and stride, and comparable with no other"
+
     name, unit, logarithmic = "perplexity", "perplexity", True
     evidence = Tokens
 
@@ -185,6 +208,8 @@ class Perplexity(ExampleMetric):
 class Kl(ExampleMetric):
     """``KL(original || this)`` in nats: how far the whole distribution moved; needs no labels."""
 
+    limits = DISTANCE
+
     name, unit, distance = "kl", "nats", True
     needs_original = True
     rounding = 1e-6  # float32 logits of an unchanged model, added up in another order
@@ -199,6 +224,8 @@ class Kl(ExampleMetric):
 
 class Flips(ExampleMetric):
     """Share of predictions that differ from the original's; needs no labels."""
+
+    limits = DISTANCE
 
     name, unit, counts, distance = "flips", "share", True, True
     needs_original = True
@@ -239,6 +266,10 @@ class Macs(ModelMetric):
 
 class ClockMetric(Metric):
     """A ratio of two times: fresh sessions of both models in turn, their runs alternating."""
+
+    limits: ClassVar[str] = (
+        "of one host; no verdict within 2 % or within what the host shows of the original against itself"
+    )
 
     unit = "ratio"
     evidence: ClassVar[type[Evidence]] = Clock

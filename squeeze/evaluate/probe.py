@@ -7,7 +7,7 @@ from pydantic import PositiveFloat
 
 from squeeze.errors import DataError
 from squeeze.evaluate.evidence.embeddings import Embeddings, LinearProbe, ProbedEmbeddings
-from squeeze.evaluate.metrics import ExampleMetric, required_labels
+from squeeze.evaluate.metrics import DISTANCE, SHARE, ExampleMetric, required_labels
 
 
 class Probe(ExampleMetric):
@@ -15,6 +15,8 @@ class Probe(ExampleMetric):
 
     The same classifier for every row, so that what is measured is the embeddings.
     """
+
+    limits = SHARE
 
     name, unit, higher_is_better, counts, needs_labels = "probe", "share", True, True, True
 
@@ -29,11 +31,13 @@ class Probe(ExampleMetric):
     def fit(self, embeddings: np.ndarray, labels: np.ndarray) -> LinearProbe:
         """Fit the classifier; the same numbers each time."""
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
 
         classes = np.unique(labels)
         if len(classes) < 2 or classes[0] < 0:
             raise DataError(f"{self.name}: data.train has {len(classes)} classes; labels of two or more would do")
-        found = LogisticRegression(C=1 / self.penalty, max_iter=2000).fit(embeddings.astype(np.float64), labels)
+        with threadpool_limits(1, "blas"):  # products shared among threads add in another order: other last digits
+            found = LogisticRegression(C=1 / self.penalty, max_iter=2000).fit(embeddings.astype(np.float64), labels)
         weight, bias = found.coef_, found.intercept_
         if len(weight) == 1:  # two classes are told by one number
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -42,6 +46,8 @@ class Probe(ExampleMetric):
 
 class Cosine(ExampleMetric):
     """Cosine between an embedding and the original's: 1 where it has not turned."""
+
+    limits = DISTANCE
 
     name, unit, higher_is_better, distance = "cosine", "cosine", True, True
     evidence = Embeddings

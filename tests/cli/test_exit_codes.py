@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny import PLAN, squeeze, write_npz, write_plan, write_world
 
+from squeeze import registry
+
 OK, FAILED, WRONG, BROKEN, UNVERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -187,3 +189,10 @@ def test_the_starter_plan_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("init", "new.yaml") == OK
     assert squeeze("check", "new.yaml") == OK
     assert "no faults" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILTIN["metrics"]))
+def test_every_metric_says_its_limits(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert squeeze("metrics", name) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  Limits: ")]
+    assert "its author names none" not in line

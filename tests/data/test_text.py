@@ -14,6 +14,7 @@ from language_world import LETTERS, write_folder, write_tokenizer
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.errors import DataError, ModelError
+from squeeze.evaluate.evidence.base import ScoredOn
 from squeeze.evaluate.tokens import score_tokens
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.progress import Progress
@@ -152,3 +153,37 @@ def test_sequences_shorter_than_13_tokens_are_compared_whole() -> None:
     short = TokenDataset("text", random_tokens(1, length=8))
     with pytest.raises(DataError, match="4 of 4 examples are also in"):
         refuse_overlap(short, {"calibrate": TokenDataset("text", random_tokens(1, length=8))})
+
+
+@pytest.mark.parametrize(
+    ("between", "documents"),
+    [("\n\n\n", 3), ("<|endoftext|>", 3), ("\n = fox = \n", 3), ("\n\n", 1), ("\n = = fox = = \n", 1)],
+    ids=["two blank lines", "end of text", "title", "one blank line", "section"],
+)
+def test_sequences_of_one_document_are_one_unit(world: Path, between: str, documents: int) -> None:
+    """Windows of one document share their luck: as many independent units as there are documents."""
+    (world / "text.txt").write_text(between.join(["abcdefgh" * 8, "ijklmnop" * 8 + "q", "rstuvwxy" * 8 + "z"]))
+    data = opened(world, "text.txt", 10)
+    assert data.documents is not None
+    assert len(np.unique(data.documents)) == documents
+    assert data.units.max() + 1 == documents
+
+
+def test_each_line_of_a_jsonl_is_a_document(world: Path) -> None:
+    lines = [json.dumps({"text": letter * 40}) for letter in "abc"]
+    (world / "text.jsonl").write_text("\n".join(lines) + "\n")
+    documents = opened(world, "text.jsonl", 8).documents
+    assert documents is not None
+    assert np.unique(documents).tolist() == [0, 1, 2]
+
+
+def test_copies_are_one_unit_and_are_counted() -> None:
+    data = TokenDataset("text", np.repeat(random_tokens(0), 50, axis=0))
+    on = ScoredOn.of(data)
+    assert (on.examples, on.units, on.copies) == (200, 4, 196)
+
+
+def test_copies_tie_documents_together() -> None:
+    tokens = random_tokens(0)[[0, 1, 2, 0]]
+    data = TokenDataset("text", tokens, np.array([0, 0, 1, 1]))  # the last window of the second is the first's first
+    assert data.units.tolist() == [0, 0, 0, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +50,19 @@ def test_a_label_that_the_training_data_had_not_is_told() -> None:
 def test_cosine_is_of_directions_alone() -> None:
     a, b = np.array([[1.0, 0], [1, 1], [0, 0]]), np.array([[3.0, 0], [0, 2], [1, 0]])
     assert Cosine().per_example(a, None, b) == pytest.approx([1, np.sqrt(0.5), 0])
+
+
+def test_the_probe_is_the_same_whatever_the_threads() -> None:
+    """It decides scores, and scores are the same bytes on every run."""
+    code = (
+        "import numpy as np; from squeeze.evaluate.probe import Probe; g = np.random.default_rng(0);"
+        "x, y = g.normal(size=(3000, 300)), g.integers(0, 3, 3000); p = Probe().fit(x, y);"
+        "print(p.weight.tobytes().hex()[:4000], p.logits(x[:50]).tobytes().hex()[:4000])"
+    )
+    said = set()
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = dict.fromkeys(names, threads) | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        said.add(run.stdout)
+    assert len(said) == 1

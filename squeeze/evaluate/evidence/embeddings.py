@@ -64,7 +64,7 @@ class LinearProbe:
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
         """Of every class up to the largest of the training data; one that is absent there is never chosen."""
         scores = np.full((len(embeddings), int(self.classes.max()) + 1), -np.inf)
-        scores[:, self.classes] = embeddings.astype(np.float64) @ self.weight.T + self.bias
+        scores[:, self.classes] = np.einsum("nw,cw->nc", embeddings, self.weight, dtype=np.float64) + self.bias
         return scores
 
     def save(self, folder: Path) -> None:
