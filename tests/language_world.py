@@ -52,6 +52,19 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>").save_pretrained(folder)
 
 
+def open_with_bos(folder: Path) -> None:
+    """The tokenizer puts its last token before every text, as Llama's and Gemma's do."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = "<end>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", len(LETTERS))]
+    )
+    tokenizer.save_pretrained(folder)
+
+
 def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
     """Change the stored weights."""
     weights = load_file(folder / "model.safetensors")

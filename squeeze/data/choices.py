@@ -34,11 +34,12 @@ class Question:
 
 @dataclass(frozen=True)
 class CutEnding:
-    """An ending in tokens: those from ``start`` on are scored; the one before the text opens it."""
+    """An ending in tokens: those from ``start`` on, at least the second one, are scored."""
 
     tokens: np.ndarray
     start: int
     size_bytes: int  # of the ending's text: what acc_norm divides by
+    opening: int = 0  # tokens before the text itself
 
 
 class ChoiceDataset(Dataset):
@@ -73,20 +74,21 @@ class ChoiceDataset(Dataset):
 
     def texts(self, index: int) -> list[np.ndarray]:
         """The tokens of one question's endings with their contexts, without the one that opens a text."""
-        return [one.tokens[1:] for one in self.endings(index)]
+        return [one.tokens[one.opening :] for one in self.endings(index)]
 
 
 def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDataset:
     """Cut questions into tokens.
 
-    Every text begins with the token that opens a text, or else the one that ends the text before it.
+    Every text begins as the tokenizer begins one. Where that leaves nothing before the first token that is scored, the
+    token that opens a text stands there, or else the one that ends the text before it, as lm-eval does it.
 
     Raises:
         DataError: the tokenizer has neither, or an ending holds no token.
     """
-    opening = next((t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None), None)
-    if opening is None:
-        raise DataError(f"{name}: the tokenizer has no token that opens or ends a text; the first word has no context")
+    from squeeze.data.text import opening_tokens
+
+    opening = opening_tokens(tokenizer, None, name)
     known: dict[str, list[int]] = {}
 
     def cut(text: str) -> list[int]:
@@ -94,19 +96,37 @@ def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDat
             known[text] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         return known[text]
 
-    sequences = [_sequence(name, ending, opening, cut) for question in questions for ending in question.endings]
+    def sequence(ending: Ending) -> CutEnding:
+        tokens, before = _cut_behind(name, ending, cut)
+        first = opening or ([] if before else [prefix_token(tokenizer, name)])
+        size = len(ending.text.strip().encode())
+        return CutEnding(np.array([*first, *tokens], dtype=np.int64), len(first) + before, max(size, 1), len(first))
+
+    sequences = [sequence(ending) for question in questions for ending in question.endings]
     counts = np.array([len(question.endings) for question in questions], dtype=np.int64)
     return ChoiceDataset(name, sequences, counts, np.array([question.answer for question in questions], dtype=np.int64))
 
 
-def _sequence(name: str, ending: Ending, opening: int, cut: Any) -> CutEnding:
-    """Context and ending are cut as one text: what the ending's tokens are depends on what stands before it."""
+def prefix_token(tokenizer: Any, name: str) -> int:
+    """What the first word of a text is predicted from.
+
+    Raises:
+        DataError: the tokenizer has no such token.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise DataError(f"{name}: the tokenizer has no token that opens or ends a text; the first word has no context")
+
+
+def _cut_behind(name: str, ending: Ending, cut: Any) -> tuple[list[int], int]:
+    """All tokens, and how many of them are the context's; both are cut as one text: what an ending's tokens are depends
+    on what stands before it."""
     whole = cut(ending.context + ending.text)
     before = min(len(cut(ending.context)), len(whole) - 1)
     if before < 0:
         raise DataError(f"{name}: '{ending.text[:40]}' gives no token to score")
-    size = len(ending.text.strip().encode())
-    return CutEnding(np.array([opening, *whole], dtype=np.int64), 1 + before, max(size, 1))
+    return whole, before
 
 
 def open_tokenizer(model: Path | None, what: str) -> Any:

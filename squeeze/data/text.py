@@ -28,7 +28,7 @@ from squeeze.formats.regular import parse_json, require_regular, require_regular
 from squeeze.models.base import Batch
 
 MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
-
+TOO_SHORT = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
 
 DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
@@ -89,25 +89,27 @@ class TextData(DataSource):
         if model is None:
             raise DataError(f"{self.text}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
         tokenizer = read_tokenizer(model)
-        opening = _opening(tokenizer, self.bos, self.text)
-        tokens, documents = _tokenize(tokenizer, _texts(root / self.text, self.field))
-        stride = self.length - len(opening)
-        available = len(tokens) // stride if stride else 0
+        if self.length < 2:
+            raise DataError(f"{self.text}: {TOO_SHORT}")
+        opening = opening_tokens(tokenizer, self.bos, self.text)
+        tokens, documents = _tokenize(tokenizer, _texts(root / self.text, self.field), opening)
         if not len(tokens):
             raise DataError(f"{self.text}: holds no text")
-        if not available:
+        sequences, starts = _cut(tokens, opening, self.length)
+        if not starts:
             raise DataError(
                 f"{self.text}: {len(tokens)} tokens do not fill one sequence of {self.length}; shorter would do"
             )
-        cut = tokens[: available * stride].reshape(available, stride)
-        sequences = np.hstack([np.tile(np.array(opening, dtype=np.int64), (available, 1)), cut])
+        stride = self.length - len(opening)
         name = f"text:{Path(self.text).name}, context {self.length}, stride {stride}{', BOS' if opening else ''}"
-        chosen = self.chosen(available)
-        return TokenDataset(name, sequences[chosen], documents[: available * stride : stride][chosen])
+        chosen = self.chosen(len(starts))
+        return TokenDataset(name, sequences[chosen], documents[starts][chosen])
 
     def faults(self, root: Path) -> Iterator[str]:
         faults = list(super().faults(root))
         yield from faults
+        if self.length < 2:
+            yield f"text: {TOO_SHORT}"
         if not faults and not (root / self.text).is_file():
             yield f"text: {root / self.text} is no file"
 
@@ -159,8 +161,11 @@ def read_tokenizer(model: Path) -> Any:
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
 
 
-def _opening(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
-    """The token that every sequence begins with, or none: a model that was trained with one is lost without it.
+def opening_tokens(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
+    """The token that every text begins with, or none: a model that was trained with one is lost without it.
+
+    Args:
+        wanted: None: as the tokenizer does it by default.
 
     Raises:
         DataError: one is asked for, and the tokenizer has none.
@@ -172,16 +177,19 @@ def _opening(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
     return [bos] if (by_default if wanted is None else wanted) else []
 
 
-def _tokenize(tokenizer: Any, texts: Iterator[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All texts end to end, with the end-of-text token between them where the tokenizer has one; and the number of
-    the document that each token is of."""
+def _tokenize(tokenizer: Any, texts: Iterator[str], opening: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """All texts end to end, and the number of the document that each token is of.
+
+    Between two texts stand the token that ends a text, where the tokenizer has one, and the one that opens the next.
+    """
     pieces: list[int] = []
     documents = [np.empty(0, dtype=np.int64)]
     count = 0
     for text in texts:
-        if pieces and tokenizer.eos_token_id is not None:
-            pieces.append(tokenizer.eos_token_id)
-            documents.append(np.array([count - 1]))
+        if pieces:
+            ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+            pieces += ending + opening
+            documents.append(np.repeat([count - 1, count], [len(ending), len(opening)]))
         starts = np.array([match.end() for match in DOCUMENT_END.finditer(text)], dtype=np.int64)
         offsets = len(starts) > 0 and tokenizer.is_fast  # only a fast tokenizer says where a token stands
         cut = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=offsets)
@@ -190,3 +198,21 @@ def _tokenize(tokenizer: Any, texts: Iterator[str]) -> tuple[np.ndarray, np.ndar
         documents.append(count + np.searchsorted(starts, places, side="right"))
         count += len(starts) + 1
     return np.asarray(pieces, dtype=np.int64), np.concatenate(documents)
+
+
+def _cut(tokens: np.ndarray, opening: list[int], length: int) -> tuple[np.ndarray, list[int]]:
+    """Sequences ``[n, length]``, and the place of the token that each begins at.
+
+    What stands before a sequence's first token is not repeated where the text itself opens there.
+    """
+    sequences, starts, place = [], [], 0
+    while place < len(tokens):
+        opened = opening and tokens[place] == opening[0]
+        part = tokens[place : place + length - (0 if opened else len(opening))]
+        sequence = part if opened else np.concatenate([np.array(opening, dtype=np.int64), part])
+        if len(sequence) < length:
+            break
+        sequences.append(sequence)
+        starts.append(place)
+        place += len(part)
+    return np.array(sequences, dtype=np.int64).reshape(-1, length), starts

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from language_world import LETTERS, write_tokenizer
+from language_world import LETTERS, open_with_bos, write_tokenizer
 
 from squeeze.data.choice_sources import ChoiceSource, LastWordsData, PairsData, QuestionsData
 from squeeze.data.choices import ChoiceDataset
@@ -77,12 +77,22 @@ def test_only_the_option_is_scored_behind_its_question(world: Path, entry: dict[
 def test_a_blank_is_filled_and_what_follows_is_scored(world: Path) -> None:
     entry = {"question": "ann saw bea so _ left.", "options": ["ann", "bea"], "answer": 0}
     data = opened(world, QuestionsData(questions="q.jsonl"), entry)
-    assert words(data) == [("^ann saw bea so ann", " left."), ("^ann saw bea so bea", " left.")]
+    assert words(data) == [("ann saw bea so ann", " left."), ("ann saw bea so bea", " left.")]
 
 
 def test_the_last_word_is_scored_behind_all_before_it(world: Path) -> None:
     data = opened(world, LastWordsData(last_words="l.jsonl"), {"text": "one two three\n"})
+    assert words(data) == [("one two", " three")]
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it(world: Path) -> None:
+    """A model that never saw the token is asked in a way that nobody asks it; one that always did is lost without."""
+    open_with_bos(world)
+    data = opened(world, LastWordsData(last_words="l.jsonl"), {"text": "one two three\n"})
     assert words(data) == [("^one two", " three")]
+    assert [len(text) for text in data.texts(0)] == [len("one two three")]
+    pairs = opened(world, PairsData(pairs="p.jsonl"), {"sentence_good": "a cat", "sentence_bad": "cat a"})
+    assert words(pairs) == [("^", "a cat"), ("^", "cat a")]
 
 
 QUESTION = {"question": "why?", "options": ["a", "b"], "answer": 0}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from language_world import LETTERS, write_folder, write_tokenizer
+from language_world import LETTERS, open_with_bos, write_folder, write_tokenizer
 
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData, TokenDataset
@@ -52,19 +52,6 @@ def test_documents_of_a_jsonl_are_parted_by_the_end_of_text(world: Path) -> None
     assert opened(world, "text.jsonl.gz", 6).tokens.tolist() == [[0, 1, 2, end, 3, 4]]
 
 
-def open_with_bos(world: Path) -> None:
-    """The tokenizer puts its last token before every text, as Llama's and Gemma's do."""
-    from tokenizers import processors
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(world)
-    tokenizer.bos_token = "<end>"
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<end> $A", special_tokens=[("<end>", len(LETTERS))]
-    )
-    tokenizer.save_pretrained(world)
-
-
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(world: Path) -> None:
     open_with_bos(world)
     data = opened(world, "text.txt")
@@ -74,6 +61,24 @@ def test_every_sequence_begins_as_the_tokenizer_begins_a_text(world: Path) -> No
     without = opened(world, "text.txt", bos=False)
     assert without.name == "text:text.txt, context 8, stride 8"
     assert without.digest != data.digest
+
+
+def test_every_document_begins_as_the_tokenizer_begins_it(world: Path) -> None:
+    """Also those behind the first one; where a sequence begins with a document, it opens once."""
+    open_with_bos(world)
+    (world / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("abc", "de", "fgh")))
+    end = len(LETTERS)
+    data = opened(world, "text.jsonl", 6)
+    assert data.tokens.tolist() == [[end, 0, 1, 2, end, end], [end, 3, 4, end, end, 5]]
+    assert opened(world, "text.jsonl", 5).tokens.tolist() == [[end, 0, 1, 2, end], [end, 3, 4, end, end]]
+    assert opened(world, "text.jsonl", 5, bos=False).tokens.tolist() == [[0, 1, 2, end, 3], [4, end, 5, 6, 7]]
+
+
+def test_sequences_of_one_token_are_a_fault_of_the_plan(world: Path) -> None:
+    message = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
+    assert list(TextData(text="text.txt", length=1).faults(world)) == [f"text: {message}"]
+    with pytest.raises(DataError, match=f"text.txt: {message}"):
+        opened(world, "text.txt", 1)
 
 
 def test_a_token_that_is_not_there_opens_nothing(world: Path) -> None:
