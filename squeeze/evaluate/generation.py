@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from squeeze.evaluate.evidence.facts import GenerationClock
 from squeeze.evaluate.metrics import ClockMetric
@@ -22,6 +22,7 @@ class GenerationMetric(ClockMetric):
 
     evidence = GenerationClock
 
+    sessions: int = Field(default=6, ge=4, multiple_of=2)  # of a language model they take seconds to open
     prompt: PositiveInt = 128  # tokens read, drawn at random; what they say does not matter
 
     def clock(self, model: LanguageArtifact) -> Callable[[], float]:

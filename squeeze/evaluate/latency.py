@@ -17,11 +17,9 @@ from scipy import stats
 
 from squeeze.algorithms.stats import Interval
 
-WARM_UP_S = 0.05
-WARM_UP_RUNS = 2
+WARM_UP_S = 0.05  # a run that takes longer is warm-up enough: each session of a slow model costs one run more
 LEAST_PAIRS = 3  # in a block
 MOST_PAIRS = 500
-BLOCKS = 8  # fresh sessions of each model
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.02  # a ratio this near to 1 gets no verdict, however narrow its interval
 
@@ -91,12 +89,12 @@ def paired(blocks: Blocks, spread: float) -> Paired:
     return Paired(blocks.new_ms, blocks.old_ms, float(ratio), interval, len(blocks.log_ratios), spread)
 
 
-def compare(new: Open, old: Open, seconds: float, blocks: int = BLOCKS) -> Blocks:
+def compare(new: Open, old: Open, seconds: float, blocks: int) -> Blocks:
     """Time two models in turns.
 
     Args:
         seconds: Of alternating runs, all blocks together; sessions and warm-up come on top.
-        blocks: Fresh sessions of each model; at most one of each is open at a time.
+        blocks: Fresh sessions of each model, an even number for the order's sake; one of each is open at a time.
     """
     ratios, new_s, old_s = [], [], []
     for block in range(blocks):
@@ -142,7 +140,7 @@ def _pair(new: Clock, old: Clock, new_first: bool) -> tuple[float, float]:
 
 def _warm_up(clock: Clock) -> None:
     stop = time.perf_counter() + WARM_UP_S
-    for run in range(1_000):
+    for _ in range(MOST_PAIRS):
         clock()
-        if run >= WARM_UP_RUNS and time.perf_counter() > stop:
+        if time.perf_counter() > stop:
             return

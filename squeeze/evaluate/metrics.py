@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
 from squeeze.data.sources import DataSource
@@ -276,6 +276,7 @@ class ClockMetric(Metric):
 
     threads: PositiveInt = 1
     seconds: PositiveFloat = 1.0  # of alternating runs, all sessions together; opening and warming them comes on top
+    sessions: int = Field(default=8, ge=4, multiple_of=2)  # fresh ones of each model; half of them are opened first
 
 
 class Latency(ClockMetric):

@@ -59,7 +59,7 @@ def _overview(report: Report) -> Iterator[str]:
     yield ""
     yield f"Second line: change from the original, with its interval, 95 % or wider. {text.LEGEND}."
     yield text.judged(report)
-    yield from (f"{escaped(line)}." for line in text.floors(report))
+    yield from (f"{escaped(line)}." for line in (*text.floors(report), *text.host_spreads(report)))
 
 
 def _cell(score: Score | None) -> str:

@@ -149,9 +149,9 @@ def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
     on = f"Scored on {text.examples(scored)}. " if scored else ""
     own = "".join(f"{line}. " for line in text.own_data(report))
-    floors = "".join(f"{line}. " for line in text.floors(report))
+    noise = "".join(f"{line}. " for line in (*text.floors(report), *text.host_spreads(report)))
     return (
-        f"{on}{own}Against the original: {text.LEGEND}. {text.judged(report)}{floors}Brackets: 95 % interval or wider."
+        f"{on}{own}Against the original: {text.LEGEND}. {text.judged(report)}{noise}Brackets: 95 % interval or wider."
     )
 
 

@@ -204,6 +204,20 @@ def floors(report: Report) -> list[str]:
     return [f"{heading(n)}: an unchanged model would read up to {value(s.unit, s.floor)}" for n, s in found.items()]
 
 
+def host_spreads(report: Report) -> list[str]:
+    """``latency: this host times the original against itself to within 1.2 %``: nothing nearer to 1 is a change."""
+    found = {
+        name: clock["host_spread"]
+        for row in report.rows
+        for name in row.timings
+        if isinstance(clock := row.measured.get(name), dict) and "host_spread" in clock
+    }
+    return [
+        f"{heading(n)}: this host times the original against itself to within {100 * spread:.1f} %"
+        for n, spread in found.items()
+    ]
+
+
 def clock(row: Row, metric: str) -> str:
     """What the stopwatch said of a timed score, ``1.20 ms → 0.66 ms``; nothing where it says nothing."""
     found = row.measured.get(metric)

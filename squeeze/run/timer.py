@@ -9,7 +9,7 @@ from typing import Any
 
 from squeeze.data.base import Dataset
 from squeeze.evaluate.generation import GenerationMetric
-from squeeze.evaluate.latency import BLOCKS, Open, Paired, compare, paired, same_bytes, stopwatch
+from squeeze.evaluate.latency import Open, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
 from squeeze.models.language.artifact import LanguageArtifact
@@ -21,8 +21,6 @@ from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import content_digest
-
-GENERATION_BLOCKS = 4  # sessions of a language model take seconds to open: fewer, and so wider intervals
 
 
 class Timer:
@@ -47,10 +45,11 @@ class Timer:
         for metric in self.metrics:
             if not self._takes(metric, kept):
                 continue
-            to_original = self._compared(metric, kept, self.original)
+            _, original_ms = self._spread(metric)
+            to_original = self._compared(metric, kept, self.original, original_ms)
             to_previous = to_original if previous.key == self.original.key else None
             if to_previous is None and self._takes(metric, previous) and isinstance(metric, Latency):
-                to_previous = self._compared(metric, kept, previous)
+                to_previous = self._compared(metric, kept, previous, to_original.new_ms)
             timings[metric.label] = timed_score(metric, to_original, to_previous)
             clock[metric.label] = _clock(metric, to_original, to_previous)
         return timings, clock
@@ -61,19 +60,20 @@ class Timer:
             return isinstance(kept.model, LanguageArtifact)
         return isinstance(metric, Latency) and self.data is not None
 
-    def _compared(self, metric: ClockMetric, new: Kept, old: Kept) -> Paired:
-        spread, milliseconds = self._spread(metric)
+    def _compared(self, metric: ClockMetric, new: Kept, old: Kept, known_ms: float) -> Paired:
+        """The two by the clock; where both are one file, what is known of it: ``known_ms``."""
+        spread, _ = self._spread(metric)
         new, old = self._as_timed(metric, new), self._as_timed(metric, old)
         if self._digest(new) == self._digest(old):
-            return same_bytes(milliseconds, spread)
-        blocks = compare(self._opens(metric, new), self._opens(metric, old), metric.seconds, _blocks(metric))
+            return same_bytes(known_ms, spread)
+        blocks = compare(self._opens(metric, new), self._opens(metric, old), metric.seconds, metric.sessions)
         return paired(blocks, spread)
 
     def _spread(self, metric: ClockMetric) -> tuple[float, float]:
         """How far this host's clock is off where the original is timed against itself, measured once a run."""
         if metric.label not in self._against_itself:
             opens = self._opens(metric, self._as_timed(metric, self.original))
-            blocks = compare(opens, opens, metric.seconds, _blocks(metric))
+            blocks = compare(opens, opens, metric.seconds, metric.sessions)
             self._against_itself[metric.label] = blocks.spread, blocks.old_ms
         return self._against_itself[metric.label]
 
@@ -106,14 +106,10 @@ class Timer:
         return self._digests[kept.key]
 
 
-def _blocks(metric: ClockMetric) -> int:
-    return GENERATION_BLOCKS if isinstance(metric, GenerationMetric) else BLOCKS
-
-
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:
     """What this host's clock said, in milliseconds, and how it was asked."""
     before = {"previous_ms": to_previous.old_ms} if to_previous else {}
-    asked = metric.model_dump(mode="json", exclude={"seconds", "runtime"})
+    asked = metric.model_dump(mode="json", exclude={"seconds", "runtime", "sessions"})
     return {
         "new_ms": to_original.new_ms,
         "original_ms": to_original.old_ms,

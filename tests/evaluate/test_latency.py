@@ -9,36 +9,43 @@ import numpy as np
 import pytest
 
 from squeeze.algorithms.stats import Interval
-from squeeze.evaluate.latency import BLOCKS, LEAST_PAIRS, Blocks, Paired, compare, paired, same_bytes, stopwatch
+from squeeze.evaluate.generation import Decode
+from squeeze.evaluate.latency import LEAST_PAIRS, Blocks, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import Latency
 from squeeze.ledger import timed_score
 
 Generator = np.random.Generator
+BLOCKS = Latency().sessions
+GENERATION_BLOCKS = Decode().sessions
 
 
-def host(random: Generator, true_ratio: float, session_sd: float, order_bias: float = 0.004) -> Blocks:
+def host(
+    random: Generator, true_ratio: float, session_sd: float, blocks: int = BLOCKS, order_bias: float = 0.004
+) -> Blocks:
     """Blocks as a host gives them: each session has a speed of its own, and the one opened first is a little faster."""
-    sessions = random.normal(0, session_sd, (BLOCKS, 2))
-    swapped = np.where(np.arange(BLOCKS) % 2 == 0, 1, -1) * order_bias
-    noise = random.normal(0, 0.001, BLOCKS)  # of the median of a block's pairs
+    sessions = random.normal(0, session_sd, (blocks, 2))
+    swapped = np.where(np.arange(blocks) % 2 == 0, 1, -1) * order_bias
+    noise = random.normal(0, 0.001, blocks)  # of the median of a block's pairs
     return Blocks(np.log(true_ratio) + sessions[:, 0] - sessions[:, 1] + swapped + noise, 1.0, 1.0)
 
 
-def told_apart(random: Generator, true_ratio: float, session_sd: float) -> bool:
-    spread = host(random, 1.0, session_sd).spread
-    return paired(host(random, true_ratio, session_sd), spread).told_apart
+def told_apart(random: Generator, true_ratio: float, session_sd: float, blocks: int = BLOCKS) -> bool:
+    spread = host(random, 1.0, session_sd, blocks).spread
+    return paired(host(random, true_ratio, session_sd, blocks), spread).told_apart
 
 
+@pytest.mark.parametrize("blocks", [BLOCKS, GENERATION_BLOCKS])
 @pytest.mark.parametrize("session_sd", [0.004, 0.01, 0.03, 0.1], ids=lambda sd: f"sessions differ by {sd:.1%}")
-def test_a_model_beside_itself_is_called_faster_or_slower_in_at_most_5_percent(session_sd: float) -> None:
+def test_a_model_beside_itself_is_called_faster_or_slower_in_at_most_5_percent(session_sd: float, blocks: int) -> None:
     random = np.random.default_rng(0)
-    assert np.mean([told_apart(random, 1.0, session_sd) for _ in range(1000)]) <= 0.05
+    assert np.mean([told_apart(random, 1.0, session_sd, blocks) for _ in range(1000)]) <= 0.05
 
 
+@pytest.mark.parametrize("blocks", [BLOCKS, GENERATION_BLOCKS])
 @pytest.mark.parametrize("session_sd", [0.004, 0.01])
-def test_a_true_3_percent_is_found_4_times_of_5(session_sd: float) -> None:
+def test_a_true_3_percent_is_found_4_times_of_5(session_sd: float, blocks: int) -> None:
     random = np.random.default_rng(1)
-    assert np.mean([told_apart(random, 1.03, session_sd) for _ in range(500)]) >= 0.8
+    assert np.mean([told_apart(random, 1.03, session_sd, blocks) for _ in range(500)]) >= 0.8
 
 
 def test_the_old_way_would_not_pass() -> None:
@@ -81,9 +88,9 @@ def test_the_ledger_says_what_the_clock_told_apart(found: Paired, verdict: str) 
 
 def test_the_slower_of_two_is_found_with_its_whole_interval() -> None:
     slow, fast = (lambda s=s: stopwatch(lambda: time.sleep(s)) for s in (0.004, 0.001))
-    found = paired(compare(slow, fast, seconds=0.05, blocks=3), 0.0)
+    found = paired(compare(slow, fast, seconds=0.05, blocks=4), 0.0)
     assert found.interval.low > 1.5
-    assert found.blocks == 3
+    assert found.blocks == 4
 
 
 def test_each_block_opens_fresh_sessions_in_swapped_order_and_its_runs_alternate() -> None:

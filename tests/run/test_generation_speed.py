@@ -42,7 +42,7 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
         told = row.measured["decode"]
         low, high = row.timings["decode"].interval
         assert low <= row.timings["decode"].value <= high
-        assert told["sessions"] == 4
+        assert told["sessions"] == 6
         assert told["host_spread"] > 0
         assert (told["prompt"], told["new"], told["threads"]) == (4, 5, 1)
         assert row.measured["prefill"]["prompt"] == 12
@@ -56,7 +56,7 @@ UNFIT = {
     "metrics=[decode]; targets=[]": "decode times the files that a target writes; the plan names no target",
     "metrics=[prefill]; memory=100MB": "prefill loads the original as float32: ",
     "metrics=[{decode: {new: 0}}]": "decode: new is 0; input should be greater than 0",
-    "metrics=[{prefill: {tokens: 3}}]": "prefill: unknown option 'tokens'; there is prompt, seconds, threads",
+    "metrics=[{prefill: {tokens: 3}}]": "prefill: unknown option 'tokens'; there is prompt, seconds, sessions",
 }
 
 
