@@ -6,12 +6,12 @@ A metric gives values; deltas, intervals and verdicts are the ledger's business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
 from squeeze.data.sources import DataSource
@@ -21,7 +21,9 @@ from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
 from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
 from squeeze.evaluate.evidence.outputs import Logits, Outputs, Tokens
 from squeeze.evaluate.tokens import TokenScores
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
+from squeeze.models.options import Options, Unused
 from squeeze.models.task import WORDS, Task
 from squeeze.progress import Progress
 
@@ -40,10 +42,8 @@ SHARE = (
 DISTANCE = "how far from the original, not whether that is worse: no verdict; below its noise floor it says nothing"
 
 
-class Metric(BaseModel, ABC):
+class Metric(Options, ABC):
     """A named measurement; its fields are the options a plan may give it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     unit: ClassVar[Unit]
@@ -289,6 +289,10 @@ class Latency(ClockMetric):
 
     def reads(self) -> frozenset[str]:
         return frozenset({EVALUATE})  # a batch of it
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if model.form == "onnx":
+            yield Unused("runtime", "is of torch models; an ONNX model is timed in ONNX Runtime: leave it out")
 
     def misfit(self, task: Task, this: str) -> str | None:
         if task != "generate":

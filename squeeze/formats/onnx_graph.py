@@ -18,6 +18,10 @@ WEIGHTED_OPS = frozenset(
     | {"MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "LSTM", "GRU", "RNN", "Gather", "Embedding"}
     | {"BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "PRelu"}
 )
+INTEGER_OPS = frozenset(
+    {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
+    | {"MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "GatherBlockQuantized"}
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ def held(node: ir.Node) -> Iterator[Held]:
     for index, value in enumerate(node.inputs):
         if value is not None:
             yield from _behind(value, _is_weight_input(node, index))
+
+
+def holds_integers(node: ir.Node) -> bool:
+    """Whether a quantizer wrote the node: an integer kernel, or one that gives stored integers back as floats."""
+    return node.op_type in INTEGER_OPS or node.op_type == "DequantizeLinear"
 
 
 def multiplications(node: ir.Node, parameters: int) -> int:

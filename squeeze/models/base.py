@@ -120,6 +120,14 @@ class Model(ABC):
         """The same model without the sessions that it holds open: each session has a speed of its own."""
         return self
 
+    def takes_images(self) -> bool:
+        """Whether an example is one image ``[channels, height, width]`` of floats."""
+        return len(self.inputs) == 1 and len(self.inputs[0].shape) == 3 and self.inputs[0].dtype.startswith("float")
+
+    def marks(self) -> frozenset[str]:
+        """What passes have left in the weights, in the words of their ``leaves``: ``quantized``, ``float16``."""
+        return frozenset()
+
     def module_names(self) -> list[str]:
         """Dotted names of all torch modules; none where the model is no torch module."""
         return []

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
-from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, multiplications
+from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, multiplications
 from squeeze.models import ort_session
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 
@@ -87,6 +87,12 @@ class OnnxModel(Model):
         if threads not in self._sessions:
             self._sessions[threads] = ort_session.open_session(self.data, threads, self.source)
         return self._sessions[threads]
+
+    def marks(self) -> frozenset[str]:
+        quantized = {"quantized"} if any(holds_integers(node) for node in self.ir.graph) else set()
+        stored = (value.const_value for value in self.ir.graph.initializers.values())
+        half = any(tensor is not None and tensor.dtype == ir.DataType.FLOAT16 for tensor in stored)
+        return frozenset(quantized | ({"float16"} if half else set()))
 
     def layers(self) -> list[Layer]:
         seen: set[str] = set()

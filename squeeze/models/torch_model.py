@@ -21,8 +21,10 @@ from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
+from squeeze.models.task import Task
 from squeeze.models.weights import assign, read_weights, write_weights
 
+TORCH_TASKS: tuple[Task, ...] = ("classify", "embed")
 WANTED = "logits [n, classes] were"
 
 
@@ -35,6 +37,7 @@ class TorchModel(Model):
         self.module = module.eval()
         self.source = source
         self.inputs = inputs
+        self.task = task_of(module, inputs)
 
     @classmethod
     def build(cls, source: Source, weights: Path | None, inputs: tuple[InputSpec, ...]) -> TorchModel:
@@ -141,6 +144,20 @@ class TorchModel(Model):
                 torch.set_num_threads(before)
 
         return run
+
+
+def task_of(module: nn.Module, inputs: tuple[InputSpec, ...]) -> Task:
+    """As the module's own ``task`` says; else one that reads tokens is an encoder, and any other a classifier.
+
+    Raises:
+        ModelError: it says something else.
+    """
+    told = getattr(module, "task", None)
+    if told is None:
+        return "embed" if any(spec.dtype.startswith("int") for spec in inputs) else "classify"
+    if not (isinstance(told, str) and told in TORCH_TASKS):
+        raise ModelError(f"the module's task is {told!r:.60}; {' or '.join(map(repr, TORCH_TASKS))} would do")
+    return told
 
 
 def _read_json(file: Path) -> dict[str, Any]:

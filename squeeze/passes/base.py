@@ -15,11 +15,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from squeeze.errors import DataError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model, forms_of
+from squeeze.models.options import Options
 from squeeze.progress import Progress
 
 if TYPE_CHECKING:
@@ -112,14 +113,12 @@ class Preview:
     grid: Mapping[str, GridKind] = field(default_factory=dict)
 
 
-class Pass(BaseModel, ABC, Generic[In, Out]):
+class Pass(Options, ABC, Generic[In, Out]):
     """One step of a plan: a frozen set of options and the deed they describe.
 
     ``class Prune(Pass[TorchModel, TorchModel])``: the brackets are the forms that go in and out, read by mypy
     and by ``plan.check`` alike. ``Pass[A | B, C | D]`` takes two forms: of an A it makes a C, of a B a D.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]] = {}  # old name of an option: its new one; accepted for one version

@@ -25,11 +25,12 @@ from squeeze.models.base import Batch, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
-from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults
 from squeeze.plan.plan import Branch, Plan, Step
+from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
 
+CONFIG = "config.json"
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
 EXTRAS = {
     "datasets": ("datasets",),
@@ -63,17 +64,6 @@ class Check:
     faults: list[Fault] = field(default_factory=list)
     original: Preview | None = None
     explained: list[Explained] = field(default_factory=list)
-
-
-@dataclass
-class State:
-    """What is known of the model at one point of the plan."""
-
-    form: str
-    marks: dict[str, Step]
-    model: Model | None  # the outline; None where it could not be built
-    preview: Preview | None
-    maker: Step | None = None  # the pass that gave the model this form; None: it came so
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -113,14 +103,17 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
     macs = sum(layer.macs for layer in layers)
     grid = outline.grid_kinds() if isinstance(outline, LanguageModel) else {}
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
-    return State(outline.form, {}, outline, result.original)
+    marks: dict[str, Step | None] = dict.fromkeys(outline.marks())
+    return State(outline.form, marks, outline, result.original)
 
 
-def _named_form(plan: Plan) -> str:
+def _named_form(plan: Plan) -> str | None:
     """The form of a model that cannot be built, as far as the plan and a config.json say it."""
-    if plan.model is not None and plan.model.kind == "onnx":
+    if plan.model is None or (plan.model.kind == "hf" and not (plan.root / plan.model.reference / CONFIG).is_file()):
+        return None
+    if plan.model.kind == "onnx":
         return "onnx"
-    return "language" if plan.model is not None and plan.model.is_language(plan.root) else "torch"
+    return "language" if plan.model.is_language(plan.root) else "torch"
 
 
 def _outline(plan: Plan, example: Batch | None) -> Model:
@@ -163,8 +156,10 @@ def _walk(
     plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, given: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        found = list(_step_faults(plan, step, state, given))
-        result.faults += [Fault(step.place, message) for message in found]
+        found = [Fault(step.place, message) for message in _step_faults(plan, step, state, given)]
+        if misfit_of(step.deed, state) is None:
+            found += unused_options(step.deed, step.place, state, step.deed.name)
+        result.faults += found
         preview = _previewed(step, state) if not found else None
         if preview:
             told = _explained(step, branch, state, preview)
@@ -172,19 +167,22 @@ def _walk(
             result.explained.append(replace(told, memory_bytes=takes))
             result.faults += too_little_memory(plan, step, takes)
         marks = state.marks | dict.fromkeys(step.deed.leaves, step)
-        made = step.deed.gives(state.form)
+        made = step.deed.gives(state.form) if state.form else None
         form = made.form if made else step.deed.ways[0][1].form
-        state = State(form, marks, state.model, preview, state.maker if form == state.form else step)
+        state = State(form, marks, state.model if made else None, preview, state.maker if form == state.form else step)
     return state
 
 
 def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) -> Iterator[str]:
     deed = step.deed
-    if deed.gives(state.form) is None:
-        taken = [form.form for form, _ in deed.ways]
-        yield f"{deed.name} takes {_worded(taken)} and is given {FORMS[state.form]}{_bridge(taken, state)}"
+    if message := misfit_of(deed, state):
+        yield message
+        return  # what else it would say of a model that it does not take means nothing
     for mark in sorted(deed.refuses & state.marks.keys()):
         other = state.marks[mark]
+        if other is None:
+            yield f"{deed.name} takes a model whose weights are floats; they are {mark} in the plan's model already"
+            continue
         at = f" (line {other.line})" if other.line else ""
         yield f"{deed.name} must come before {other.deed.name}{at}, which leaves the weights {mark}"
     for need in sorted(deed.needed()):
@@ -218,19 +216,6 @@ def _absent(who: str, extras: tuple[str, ...]) -> Iterator[str]:
             yield f"{who} needs {', '.join(absent)}: pip install 'squeeze[{extra}]'"
 
 
-def _worded(forms: list[str]) -> str:
-    return " or ".join(FORMS[form] for form in forms)
-
-
-def _bridge(wanted: list[str], state: State) -> str:
-    if "onnx" in wanted:
-        return "; put export_onnx before it"
-    if state.maker is None:
-        return ", with which the plan starts; leave it out"
-    at = f" (line {state.maker.line})" if state.maker.line else ""
-    return f"; it must come before {state.maker.deed.name}{at}"
-
-
 def _previewed(step: Step, state: State) -> Preview | None:
     if state.model is None or state.preview is None:
         return state.preview
@@ -241,6 +226,7 @@ def _explained(step: Step, branch: Branch | None, state: State, preview: Preview
     deed = step.deed
     needs = tuple(sorted(deed.needed()))
     name = branch.name if branch else None
+    assert state.form is not None, "only a model that is known is previewed"
     made = deed.gives(state.form)
     assert made is not None, "only a pass that fits is previewed"
     return Explained(deed.name, name, state.form, made.form, preview, needs, deed.extra)
@@ -249,16 +235,15 @@ def _explained(step: Step, branch: Branch | None, state: State, preview: Preview
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
     if branch.target is None:
         return
-    wanted = [form.form for form in branch.target.takes]
-    if end.form not in wanted:
-        message = f"target {branch.name} packs {_worded(wanted)} and is given {FORMS[end.form]}"
-        cure = "; passes: [{pass: export_onnx}] under it would make one" if "onnx" in wanted else ""
-        yield Fault(branch.place, f"{message}{cure}")
+    if message := misfit_of_target(branch.target, branch.name, end):
+        yield Fault(branch.place, message)
+        return
     yield from (Fault(branch.place, message) for message in _absent(f"target {branch.name}", branch.target.extras()))
     if end.model is not None:
-        grid = end.preview.grid if end.preview else {}
-        messages = [*branch.target.faults(end.model), *branch.target.grid_faults(grid)]
+        messages = list(branch.target.faults(end.model))
+        messages += branch.target.grid_faults(end.preview.grid) if end.preview else ()
         yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
+        yield from unused_options(branch.target, branch.place, end, f"target {branch.name}")
 
 
 def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:

@@ -13,24 +13,27 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.task import Task
 from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
+from squeeze.plan.options import unused_faults
 from squeeze.plan.plan import Plan
 
 
-def metric_faults(plan: Plan, form: str, model: Model | None, given: frozenset[str]) -> Iterator[Fault]:
+def metric_faults(plan: Plan, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[Fault]:
     """Faults of each metric at its place in the plan.
 
     Args:
-        form: Of the original.
+        form: Of the original; None: not known.
         model: Its outline, where it could be built.
         given: Roles of data that the caller brings himself.
     """
     for index, metric in enumerate(plan.metrics):
         yield from (Fault(("metrics", index), message) for message in _faults(plan, metric, form, model, given))
+        if model is not None:
+            yield from unused_faults(metric, ("metrics", index, metric.name), model, {}, metric.name)
 
 
-def _faults(plan: Plan, metric: Metric, form: str, model: Model | None, given: frozenset[str]) -> Iterator[str]:
-    task: Task = model.task if model is not None else "generate" if form.startswith("language") else "classify"
-    if message := metric.misfit(task, FORMS[form]):
+def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[str]:
+    task: Task = model.task if model is not None else "generate" if form == "language" else "classify"
+    if form is not None and (message := metric.misfit(task, FORMS[form])):
         yield message
     if TRAIN in metric.reads() and TRAIN not in {*plan.data, *given}:
         yield f"{metric.name} is fitted on data.{TRAIN}, which the plan does not name"

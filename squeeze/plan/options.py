@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from squeeze.errors import Fault, did_you_mean
+from squeeze.formats.grid_kind import GridKind
+from squeeze.models.base import Model
+from squeeze.models.options import Options
 from squeeze.plan.document import Place
 
 
@@ -19,6 +23,14 @@ def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, wh
         said = faults.setdefault((*place, *option), [])
         said.append(message if said and before else before + message)
     return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
+
+
+def unused_faults(
+    options: Options, place: Place, model: Model, grid: Mapping[str, GridKind] | None, what: str
+) -> Iterator[Fault]:
+    """One fault per option that is set and that nothing reads for this model, at the option."""
+    for option, reason in options.set_in_vain(model, grid):
+        yield Fault((*place, option), f"{what}: {option} {reason}")
 
 
 def _said(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict
 
 from squeeze.errors import UsageError
 from squeeze.formats.grid_kind import GridKind
@@ -21,6 +20,7 @@ from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.base import Batch, Model, forms_of
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Options
 from squeeze.targets import generator, predictor
 from squeeze.targets.card import Score
 from squeeze.targets.package import Contents, write_package
@@ -68,10 +68,8 @@ class Packed:
     verification: Verification
 
 
-class Target(BaseModel, ABC, Generic[In]):
+class Target(Options, ABC, Generic[In]):
     """One target of a plan: a frozen set of options; the brackets say which forms it takes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type[Model], ...]]  # from the brackets

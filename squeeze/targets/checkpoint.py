@@ -15,6 +15,7 @@ from squeeze.models.language.export_gptq import write_gptq
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.proof import prove_compressed_tensors, prove_gptq, proven
 from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
+from squeeze.models.options import Unused
 from squeeze.targets.base import Built, Target
 
 TOLERANCE = 5e-3  # of the largest log-probability: linears compute in float16, whose sums differ between processors
@@ -29,9 +30,9 @@ class Checkpoint(Target[LanguageModel]):
     def extras(self) -> tuple[str, ...]:
         return ("gptq",) if self.format == "gptq" else ("compressed-tensors",)
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if self.format != "gptq" and "version" in self.model_fields_set:
-            yield f"version is of format: gptq; {self.format} has one form, leave it out"
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if self.format != "gptq":
+            yield Unused("version", f"is of format: gptq; {self.format} has one form, leave it out")
 
     def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
         if not grid:

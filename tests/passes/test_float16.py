@@ -34,8 +34,3 @@ def test_a_weight_that_float16_cannot_hold_is_named() -> None:
     value.const_value = ir.tensor(value.const_value.numpy() * 1e7, name="fc.weight")
     with pytest.raises(EffectError, match=r"float16: 'fc\.weight' holds .*; float16 holds at most 65504"):
         Float16().run(OnnxModel(graph_model), Context())
-
-
-def test_selectors_do_not_go_with_float16_arithmetic() -> None:
-    faults = list(Float16(compute="float16", exclude=("fc",)).faults(exported()))
-    assert faults == ["compute: float16 turns the whole graph; include and exclude go with compute: float32"]

@@ -85,10 +85,3 @@ def test_experts_wait_for_nobody_but_the_stage_before() -> None:
     groups = [[Weight(f"mlp.experts.{n}.{name}.weight")] for n in range(3) for name in ("w1", "w2")]
     assert [len(stage) for stage in _stages(groups)] == [3, 3]
     assert [len(stage) for stage in _stages([[Weight("up", 0)], [Weight("down", 0)], [Weight("up", 1)]])] == [2, 1]
-
-
-def test_turning_an_asymmetric_grid_round_is_refused(tmp_path: Path) -> None:
-    model = LanguageModel(write_folder(tmp_path))
-    (fault,) = Gptq(group_size=16, symmetric=False, negative_scales=True).faults(model)
-    assert fault == "gptq: negative_scales is for symmetric grids; an asymmetric one has a zero point"
-    assert list(Gptq(group_size=16, symmetric=False).faults(model)) == []

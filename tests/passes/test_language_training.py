@@ -160,7 +160,7 @@ def test_a_plan_trains_a_language_model_on_text(world: Path) -> None:
 
 
 FAULTS = {
-    "passes.0.augment=[flip]": "finetune: augment changes images; a language model reads text, so leave it out",
+    "passes.0.augment=[flip]": "finetune: augment changes images, and the model reads none: leave it out",
     'passes.1.features="model.layer.0"': 'distill: features "model.layer.0" matches no layer; did you mean',
     "passes.0.epochs=0": "epochs is 0; input should be greater than 0",
     "passes.0.optimizer=adam": "optimizer is 'adam'",

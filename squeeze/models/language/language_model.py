@@ -164,6 +164,9 @@ class LanguageModel(Decoder):
         module.tie_weights()  # type: ignore[operator]
         return module.eval()
 
+    def marks(self) -> frozenset[str]:
+        return frozenset({"quantized"} if self.grid else ())
+
     def module_names(self) -> list[str]:
         return [name for name, _ in self.skeleton.module.named_modules() if name]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from squeeze.algorithms.distillation import distillation_loss, total_feature_loss
 from squeeze.errors import SqueezeError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Model
+from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Context
@@ -54,6 +56,13 @@ class Distill(TrainingPass):
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)
         yield from (f"{self.name}: {line}" for line in feature_faults(model.module_names(), self.features))
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        yield from super().unused(model, grid)
+        if not self.features:
+            yield Unused("feature_weight", "goes with features, and none is named")
+        if not self.alpha:
+            yield Unused("temperature", "softens the teacher's predictions, to which alpha: 0 gives no weight")
 
     @contextmanager
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -12,8 +12,10 @@ import numpy as np
 from squeeze.algorithms.threads import threads
 from squeeze.data.base import Dataset
 from squeeze.errors import DataError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
@@ -47,8 +49,15 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         return student.commit(work_folder(context))
 
     def faults(self, model: Model) -> Iterator[str]:
-        if self.augment and isinstance(model, LanguageModel):
-            yield f"{self.name}: augment changes images; a language model reads text, so leave it out"
+        if model.task == "embed":
+            what = f"{self.name} learns classes or next tokens; the model reads tokens and gives embeddings"
+            yield f'{what}: leave it out, or say task = "classify" in its module'
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if not model.takes_images():
+            yield Unused("augment", "changes images, and the model reads none: leave it out")
+        if self.optimizer != "sgd":
+            yield Unused("momentum", f"is of optimizer: sgd; optimizer is {self.optimizer}")
 
 
 def require_targets(student: Resident, data: Dataset, name: str) -> None:

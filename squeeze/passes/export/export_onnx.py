@@ -30,6 +30,7 @@ from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.export.decoder.export import Options, export_decoder
@@ -77,6 +78,18 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
                 trace(model, self.length)
             except ModelError as error:
                 yield str(error)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if not isinstance(model, LanguageModel):
+            reason = "is of language models, which this is not: leave it out"
+            yield from (Unused(option, reason) for option in ("weights", "accuracy_level", "length"))
+            return
+        yield Unused("opset", "is of classifiers and encoders; a language model's graph is always at 21: leave it out")
+        if grid is not None and not grid:
+            reason = "is of quantized weights, and none is by then; a pass such as gptq or rtn would make some"
+            yield from (Unused(option, reason) for option in ("weights", "accuracy_level"))
+        elif self.weights != "nbits":
+            yield Unused("accuracy_level", f"goes with weights: nbits; weights is {self.weights}")
 
     def preview(self, model: Any, before: Preview) -> Preview:
         return replace(before, touched=(), exact=False)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt, field_validator, model_validator
 
 from squeeze.errors import EffectError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models import structure
 from squeeze.models.base import Model
+from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.prune.materialize import materialized
@@ -97,6 +99,12 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
         yield from wrong
         if not wrong:
             yield from self._fault_of_the_goal(model)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if self.importance != "taylor":
+            yield Unused("samples", f"goes with importance: taylor; importance {self.importance} looks at no data")
+        if self.widths != "latency":
+            yield Unused("latency_table", f"goes with widths: latency; widths is {self.widths}")
 
     def preview(self, model: Model, before: Preview) -> Preview:
         """Prune a copy with weights that mean nothing; exact where widths do not depend on weights."""

@@ -5,16 +5,18 @@ What a graph computes stays float32 unless ``compute`` says otherwise; then the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from squeeze.errors import EffectError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_half import compute_half, halve_weights
 from squeeze.models.base import Model
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Unused
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.selection import select, selection_faults
 
@@ -58,8 +60,11 @@ class Float16(Pass[OnnxModel, OnnxModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from selection_faults([layer.name for layer in model.layers()], self.include, self.exclude)
-        if self.compute == "float16" and (self.include != ("*",) or self.exclude):
-            yield "compute: float16 turns the whole graph; include and exclude go with compute: float32"
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if self.compute == "float16":
+            reason = "goes with compute: float32; compute: float16 turns the whole graph"
+            yield from (Unused(option, reason) for option in ("include", "exclude"))
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select([layer.name for layer in model.layers()], self.include, self.exclude))

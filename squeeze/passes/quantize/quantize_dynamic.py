@@ -6,13 +6,14 @@ classifiers), bad for convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from squeeze.algorithms.affine import quantize_symmetric, symmetric_scale
 from squeeze.errors import EffectError, ModelError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_dynamic import write_dynamic
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
@@ -20,6 +21,7 @@ from squeeze.formats.onnx_simplify import simplify
 from squeeze.formats.onnx_table import table_matrix, why_no_table, write_table
 from squeeze.models.base import Model
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Unused
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.onnx_coverage import measure_coverage
 from squeeze.passes.quantize.onnx_smooth import smooth_inputs
@@ -40,7 +42,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
     """
 
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
-    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized", "float16"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
     layers: Literal["matrices", "all"] = "matrices"
@@ -92,6 +94,17 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
             yield "the model has no layer of this kind; layers: all takes convolutions too"
         else:
             yield from selection_faults(names, self.include, self.exclude)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        kinds = {layer.kind for layer in model.layers()}
+        groups = {KINDS[kind] for kind in kinds & KINDS.keys()}
+        if "matrices" not in groups:
+            yield Unused("per_channel", "is of matrices, and the model has none: leave it out")
+            yield Unused("smooth", "is of matrices, and the model has none: leave it out")
+        if "convolutions" not in groups:
+            yield Unused("layers", "tells convolutions from matrices, and the model has none: leave it out")
+        if not kinds & TABLES:
+            yield Unused("embeddings", "is of embedding tables, and the model has none: leave it out")
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(self._names(model), self.include, self.exclude))

@@ -5,7 +5,7 @@ What becomes an integer is decided by ``formats.onnx_scheme``, how a range is ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from annotated_types import Gt, Le
 from squeeze.algorithms.affine import Grid, activation_grid, quantize_symmetric, symmetric_scale
 from squeeze.algorithms.ranges import Method, choose_range
 from squeeze.errors import EffectError, ModelError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_entry import slow_entry
 from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_matrix
 from squeeze.formats.onnx_qdq import LayerWeights, hold_bias, write_qdq
@@ -22,6 +23,7 @@ from squeeze.formats.onnx_scheme import Scheme, plan_scheme
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Model
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Unused
 from squeeze.models.ort_session import Feed, feed
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.onnx_coverage import Coverage, measure_coverage
@@ -41,7 +43,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
-    refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"quantized", "float16"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
     method: Method = "mse"
@@ -95,6 +97,10 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         return selection_faults(_layer_names(model), self.include, self.exclude)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if self.method != "percentile":
+            yield Unused("percent", f"goes with method: percentile; method is {self.method}")
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(_layer_names(model), self.include, self.exclude))

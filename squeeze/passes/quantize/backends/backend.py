@@ -52,8 +52,6 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     def faults(self, model: Model) -> Iterator[str]:
         if not isinstance(model, LanguageModel):
             return
-        if model.grid:
-            yield f"{self.name}: {len(model.grid)} weights of the model are quantized already"
         yield from self.option_faults(model, self.name)
         shapes = _shapes(model)
         if experts := [name for name in self.schemes(model) if len(shapes[name]) == 3]:

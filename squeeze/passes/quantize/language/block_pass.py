@@ -97,8 +97,6 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         if isinstance(model, LanguageModel):
-            if model.grid:
-                yield f"{self.name}: {len(model.grid)} weights of the model are quantized already"
             yield from self.option_faults(model, self.name)
 
     def preview(self, model: Model, before: Preview) -> Preview:

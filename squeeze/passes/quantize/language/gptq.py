@@ -23,6 +23,7 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.options import Unused
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, Inputs, block_inputs, fallback
@@ -79,14 +80,17 @@ class Gptq(CalibratedPass):
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)
-        if "negative_scales" in self.model_fields_set and self.negative_scales and not self.symmetric:
-            yield f"{self.name}: negative_scales is for symmetric grids; an asymmetric one has a zero point"
         if isinstance(model, LanguageModel) and self.order == "act_order":
             shapes = dict(model.skeleton.module.named_parameters())
             experts = [n for n, scheme in self.schemes(model).items() if shapes[n].dim() == 3 and scheme.group_size]
             if experts:
                 what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        symmetric = self.symmetric or any(override.symmetric for override in self.overrides.values())
+        if not symmetric:
+            yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
 
     def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
         return kind_of(shape, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)

@@ -1,0 +1,44 @@
+"""Options of a pass, a target or a metric, and which of them do nothing for the model that they are given for.
+
+Whether a model can be given at all is a question of forms, which is not asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from squeeze.formats.grid_kind import GridKind
+from squeeze.models.base import Model
+
+
+class Unused(NamedTuple):
+    """An option that nothing reads.
+
+    Args:
+        reason: What it is for; ends a sentence that begins with its name.
+    """
+
+    option: str
+    reason: str
+
+
+class Options(BaseModel):
+    """A frozen, closed set of options. One that is set and not read is a fault of the plan, never silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        """Options that are not read for this model, set or not.
+
+        Args:
+            model: Without weights (meta tensors), in the form that the plan starts with.
+            grid: What kind of grid each quantized weight lies on by then, by name; None: not known.
+        """
+        return iter(())
+
+    def set_in_vain(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        """Those of them that the user has set."""
+        return (unused for unused in self.unused(model, grid) if unused.option in self.model_fields_set)
