@@ -42,6 +42,14 @@ class StoreError(SqueezeError):
     """The store on disk cannot be used."""
 
 
+class RefusedError(SqueezeError):
+    """The operating system refuses: the disk is full or read-only, permission or open files are lacking."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM); like ``KeyboardInterrupt`` no ``except Exception`` stops it."""
+
+
 class UsageError(SqueezeError):
     """The command line or an API call asks for something that does not exist."""
 

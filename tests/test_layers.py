@@ -8,8 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent / "squeeze"
 LADDER = [
     "errors",
+    "refused",
     "progress",
     "versions",
+    "sums",
+    "work",
     "algorithms",
     "formats",
     "models",

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
-from squeeze.errors import BudgetBroken, PlanError, SqueezeError, did_you_mean
+from squeeze.cli.stopping import clean_end, stop_line
+from squeeze.errors import BudgetBroken, PlanError, SqueezeError, Terminated, did_you_mean
+from squeeze.refused import refusal
 
 COMMANDS = {
     "run": "Carry a plan out: compress, score every pass, pack, verify, report.",
@@ -29,8 +31,8 @@ COMMANDS = {
     "store": "List or prune what finished passes have left on disk.",
 }
 INTERRUPTED = 130
+TERMINATED = 143  # what the shell reports of a process that SIGTERM ended
 PIPE_CLOSED = 141  # what the shell reports of any tool whose reader went away
-KEPT = "squeeze: interrupted; every finished pass is kept in the store, and the same command goes on from there"
 
 EPILOG = """\b
 Examples:
@@ -88,7 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     _quieten()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = group.main(arguments, prog_name="squeeze", standalone_mode=False)
+        with clean_end():
+            code = group.main(arguments, prog_name="squeeze", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         code = _complain([], error.format_message().splitlines(), 2)
@@ -99,10 +102,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # click takes one for Ctrl-D; here nobody is asked anything
             raise error.__cause__ from None
-        kept = KEPT if arguments[:1] == ["run"] else "squeeze: interrupted"
-        code = _complain(arguments, [kept], INTERRUPTED, error)
+        code = _complain(arguments, [stop_line("interrupted", arguments, error)], INTERRUPTED, error)
+    except Terminated as error:
+        code = _complain(arguments, [stop_line("terminated", arguments, error)], TERMINATED, error)
     except BrokenPipeError:
         code = _leave_pipe()
+    except Exception as error:
+        if (refused := refusal(error)) is None:
+            raise
+        code = _complain(arguments, [f"squeeze: {refused}"], 1, error)
     sys.exit(code if isinstance(code, int) else 0)
 
 

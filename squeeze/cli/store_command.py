@@ -51,7 +51,7 @@ def list_command(store: Path, as_json: bool) -> None:
 @store_option
 @json_option
 def prune_command(store: Path, age: str, dry_run: bool, as_json: bool) -> None:
-    """Remove entries that were not used for a while; what another process is making stays."""
+    """Remove entries that were not used for a while; what a living run uses or makes stays."""
     older_than_s = _seconds(age)
     gone = _store(store).prune(older_than_s, dry_run)
     if as_json:

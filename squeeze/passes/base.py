@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import model_validator
@@ -22,6 +21,7 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model, forms_of
 from squeeze.models.options import Options
 from squeeze.progress import Progress
+from squeeze.work import work_folder
 
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset
@@ -61,11 +61,15 @@ class Context:
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
+    def work_folder(self) -> Path:
+        """A new empty folder for work in progress, owned by the run and gone with it."""
+        return work_folder("pass")
+
     def spill(self, size_bytes: int) -> Path | None:
         """A file for activations of that size, where a quarter of the plan's memory would not hold them."""
         if self.memory_bytes is None or size_bytes <= self.memory_bytes / 4:
             return None
-        folder = self.journal.folder if self.journal else Path(mkdtemp(prefix="squeeze-"))
+        folder = self.journal.folder if self.journal else self.work_folder()
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "activations"
 

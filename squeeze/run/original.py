@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from squeeze.data.sources import DigitsData
@@ -20,6 +19,7 @@ from squeeze.progress import Progress
 from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import source_digest
+from squeeze.work import temporary_folder
 
 TRAINING = Finetune(epochs=12, learning_rate=0.05, batch_size=64)  # of the builtin digits network
 
@@ -74,8 +74,7 @@ def _write(folder: Path, model: Model) -> None:
 
 def _digest(model: Model) -> dict[str, str]:
     """sha256 of every file that the model is stored as."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder("original") as folder:
         model.save(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

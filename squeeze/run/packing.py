@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from squeeze.targets.base import Packed, Pieces, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
 from squeeze.versions import library_versions, source_digest, squeeze_version
+from squeeze.work import temporary_folder
 
 GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
 GOLDEN_TOKENS = 16  # where there is no tokenizer
@@ -48,8 +48,8 @@ def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: st
     }
 
     def write(folder: Path) -> None:
-        with TemporaryDirectory() as work:
-            built = target.build(end.model, Path(work))
+        with temporary_folder("target") as work:
+            built = target.build(end.model, work)
             proof = target.prove(end.model, built)
             write_model(folder, built, {"proof": proof} if proof else {}, {})
 

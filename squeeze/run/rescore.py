@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from squeeze.run.claims import Claim, ClaimedLedger, claim, read_ledger
 from squeeze.run.original import keep_original, read_original
 from squeeze.store import Store
 from squeeze.targets.verify import Package
+from squeeze.work import temporary_folder
 
 CLOCK = "a time of one host; squeeze bench measures this one's"
 NOTHING = "its evidence says nothing of one model alone"
@@ -77,8 +76,8 @@ def rescore(
     if "evaluate" not in plan.data and any(EVALUATE in metric.reads() for metric in plan.metrics):
         raise DataError(f"{plan.file}: names no data.evaluate to score on")
     torch.set_num_threads(plan.threads)
-    with TemporaryDirectory(prefix="squeeze-verify-") as folder:
-        check = _opened(package, plan, store or Store(Path(folder), progress), progress)
+    with temporary_folder("verify") as folder:
+        check = _opened(package, plan, store or Store(folder, progress), progress)
         return _found(check, ledger)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from squeeze.data.base import Dataset
-from squeeze.errors import EffectError, PlanError, SqueezeError
+from squeeze.errors import EffectError, PlanError, SqueezeError, Terminated
 from squeeze.evaluate.evidence.base import Sources, Subject
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
@@ -23,6 +23,7 @@ from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
+from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
 from squeeze.run.kept import Kept, read_model, write_model
@@ -34,6 +35,7 @@ from squeeze.run.scorer import Scorer
 from squeeze.store import Store
 from squeeze.targets.base import Pieces, Target
 from squeeze.versions import content_digest, source_digest
+from squeeze.work import work_within
 
 DEFAULT_STORE = Path(".squeeze/store")
 
@@ -68,16 +70,21 @@ def run(
         raise PlanError(plan.located(faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
-    line = Line(plan, store, progress, open_all(plan, given), model)
-    try:
-        line.walk(Path(out) if out is not None else None)
-    except SqueezeError as error:
-        line.result.failure = Failure(line.now[0], line.now[1], str(error))
-        raise RunFailed(str(error), line.result, error.exit_code) from error
-    finally:
-        line.result.settle()
-        line.result.cost(began)
-    return line.result
+    with one_line_if_refused(store.folder), store.run() as work, work_within(work):
+        line = Line(plan, store, progress, open_all(plan, given), model)
+        try:
+            with one_line_if_refused(store.folder):
+                line.walk(Path(out) if out is not None else None)
+        except SqueezeError as error:
+            line.result.failure = Failure(line.now[0], line.now[1], str(error))
+            raise RunFailed(str(error), line.result, error.exit_code) from error
+        except (KeyboardInterrupt, Terminated) as stop:
+            stop.add_note(f"finished: {', '.join(row.name for row in line.result.ledger.rows) or 'nothing'}")
+            raise
+        finally:
+            line.result.settle()
+            line.result.cost(began)
+        return line.result
 
 
 class Line:

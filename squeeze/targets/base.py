@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
@@ -26,6 +25,7 @@ from squeeze.targets.card import Score
 from squeeze.targets.package import Contents, write_package
 from squeeze.targets.predictor import NARROW_TOLERANCE
 from squeeze.targets.verify import Verification, open_package, verify
+from squeeze.work import temporary_folder
 
 In = TypeVar("In", bound=Model)
 Built = Artifact | LanguageArtifact  # what a runtime loads
@@ -122,8 +122,8 @@ class Target(Options, ABC, Generic[In]):
         """
         written = out.with_name(f".{out.name}.unverified")
         try:
-            with TemporaryDirectory(prefix="squeeze-pack-") as folder:
-                artifact = model if isinstance(model, Built) else self.build(self._taken(model), Path(folder))
+            with temporary_folder("pack") as folder:
+                artifact = model if isinstance(model, Built) else self.build(self._taken(model), folder)
                 digest = write_package(self.contents(artifact, pieces), written)
             package = open_package(written)
             verification = verify(package)

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from squeeze.errors import SqueezeError, VerifyError, first_line
 from squeeze.targets.confined import Limits, Stopped, run_confined
+from squeeze.work import temporary_folder
 
 RESULT, ARRAYS = "result.json", "arrays.npz"
 START = "from squeeze.targets.child import main; main()"
@@ -37,9 +37,8 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits, model_byte
     Raises:
         VerifyError: a limit was reached, the process died, or the function raised.
     """
-    with TemporaryDirectory(prefix="squeeze-child-") as name:
-        scratch = Path(name)
-        told = json.dumps({"function": function, "scratch": name, "arguments": dict(arguments)})
+    with temporary_folder("child") as scratch:
+        told = json.dumps({"function": function, "scratch": str(scratch), "arguments": dict(arguments)})
         try:
             done = run_confined([sys.executable, "-c", START], limits, model_bytes, told)
         except Stopped as stopped:

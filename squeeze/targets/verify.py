@@ -7,7 +7,6 @@ a package is ever executed.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from squeeze.targets.check import check_configs, check_external_data, check_file
 from squeeze.targets.confined import Limits as Confinement
 from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, Manifest
+from squeeze.work import work_folder
 
 GOLDEN_ANSWER = "squeeze.targets.answers:golden_answer"
 
@@ -88,7 +88,7 @@ def open_package(path: Path | str, limits: Limits | None = None) -> Package:
     path = Path(path)
     if path.is_dir():
         return _checked(path, path, limits or Limits())
-    folder = Path(tempfile.mkdtemp(prefix="squeeze-package-"))
+    folder = work_folder("package")
     try:
         unpack(path, folder, limits or Limits())
         package = _checked(path, folder, limits or Limits())

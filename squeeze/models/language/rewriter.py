@@ -1,13 +1,13 @@
 """A language model written anew, block by block: what is on disk is finished, whatever happens next.
 
 Each block is one shard, ``block-00003.safetensors``, which carries the description of its quantized weights and what
-the pass said of them; the rest is ``outside.safetensors``. A shard appears whole or not at all.
+the pass said of them; the rest is ``outside.safetensors``. A shard appears whole or not at all, and one that
+has changed on disk since counts as not finished.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from squeeze.models.language.grid_file import GRID, GridEntry, read_grid, stored
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
+from squeeze.sums import is_whole, put_summed
 
 SAID = "said"
 OUTSIDE = "outside"
@@ -81,7 +82,7 @@ class Rewriter:
 
     def _said(self, shard: str) -> dict[str, Any] | None:
         path = self.folder / f"{shard}.safetensors"
-        if not path.exists():
+        if not is_whole(path):
             return None
         said: dict[str, Any] = metadata(path)[SAID]
         return said
@@ -118,6 +119,4 @@ def _block(index: int) -> str:
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     temporary = path.with_suffix(".part")
     save_file({name: tensors[name] for name in sorted(tensors)}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    put_summed(temporary, path)

@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
 from typing import Annotated, Any, Literal
 
 import onnx_ir as ir
@@ -103,7 +101,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
 
     def _decoder(self, model: LanguageModel, context: Context) -> OnnxDecoder:
         """Written afresh: whatever a killed run left is no part of it."""
-        folder = context.journal.folder / DECODER if context.journal else Path(mkdtemp(prefix="squeeze-"))
+        folder = (context.journal.folder if context.journal else context.work_folder()) / DECODER
         rmtree(folder, ignore_errors=True)
         options = Options(self.weights, self.accuracy_level, self.length)
         return export_decoder(model, folder, options, context)

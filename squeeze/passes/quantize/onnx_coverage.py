@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from squeeze.formats.onnx_file import parse_onnx
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_scheme import COMBINING_OPS
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.work import temporary_folder
 
 INTEGER_KERNELS = {
     "QLinearConv": "Conv",
@@ -61,12 +61,12 @@ def runtime_operators(model: OnnxModel, arm: bool = False) -> list[str]:
     """
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("graph") as folder:
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
         if arm:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
         optimized = parse_onnx(Path(options.optimized_model_filepath).read_bytes(), model.source)
     return [node.op_type for node in optimized.graph]

@@ -80,7 +80,7 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
 
     def _job(self, model: LanguageModel, context: Context) -> Job:
         """Who is asked for what; its folder lies beside the new model."""
-        folder = work_folder(context).parent / "backend" if context.journal else work_folder(context)
+        folder = (context.journal.folder if context.journal else context.work_folder()) / "backend"
         asked = {_module(name): Asked(**vars(scheme)) for name, scheme in self.schemes(model).items()}
         linears = [name for name, child in model.skeleton.module.named_modules() if isinstance(child, nn.Linear)]
         left = [name for name in linears if name not in asked]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, ClassVar, Self
 
 import torch
@@ -221,4 +220,4 @@ def calibration_walk(model: LanguageModel, context: Context) -> Walk:
 
 
 def work_folder(context: Context) -> Path:
-    return context.journal.folder / "model" if context.journal else Path(mkdtemp(prefix="squeeze-"))
+    return (context.journal.folder if context.journal else context.work_folder()) / "model"

@@ -1,0 +1,120 @@
+"""Folders for work in progress: gone with the run or the process that made them.
+
+A folder is alive while the process that made it holds its lock, which the kernel takes back however the process ends;
+the next one removes what is no longer alive. What is written into the folders is not known here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+
+from filelock import FileLock, Timeout
+
+PREFIX, LOCK = "squeeze-work-", ".lock"
+_PARENT: ContextVar[Path | None] = ContextVar("parent of work folders", default=None)
+
+
+class OwnedFolder:
+    """A new folder in ``parent`` that this process owns until it is removed or the process ends."""
+
+    def __init__(self, parent: Path) -> None:
+        self.path = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self._lock = FileLock(_lock_of(self.path))
+        self._lock.acquire(timeout=5)  # before the folder is there: nobody takes it for one that a kill left
+        self._process = os.getpid()
+        try:
+            self.path.mkdir()
+        except OSError:
+            self._release()
+            raise
+
+    def remove(self) -> None:
+        """Remove the folder; a forked child leaves its parent's alone."""
+        if os.getpid() == self._process:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._release()
+
+    def _release(self) -> None:
+        self._lock.release()
+        _lock_of(self.path).unlink(missing_ok=True)
+
+
+def living(parent: Path) -> list[Path]:
+    """The owned folders whose process is alive."""
+    return [folder for folder in _owned(parent) if not _abandoned(folder)]
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the owned folders of processes that were killed."""
+    for folder in _owned(parent):
+        _abandoned(folder)
+
+
+@contextmanager
+def work_within(parent: Path) -> Iterator[None]:
+    """Put all work folders into ``parent`` for as long as the ``with`` lasts."""
+    token = _PARENT.set(parent)
+    try:
+        yield
+    finally:
+        _PARENT.reset(token)
+
+
+def work_folder(purpose: str) -> Path:
+    """A new empty folder, gone with the run, or with the process where no run is on."""
+    return Path(mkdtemp(prefix=f"{purpose}-", dir=_parent()))
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """A new empty folder, gone with the ``with``."""
+    with TemporaryDirectory(prefix=f"{purpose}-", dir=_parent()) as folder:
+        yield Path(folder)
+
+
+def _parent() -> Path:
+    return _PARENT.get() or _folder_of_process(os.getpid())
+
+
+@cache
+def _folder_of_process(_process: int) -> Path:
+    """One per process: a forked child makes its own."""
+    parent = Path(gettempdir())
+    remove_abandoned(parent)
+    owned = OwnedFolder(parent)
+    atexit.register(owned.remove)
+    return owned.path
+
+
+def _owned(parent: Path) -> list[Path]:
+    """The folders that have a lock of ours; another user's are none of our business."""
+    found = []
+    for lock in parent.glob(f"{PREFIX}*{LOCK}"):
+        with suppress(FileNotFoundError):  # gone since it was listed
+            if lock.stat().st_uid == os.getuid():
+                found.append(lock.with_suffix(""))
+    return found
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether nobody holds the folder's lock; then both are gone."""
+    try:
+        with FileLock(_lock_of(folder)).acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_of(folder).unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{LOCK}")
