@@ -43,12 +43,13 @@ def write_folder(folder: Path, family: str = "Llama", **changes: Any) -> Path:
 
 def write_tokenizer(folder: Path) -> None:
     """One token per letter; the last one ends a text."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {letter: place for place, letter in enumerate(LETTERS)} | {"<end>": len(LETTERS)}
     letters = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
     letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    letters.decoder = decoders.Fuse()
     PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>").save_pretrained(folder)
 
 

@@ -16,6 +16,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from squeeze.data.words import word_hashes
 from squeeze.errors import DataError
 from squeeze.models.base import Batch
 
@@ -52,6 +53,16 @@ class Dataset(ABC):
     def fingerprints(self) -> list[bytes]:
         """One per example, in order."""
         return [self.fingerprint(index) for index in range(len(self))]
+
+    def plain_texts(self) -> list[list[str]] | None:
+        """The texts of each example as a person reads them; None: there are none, or tokens that nothing decodes."""
+        return None
+
+    @cached_property
+    def words(self) -> list[list[np.ndarray]] | None:
+        """The hashed words of each example's texts, spelling and spacing folded; None: there are no texts to read."""
+        texts = self.plain_texts()
+        return None if texts is None else [[word_hashes(text) for text in example] for example in texts]
 
     @property
     def documents(self) -> np.ndarray | None:

@@ -7,12 +7,14 @@ An ending is a few tokens behind a context; what is scored is the ending. The so
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeeze.data.base import Dataset, Example
+from squeeze.data.text import Decode, decoder, read_tokenizer
 from squeeze.errors import DataError
 
 
@@ -49,10 +51,19 @@ class ChoiceDataset(Dataset):
         sequences: All endings of all questions, in order.
         counts: ``[n]``: how many endings each question has.
         answers: ``[n]``: which of them is right.
+        decode: Makes text of tokens again; None: only tokens can be compared.
     """
 
-    def __init__(self, name: str, sequences: list[CutEnding], counts: np.ndarray, answers: np.ndarray) -> None:
+    def __init__(
+        self,
+        name: str,
+        sequences: list[CutEnding],
+        counts: np.ndarray,
+        answers: np.ndarray,
+        decode: Decode | None = None,
+    ) -> None:
         self.name, self.sequences, self.counts, self.answers = name, sequences, counts, answers
+        self.decode = decode
         self.bounds = np.concatenate([[0], np.cumsum(counts)])
 
     def __len__(self) -> int:
@@ -75,6 +86,12 @@ class ChoiceDataset(Dataset):
     def texts(self, index: int) -> list[np.ndarray]:
         """The tokens of one question's endings with their contexts, without the one that opens a text."""
         return [one.tokens[one.opening :] for one in self.endings(index)]
+
+    def plain_texts(self) -> list[list[str]] | None:
+        if self.decode is None:
+            return None
+        texts = self.decode([one.tokens[1:] for one in self.sequences])
+        return [texts[start:stop] for start, stop in pairwise(self.bounds)]
 
 
 def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDataset:
@@ -104,7 +121,8 @@ def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDat
 
     sequences = [sequence(ending) for question in questions for ending in question.endings]
     counts = np.array([len(question.endings) for question in questions], dtype=np.int64)
-    return ChoiceDataset(name, sequences, counts, np.array([question.answer for question in questions], dtype=np.int64))
+    answers = np.array([question.answer for question in questions], dtype=np.int64)
+    return ChoiceDataset(name, sequences, counts, answers, decoder(tokenizer))
 
 
 def prefix_token(tokenizer: Any, name: str) -> int:
@@ -135,8 +153,6 @@ def open_tokenizer(model: Path | None, what: str) -> Any:
     Raises:
         DataError: there is none.
     """
-    from squeeze.data.text import read_tokenizer
-
     if model is None:
         raise DataError(f"{what}: text needs a language model's tokenizer; model: {{hf: folder}} has one")
     return read_tokenizer(model)

@@ -1,8 +1,13 @@
-"""Examples that stand in two roles: a score on what was calibrated or trained on is no score."""
+"""Examples that stand in two roles: a score on what was calibrated or trained on is no score.
+
+Equal pictures and sentences, and texts with 13 tokens or 13 words in a row in common, are refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from squeeze.data.base import Dataset
 from squeeze.data.choices import ChoiceDataset
@@ -10,14 +15,12 @@ from squeeze.data.grams import GRAM, Texts, sharing
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
 
+FEWEST_WORDS = 8  # a text with fewer is compared by its tokens alone: "I agree with you" says nothing of its source
+
 
 def shared_examples(one: Dataset, other: Dataset) -> int:
-    """How many examples of ``other`` stand in ``one`` too: pixel for pixel, or with 13 tokens in a row."""
-    mine, theirs = texts_of(one), texts_of(other)
-    if mine is not None and theirs is not None:
-        return int(sharing(theirs, [text for texts in mine for text in texts]).sum())
-    seen = set(one.fingerprints)
-    return sum(fingerprint in seen for fingerprint in other.fingerprints)
+    """How many examples of ``other`` stand in ``one`` too: pixel for pixel, or with 13 tokens or words in a row."""
+    return int(_shared(other, one).sum())
 
 
 def refuse_overlap(evaluate: Dataset, others: Mapping[str, Dataset], where: str = "data.evaluate") -> None:
@@ -34,14 +37,25 @@ def refuse_overlap(evaluate: Dataset, others: Mapping[str, Dataset], where: str 
 
 
 def without_overlap(data: Dataset, evaluate: Dataset) -> Dataset:
-    """Text without the sequences that share 13 tokens in a row with the evaluation text."""
-    theirs = texts_of(evaluate)
-    if not isinstance(data, TokenDataset) or theirs is None:
+    """Text without the sequences that share 13 tokens or words in a row with the evaluation text."""
+    if not isinstance(data, TokenDataset) or texts_of(evaluate) is None:
         return data
-    left = data.without([text for texts in theirs for text in texts])
+    left = data.only(~_shared(data, evaluate))
     if not len(left):
         raise DataError(f"{data.name}: every sequence shares {GRAM} tokens in a row with the evaluation text")
     return left
+
+
+def _shared(mine: Dataset, theirs: Dataset) -> np.ndarray:
+    """``[n]`` bool: which examples of ``mine`` stand in ``theirs`` too."""
+    tokens, others = texts_of(mine), texts_of(theirs)
+    if tokens is None or others is None:
+        known = set(theirs.fingerprints)
+        return np.array([fingerprint in known for fingerprint in mine.fingerprints], dtype=bool)
+    shared = sharing(tokens, _flat(others))
+    if mine.words is not None and theirs.words is not None:
+        shared |= sharing(mine.words, _flat(theirs.words), FEWEST_WORDS)
+    return shared
 
 
 def texts_of(data: Dataset) -> list[Texts] | None:
@@ -49,3 +63,7 @@ def texts_of(data: Dataset) -> list[Texts] | None:
     if isinstance(data, TokenDataset):
         return [[sequence] for sequence in data.tokens]
     return [data.texts(index) for index in range(len(data))] if isinstance(data, ChoiceDataset) else None
+
+
+def _flat(examples: list[Texts] | list[list[np.ndarray]]) -> Texts:
+    return [text for texts in examples for text in texts]

@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
-from squeeze.data.grams import Texts, sharing
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import parse_json, require_regular, require_regular_folder
@@ -29,15 +28,27 @@ from squeeze.models.base import Batch
 
 MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
 TOO_SHORT = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
+Decode = Callable[[Sequence[np.ndarray]], list[str]]  # tokens of several texts to those texts
 
 DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
 
 class TokenDataset(Dataset):
-    """Token sequences ``[n, length]``; ``documents`` ``[n]``: the text that each begins in (None: its own)."""
+    """Token sequences of one length.
 
-    def __init__(self, name: str, tokens: np.ndarray, documents: np.ndarray | None = None) -> None:
-        self.name, self.tokens, self._documents = name, tokens, documents
+    Args:
+        tokens: ``[n, length]``.
+        documents: ``[n]``: the text that each begins in; None: its own.
+        decode: Makes text of tokens again; None: only tokens can be compared.
+    """
+
+    def __init__(
+        self, name: str, tokens: np.ndarray, documents: np.ndarray | None = None, decode: Decode | None = None
+    ) -> None:
+        self.name, self.tokens, self._documents, self.decode = name, tokens, documents, decode
+
+    def plain_texts(self) -> list[list[str]] | None:
+        return None if self.decode is None else [[text] for text in self.decode(list(self.tokens))]
 
     @property
     def documents(self) -> np.ndarray | None:
@@ -58,14 +69,10 @@ class TokenDataset(Dataset):
     def batch(self, indices: np.ndarray) -> Batch:
         return Batch({"input_ids": torch.from_numpy(self.tokens[indices])})
 
-    def shares_with(self, other: TokenDataset) -> np.ndarray:
-        """``[n]`` bool: which share 13 tokens in a row with the other text (all, where a sequence has fewer)."""
-        return sharing([[sequence] for sequence in self.tokens], list(other.tokens))
-
-    def without(self, texts: Texts) -> TokenDataset:
-        """The sequences that share nothing with other texts in tokens."""
-        left = ~sharing([[sequence] for sequence in self.tokens], texts)
-        return TokenDataset(self.name, self.tokens[left], None if self._documents is None else self._documents[left])
+    def only(self, chosen: np.ndarray) -> TokenDataset:
+        """Some of the sequences; ``chosen`` is ``[n]`` bool."""
+        documents = None if self._documents is None else self._documents[chosen]
+        return TokenDataset(self.name, self.tokens[chosen], documents, self.decode)
 
 
 class TextData(DataSource):
@@ -77,7 +84,7 @@ class TextData(DataSource):
     length: PositiveInt = 512
     bos: bool | None = None  # each sequence begins with the token that opens a text; null: as the tokenizer does it
     field: str = "text"  # of a .jsonl line
-    drop_overlap: bool = False  # of calibration text: leave out sequences that share 13 tokens in a row with evaluation
+    drop_overlap: bool = False  # of calibration text: leave out what shares 13 tokens or words in a row with evaluation
 
     def where(self) -> str:
         return self.text
@@ -103,7 +110,7 @@ class TextData(DataSource):
         stride = self.length - len(opening)
         name = f"text:{Path(self.text).name}, context {self.length}, stride {stride}{', BOS' if opening else ''}"
         chosen = self.chosen(len(starts))
-        return TokenDataset(name, sequences[chosen], documents[starts][chosen])
+        return TokenDataset(name, sequences[chosen], documents[starts][chosen], decoder(tokenizer))
 
     def faults(self, root: Path) -> Iterator[str]:
         faults = list(super().faults(root))
@@ -159,6 +166,11 @@ def read_tokenizer(model: Path) -> Any:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # the tokenizers' own library raises nothing narrower
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
+
+
+def decoder(tokenizer: Any) -> Decode:
+    """Makes text of tokens, without those that open and end a text."""
+    return lambda sequences: list(tokenizer.batch_decode(sequences, skip_special_tokens=True))
 
 
 def opening_tokens(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:

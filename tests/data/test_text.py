@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from language_world import LETTERS, open_with_bos, write_folder, write_tokenizer
 
-from squeeze.data.overlap import refuse_overlap, without_overlap
+from squeeze.data.overlap import refuse_overlap, shared_examples, without_overlap
 from squeeze.data.text import TextData, TokenDataset
+from squeeze.data.words import words
 from squeeze.errors import DataError, ModelError
 from squeeze.evaluate.evidence.base import ScoredOn
 from squeeze.evaluate.tokens import score_tokens
@@ -142,6 +143,56 @@ def test_calibration_that_shares_13_tokens_with_evaluation_is_refused() -> None:
         DataError, match=r"1 of 4 examples are also in data\.calibrate; .*drop_overlap: true in data\.cal"
     ):
         refuse_overlap(TokenDataset("text", evaluate), {"calibrate": TokenDataset("text", calibrate)})
+
+
+PROSE = (
+    "Call me Ishmael: some years ago, never mind how long precisely, having little or no money in my purse and nothing "
+    "particular to interest me on shore, I thought I would sail about a little and see the watery part of the world."
+)
+DISGUISES = {
+    "as it was": PROSE,
+    "doubled spaces": PROSE.replace(" ", "  "),
+    "non-breaking spaces": PROSE.replace(" ", "\u00a0"),
+    "line breaks": PROSE.replace(" ", "\r\n"),
+    "upper case": PROSE.upper(),
+    "wide letters": "".join(chr(ord(letter) + 0xFEE0) if letter.isalpha() else letter for letter in PROSE),
+    "without punctuation": PROSE.replace(",", "").replace(".", ""),
+    "composed letters": PROSE.replace("i", "i\u0308"),
+}
+
+
+def in_bytes(*texts: str) -> TokenDataset:
+    """Sequences whose tokens are all different, as those of another spelling are, and which only their text tells."""
+    longest = max(len(text.encode()) for text in texts)
+    rows = np.array([list(text.encode().ljust(longest, b"\n")) for text in texts])
+    tokens = rows * 10**9 + np.random.default_rng(len(texts)).integers(10**9, size=rows.shape)
+    return TokenDataset("text", tokens, decode=lambda rows: [bytes((r // 10**9).tolist()).decode() for r in rows])
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_a_text_is_known_again_however_it_is_spaced_and_spelled(name: str) -> None:
+    original = PROSE.replace("i", "\u00ef") if name == "composed letters" else PROSE
+    evaluate, calibrate = in_bytes(original), in_bytes(DISGUISES[name], "nobody ever wrote this sentence " * 9)
+    with pytest.raises(DataError, match=r"1 of 1 examples are also in data\.calibrate"):
+        refuse_overlap(evaluate, {"calibrate": calibrate})
+    assert len(without_overlap(calibrate, evaluate)) == 1
+
+
+def test_words_in_another_order_are_another_text() -> None:
+    shuffled = " ".join(np.random.default_rng(0).permutation(PROSE.split()))
+    assert shared_examples(in_bytes(shuffled), in_bytes(PROSE)) == 0
+
+
+@pytest.mark.parametrize(("words", "shared"), [(7, 0), (8, 1)])
+def test_a_short_text_is_known_again_by_eight_words_or_more(words: int, shared: int) -> None:
+    """Fewer are a phrase that anybody may use; as they are spelled, token for token, they still count."""
+    start = " ".join(PROSE.split()[:words])
+    assert shared_examples(in_bytes(PROSE.upper()), in_bytes(start)) == shared
+
+
+def test_words_are_what_is_left_of_a_text_without_spelling_and_spacing() -> None:
+    assert words("\ufb01ne\u2003“STRASSE” x²—Straße_2\n") == ["fine", "strasse", "x2", "strasse", "2"]
+    assert words("東京は 大きい") == list("東京は大きい")
 
 
 def test_what_overlaps_can_be_left_out() -> None:
