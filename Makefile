@@ -8,6 +8,7 @@ STORE ?= .squeeze/store
 PACKAGE ?= $(firstword $(wildcard $(OUT)/*.zip))
 REAL ?= ../shared/real
 ARGS ?=
+WORKERS ?= 2
 OWN := plans/prose6m-backends.yaml plans/prose6m-everywhere.yaml plans/minilm-sst2-int8.yaml  # need extras or a package; a test checks them
 PLANS := $(filter-out $(OWN),$(wildcard plans/*.yaml))
 
@@ -33,8 +34,8 @@ demo: $(READY) ## Train, prune, distill, export, quantize, pack and verify the d
 	$(SQUEEZE) run plans/digits.yaml --out squeeze-out/digits --store $(STORE)
 	$(SQUEEZE) verify squeeze-out/digits/digits-cpu.zip --data plans/digits.yaml
 
-test: $(READY) ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the tests, WORKERS=2 processes side by side.
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(READY) ## Lint, types, and every plan in plans/.
 	$(BIN)/ruff check .
