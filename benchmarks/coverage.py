@@ -16,7 +16,8 @@ import numpy as np
 
 from squeeze.budget import parse_bound
 from squeeze.comparison import Delta, delta_of
-from squeeze.evaluate.metrics import Loss, Perplexity, Top1
+from squeeze.evaluate.metrics import Loss, Top1
+from squeeze.evaluate.perplexity import Perplexity
 from squeeze.ledger import Ledger, Row, Score
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -35,10 +35,11 @@ from .evaluate.metrics import Macs as Macs
 from .evaluate.metrics import Metric as Metric
 from .evaluate.metrics import ModelMetric as ModelMetric
 from .evaluate.metrics import Parameters as Parameters
-from .evaluate.metrics import Perplexity as Perplexity
 from .evaluate.metrics import SizeBytes as SizeBytes
 from .evaluate.metrics import Top1 as Top1
 from .evaluate.metrics import Top5 as Top5
+from .evaluate.perplexity import BitsPerByte as BitsPerByte
+from .evaluate.perplexity import Perplexity as Perplexity
 from .evaluate.probe import Cosine as Cosine
 from .evaluate.probe import Probe as Probe
 from .ledger import Ledger as Ledger

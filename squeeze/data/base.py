@@ -65,6 +65,11 @@ class Dataset(ABC):
         return None if texts is None else [[word_hashes(text) for text in example] for example in texts]
 
     @property
+    def scored_tokens(self) -> int | None:
+        """How many tokens a language model predicts on it; None: it is no text."""
+        return None
+
+    @property
     def documents(self) -> np.ndarray | None:
         """``[n]`` numbers of what each example was cut from; None: each stands alone."""
         return None

@@ -90,7 +90,7 @@ class ChoiceDataset(Dataset):
     def plain_texts(self) -> list[list[str]] | None:
         if self.decode is None:
             return None
-        texts = self.decode([one.tokens[1:] for one in self.sequences])
+        texts = self.decode([one.tokens[one.opening :] for one in self.sequences])
         return [texts[start:stop] for start, stop in pairwise(self.bounds)]
 
 

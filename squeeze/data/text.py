@@ -8,13 +8,9 @@ document ends at two blank lines, at ``<|endoftext|>`` or before a title line of
 
 from __future__ import annotations
 
-import gzip
-import json
-import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +18,13 @@ from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource
-from squeeze.errors import DataError, did_you_mean, first_line
-from squeeze.formats.regular import parse_json, require_regular, require_regular_folder
+from squeeze.data.text_file import DOCUMENT_END, TextFile, byte_places
+from squeeze.errors import DataError, first_line
+from squeeze.formats.regular import require_regular_folder
 from squeeze.models.base import Batch
 
-MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
 TOO_SHORT = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
 Decode = Callable[[Sequence[np.ndarray]], list[str]]  # tokens of several texts to those texts
-
-DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
 
 class TokenDataset(Dataset):
@@ -40,15 +34,28 @@ class TokenDataset(Dataset):
         tokens: ``[n, length]``.
         documents: ``[n]``: the text that each begins in; None: its own.
         decode: Makes text of tokens again; None: only tokens can be compared.
+        size_bytes: ``[n]``: of the text that all tokens but the first stand for; None: unknown.
+        file: Where the text came from; None: from elsewhere.
     """
 
     def __init__(
-        self, name: str, tokens: np.ndarray, documents: np.ndarray | None = None, decode: Decode | None = None
+        self,
+        name: str,
+        tokens: np.ndarray,
+        documents: np.ndarray | None = None,
+        decode: Decode | None = None,
+        size_bytes: np.ndarray | None = None,
+        file: TextFile | None = None,
     ) -> None:
         self.name, self.tokens, self._documents, self.decode = name, tokens, documents, decode
+        self.size_bytes, self.file = size_bytes, file
 
     def plain_texts(self) -> list[list[str]] | None:
         return None if self.decode is None else [[text] for text in self.decode(list(self.tokens))]
+
+    @property
+    def scored_tokens(self) -> int:
+        return int(self.tokens[:, 1:].size)
 
     @property
     def documents(self) -> np.ndarray | None:
@@ -71,8 +78,8 @@ class TokenDataset(Dataset):
 
     def only(self, chosen: np.ndarray) -> TokenDataset:
         """Some of the sequences; ``chosen`` is ``[n]`` bool."""
-        documents = None if self._documents is None else self._documents[chosen]
-        return TokenDataset(self.name, self.tokens[chosen], documents, self.decode)
+        documents, sizes = (None if of is None else of[chosen] for of in (self._documents, self.size_bytes))
+        return TokenDataset(self.name, self.tokens[chosen], documents, self.decode, sizes, self.file)
 
 
 class TextData(DataSource):
@@ -99,18 +106,27 @@ class TextData(DataSource):
         if self.length < 2:
             raise DataError(f"{self.text}: {TOO_SHORT}")
         opening = opening_tokens(tokenizer, self.bos, self.text)
-        tokens, documents = _tokenize(tokenizer, _texts(root / self.text, self.field), opening)
+        file = TextFile(root / self.text, self.field, model)
+        tokens, documents, sizes = _tokenize(tokenizer, file.texts(), opening)
         if not len(tokens):
             raise DataError(f"{self.text}: holds no text")
-        sequences, starts = _cut(tokens, opening, self.length)
-        if not starts:
+        every = list(_cut(tokens, opening, self.length))
+        if not every:
             raise DataError(
                 f"{self.text}: {len(tokens)} tokens do not fill one sequence of {self.length}; shorter would do"
             )
         stride = self.length - len(opening)
         name = f"text:{Path(self.text).name}, context {self.length}, stride {stride}{', BOS' if opening else ''}"
-        chosen = self.chosen(len(starts))
-        return TokenDataset(name, sequences[chosen], documents[starts][chosen], decoder(tokenizer))
+        sequences = [every[index] for index in self.chosen(len(every))]
+        total = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
+        return TokenDataset(
+            name,
+            np.stack([one.tokens for one in sequences]),
+            documents[[one.first for one in sequences]],
+            decoder(tokenizer),
+            None if total is None else np.array([total[one.stop] - total[one.first] for one in sequences]),
+            file,
+        )
 
     def faults(self, root: Path) -> Iterator[str]:
         faults = list(super().faults(root))
@@ -119,38 +135,6 @@ class TextData(DataSource):
             yield f"text: {TOO_SHORT}"
         if not faults and not (root / self.text).is_file():
             yield f"text: {root / self.text} is no file"
-
-
-def _texts(path: Path, field: str) -> Iterator[str]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    lines = path.name.removesuffix(".gz").endswith(".jsonl")
-    require_regular(path, DataError)
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            if not lines:
-                text = file.read(MOST_LETTERS + 1)
-                if len(text) > MOST_LETTERS:
-                    raise DataError(f"{path}: more than {MOST_LETTERS:,} letters; a part of it would do")
-                yield text
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _field(line, field, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as text ({first_line(error)})") from None
-
-
-def _field(line: str, field: str, where: str) -> str:
-    try:
-        values = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no JSON ({error})") from None
-    if not isinstance(values, dict) or field not in values:
-        near = did_you_mean(field, values) if isinstance(values, dict) else ""
-        raise DataError(f"{where}: no JSON object with a '{field}'{near}")
-    if not isinstance(values[field], str):
-        raise DataError(f"{where}: '{field}' is {json.dumps(values[field])[:40]}, no text")
-    return str(values[field])
 
 
 def read_tokenizer(model: Path) -> Any:
@@ -189,42 +173,50 @@ def opening_tokens(tokenizer: Any, wanted: bool | None, where: str) -> list[int]
     return [bos] if (by_default if wanted is None else wanted) else []
 
 
-def _tokenize(tokenizer: Any, texts: Iterator[str], opening: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """All texts end to end, and the number of the document that each token is of.
+def _tokenize(
+    tokenizer: Any, texts: Iterator[str], opening: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """All texts end to end; and of each token the number of its document, and bytes (None: the tokenizer is slow).
 
     Between two texts stand the token that ends a text, where the tokenizer has one, and the one that opens the next.
     """
     pieces: list[int] = []
-    documents = [np.empty(0, dtype=np.int64)]
+    documents, sizes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     count = 0
     for text in texts:
         if pieces:
             ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
             pieces += ending + opening
             documents.append(np.repeat([count - 1, count], [len(ending), len(opening)]))
+            sizes.append(np.zeros(len(ending + opening), dtype=np.int64))
         starts = np.array([match.end() for match in DOCUMENT_END.finditer(text)], dtype=np.int64)
-        offsets = len(starts) > 0 and tokenizer.is_fast  # only a fast tokenizer says where a token stands
-        cut = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=offsets)
+        cut = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
         pieces += cut["input_ids"]
-        places = np.array([start for start, _ in cut["offset_mapping"]]) if offsets else np.zeros(len(cut["input_ids"]))
-        documents.append(count + np.searchsorted(starts, places, side="right"))
+        letters = np.zeros(len(cut["input_ids"]) + 1, dtype=np.int64)
+        if tokenizer.is_fast:  # only a fast tokenizer says where a token stands
+            letters, places = byte_places(text, cut["offset_mapping"])
+            sizes.append(np.diff(places))
+        documents.append(count + np.searchsorted(starts, letters[:-1], side="right"))
         count += len(starts) + 1
-    return np.asarray(pieces, dtype=np.int64), np.concatenate(documents)
+    told = np.concatenate(sizes) if tokenizer.is_fast else None
+    return np.asarray(pieces, dtype=np.int64), np.concatenate(documents), told
 
 
-def _cut(tokens: np.ndarray, opening: list[int], length: int) -> tuple[np.ndarray, list[int]]:
-    """Sequences ``[n, length]``, and the place of the token that each begins at.
+class _Sequence(NamedTuple):
+    """Tokens of one sequence, and the places of those that are predicted: from the text's ``first`` to ``stop``."""
 
-    What stands before a sequence's first token is not repeated where the text itself opens there.
-    """
-    sequences, starts, place = [], [], 0
+    tokens: np.ndarray
+    first: int
+    stop: int
+
+
+def _cut(tokens: np.ndarray, opening: list[int], length: int) -> Iterator[_Sequence]:
+    """Sequences of that length. Where the text itself opens, what stands before a sequence is not repeated."""
+    place, opens = 0, np.array(opening, dtype=np.int64)
     while place < len(tokens):
-        opened = opening and tokens[place] == opening[0]
-        part = tokens[place : place + length - (0 if opened else len(opening))]
-        sequence = part if opened else np.concatenate([np.array(opening, dtype=np.int64), part])
-        if len(sequence) < length:
-            break
-        sequences.append(sequence)
-        starts.append(place)
-        place += len(part)
-    return np.array(sequences, dtype=np.int64).reshape(-1, length), starts
+        before = opens[:0] if opening and tokens[place] == opening[0] else opens
+        stop = place + length - len(before)
+        if stop > len(tokens):
+            return
+        yield _Sequence(np.concatenate([before, tokens[place:stop]]).astype(np.int64), place + 1 - len(before), stop)
+        place = stop

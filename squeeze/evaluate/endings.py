@@ -70,7 +70,7 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
     """
     endings = data.sequences
     log_probability, greedy = np.zeros(len(endings)), np.zeros(len(endings), dtype=bool)
-    walks = list(_walks([len(ending.tokens) for ending in endings]))
+    walks = list(_walks([read_tokens(ending) for ending in endings]))
     for together, width in progress.track(walks, what, len(walks)):
         chosen = [endings[index] for index in together]
         found = _scored(model, chosen, width, what)
@@ -97,15 +97,23 @@ def _width(length: int) -> int:
     return width
 
 
+def read_tokens(ending: CutEnding) -> int:
+    """How many tokens the model reads; the last one is only predicted."""
+    return len(ending.tokens) - 1
+
+
 def _scored(model: Decoder, endings: list[CutEnding], width: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    width = min(width, max(read_tokens(ending) for ending in endings))
     tokens = torch.full((len(endings), width), FILL, dtype=torch.int64)
-    wanted = torch.zeros((len(endings), width - 1), dtype=torch.bool)
+    targets, wanted = torch.full_like(tokens, FILL), torch.zeros_like(tokens, dtype=torch.bool)
     for row, ending in enumerate(endings):
-        tokens[row, : len(ending.tokens)] = torch.from_numpy(ending.tokens)
-        wanted[row, ending.start - 1 : len(ending.tokens) - 1] = True
+        read = read_tokens(ending)
+        tokens[row, :read] = torch.from_numpy(ending.tokens[:-1])
+        targets[row, :read] = torch.from_numpy(ending.tokens[1:])
+        wanted[row, ending.start - 1 : read] = True
     room = min(MOST_CHUNK_TOKENS, LOGITS // model.vocabulary)
     parts = [
-        _chunk(logits[:, :-1], tokens[part, 1:], wanted[part], what)
+        _chunk(logits, targets[part], wanted[part], what)
         for part, logits in model.logits(tokens, max(1, room // width))
     ]
     said, greedy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))

@@ -14,23 +14,24 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
+from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
 from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
-from squeeze.evaluate.evidence.outputs import Logits, Outputs, Tokens
+from squeeze.evaluate.evidence.outputs import Logits, Outputs
 from squeeze.evaluate.tokens import TokenScores
+from squeeze.evaluate.windows import WindowScores
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.options import Options, Unused
 from squeeze.models.task import WORDS, Task
 from squeeze.progress import Progress
 
-Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "cosine"]
-Answers = np.ndarray | TokenScores | EndingScores  # logits [n, classes], or what a language model says of texts
+Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "bits", "cosine"]
+Answers = np.ndarray | TokenScores | EndingScores | WindowScores  # logits [n, classes], or what is said of texts
 SHARE_ROUNDING = 1e-12  # of a mean of yes and no
-
 
 MEAN = (
     "a mean over independent units; nothing is judged below 10 of them, and where values are more skewed than a "
@@ -68,9 +69,17 @@ class Metric(Options, ABC):
         """Roles of the plan's data that it is measured on."""
         return self.evidence.reads
 
+    def evidence_of(self, task: Task) -> type[Evidence]:
+        """The kind of evidence of a model with this task."""
+        return self.evidence.for_task(task)
+
+    def cut(self, evaluate: Dataset) -> Dataset | None:
+        """The evaluation data as this metric cuts it anew; None: it is scored on it as it is."""
+        return None
+
     def misfit(self, task: Task, this: str) -> str | None:
         """Why it is no metric of models with this task; None: it is. ``this`` is what messages call the model."""
-        tasks = self.evidence.for_task(task).tasks
+        tasks = self.evidence_of(task).tasks
         if task in tasks:
             return None
         return f"{self.name} is of {' and '.join(WORDS[known] for known in WORDS if known in tasks)}; this is {this}"
@@ -122,7 +131,6 @@ class ModelMetric(Metric):
     """One exact number of the model itself."""
 
     limits: ClassVar[str] = "counted, not estimated: no interval"
-
     evidence = ModelFacts
 
     @abstractmethod
@@ -134,7 +142,6 @@ class EstimateMetric(Metric):
     """A score that another tool works out on data of its own; it is compared by its standard error, unpaired."""
 
     limits: ClassVar[str] = "from two standard errors, unpaired: its interval is wider than over the same examples"
-
     evidence = Estimates
 
     def tolerance(self, value: float) -> float:
@@ -185,24 +192,6 @@ class Loss(ExampleMetric):
 
     def per_sequence(self, scores: TokenScores) -> np.ndarray:
         return np.asarray(scores.nll.mean(1))
-
-
-class Perplexity(ExampleMetric):
-    """``exp`` of the mean negative log-probability per token, of a language model; the data's name says the context."""
-
-    limits = MEAN + "; of one tokenizer, context and stride, and comparable with no other"
-
-    name, unit, logarithmic = "perplexity", "perplexity", True
-    evidence = Tokens
-
-    def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        raise DataError("perplexity is of language models; loss is of classifiers")
-
-    def per_sequence(self, scores: TokenScores) -> np.ndarray:
-        return np.asarray(scores.nll.mean(1))
-
-    def shown(self, mean: np.ndarray) -> np.ndarray:
-        return np.asarray(np.exp(mean))
 
 
 class Kl(ExampleMetric):

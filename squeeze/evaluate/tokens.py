@@ -48,24 +48,26 @@ class TokenScores:
         nll: Negative log-probability of the token that stands there, in nats.
         kl: ``KL(original || this)`` of the whole distribution, in nats.
         flips: Whether the likeliest next token differs from the original's.
+        size_bytes: ``[n]``: of the text that the predicted tokens stand for; None: unknown.
     """
 
     nll: np.ndarray
     kl: np.ndarray
     flips: np.ndarray
+    size_bytes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.nll)
 
     def save(self, folder: Path) -> None:
         """Write the arrays."""
-        np.savez(folder / "tokens.npz", nll=self.nll, kl=self.kl, flips=self.flips)
+        np.savez(folder / "tokens.npz", **{name: of for name, of in vars(self).items() if of is not None})
 
     @classmethod
     def load(cls, folder: Path) -> TokenScores:
         """Read what :meth:`save` wrote."""
         with np.load(folder / "tokens.npz") as arrays:
-            return cls(arrays["nll"], arrays["kl"], arrays["flips"])
+            return cls(**{name: arrays[name] for name in arrays.files})
 
 
 def score_tokens(
@@ -92,7 +94,8 @@ def score_tokens(
             raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
         reference = logits if expected is None else next(expected)[1]
         parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
-    return TokenScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    nll, kl, flips = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return TokenScores(nll, kl, flips, data.size_bytes)
 
 
 def chunk_sequences(length: int, vocabulary: int) -> int:

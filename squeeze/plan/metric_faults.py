@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from squeeze.data.text import TextData
 from squeeze.errors import Fault
-from squeeze.evaluate.evidence.base import TRAIN
+from squeeze.evaluate.evidence.base import EVALUATE, TRAIN
 from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.metrics import Metric
+from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.task import Task
@@ -38,8 +40,21 @@ def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, g
     if TRAIN in metric.reads() and TRAIN not in {*plan.data, *given}:
         yield f"{metric.name} is fitted on data.{TRAIN}, which the plan does not name"
     yield from metric.faults(plan.root)
+    if isinstance(metric, TextMetric) and metric.convention:
+        yield from _convention_faults(plan, metric, model)
     if isinstance(metric, GenerationMetric) and task == "generate":
         yield from _generation_faults(plan, metric, model)
+
+
+def _convention_faults(plan: Plan, metric: TextMetric, model: Model | None) -> Iterator[str]:
+    """A convention cuts the evaluation text anew, to windows that the model must be able to read."""
+    source = plan.data.get(EVALUATE)
+    if source is not None and not isinstance(source, TextData):
+        yield f"{metric.label}: data.{EVALUATE} is {source.kind}, no text to cut anew; {{text: file}} would do"
+    length = metric.length or (source.length if isinstance(source, TextData) else 0)
+    longest = model.skeleton.context if isinstance(model, LanguageModel) else None
+    if longest is not None and length > longest:
+        yield f"{metric.label}: length: {length} tokens are more than the {longest} that the model reads"
 
 
 def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None) -> Iterator[str]:

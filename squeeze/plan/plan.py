@@ -27,10 +27,10 @@ from squeeze.evaluate.metrics import (
     Macs,
     Metric,
     Parameters,
-    Perplexity,
     SizeBytes,
     Top1,
 )
+from squeeze.evaluate.perplexity import Perplexity
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Pass

@@ -55,6 +55,7 @@ class ScoredOn(Part):
     examples: int
     units: int | None = None
     copies: int = 0
+    tokens: int | None = None
 
 
 class Score(Part):

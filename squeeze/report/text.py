@@ -178,7 +178,7 @@ def own_data(report: Report) -> list[str]:
 
 def examples(on: ScoredOn) -> str:
     """``597 examples of digits``, and how many are independent where not all are."""
-    told = f"{on.examples:,} examples of {on.name}"
+    told = f"{on.examples:,} examples of {on.name}" + (f", {on.tokens:,} tokens scored" if on.tokens else "")
     if on.units is None or on.units == on.examples:
         return told
     copies = f"; {on.copies:,} {'copy' if on.copies == 1 else 'copies'} counted once" if on.copies else ""

@@ -10,6 +10,7 @@ from squeeze.data.base import Dataset
 from squeeze.data.overlap import refuse_overlap, without_overlap
 from squeeze.data.text import TextData
 from squeeze.errors import Fault, PlanError, SqueezeError
+from squeeze.evaluate.metrics import Metric
 from squeeze.plan.plan import ROLES, Plan
 
 CALIBRATE, EVALUATE = "calibrate", "evaluate"
@@ -21,7 +22,7 @@ class Opened:
 
     Args:
         roles: By role.
-        own: By a metric's label, the data that it brings.
+        own: By a metric's label, the data that it brings or cuts anew.
         recalibrated: Other samples of the calibration data, for passes that are repeated with them.
     """
 
@@ -42,9 +43,9 @@ def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
             with told_at(plan, "data", role):
                 opened.roles[role] = plan.open_data(role)
     for index, metric in enumerate(plan.metrics):
-        if (source := metric.own_data()) is not None:
-            with told_at(plan, "metrics", index):
-                opened.own[metric.label] = plan.open_own(source)
+        with told_at(plan, "metrics", index):
+            if (data := own_data(plan, metric, opened.roles.get(EVALUATE))) is not None:
+                opened.own[metric.label] = data
     for role in opened.roles:
         if role != EVALUATE:
             opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in given)
@@ -52,6 +53,14 @@ def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
         again = plan.open_data(CALIBRATE, number)
         opened.recalibrated.append(_unseen(plan, CALIBRATE, again, opened, drop=True))
     return opened
+
+
+def own_data(plan: Plan, metric: Metric, evaluate: Dataset | None) -> Dataset | None:
+    """What a metric is scored on, where that is not the plan's evaluation data as it is."""
+    source = metric.own_data()
+    if source is not None:
+        return plan.open_own(source)
+    return None if evaluate is None else metric.cut(evaluate)
 
 
 def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) -> Dataset:

@@ -25,6 +25,7 @@ from squeeze.plan.forms import FORMS
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
 from squeeze.run.claims import Claim, ClaimedLedger, claim, read_ledger
+from squeeze.run.opened import own_data
 from squeeze.run.original import keep_original, read_original
 from squeeze.store import Store
 from squeeze.targets.verify import Package
@@ -84,9 +85,10 @@ def rescore(
 def _opened(package: Package, plan: Plan, store: Store, progress: Progress) -> Check:
     model = package.load_model()
     original, reason = _original(plan, store, progress)
-    own = {m.label: plan.open_own(source) for m in plan.metrics if (source := m.own_data()) is not None}
     roles = {role for metric in plan.metrics for role in metric.reads()} & set(plan.data)
     data: dict[str, Dataset] = {role: plan.open_data(role) for role in sorted(roles)}
+    found = {m.label: own_data(plan, m, data.get(EVALUATE)) for m in plan.metrics}
+    own = {label: one for label, one in found.items() if one is not None}
     opened = data.get(EVALUATE), data.get(TRAIN), own, plan.root
     return Check(package, plan, model, Sources(store, progress, model.task, original, *opened), reason)
 

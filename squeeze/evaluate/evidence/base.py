@@ -35,6 +35,7 @@ class ScoredOn:
     Args:
         units: Independent ones: parts of one document are one, and so are copies; None: unknown.
         copies: Examples that are copies of an earlier one.
+        tokens: That are predicted; None: it is no text.
     """
 
     name: str
@@ -42,12 +43,14 @@ class ScoredOn:
     examples: int
     units: int | None = None
     copies: int = 0
+    tokens: int | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> ScoredOn:
         """A dataset by its name, its content and its size."""
         copies = int((data.copy_of != np.arange(len(data))).sum())
-        return cls(data.name, data.digest, len(data), int(data.units.max(initial=-1)) + 1, copies)
+        units = int(data.units.max(initial=-1)) + 1
+        return cls(data.name, data.digest, len(data), units, copies, data.scored_tokens)
 
 
 class Answered(NamedTuple):
@@ -97,7 +100,7 @@ class Sources:
 
     Args:
         original: What metrics with ``needs_original`` compare to; None: there is none, and no such metric is scored.
-        own: By a metric's label, the data that it brings.
+        own: By a metric's label, the data that it brings or cuts anew.
         root: Folder that paths in metrics start from.
     """
 
@@ -198,7 +201,7 @@ class Collectors:
         made: dict[tuple[type[Evidence], str], Evidence] = {}
         self.metrics, self._by_label = list(metrics), {}
         for metric in metrics:
-            kind = metric.evidence.for_task(sources.task)
+            kind = metric.evidence_of(sources.task)
             place = kind, kind.scope(metric)
             made[place] = made.get(place) or kind(sources, metric)
             self._by_label[metric.label] = made[place]
