@@ -7,7 +7,7 @@ import numpy as np
 from squeeze.data.base import Dataset
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
-from squeeze.evaluate.metrics import require_known_classes
+from squeeze.evaluate.labels import require_known_classes
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
 

@@ -21,6 +21,7 @@ from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
 from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
 from squeeze.evaluate.evidence.outputs import Logits, Outputs
+from squeeze.evaluate.labels import required_labels
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.evaluate.windows import WindowScores
 from squeeze.formats.grid_kind import GridKind
@@ -287,18 +288,3 @@ class Latency(ClockMetric):
         if task != "generate":
             return None
         return f"{self.name} is of batches; a language model is timed as it reads and writes: prefill, decode"
-
-
-def required_labels(labels: np.ndarray | None, logits: np.ndarray, metric: str) -> np.ndarray:
-    """The labels, ``[n]``, each of them a class that the model knows."""
-    if labels is None:
-        raise DataError(f"{metric} needs labels; the evaluation data has none: kl and flips can do without")
-    require_known_classes(labels, logits.shape[1], metric)
-    return labels
-
-
-def require_known_classes(labels: np.ndarray, classes: int, where: str) -> None:
-    """Raise ``DataError`` where a label is none of the model's classes."""
-    highest = int(labels.max(initial=0))
-    if highest >= classes:
-        raise DataError(f"{where}: label {highest} is outside the model's {classes} classes, 0 to {classes - 1}")

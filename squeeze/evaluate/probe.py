@@ -7,7 +7,8 @@ from pydantic import PositiveFloat
 
 from squeeze.errors import DataError
 from squeeze.evaluate.evidence.embeddings import Embeddings, LinearProbe, ProbedEmbeddings
-from squeeze.evaluate.metrics import DISTANCE, SHARE, ExampleMetric, required_labels
+from squeeze.evaluate.labels import required_labels
+from squeeze.evaluate.metrics import DISTANCE, SHARE, ExampleMetric
 
 
 class Probe(ExampleMetric):
