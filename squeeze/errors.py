@@ -5,15 +5,24 @@ Each kind knows its exit code. Our own mistakes are asserts and keep their trace
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+LONGEST_WORD, LONGEST_LINE = 300, 2000  # letters; a file's whole path is shorter
+
 
 class SqueezeError(Exception):
-    """The user's fault, or the world's: shown as one line, without a trace."""
+    """The user's fault, or the world's: shown as one line, without a trace.
+
+    Whatever names and values of strangers a message repeats, the line stays one, printable and of bounded length.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(one_line, lines)))
 
 
 class ModelError(SqueezeError):
@@ -90,7 +99,7 @@ class PlanError(SqueezeError):
 
     def __init__(self, faults: Iterable[Fault] | str, file: str = "plan") -> None:
         self.faults = [Fault((), faults)] if isinstance(faults, str) else list(faults)
-        super().__init__("\n".join(fault.located(file) for fault in self.faults))
+        super().__init__(*(fault.located(file) for fault in self.faults))
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
@@ -101,7 +110,19 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 def printable(text: str) -> str:
     """Text from a stranger, for screens and reports: without control characters, such as a terminal's codes."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "\ufffd" for letter in text)
+
+
+def one_line(text: str) -> str:
+    """The same, with words and all of it cut in the middle where nobody would read them whole."""
+    words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _cut(word[0], LONGEST_WORD), printable(text))
+    return _cut(words, LONGEST_LINE)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most * 2 // 3]}...{text[-most // 4 :]}"
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, TypeVar
 
+from squeeze.errors import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
 
@@ -33,7 +35,7 @@ class LineProgress(Progress):
     """Lines on standard error and no bars, for logs and CI."""
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 class BarProgress(LineProgress):
@@ -70,5 +72,5 @@ def _bars() -> RichBars:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichBars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return RichBars(*columns, console=Console(stderr=True), transient=True)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from squeeze.cli.stopping import clean_end, stop_line
-from squeeze.errors import BudgetBroken, PlanError, SqueezeError, Terminated, did_you_mean
+from squeeze.errors import BudgetBroken, PlanError, SqueezeError, Terminated, did_you_mean, one_line
 from squeeze.refused import refusal
 
 COMMANDS = {
@@ -116,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _complain(arguments: list[str], lines: list[str], code: int, error: BaseException | None = None) -> int:
     """Say what went wrong; with ``--json`` as JSON, unless the JSON of a finished run is out already."""
+    lines = [one_line(line) for line in lines]  # click repeats arguments as they are
     if "--json" in arguments and not isinstance(error, BudgetBroken):
         print(json.dumps({"error": _kind(error), "lines": lines, "faults": _faults(error)}))
     else:
@@ -149,4 +150,6 @@ def _quieten() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows another
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # without our own source line
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"note: {one_line(str(message))}\n"
+    )  # without our own source line

@@ -58,7 +58,7 @@ def _overview(report: Report) -> Iterator[str]:
     yield from _table(["pass", "form", *(escaped(text.heading(metric.metric)) for metric in metrics)], rows)
     yield ""
     yield f"Second line: change from the original, with its interval, 95 % or wider. {text.LEGEND}."
-    yield text.judged(report)
+    yield escaped(text.judged(report))
     yield from (f"{escaped(line)}." for line in (*text.floors(report), *text.host_spreads(report)))
 
 
@@ -67,7 +67,7 @@ def _cell(score: Score | None) -> str:
         return text.ABSENT
     change = "" if score.unit == "ratio" else text.change_text(score.unit, score.to_original)
     below = change or text.interval(score.unit, score.interval)
-    return text.marked(score) + (f"<br><sub>{below}</sub>" if below else "")
+    return escaped(text.marked(score)) + (f"<br><sub>{escaped(below)}</sub>" if below else "")
 
 
 def _every_score(report: Report) -> Iterator[str]:

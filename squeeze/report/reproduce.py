@@ -13,4 +13,7 @@ def plan_yaml(report: Report) -> str:
 
     if not report.plan:
         return ""
-    return yaml.safe_dump(report.plan, sort_keys=False, allow_unicode=True, width=110)
+    plain = yaml.safe_dump(report.plan, sort_keys=False, allow_unicode=True, width=110)
+    if all(map(str.isprintable, plain.split("\n"))):
+        return plain
+    return yaml.safe_dump(report.plan, sort_keys=False, allow_unicode=False, width=110)  # control letters as \\u....

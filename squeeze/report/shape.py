@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from squeeze.errors import printable
+
 SCHEMA = 1
 ORIGINAL = "original"
 
@@ -204,4 +206,14 @@ def as_report(report: Mapping[str, Any]) -> Report:
     Raises:
         pydantic.ValidationError: a part is absent or of another kind.
     """
-    return Report.model_validate(plain(report))
+    values = plain(report)
+    return Report.model_validate({key: value if key == "plan" else _shown(value) for key, value in values.items()})
+
+
+def _shown(value: Any) -> Any:
+    """Without control characters and halves of letters: names of files, layers and classes are anybody's."""
+    if isinstance(value, str):
+        return "\n".join(map(printable, value.split("\n")))
+    if isinstance(value, dict):
+        return {printable(key): _shown(inner) for key, inner in value.items()}
+    return [_shown(inner) for inner in value] if isinstance(value, list) else value

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from squeeze.errors import SqueezeError, UsageError
+from squeeze.formats.regular import parse_json, require_regular
 from squeeze.report.shape import SCHEMA, as_report, plain
 
 
@@ -25,7 +26,7 @@ def write_reports(report: Mapping[str, Any], out: Path) -> dict[str, Path]:
     from squeeze.report.markdown import markdown_report
 
     contents = {
-        "json": ("report.json", json.dumps(plain(report), indent=1, ensure_ascii=False) + "\n"),
+        "json": ("report.json", json.dumps(plain(report), indent=1) + "\n"),
         "markdown": ("report.md", markdown_report(report)),
         "html": ("report.html", html_report(report)),
         "junit": ("junit.xml", junit_xml(report)),
@@ -42,8 +43,9 @@ def read_report(out: Path) -> dict[str, Any]:
         SqueezeError: it is damaged, or of another version.
     """
     path = out / "report.json" if out.is_dir() else out
+    require_regular(path, UsageError)
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes().decode())
     except OSError:
         raise UsageError(f"{out}: no report.json there; squeeze run PLAN --out {out} would write one") from None
     except ValueError as error:

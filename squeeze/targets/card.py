@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 
+from squeeze.errors import printable
 from squeeze.report import text
+from squeeze.report.markdown import escaped
 from squeeze.targets.manifest import Manifest
 
 
@@ -38,7 +40,8 @@ def model_card(
     from jinja2 import Environment, StrictUndefined
 
     source = resources("squeeze.targets").joinpath("card.md.j2").read_text()
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment.filters |= {"code": _code, "as_is": _AsIs}
     return environment.from_string(source).render(
         m=manifest,
         size=text.size(size_bytes),
@@ -47,3 +50,16 @@ def model_card(
         requirements=requirements,
         parameters=f"{manifest.parameters:,}",
     )
+
+
+class _AsIs(str):
+    """What stands in code, which markdown shows letter by letter."""
+
+
+def _code(words: object) -> _AsIs:
+    return _AsIs("`" + printable(str(words)).replace("`", "'").replace("|", "\\|") + "`")
+
+
+def _shown(value: object) -> str:
+    """Names of models, inputs and licences are anybody's: no line break, no HTML, no code of a terminal."""
+    return value if isinstance(value, _AsIs) else escaped(printable(str(value)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from squeeze.errors import VerifyError
+from squeeze.formats.regular import require_regular
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.language.artifact import LanguageArtifact, runtime_class
 from squeeze.targets import child, generator, predictor
@@ -86,6 +87,7 @@ def open_package(path: Path | str, limits: Limits | None = None) -> Package:
         VerifyError: The first thing that is not as it should be: where, what, and what would be right.
     """
     path = Path(path)
+    require_regular(path, VerifyError)
     if path.is_dir():
         return _checked(path, path, limits or Limits())
     folder = work_folder("package")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import struct
 import zipfile
@@ -122,3 +123,18 @@ def test_json_lines_that_no_reader_takes_are_one_line(tmp_path: Path, line: str)
 def test_an_input_shape_that_is_none_is_a_usage_fault(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("inspect", "tiny:network", "--input", shape) == 2
     assert "not a shape; 3,32,32 would be one" in capsys.readouterr().err
+
+
+def test_a_tokenizer_whose_longest_text_is_no_number_is_one_line(tmp_path: Path) -> None:
+    """transformers compares lengths with whatever the config says, in the midst of a text."""
+    write_tokenizer(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": "many"}))
+    (tmp_path / "a.txt").write_text("some words\n" * 9)
+    with pytest.raises(DataError, match="no tokenizer can be read here"):
+        TextData(text="a.txt", length=8).open(tmp_path, tmp_path)
+
+
+def test_an_argument_with_escape_codes_is_repeated_without_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert squeeze("passes", "gptq", "\x1b[2Jx") == 2
+    assert "\ufffd[2Jx" in capsys.readouterr().err

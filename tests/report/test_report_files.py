@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+import yaml
 
 from squeeze.errors import SqueezeError, UsageError
 from squeeze.report import write
+from squeeze.report.reproduce import plan_yaml
 from squeeze.report.shape import as_report
 from squeeze.report.write import read_report, write_reports
 
@@ -88,3 +92,30 @@ def test_the_ledger_s_own_json_is_what_a_report_reads():
     for kept, written in zip(read["rows"], values["rows"], strict=True):
         assert kept["scores"] == written["scores"]
         assert kept["timings"] == written["timings"]
+
+
+def test_names_with_escape_codes_or_half_letters_are_shown_without_them(report, tmp_path):
+    """A terminal acts on ``report.md`` as it is printed, and half a surrogate pair cannot be written at all."""
+    report["name"], report["ledger"]["rows"][1]["name"] = "a\x1b]0;x\x07b", "\ud800\u202e\x9b2J"
+    written = write_reports(report, tmp_path)
+    for path in written.values():
+        assert all(letter.isprintable() for letter in path.read_text().replace("\n", "")), path.name
+    assert "a\ufffd]0;x\ufffdb" in written["markdown"].read_text()
+
+
+def test_a_plan_with_control_letters_is_shown_escaped_and_reads_back_the_same(report):
+    report["plan"] = {"name": "a\u202eb \u00e9\x1b[2J"}
+    shown = plan_yaml(as_report(report))
+    assert all(map(str.isprintable, shown.split("\n")))
+    assert yaml.safe_load(shown) == report["plan"]
+
+
+def test_a_pipe_or_a_device_is_no_report_and_nobody_waits_for_one(tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(UsageError, match="is a pipe"):
+        read_report(tmp_path)
+
+
+def test_a_unit_from_a_stranger_s_report_does_not_end_a_table_cell(report, tmp_path):
+    report["ledger"]["rows"][0]["scores"]["top1"]["unit"] = "|<script>alert(1)</script>|"
+    assert "<script>" not in write_reports(report, tmp_path)["markdown"].read_text()

@@ -54,7 +54,7 @@ def test_the_pass_that_stopped_the_run_is_a_failure(report):
 
 def test_characters_that_xml_cannot_hold_do_not_break_it(report):
     report["judgements"][1]["line"] = "a\x00b\x1b[31m <&> \ud800"
-    assert case(parsed(report), "cpu: latency <= 50 %").find("failure").text == "a?b?[31m <&> ?"
+    assert case(parsed(report), "cpu: latency <= 50 %").find("failure").text == "a\ufffdb\ufffd[31m <&> \ufffd"
 
 
 def test_a_ledger_of_the_original_alone_is_an_empty_valid_file(bare_report):

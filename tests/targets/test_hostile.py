@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import struct
 import zipfile
@@ -91,6 +92,12 @@ def test_a_truncated_zip_is_refused(packed: Packed, tmp_path: Path, share: float
 
 def test_an_absent_package_is_named(tmp_path: Path):
     with pytest.raises(VerifyError, match=r"p\.zip: no such package"):
+        open_package(tmp_path / "p.zip")
+
+
+def test_a_pipe_is_no_package_and_nobody_waits_for_one(tmp_path: Path):
+    os.mkfifo(tmp_path / "p.zip")
+    with pytest.raises(VerifyError, match="is a pipe"):
         open_package(tmp_path / "p.zip")
 
 

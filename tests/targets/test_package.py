@@ -15,6 +15,7 @@ from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.archive import write_zip
 from squeeze.targets.base import FLOAT_TOLERANCE, Packed, Pieces
+from squeeze.targets.card import model_card
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.golden import Golden, largest_difference
 from squeeze.targets.verify import open_package, verify
@@ -67,6 +68,17 @@ def test_the_card_tells_scores_with_their_interval(packed: Packed):
     assert "| top-1 | 80.4 % | 80.7 % | -0.3 [-0.7, +0.1] | not told apart |" in card
     assert "python run.py --golden" in card
     assert "versions: squeeze 0.1.0" in card
+
+
+def test_a_name_in_the_card_ends_no_table_and_no_code(packed: Packed):
+    """Inputs are named by whoever exported the model, licences by whoever published it."""
+    manifest = open_package(packed.path).manifest
+    spec = manifest.inputs[0].model_copy(update={"name": "im`a|ge\n# heading\x1b[2J"})
+    manifest = manifest.model_copy(update={"inputs": (spec,), "provenance": {"licence": "<b>a\nb"}})
+    card = model_card(manifest, 100, [], ["tiny.onnx"], ["numpy>=1"])
+    assert "| input | `im'a\\|ge # heading\ufffd[2J` float32" in card
+    assert "- licence: &lt;b&gt;a b" in card
+    assert "pip install numpy>=1" in card
 
 
 def test_the_packed_artifact_answers_as_the_model_did(packed: Packed, model: OnnxModel, batch: Batch):

@@ -1,0 +1,28 @@
+"""Every door by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.fuzzing import data, models, packages, plans
+from benchmarks.fuzzing.door import Door
+
+DOORS: dict[str, Callable[[], Door]] = {
+    door.name: door
+    for door in (
+        plans.PlanDoor,
+        plans.CommandDoor,
+        models.OnnxDoor,
+        models.ConfigDoor,
+        models.SafetensorsDoor,
+        models.TokenizerDoor,
+        models.PackedDoor,
+        models.GenaiDoor,
+        data.NpzDoor,
+        data.ImageDoor,
+        data.TableDoor,
+        packages.PackageDoor,
+        packages.ReportDoor,
+        packages.StoreDoor,
+    )
+}
