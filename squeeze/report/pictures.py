@@ -62,7 +62,8 @@ def _label_axes(axis: Axes, size: Score, score: Score) -> None:
 
 def _panels(report: Report) -> list[Score]:
     timed = next((metric for metric in report.metrics() if metric.unit == "ratio"), None)
-    return [metric for metric in (_size_metric(report), _score_metric(report), timed) if metric is not None]
+    found = (_size_metric(report), _score_metric(report), timed)
+    return [metric for metric in found if metric is not None and _every_end(report, metric)]
 
 
 def _size_metric(report: Report) -> Score | None:
@@ -99,7 +100,7 @@ def _worth_seeing(report: Report, metric: Score) -> tuple[float, float]:
     """
     shown = [row.score(metric.metric) for row in (report.rows[0], *report.ends().values())]
     ends = [end for score in shown if score for end in _ends(score)]
-    every = [end for row in report.rows if (score := row.score(metric.metric)) for end in _ends(score)]
+    every = _every_end(report, metric)
     if metric.unit == "bytes":
         return 0.0, max(every) * 1.02
     if metric.unit == "ratio":
@@ -109,6 +110,11 @@ def _worth_seeing(report: Report, metric: Score) -> tuple[float, float]:
     low, high = max(min(every), low - reach), min(max(every), high + reach)
     margin = 0.08 * (high - low) or 0.01
     return low - margin, high + margin
+
+
+def _every_end(report: Report, metric: Score) -> list[float]:
+    """What any row says of a metric; nothing where no row could be scored."""
+    return [end for row in report.rows if (score := row.score(metric.metric)) for end in _ends(score)]
 
 
 def _ends(score: Score) -> tuple[float, ...]:

@@ -192,3 +192,12 @@ def test_markdown_keeps_identifiers_readable_and_breaks_links():
 def test_a_plan_with_backticks_stays_inside_its_fence(report):
     report["plan"] = {"model": "````\n# not a heading"}
     assert "`````yaml" in markdown_report(report)
+
+
+@pytest.mark.parametrize("metric", ["size_bytes", "latency"])
+def test_a_metric_that_no_row_could_be_scored_by_has_no_panel(report, metric):
+    for row in report["ledger"]["rows"]:
+        for score in (row["scores"] | row["timings"]).values():
+            if score["metric"] == metric:
+                score["value"] = score["interval"] = None
+    assert "<svg" in html_report(report)
