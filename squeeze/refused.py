@@ -25,6 +25,7 @@ HELP = {
     errno.EFBIG: "the file is larger than this process may write; a higher `ulimit -f` would do",
     errno.EMFILE: "too many open files; `ulimit -n 1024` would do",
     errno.ENFILE: "too many open files on this machine; fewer processes would do",
+    errno.ENAMETOOLONG: "longer than a file system holds; names of 255 bytes would do",
     errno.EIO: "the disk does not answer; a sound one would do",
 }
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's, which carries no error number

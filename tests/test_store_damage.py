@@ -64,13 +64,23 @@ def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
     assert store.cached("thing", {}, write, content).endswith(b"}")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"layout": 1}'], ids=["empty", "cut", "list", "null", "old"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"layout": 1}', "[" * 9000], ids=["empty", "cut", "list", "null", "old", "deep"]
+)
 def test_an_entry_json_that_is_none_is_made_again(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path, Lines())
     folder = store.cached("thing", {}, write, lambda folder: folder)
     (folder / "entry.json").write_text(text)
     assert store.cached("thing", {}, write, content).endswith(b"}")
     assert len(store.entries()) == 1
+
+
+def test_a_pipe_in_place_of_an_entry_json_is_made_again_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path, Lines())
+    folder = store.cached("thing", {}, write, lambda folder: folder)
+    (folder / "entry.json").unlink()
+    os.mkfifo(folder / "entry.json")
+    assert store.cached("thing", {}, write, content).endswith(b"}")
 
 
 def test_every_flipped_bit_of_a_journal_piece_is_noticed_or_harmless(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         data.ImageDoor,
         data.TableDoor,
         packages.PackageDoor,
+        packages.StandaloneDoor,
         packages.ReportDoor,
         packages.StoreDoor,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import runpy
 import zipfile
@@ -13,7 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.fuzzing import TESTS
 from benchmarks.fuzzing.door import Door, WronglyAcceptedError
@@ -21,6 +24,7 @@ from benchmarks.fuzzing.models import OnnxDoor
 from benchmarks.fuzzing.mutate import TEXTS, json_text, some_bytes, some_file
 from benchmarks.fuzzing.plans import PLAN, PlanDoor
 from squeeze.cli import main as command_line
+from squeeze.errors import PlanError
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.plan.plan import Plan
@@ -29,6 +33,7 @@ from squeeze.report.junit import junit_xml
 from squeeze.report.markdown import markdown_report
 from squeeze.report.write import read_report
 from squeeze.run.claims import claim, read_ledger
+from squeeze.targets import standalone
 from squeeze.targets.base import Pieces
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.manifest import MANIFEST, canonical_json
@@ -90,6 +95,44 @@ class PackageDoor(Door):
         package = open_package(folder / "p.zip")
         package.golden()
         return claim(read_ledger(package), "top1")
+
+
+class StandaloneDoor(Door):
+    """An unpacked package that somebody runs by its own script, and what he gives it."""
+
+    name = "standalone"
+
+    def write(self, folder: Path) -> None:
+        PackageDoor().write(folder)
+        with zipfile.ZipFile(folder / "p.zip") as archive:
+            archive.extractall(folder)
+        np.save(folder / "x.npy", np.zeros((1, 3, 6, 6), np.float32))
+        Image.new("RGB", (9, 9)).save(folder / "x.png")
+
+    def spoil(self, random: Random, folder: Path) -> bool:
+        def change(random: Random, data: bytes) -> bytes:
+            return json_text(random, json.loads(data)) if data[:1] == b"{" else some_bytes(random, data)
+
+        name = random.choice((MANIFEST, MANIFEST, "golden.npz", "model.onnx", "x.npy", "x.png"))
+        arguments = random.choice((("x.npy",), ("--golden",)))
+        (folder / "words.json").write_text(json.dumps((name,) if name.startswith("x.") else arguments))
+        (folder / name).write_bytes(change(random, (folder / name).read_bytes()))
+        return False
+
+    def enter_good(self, folder: Path) -> None:
+        for words in (("x.npy",), ("--golden",)):
+            (folder / "words.json").write_text(json.dumps(words))
+            self.enter(folder)
+        os.chdir(folder.parent)
+
+    def enter(self, folder: Path) -> object:
+        os.chdir(folder)
+        out = io.StringIO()
+        with redirect_stdout(out), redirect_stderr(out):
+            code = standalone.main([*json.loads((folder / "words.json").read_text()), "--folder", "."])
+        if code:
+            raise PlanError(out.getvalue().rstrip("\n") or "nothing was said")
+        return None
 
 
 def _sealed(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from squeeze.cli.options import existing, json_option, limit_options, show_json
+from squeeze.cli.options import PATH, existing, json_option, limit_options, show_json
 
 if TYPE_CHECKING:
     from squeeze.targets.confined import Limits
@@ -19,7 +19,7 @@ Example:
 
 
 @click.command("bench", epilog=EPILOG)
-@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("package", type=PATH)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 8, 32), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Per batch size.")

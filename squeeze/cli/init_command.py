@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, show_json
+from squeeze.cli.options import PATH, json_option, show_json
 from squeeze.errors import UsageError
 
 EPILOG = """\b
@@ -16,7 +16,7 @@ Example:
 
 
 @click.command("init", epilog=EPILOG)
-@click.argument("path", type=click.Path(path_type=Path), default=Path("plan.yaml"))
+@click.argument("path", type=PATH, default=Path("plan.yaml"))
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @json_option
 def command(path: Path, force: bool, as_json: bool) -> None:

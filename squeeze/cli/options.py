@@ -13,11 +13,28 @@ from typing import Any, TypeVar
 
 import click
 
-from squeeze.errors import UsageError, first_line
+from squeeze.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux
 JSON_STREAM = "squeeze.json_stream"
+
+
+class _PathName(click.ParamType):
+    """A path that a file system can hold; whether something is there is the command's business."""
+
+    name = "path"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _context: click.Context | None) -> Path:
+        path = Path(value)
+        sizes = [len(part.encode(errors="surrogateescape")) for part in path.parts]
+        if "\0" in str(path) or max(sizes, default=0) > LONGEST_NAME or len(str(path)) > LONGEST_PATH:
+            raise UsageError(f"{path}: no name that a file system holds; at most {LONGEST_NAME} bytes each would do")
+        return path
+
+
+PATH = _PathName()
 
 
 def _keep_stdout_clean(context: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
@@ -35,10 +52,10 @@ json_option = click.option(
     callback=_keep_stdout_clean,
     help="Print JSON on standard output and nothing else.",
 )
-plan_argument = click.argument("plan", type=click.Path(path_type=Path))
+plan_argument = click.argument("plan", type=PATH)
 store_option = click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="SQUEEZE_STORE",
     default=Path(".squeeze/store"),
     show_default=True,
@@ -91,11 +108,7 @@ def _bytes(text: str) -> int:
 
 def existing(package: Path) -> Path:
     """The path of a package, if there is something: a slip of the pen is no package that fails."""
-    try:
-        found = package.exists()
-    except (OSError, ValueError) as error:  # a name too long, a zero byte
-        raise UsageError(f"{str(package)[:200]}: no path ({first_line(error)})") from None
-    if not found:
+    if not package.exists():
         raise UsageError(f"{package}: no such package; a .zip or an unpacked folder would do")
     return package
 

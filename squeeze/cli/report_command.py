@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, show_json
+from squeeze.cli.options import PATH, json_option, show_json
 
 EPILOG = """\b
 Example:
@@ -14,7 +14,7 @@ Example:
 
 
 @click.command("report", epilog=EPILOG)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--render", is_flag=True, help="Write report.md, report.html and junit.xml anew from report.json.")
 @json_option
 def command(out: Path, render: bool, as_json: bool) -> None:

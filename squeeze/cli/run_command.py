@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import json_option, load_plan, plan_options, show_json, store_option
+from squeeze.cli.options import PATH, json_option, load_plan, plan_options, show_json, store_option
 from squeeze.errors import UsageError
 
 EPILOG = """\b
@@ -17,7 +17,7 @@ Example:
 
 @click.command("run", epilog=EPILOG)
 @plan_options
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for report and packages  [squeeze-out/PLAN]")
+@click.option("--out", type=PATH, help="Folder for report and packages  [squeeze-out/PLAN]")
 @store_option
 @json_option
 def command(

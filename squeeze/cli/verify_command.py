@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from squeeze.cli.options import (
+    PATH,
     existing,
     json_option,
     limit_options,
@@ -28,8 +29,8 @@ Examples:
 
 
 @click.command("verify", epilog=EPILOG)
-@click.argument("package", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="A plan whose data.evaluate and metrics to score it on.")
+@click.argument("package", type=PATH)
+@click.option("--data", type=PATH, help="A plan whose data.evaluate and metrics to score it on.")
 @var_option
 @store_option
 @limit_options

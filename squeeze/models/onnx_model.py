@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import onnx_ir as ir
 from torch import Tensor
 
+from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, multiplications
 from squeeze.models import ort_session
@@ -42,7 +43,7 @@ class OnnxModel(Model):
     def __init__(self, graph_model: ir.Model, source: str = "ONNX model") -> None:
         self.ir = graph_model
         self.source = source
-        self.inputs = tuple(_spec(value) for value in _fed_inputs(graph_model.graph))
+        self.inputs = tuple(_spec(value, source) for value in _fed_inputs(graph_model.graph))
         self.threads = min(4, os.cpu_count() or 1)
         self._sessions: dict[int, InferenceSession] = {}
 
@@ -114,9 +115,12 @@ def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _spec(value: ir.Value) -> InputSpec:
+def _spec(value: ir.Value, source: str) -> InputSpec:
     sizes = tuple(size if isinstance(size, int) else -1 for size in (value.shape or ())[1:])
-    dtype = str(value.dtype.numpy()) if value.dtype is not None else "float32"
+    try:
+        dtype = str(value.dtype.numpy()) if value.dtype is not None else "float32"
+    except TypeError:
+        raise ModelError(f"{source}: input '{value.name}' is of type {value.dtype}; FLOAT would do") from None
     return InputSpec(value.name or "", sizes, dtype)
 
 

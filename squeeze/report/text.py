@@ -221,9 +221,9 @@ def host_spreads(report: Report) -> list[str]:
 def clock(row: Row, metric: str) -> str:
     """What the stopwatch said of a timed score, ``1.20 ms → 0.66 ms``; nothing where it says nothing."""
     found = row.measured.get(metric)
-    if not isinstance(found, dict) or "new_ms" not in found or "original_ms" not in found:
-        return ""
-    return f"{milliseconds(found['original_ms'])} → {milliseconds(found['new_ms'])}"
+    times = [found.get(name) for name in ("original_ms", "new_ms")] if isinstance(found, dict) else []
+    known = bool(times) and all(isinstance(time, int | float) for time in times)
+    return " → ".join(map(milliseconds, times)) if known else ""
 
 
 def sentence(score: Score) -> str:

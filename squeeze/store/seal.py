@@ -51,6 +51,8 @@ def seal(folder: Path, key: str, what: str, made_from: dict[str, Any]) -> None:
 def read_entry(folder: Path) -> Entry | None:
     """The entry in a folder; None where it is absent, of another layout, or damaged as far as sizes show."""
     try:
+        if not (folder / SEAL).is_file():  # a pipe or a device would never end
+            return None
         written = (folder / SEAL).read_text()
         facts = json.loads(written)
         if _text(facts) != written or facts.pop("sha256") != _sum(facts):
@@ -60,7 +62,7 @@ def read_entry(folder: Path) -> Entry | None:
         files = {name: (size, digest) for name, (size, digest) in facts["files"].items()}
         used = (folder / SEAL).stat().st_mtime
         entry = Entry(facts["key"], folder, facts["what"], facts["made_from"], files, used)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return entry if _sizes(folder) == {name: size for name, (size, _) in files.items()} else None
 

@@ -44,15 +44,20 @@ def main(arguments: list[str] | None = None) -> int:
             return chat(package, chosen)
         return complete(package, chosen)
     except Fault as fault:
-        print(f"run.py: {fault}", file=sys.stderr)
+        print(f"run.py: {plain(str(fault))}", file=sys.stderr)
         return 1
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, EOFError) as error:
-        said = f"{type(error).__name__}: {error}"
+    except Exception as error:  # what the runtimes, numpy and zipfile make of damaged files shares no base
+        said = plain(f"{type(error).__name__}: {error}")
         print(f"run.py: {chosen.folder}: not as a package should be ({said[:200]})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+def plain(text: str) -> str:
+    """Text for a terminal, on one line: what a package says may hold its codes."""
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -118,7 +123,7 @@ def shown(pieces: Iterator[tuple[str, int]], silent: bool) -> Iterator[tuple[str
     """The same pieces, printed as they pass."""
     for text, token in pieces:
         if not silent:
-            print(text, end="", flush=True)
+            print("\n".join(map(plain, text.split("\n"))), end="", flush=True)
         yield text, token
 
 

@@ -196,3 +196,12 @@ def test_every_metric_says_its_limits(name: str, capsys: pytest.CaptureFixture[s
     assert squeeze("metrics", name) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  Limits: ")]
     assert "its author names none" not in line
+
+
+@pytest.mark.parametrize(
+    "words", [("report",), ("init",), ("bench",), ("verify",), ("check",), ("run", "plan.yaml", "--out")], ids=" ".join
+)
+def test_a_path_that_no_file_system_holds_is_a_usage_fault(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    for path in ("x" * 300, "a\0b", "x/" * 3000):
+        assert squeeze(*words, path) == WRONG
+        assert "file system holds" in said(capsys)

@@ -159,3 +159,10 @@ def test_a_pipe_is_no_model_and_nobody_waits_for_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="is a pipe, a socket or a device"):
         read_onnx(tmp_path / "m.onnx")
+
+
+def test_an_input_without_a_known_type_is_one_line(tmp_path: Path) -> None:
+    model = add(claimed([10], TensorProto.FLOAT))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
+    with pytest.raises(ModelError, match="is of type UNDEFINED; FLOAT would do"):
+        OnnxModel.from_file(write(tmp_path, model))

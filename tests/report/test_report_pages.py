@@ -201,3 +201,8 @@ def test_a_metric_that_no_row_could_be_scored_by_has_no_panel(report, metric):
             if score["metric"] == metric:
                 score["value"] = score["interval"] = None
     assert "<svg" in html_report(report)
+
+
+def test_times_that_are_no_numbers_are_not_shown(report):
+    report["ledger"]["rows"][1]["measured"]["latency"] = {"new_ms": "x", "original_ms": None}
+    assert "<svg" in html_report(report)

@@ -79,6 +79,26 @@ def test_a_changed_golden_output_is_exit_code_4(folder: Path, tmp_path: Path, ca
     assert "golden output DIFFERS: difference 0.5" in capsys.readouterr().out
 
 
+def test_what_onnxruntime_raises_at_a_damaged_golden_input_is_one_line(folder: Path, tmp_path: Path, capsys):
+    """Its exceptions share no base with anything."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    arrays = dict(np.load(tmp_path / "golden.npz"))
+    np.savez(tmp_path / "golden.npz", **{**arrays, "input.image": np.zeros((1, 3, 8, 8), np.int8)})
+    assert standalone.main(["--golden", "--folder", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"run.py: {tmp_path}: not as a package should be (")
+
+
+def test_a_label_cannot_act_on_the_terminal_that_shows_it(folder: Path, batch: Batch, tmp_path: Path, capsys):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"labels": ["a\x1b[2Jb"] * 5}))
+    np.save(tmp_path / "x.npy", batch.inputs["image"].numpy()[0])
+    assert standalone.main([str(tmp_path / "x.npy"), "--folder", str(tmp_path)]) == 0
+    assert "a?[2Jb" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
