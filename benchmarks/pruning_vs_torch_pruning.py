@@ -20,6 +20,7 @@ import torch
 import torch_pruning
 
 from squeeze.algorithms.stats import mean_by_unit
+from squeeze.cli.terminal import LineProgress
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare, paired, stopwatch
 from squeeze.models.base import Batch
@@ -30,7 +31,6 @@ from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.plan.plan import Plan
-from squeeze.progress import LineProgress
 
 HERE = Path(__file__).parent
 PLAN = HERE.parent / "plans" / "resnet20-cifar10-prune.yaml"

@@ -1,27 +1,30 @@
-"""Progress of long work: a bar on a terminal, silence elsewhere.
+"""Progress of long work: which work is under way, how far it is, and a file that says so to whoever asks.
 
-Code below the command line is handed a :class:`Progress` and need not know which it is.
+Code below the command line is handed a :class:`Progress` and need not know whether it is silent, a bar or lines.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import sys
+import socket
+import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, TypeVar
-
-from squeeze.errors import printable
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichBars
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
 
 T = TypeVar("T")
+STATUS = "status.json"
+STATUS_S = 1.0  # between two writings of it
+FEW = 2  # items after which the time left is foretold
 
 
 class Progress:
-    """Silent progress; the base of the visible one."""
+    """Silent progress; the base of the visible ones."""
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield the items, showing how far along ``what`` is."""
@@ -30,30 +33,125 @@ class Progress:
     def say(self, line: str) -> None:
         """One line for the person who watches."""
 
+    def __enter__(self) -> Self:
+        return self
 
-class LineProgress(Progress):
-    """Lines on standard error and no bars, for logs and CI."""
-
-    def say(self, line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """The work is over, well or by ``error``."""
 
 
-class BarProgress(LineProgress):
-    """A rich bar per piece of work, gone when the work is done."""
+@dataclass
+class Work:
+    """A piece of work that is being tracked.
+
+    Args:
+        total: How many items there are; None: not known.
+        done: How many are done.
+        began: Seconds since the epoch.
+    """
+
+    what: str
+    total: int | None
+    began: float
+    done: int = 0
+
+    def sentence(self, now: float) -> str:
+        """``gptq: 7 of 30, 2 min 10 s gone, about 6 min 40 s left``."""
+        gone = now - self.began
+        count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
+        parts = [self.what if count == "0" else f"{self.what}: {count}", f"{duration(gone)} gone"]
+        if self.total is not None and self.done >= FEW:
+            parts.append(f"about {duration(gone / self.done * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+
+@dataclass
+class Status:
+    """What a run says about itself.
+
+    Args:
+        began, written: Seconds since the epoch.
+        line: The last one that was said.
+        works: What is under way, the outermost first.
+        ended: ``finished``, or the error that ended it; None while it runs, and for ever where it was killed.
+    """
+
+    pid: int
+    host: str
+    began: float
+    written: float
+    line: str
+    works: list[Work]
+    ended: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Status | None:
+        """None where there is no such file, or it is none of ours."""
+        try:
+            v = json.loads((folder / STATUS).read_text())
+            works = [Work(w["what"], w["total"], float(w["began"]), int(w["done"])) for w in v["works"]]
+            return cls(int(v["pid"]), v["host"], float(v["began"]), float(v["written"]), v["line"], works, v["ended"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Whole or not at all."""
+        new = folder / f".{STATUS}.{os.getpid()}"
+        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        new.replace(folder / STATUS)
+
+
+class Followed(Progress):
+    """Knows which work is under way and keeps a status file of it, where a folder is named.
+
+    Args:
+        folder: Where ``status.json`` is written, at most once a second.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder, self.works = folder, list[Work]()
+        self.began, self.line, self._written = time.time(), "", 0.0
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        count = total if total is not None else _length(items)
-        with _bars() as bars:
-            task = bars.add_task(what, total=count)
+        work = Work(what, total if total is not None else length_of(items), time.time())
+        self.works.append(work)
+        try:
             for item in items:
+                self._write()
                 yield item
-                bars.advance(task)
+                work.done += 1
+        finally:
+            self.works.remove(work)
+
+    def say(self, line: str) -> None:
+        self.line = line
+        self._write()
+
+    def __enter__(self) -> Self:
+        self._write(now=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._write(now=True, ended="finished" if kind is None else str(error) or kind.__name__)
+
+    def _write(self, now: bool = False, ended: str | None = None) -> None:
+        """Write the status, whole or not at all; a full disk stops no run for the sake of it."""
+        if self.folder is None or (not now and time.time() < self._written + STATUS_S):
+            return
+        self._written = time.time()
+        host, times = socket.gethostname(), (self.began, self._written)
+        try:
+            Status(os.getpid(), host, *times, self.line, list(self.works), ended).write(self.folder)
+        except OSError:
+            self.folder = None
 
 
-def progress_for_terminal() -> Progress:
-    """Bars when a person watches; lines when standard error is a file or ``CI`` is set."""
-    watched = sys.stderr.isatty() and not os.environ.get("CI")
-    return BarProgress() if watched else LineProgress()
+def duration(seconds: float) -> str:
+    """``2 min 14 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 @contextmanager
@@ -63,14 +161,6 @@ def no_foreign_bars() -> Iterator[None]:
         yield
 
 
-def _length(items: Iterable[T]) -> int | None:
+def length_of(items: Iterable[T]) -> int | None:
+    """How many there are, where that is known beforehand."""
     return len(items) if isinstance(items, Sized) else None
-
-
-def _bars() -> RichBars:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichBars
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return RichBars(*columns, console=Console(stderr=True), transient=True)

@@ -44,7 +44,7 @@ def command(
     Of a language model: tokens per second, reading and writing, and the time to the first token.
     """
     from squeeze.cli.show import show_bench, show_language_bench
-    from squeeze.progress import progress_for_terminal
+    from squeeze.cli.terminal import progress_for_terminal
     from squeeze.targets.bench import bench
     from squeeze.targets.bench_language import bench_language
     from squeeze.targets.verify import open_package

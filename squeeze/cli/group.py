@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show a model's graph: layers, sizes, work, and what is coupled for pruning.",
     "verify": "Check a package: sums, golden output, and its score if data is given.",
     "bench": "Measure a package on this host.",
+    "status": "Say how far a run is, while it runs and after.",
     "report": "Show the report of a run again, or render it anew.",
     "init": "Write a commented starter plan.",
     "passes": "List the passes and their options.",

@@ -20,6 +20,8 @@ Example:
 @click.option("--out", type=PATH, help="Folder for report and packages  [squeeze-out/PLAN]")
 @store_option
 @json_option
+@click.option("--quiet", is_flag=True, help="No word until the end.")
+@click.option("--verbose", is_flag=True, help="A line for every piece of work, each with the time since the start.")
 def command(
     plan: Path,
     overrides: tuple[str, ...],
@@ -27,14 +29,17 @@ def command(
     out: Path | None,
     store: Path,
     as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Compress by PLAN: every pass scored, the result packed and verified, reports in the --out folder.
 
+    In a log a line says at least every half minute where the work is; `squeeze status OUT` says it meanwhile.
     Exit code 3 when the result is outside the plan's budget. Kill it, run it again: it goes on after the last
     finished pass.
     """
     from squeeze.cli.show import show_run
-    from squeeze.progress import Progress, progress_for_terminal
+    from squeeze.cli.terminal import progress_for_terminal
     from squeeze.report.write import write_reports
     from squeeze.run import RunFailed, run
     from squeeze.run.reporting import report_of
@@ -46,7 +51,8 @@ def command(
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be made ({error.strerror}); another folder would do") from None
     try:
-        result = run(loaded, out=folder, store=store, progress=Progress() if as_json else progress_for_terminal())
+        with progress_for_terminal(folder, quiet=quiet or as_json, verbose=verbose) as progress:
+            result = run(loaded, out=folder, store=store, progress=progress)
     except RunFailed as failed:
         write_reports(report_of(failed.run, folder), folder)
         raise

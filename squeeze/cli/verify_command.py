@@ -47,7 +47,7 @@ def command(
     Exit code 4 when it does not verify.
     """
     from squeeze.cli.show import show_verified
-    from squeeze.progress import progress_for_terminal
+    from squeeze.cli.terminal import progress_for_terminal
     from squeeze.run.rescore import rescore
     from squeeze.store import Store
     from squeeze.targets.verify import open_package, verify

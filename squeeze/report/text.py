@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from squeeze.progress import duration as duration
 from squeeze.report.shape import Delta, Report, Row, Score, ScoredOn
 
 ABSENT = "—"
@@ -58,14 +59,6 @@ def times(ratio: float) -> str:
 def milliseconds(time_ms: float) -> str:
     """``0.662 ms``."""
     return f"{time_ms:,.0f} ms" if time_ms >= 1000 else f"{time_ms:.3g} ms"
-
-
-def duration(seconds: float) -> str:
-    """``2 min 14 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def value(unit: str, number: float | None) -> str:
