@@ -21,7 +21,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux
 JSON_STREAM = "squeeze.json_stream"
 
 
-class _PathName(click.ParamType):
+class _PathName(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A path that a file system can hold; whether something is there is the command's business."""
 
     name = "path"

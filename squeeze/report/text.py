@@ -215,8 +215,8 @@ def clock(row: Row, metric: str) -> str:
     """What the stopwatch said of a timed score, ``1.20 ms → 0.66 ms``; nothing where it says nothing."""
     found = row.measured.get(metric)
     times = [found.get(name) for name in ("original_ms", "new_ms")] if isinstance(found, dict) else []
-    known = bool(times) and all(isinstance(time, int | float) for time in times)
-    return " → ".join(map(milliseconds, times)) if known else ""
+    known = [milliseconds(time) for time in times if isinstance(time, int | float)]
+    return " → ".join(known) if len(known) == 2 else ""
 
 
 def sentence(score: Score) -> str:
