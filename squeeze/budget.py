@@ -25,6 +25,7 @@ from squeeze.ledger import Row, Score
 
 Outcome = Literal["kept", "broken", "unproven"]
 PROOF_LEVEL = 0.99
+UNKNOWN = "unknown: it cannot be counted of this model, or of the original"
 ALIASES = {"size": "size_bytes"}
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 FORM = re.compile(r"^(<=|>=|\+|-)\s*(\d+(?:\.\d+)?)\s*(%|points?|[KMG]i?B|B)?(\s+of the original)?$", re.ASCII)
@@ -34,12 +35,16 @@ EXAMPLES = "'<= 30 %', '+2 %', '-1 points', '<= 0.05' or '<= 300 KB'"
 
 @dataclass(frozen=True)
 class Found:
-    """What a bound is held against: a number and its interval (None: exact, or ``lacking`` says what is missing)."""
+    """What a bound is held against: a number and its interval (None: exact, or ``lacking`` says what is missing).
+
+    ``unknown``: nobody can measure it; then nothing is kept.
+    """
 
     value: float | None
     interval: Interval | None = None
     level: float = PROOF_LEVEL
     lacking: str = ""
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,13 @@ class Bound:
         """Kept when the whole interval keeps it, broken when the whole interval breaks it, else unproven."""
         score = row.score(self.metric)
         found = self._found(score) if score else Found(None, lacking="not measured")
-        return Judgement(self, found.value, found.interval, self._outcome(found), found.level, found.lacking)
+        outcome = self._outcome(found)
+        return Judgement(self, found.value, found.interval, outcome, found.level, found.lacking, found.unknown)
 
     def _found(self, score: Score) -> Found:
         delta = score.to_original
+        if score.exact and (score.value is None or (delta is None and self.statistic != "value")):
+            return Found(None, lacking=UNKNOWN, unknown=True)
         if self.statistic == "value":
             return _proof(score.value, score.interval, score.at, score.exact, score.units)
         if delta is None:
@@ -102,6 +110,7 @@ class Judgement:
     outcome: Outcome
     level: float = PROOF_LEVEL
     lacking: str = ""  # why it could not be proven, whatever was measured
+    unknown: bool = False  # of a count that nobody knows: as bad as broken
 
     def line(self) -> str:
         """``size_bytes: <= 30 % of the original: measured 27.1 %: kept``."""

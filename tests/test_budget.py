@@ -135,13 +135,18 @@ def test_fewer_than_ten_independent_units_prove_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "measured",
-    [row("other", 1.0), row("size_bytes", None, exact=True), row("size_bytes", 1.0, exact=True, ratio=None)],
+    ("measured", "lacking"),
+    [
+        (row("other", 1.0), "not measured"),
+        (row("size_bytes", None, exact=True), "unknown: it cannot be counted of this model, or of the original"),
+        (row("size_bytes", 1.0, exact=True, ratio=None), "not measured"),
+    ],
 )
-def test_what_was_not_measured_is_unproven_and_never_kept(measured: Row) -> None:
+def test_what_was_not_measured_is_unproven_and_never_kept(measured: Row, lacking: str) -> None:
     found = parse_bound(SizeBytes(), "<= 30 %").judge(measured)
     assert found.outcome == "unproven"
-    assert found.line().endswith("not measured: unproven")
+    assert found.line().endswith(f"{lacking}: unproven")
+    assert found.unknown == lacking.startswith("unknown")
 
 
 def test_memory_is_held_against_the_peak() -> None:

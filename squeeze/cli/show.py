@@ -34,7 +34,7 @@ def show_explained(check: Check) -> None:
     numbers = ("parameters", "size", "MACs", *(["memory"] if told else []))
     table = _table(("pass", "for", "form"), numbers, ("needs", "layers"))
     if (first := check.original) is not None:
-        counts = (f"{first.parameters:,}", text.size(first.nbytes), text.count(first.macs))
+        counts = (text.whole(first.parameters), text.size(first.nbytes), text.count(first.macs))
         table.add_row("original", "", "", *counts, *([""] if told else []))
     for row in check.explained:
         *cells, needs, layers = _explained(row)
@@ -47,7 +47,7 @@ def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
     """A model's layers with their share, and what must be pruned together."""
     layers = model.layers()
     table = _table(("layer", "kind", "shape"), ("parameters", "share", "bytes", "MACs", "share"))
-    table.title = f"{name}: {model.form}, {model.parameters():,} parameters, {text.size(model.nbytes())}"
+    table.title = f"{name}: {model.form}, {text.whole(model.parameters())} parameters, {text.size(model.nbytes())}"
     for layer in layers:
         table.add_row(*_layer(layer, model.parameters(), model.macs()))
     console = _console()
@@ -74,7 +74,7 @@ def show_verified(package: Path, digest: str, found: Verification, rescored: dic
 def _rescored(found: dict[str, Any]) -> Iterator[str]:
     """Each metric: its score beside the ledger's, or why there is none."""
     for name, score in found.get("scores", {}).items():
-        exact = f"{score['value']:,}" if score["interval"] is None else f"{score['value']:.4g}"
+        exact = text.whole(score["value"]) if score["interval"] is None else f"{score['value']:.4g}"
         spread = " (95 % interval {:.4g} to {:.4g})".format(*score["interval"]) if score["interval"] else ""
         equal = "; equal to the ledger's" if "claimed" in score else f"; {found['not_compared'][name]}"
         yield f"{name}: {exact}{spread}{equal}"
@@ -115,17 +115,18 @@ def _explained(row: Explained) -> tuple[str, ...]:
     preview = row.preview
     about = "" if preview.exact else "about "
     names = f"{len(preview.touched)}: {preview.touched[0]}, ..." if preview.touched else ""
-    counts = (f"{preview.parameters:,}", text.size(preview.nbytes), text.count(preview.macs))
+    counts = (text.whole(preview.parameters), text.size(preview.nbytes), text.count(preview.macs))
     needs = ", ".join([*row.needs, *([f"extra {row.extra}"] if row.extra else [])])
     numbers = (about + count for count in counts)
     return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names
 
 
-def _layer(layer: Layer, parameters: int, macs: int | None) -> tuple[str, ...]:
+def _layer(layer: Layer, parameters: int | None, macs: int | None) -> tuple[str, ...]:
     shape = " x ".join(map(str, layer.shape))
-    share = f"{layer.parameters / max(parameters, 1):.1%}"
-    work = f"{layer.macs / macs:.1%}" if macs else ""
-    return layer.name, layer.kind, shape, f"{layer.parameters:,}", share, f"{layer.nbytes:,}", f"{layer.macs:,}", work
+    share = f"{layer.parameters / parameters:.1%}" if parameters else ""
+    work = f"{layer.macs / macs:.1%}" if macs and layer.macs is not None else ""
+    numbers = (f"{layer.parameters:,}", share, f"{layer.nbytes:,}", text.whole(layer.macs), work)
+    return layer.name, layer.kind, shape, *numbers
 
 
 def _console() -> Console:

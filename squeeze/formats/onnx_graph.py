@@ -1,4 +1,4 @@
-"""Questions about an ONNX graph: which constants a node holds, how much it multiplies.
+"""Questions about an ONNX graph: which constants a node holds.
 
 A weight is seen through the nodes that only store it differently (DequantizeLinear, Cast, Transpose ...).
 How a graph is run or changed is not this module's business.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 import onnx_ir as ir
 
@@ -64,19 +63,6 @@ def held(node: ir.Node) -> Iterator[Held]:
 def holds_integers(node: ir.Node) -> bool:
     """Whether a quantizer wrote the node: an integer kernel, or one that gives stored integers back as floats."""
     return node.op_type in INTEGER_OPS or node.op_type == "DequantizeLinear"
-
-
-def multiplications(node: ir.Node, parameters: int) -> int:
-    """Multiply-accumulates of one example, as far as the shapes are known."""
-    out = node.outputs[0].shape
-    sizes = [size if isinstance(size, int) else 1 for size in out] if out is not None else []
-    if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):
-        return parameters * prod(sizes[2:])
-    if node.op_type in ("Gemm", "QGemm"):
-        return parameters
-    if "MatMul" in node.op_type:
-        return parameters * prod(sizes[1:-1])
-    return 0
 
 
 def _behind(value: ir.Value, is_weight: bool) -> Iterator[Held]:

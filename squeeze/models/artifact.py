@@ -32,13 +32,13 @@ DESCRIPTION = "model.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the graph that an artifact was built from; a runtime's file need not tell.
+    """What is known of the graph that an artifact was built from; a runtime's file need not tell. None: not known.
 
     Args:
         tolerance: How far another host's output may be off, as a share of the largest output.
     """
 
-    parameters: int
+    parameters: int | None
     macs: int | None
     tolerance: float
 
@@ -95,13 +95,18 @@ class Artifact(Model):
 
     def layers(self) -> list[Layer]:
         """The layers of an ``.onnx`` file; an ``.ort`` file does not list them."""
-        return OnnxModel(read_onnx(self.file), str(self.file)).layers() if self.file.suffix == ".onnx" else []
+        return self._graph.layers() if self._graph else []
 
-    def parameters(self) -> int:
-        return self.facts.parameters if self.facts else super().parameters()
+    @cached_property
+    def _graph(self) -> OnnxModel | None:
+        """Of an ``.onnx`` file; an ``.ort`` file does not show its own."""
+        return OnnxModel(read_onnx(self.file), str(self.file)) if self.file.suffix == ".onnx" else None
+
+    def parameters(self) -> int | None:
+        return self.facts.parameters if self.facts else self._graph.parameters() if self._graph else None
 
     def macs(self) -> int | None:
-        return self.facts.macs if self.facts else super().macs()
+        return self.facts.macs if self.facts else self._graph.macs() if self._graph else None
 
     def nbytes(self) -> int:
         return sum(path.stat().st_size for path in self.files)

@@ -72,7 +72,7 @@ class Layer:
         kind: ``Conv2d``, ``Linear``, ``Conv``, ``Gemm``, ...
         parameters: Number of stored values.
         nbytes: Bytes they take as stored.
-        macs: Multiply-accumulates for one example.
+        macs: Multiply-accumulates for one example; None: not known.
         shape: Weight shape.
     """
 
@@ -80,7 +80,7 @@ class Layer:
     kind: str
     parameters: int
     nbytes: int
-    macs: int
+    macs: int | None
     shape: tuple[int, ...] = ()
 
 
@@ -140,13 +140,13 @@ class Model(ABC):
         """
         raise ModelError(f"a model in the form '{self.form}' has no gradients: it can neither be trained nor teach")
 
-    def parameters(self) -> int:
-        """Number of stored weights."""
+    def parameters(self) -> int | None:
+        """Number of stored weights; None where it is not known, which is never 0."""
         return sum(layer.parameters for layer in self.layers())
 
     def macs(self) -> int | None:
         """Multiply-accumulates for one example; None where they are not known, which is never 0."""
-        return sum(layer.macs for layer in self.layers())
+        return None
 
 
 def forms_of(bracket: object) -> tuple[type[Model], ...]:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
-from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, multiplications
+from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers
+from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
 from squeeze.models import ort_session
-from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -97,8 +98,21 @@ class OnnxModel(Model):
 
     def layers(self) -> list[Layer]:
         seen: set[str] = set()
-        found = (_layer(node, seen) for node in self.ir.graph if node.op_type in WEIGHTED_OPS)
+        weighted = (node for node in self.ir.graph if node.op_type in WEIGHTED_OPS)
+        found = (_layer(node, seen, self._macs.get(str(node.outputs[0].name), 0)) for node in weighted)
         return [layer for layer in found if layer.parameters]
+
+    def macs(self) -> int | None:
+        return total_macs(self._macs)
+
+    @cached_property
+    def _macs(self) -> dict[str, int | None]:
+        """By a node's first output."""
+        return count_macs(self.copy_ir(), FREE_SIZE)
+
+    def parameters(self) -> int | None:
+        """None where an operator that is not known holds weights."""
+        return None if any(map(_holds_unknown, self.ir.graph)) else super().parameters()
 
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_bytes(self.data)
@@ -124,7 +138,16 @@ def _spec(value: ir.Value, source: str) -> InputSpec:
     return InputSpec(value.name or "", sizes, dtype)
 
 
-def _layer(node: ir.Node, seen: set[str]) -> Layer:
+def _holds_unknown(node: ir.Node) -> bool:
+    """Whether weights lie in the graph of a branch or loop, or a matrix in an operator of another domain."""
+    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    if any(inner.op_type in WEIGHTED_OPS or _holds_unknown(inner) for graph in graphs for inner in graph):
+        return True
+    known = node.domain in STANDARD or node.op_type in WEIGHTED_OPS
+    return not known and any(len(item.tensor.shape) > 1 for item in held(node))
+
+
+def _layer(node: ir.Node, seen: set[str], macs: int | None) -> Layer:
     constants = [item for item in held(node) if _first_sight(item.value, seen)]
     weights = [item.tensor for item in constants if item.is_weight]
     kernel = max(weights, key=lambda tensor: tensor.size, default=None)
@@ -133,7 +156,7 @@ def _layer(node: ir.Node, seen: set[str]) -> Layer:
         kind=node.op_type,
         parameters=sum(tensor.size for tensor in weights),
         nbytes=sum(item.tensor.nbytes for item in constants),
-        macs=multiplications(node, kernel.size) if kernel is not None else 0,
+        macs=macs,
         shape=tuple(int(size) for size in kernel.shape.numpy()) if kernel is not None else (),
     )
 

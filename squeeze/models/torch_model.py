@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
 from squeeze.models.task import Task
+from squeeze.models.torch_macs import MacCounter, on_meta
 from squeeze.models.weights import assign, read_weights, write_weights
 
 TORCH_TASKS: tuple[Task, ...] = ("classify", "embed")
@@ -95,8 +96,21 @@ class TorchModel(Model):
         noise = {spec.name: spec.noise(examples, generator).to(device) for spec in self.inputs}
         return Batch(noise)
 
-    def macs(self) -> int:
-        return sum(layer.macs for layer in self.layers())
+    def macs(self) -> int | None:
+        return self.counted().total()
+
+    def counted(self) -> MacCounter:
+        """The work of one example, by module: counted on the meta device, where no code of the module objects to it."""
+        example = self.example()
+        if not self.is_meta:
+            nowhere = {name: value.to("meta") for name, value in example.inputs.items()}
+            args, kwargs = arguments(self.module, nowhere)
+            with suppress(Exception), (counter := MacCounter()).watching(self.module):  # it may look at values
+                torch.func.functional_call(self.module, on_meta(self.module), args, kwargs)
+                return counter
+        with MacCounter().watching(self.module) as counter:
+            self._logits(example)
+        return counter
 
     def layers(self) -> list[Layer]:
         return list(_layers(self))
@@ -172,16 +186,20 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Call a module with a batch's inputs: by name where its ``forward`` knows the names, else the one input as is."""
+    args, kwargs = arguments(module, inputs)
+    return _logits(module(*args, **kwargs))
+
+
+def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """What a module is called with."""
     known = inspect.signature(module.forward).parameters
     if set(inputs) <= set(known):
-        output = module(**inputs)
-    elif "pixel_values" in known and set(inputs) == {"image"}:
-        output = module(pixel_values=inputs["image"])
-    elif len(inputs) == 1:
-        output = module(next(iter(inputs.values())))
-    else:
-        raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
-    return _logits(output)
+        return (), dict(inputs)
+    if "pixel_values" in known and set(inputs) == {"image"}:
+        return (), {"pixel_values": inputs["image"]}
+    if len(inputs) == 1:
+        return (next(iter(inputs.values())),), {}
+    raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
 
 
 def _logits(output: Any) -> Tensor:
@@ -192,37 +210,12 @@ def _logits(output: Any) -> Tensor:
 
 
 def _layers(model: TorchModel) -> Iterator[Layer]:
-    macs: dict[str, int] = {}
-    order: list[str] = []
-    with _counting(model.module, macs, order), torch.inference_mode():
-        model._logits(model.example())
+    counter = model.counted()
     modules = dict(model.module.named_modules())
-    ran = set(order)
-    for name in order + [name for name in modules if name not in ran]:
+    for name in [*counter.order, *(name for name in modules if name not in counter.order)]:
         own = list(modules[name].parameters(recurse=False))
         if own:
             shape = tuple(getattr(modules[name], "weight", own[0]).shape)
             buffers = sum(buffer.nbytes for buffer in modules[name].buffers(recurse=False))
             count, size = sum(p.numel() for p in own), sum(p.nbytes for p in own) + buffers
-            yield Layer(name, type(modules[name]).__name__, count, size, macs.get(name, 0), shape)
-
-
-@contextmanager
-def _counting(module: nn.Module, macs: dict[str, int], order: list[str]) -> Iterator[None]:
-    """While open, note each leaf module that runs and the multiply-accumulates of each convolution and linear."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def note(layer: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-            if name not in order:
-                order.append(name)
-            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
-                macs[name] = macs.get(name, 0) + output[0].numel() * layer.weight[0].numel()
-
-        return note
-
-    handles = [m.register_forward_hook(hook(name)) for name, m in module.named_modules() if not list(m.children())]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            yield Layer(name, type(modules[name]).__name__, count, size, counter.by_module.get(name, 0), shape)

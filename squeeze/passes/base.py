@@ -104,15 +104,15 @@ class Preview:
 
     Args:
         touched: Names of the layers that it will change.
-        parameters, nbytes, macs: Of the model after the pass, as far as they can be known before.
+        parameters, nbytes, macs: Of the model after the pass, as far as they can be known before; None: unknown.
         exact: False where the numbers depend on the weights.
         grid: What kind of grid each quantized weight will lie on by then, by name.
     """
 
     touched: tuple[str, ...]
-    parameters: int
+    parameters: int | None
     nbytes: int
-    macs: int
+    macs: int | None
     exact: bool = True
     grid: Mapping[str, GridKind] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
 from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
-from squeeze.plan.metric_faults import metric_faults
+from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
 
@@ -75,6 +75,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     start = _start(plan, model, given_roles, result)
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
+    result.faults += unknown_faults(plan, start.model)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
@@ -94,13 +95,12 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
         return unknown  # told already; the model's inputs may hang on it
     try:
         outline = _outline(plan, example) if model is None else _outline_of(model)
-        layers = outline.layers()
+        macs = outline.macs()
     except SqueezeError as error:
         result.faults.append(Fault(("model",), str(error)))
         return unknown
     if example is not None and (message := misfit(outline.inputs, example)):
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
-    macs = sum(layer.macs for layer in layers)
     grid = outline.grid_kinds() if isinstance(outline, LanguageModel) else {}
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     marks: dict[str, Step | None] = dict.fromkeys(outline.marks())

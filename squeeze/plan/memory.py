@@ -40,7 +40,7 @@ def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
 
 def timing_fault(plan: Plan, metric: str, model: Model) -> str | None:
     """Why the original cannot be timed within the plan's memory: it lies there whole, as float32."""
-    takes = PROCESS_BYTES + FLOAT * model.parameters()
+    takes = PROCESS_BYTES + FLOAT * (model.parameters() or 0)
     if plan.memory_bytes is None or takes <= plan.memory_bytes:
         return None
     allowed = size(plan.memory_bytes)

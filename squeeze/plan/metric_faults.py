@@ -8,7 +8,7 @@ from squeeze.data.text import TextData
 from squeeze.errors import Fault
 from squeeze.evaluate.evidence.base import EVALUATE, TRAIN
 from squeeze.evaluate.generation import GenerationMetric
-from squeeze.evaluate.metrics import Metric
+from squeeze.evaluate.metrics import Macs, Metric, Parameters
 from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
@@ -31,6 +31,16 @@ def metric_faults(plan: Plan, form: str | None, model: Model | None, given: froz
         yield from (Fault(("metrics", index), message) for message in _faults(plan, metric, form, model, given))
         if model is not None:
             yield from unused_faults(metric, ("metrics", index, metric.name), model, {}, metric.name)
+
+
+def unknown_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
+    """Bounds on a count that is not known of the original: nothing that is made of it could ever be held to them."""
+    counted = {metric.label: metric for metric in plan.metrics if isinstance(metric, Macs | Parameters)}
+    for bound in plan.budget:
+        metric = counted.get(bound.metric)
+        if model is not None and metric is not None and metric.value(model) is None:
+            message = f"{bound.metric} of this model are unknown: {metric.unknown}; leave the bound out"
+            yield Fault(("budget", bound.metric), f"budget: {message}")
 
 
 def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[str]:

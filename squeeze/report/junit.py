@@ -60,7 +60,7 @@ def _budget(report: Report) -> list[Element]:
 def _judged(judgement: Judgement, strict: bool) -> Element:
     where = f"{judgement.branch}: " if judgement.branch else ""
     case = _case("squeeze.budget", f"{where}{judgement.metric} {judgement.written}")
-    if judgement.outcome == "broken" or (strict and judgement.outcome == "unproven"):
+    if judgement.outcome == "broken" or judgement.unknown or (strict and judgement.outcome == "unproven"):
         _say(case, "failure", judgement.line)
     elif judgement.outcome == "unproven":
         _say(case, "skipped", judgement.line)

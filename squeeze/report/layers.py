@@ -41,7 +41,7 @@ class LayerPair:
 
     def number(self, field: str) -> int:
         """What a table sorts by."""
-        return self.layer.parameters if field == "shape" else int(getattr(self.layer, field))
+        return self.layer.parameters if field == "shape" else int(getattr(self.layer, field) or 0)
 
 
 def layer_tables(report: Report) -> dict[str, list[LayerPair]]:

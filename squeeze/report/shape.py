@@ -115,6 +115,7 @@ class Judgement(Part):
     written: str
     outcome: Outcome
     line: str
+    unknown: bool = False
 
 
 class Package(Part):
@@ -135,7 +136,7 @@ class Layer(Part):
     kind: str
     parameters: int
     nbytes: int
-    macs: int
+    macs: int | None
     shape: tuple[int, ...] = ()
 
 

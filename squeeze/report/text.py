@@ -10,7 +10,8 @@ import math
 from squeeze.progress import duration as duration
 from squeeze.report.shape import Delta, Report, Row, Score, ScoredOn
 
-ABSENT = "—"
+ABSENT, UNKNOWN = "—", "unknown"
+COUNTED = ("count", "bytes")  # units of what is known or not, never left out
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNCHANGED = "±0"
 MARKS = {"better": "✓", "worse": "✗", "not told apart": "≈", "equivalent": "≡", "same": "="}
@@ -29,9 +30,14 @@ def size(size_bytes: float) -> str:
     return _scaled(size_bytes, least=10**3, unit="B", bare="bytes")
 
 
-def count(number: float) -> str:
+def count(number: float | None) -> str:
     """``269,722`` up to a million, then ``40.6 M``."""
-    return _scaled(number, least=10**6)
+    return UNKNOWN if number is None else _scaled(number, least=10**6)
+
+
+def whole(number: int | None) -> str:
+    """``1,269,722``, every digit."""
+    return UNKNOWN if number is None else f"{number:,}"
 
 
 def _scaled(number: float, least: int, unit: str = "", bare: str = "") -> str:
@@ -64,7 +70,7 @@ def milliseconds(time_ms: float) -> str:
 def value(unit: str, number: float | None) -> str:
     """A value with its unit."""
     if number is None or not math.isfinite(number):
-        return ABSENT
+        return UNKNOWN if unit in COUNTED else ABSENT
     match unit:
         case "share":
             return share(number)

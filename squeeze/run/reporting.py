@@ -41,6 +41,7 @@ def _judgement(branch: str | None, found: Judgement) -> dict[str, Any]:
         "value": found.value,
         "interval": found.interval,
         "outcome": found.outcome,
+        "unknown": found.unknown,
         "line": found.line(),
     }
 

@@ -41,9 +41,10 @@ class Run:
 
     @property
     def broken(self) -> list[str]:
-        """The lines of the budget that do not hold; with ``strict`` also those that are not proven."""
+        """The lines that do not hold or are about what is unknown; with ``strict`` also those that are not proven."""
         bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
-        return [f"{branch or 'result'}: {found.line()}" for branch, found in self.judgements if found.outcome in bad]
+        judged = [(branch, found) for branch, found in self.judgements if found.outcome in bad or found.unknown]
+        return [f"{branch or 'result'}: {found.line()}" for branch, found in judged]
 
     def settle(self) -> None:
         """Judge the rows together, now that all are there."""

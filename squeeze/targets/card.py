@@ -48,7 +48,8 @@ def model_card(
         scores=scores,
         model_files=files,
         requirements=requirements,
-        parameters=f"{manifest.parameters:,}",
+        parameters=text.whole(manifest.parameters),
+        macs=text.whole(manifest.macs),
     )
 
 

@@ -22,7 +22,7 @@ class Described:
         runtime: What the golden output was computed in.
         golden: An input and what the model makes of it.
         tolerance: How far another host may be from the golden output, as a share of its largest value.
-        parameters, macs: Of the graph behind the model file.
+        parameters, macs: Of the graph behind the model file; None: not known.
         requirements: What ``run.py`` needs, as pip is told.
     """
 
@@ -34,6 +34,6 @@ class Described:
     runtime: Runtime
     golden: Golden
     tolerance: float
-    parameters: int
+    parameters: int | None
     macs: int | None
     requirements: tuple[str, ...]

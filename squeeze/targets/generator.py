@@ -14,7 +14,7 @@ from squeeze.targets.golden import Arrays, Golden
 from squeeze.targets.manifest import Manifest, Runtime, TensorSpec
 
 MODEL_FOLDER = "model"  # of the package: what the runtime is pointed at, or at the folder itself
-UNKNOWN = LanguageFacts(0, 0.0)  # who only runs the files need not know what they were made from
+UNKNOWN = LanguageFacts(None, 0.0)  # who only runs the files need not know what they were made from
 PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_log_probabilities"
 
 

@@ -58,7 +58,7 @@ class Manifest(_Part):
         model: The file that the runtime loads.
         tolerance: Largest golden difference allowed, as a share of the largest golden output.
         preprocessing: How raw pixels become the model's input, as ``Dataset.preprocessing()`` says it.
-        parameters, macs: As counted on the graph that the model file was built from; MACs None: not known.
+        parameters, macs: As counted on the graph that the model file was built from; None: not known.
     """
 
     schema_version: Literal[1] = 1
@@ -72,7 +72,7 @@ class Manifest(_Part):
     tolerance: Annotated[float, Field(ge=0, le=0.1)]
     preprocessing: dict[str, JsonValue]
     labels: tuple[str, ...] | None
-    parameters: NonNegativeInt
+    parameters: NonNegativeInt | None
     macs: NonNegativeInt | None
     provenance: dict[str, JsonValue]
     files: dict[str, FileSum]

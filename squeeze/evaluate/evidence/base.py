@@ -62,9 +62,9 @@ class Answered(NamedTuple):
 
 
 class Exact(NamedTuple):
-    """A number that is no estimate."""
+    """A number that is no estimate; None: not known of this model."""
 
-    value: int
+    value: int | None
 
 
 class Estimate(NamedTuple):

@@ -17,8 +17,7 @@ class ModelFacts(Evidence):
     """An exact number of the model as stored; nothing is run."""
 
     def reading(self, metric: ModelMetric, model: Subject) -> Reading | None:  # type: ignore[override]
-        value = metric.value(model.model)
-        return None if value is None else Exact(value)
+        return Exact(metric.value(model.model))
 
 
 class Clock(Evidence):

@@ -39,12 +39,12 @@ class LanguageFacts:
     """What is known of the model that the files were made from; a runtime's file need not tell.
 
     Args:
-        parameters: Number of weights, as counted on the model.
+        parameters: Number of weights, as counted on the model; None where nobody counted them.
         tolerance: How far another host's log-probabilities may be off, as a share of the largest.
         macs: Multiply-accumulates for one token; None where nobody counted them.
     """
 
-    parameters: int
+    parameters: int | None
     tolerance: float
     macs: int | None = None
 
@@ -116,7 +116,7 @@ class LanguageArtifact(Decoder):
     def nbytes(self) -> int:
         return sum(path.stat().st_size for path in self.weight_files)
 
-    def parameters(self) -> int:
+    def parameters(self) -> int | None:
         return self.facts.parameters
 
     def macs(self) -> int | None:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import ClassVar, Self
@@ -184,6 +185,14 @@ class LanguageModel(Decoder):
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.skeleton.module.parameters())
 
+    def macs(self) -> int | None:
+        return self._macs
+
+    @cached_property
+    def _macs(self) -> int | None:
+        """Of the structure alone, which no pass changes in place."""
+        return self.skeleton.macs()
+
     def save(self, folder: Path) -> None:
         """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
         for file in self._files():
@@ -208,7 +217,9 @@ class LanguageModel(Decoder):
         return sorted(side | {piece.file for piece in self.shards.pieces.values()})
 
     def _layer(self, name: str, value: Tensor) -> Layer:
-        macs = value.numel() if value.dim() > 1 and "embed" not in name else 0
+        macs = (
+            None if value.dim() > 2 else value.numel() if value.dim() == 2 and name not in self.skeleton.tables else 0
+        )
         kind = f"int{self.grid[name].bits}" if name in self.grid else "dense"
         return Layer(name, kind, value.numel(), self._stored_bytes(name, value), macs, tuple(value.shape))
 

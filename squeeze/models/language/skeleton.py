@@ -7,7 +7,7 @@ embedding before it, a head behind it. What is not found is named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from squeeze.formats.regular import read_json, require_regular_folder
 from squeeze.models.config_sizes import require_sizes, stored_tensors
 from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
+from squeeze.models.torch_macs import MacCounter
+
+MAC_TOKENS = 128  # of the prompt whose multiply-accumulates are counted
 
 
 class Skeleton:
@@ -62,6 +65,15 @@ class Skeleton:
         return [name for name, value in self.module.named_parameters() if id(value) in weights]
 
     @property
+    def tables(self) -> frozenset[str]:
+        """Names of the weights that are only looked up: embeddings, but for one that is the head too."""
+        head = _head(self.module)
+        looked_up = [(name, child) for name, child in self.module.named_modules() if isinstance(child, nn.Embedding)]
+        return frozenset(
+            f"{name}.weight" for name, child in looked_up if head is None or child.weight is not head.weight
+        )
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of one token's activations between two blocks."""
         embedding = self.module.get_input_embeddings().weight  # type: ignore[operator]
@@ -83,6 +95,19 @@ class Skeleton:
         """How many tokens a text may have, where the config says it."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return found if isinstance(found, int) else None
+
+    def macs(self) -> int | None:
+        """Multiply-accumulates per token of a prompt of MAC_TOKENS, read at once; None: not known.
+
+        Which experts a router chooses is not known without weights.
+        """
+        tokens = torch.zeros(1, min(MAC_TOKENS, self.context or MAC_TOKENS), dtype=torch.int64, device="meta")
+        counter = MacCounter()
+        with suppress(Exception), counter.watching(self.module):  # the family's own code, which may look at values
+            self.module(input_ids=tokens, use_cache=False)
+            total = counter.total()
+            return None if total is None else round(total / tokens.shape[1])
+        return None
 
     def names(self) -> list[str]:
         """Every stored tensor of the model, tied ones once."""

@@ -40,6 +40,7 @@ class Space:
         sizes: Every layer of the model, as a function of the groups' widths.
         branches: Residual branches that may be dropped.
         align: Widths are multiples of this.
+        other_macs: Of what no layer's width decides, such as the products of attention.
     """
 
     groups: Sequence[Coupled]
@@ -48,13 +49,14 @@ class Space:
     sizes: Sequence[LayerSize]
     branches: Sequence[Branch]
     align: int
+    other_macs: int = 0
 
     @property
     def full(self) -> Widths:
         return tuple(group.channels for group in self.groups)
 
     def macs(self, widths: Widths) -> int:
-        return total_macs(self.sizes, self.full, widths)
+        return total_macs(self.sizes, self.full, widths) + self.other_macs
 
     def options(self) -> list[list[int]]:
         return [_thinned(allowed(channels, self.align)) for channels in self.full]

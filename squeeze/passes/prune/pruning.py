@@ -19,7 +19,7 @@ from squeeze.passes.prune.choice import Goal, Space
 from squeeze.passes.prune.coupling import Coupled, CouplingGraph
 from squeeze.passes.prune.latency_table import LatencyTable
 from squeeze.passes.prune.scores import channel_scores
-from squeeze.passes.prune.selection import CUTTABLE, layer_sizes, places, select
+from squeeze.passes.prune.selection import CUTTABLE, layer_sizes, places, select, total_macs
 from squeeze.passes.prune.shortcuts import convolve_shortcuts
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Pruning:
 
     def __init__(self, options: PruneChannels, model: TorchModel, context: Context) -> None:
         self.options, self.model, self.context = options, model, context
-        self.macs = model.macs()
+        self.counted = model.macs()
+        self.macs = _known_macs(self.counted, options)
         self.shortcuts = convolve_shortcuts(model)
         self.original = layer_widths(model.module)
         self.skipped: dict[str, str] = {}
@@ -55,7 +56,7 @@ class Pruning:
         return {
             "widths": changed,
             "coupled": self.coupled,
-            "macs": [self.macs, self.model.macs()],
+            "macs": [self.counted, self.model.macs()],
             "shortcuts_convolved": self.shortcuts,
             "branches_dropped": self.dropped,
             "skipped": self.skipped,
@@ -85,7 +86,9 @@ class Pruning:
         original = tuple(self._original_width(group) for group in groups)
         total = self.total or sum(original)
         branches = droppable_branches(model, groups) if options.drop_branches else []
-        return Space(groups, original, total, layer_sizes(model, groups), branches, options.align)
+        sizes, full = layer_sizes(model, groups), tuple(group.channels for group in groups)
+        other = 0 if options.macs is None else (model.macs() or 0) - total_macs(sizes, full, full)
+        return Space(groups, original, total, sizes, branches, options.align, other)
 
     def _original_width(self, group: Coupled) -> int:
         """Layers renamed since (a shortcut in its block's place) are not known by name; others of the group are."""
@@ -155,6 +158,14 @@ class Pruning:
             f"prune_channels: {self.options.goal_text()} cannot be reached: the narrowest widths that may be "
             f"chosen leave {least / self.macs:.0%}; a smaller align, drop_branches or a wider include would go further"
         )
+
+
+def _known_macs(macs: int | None, options: PruneChannels) -> int:
+    """0 where they are not known and no goal is set by them."""
+    if macs is None and options.macs is not None:
+        what = "the multiply-accumulates of the model are unknown: an operator has no rule"
+        raise EffectError(f"prune_channels: {options.goal_text()}: {what}; ratio would do")
+    return macs or 0
 
 
 def layer_widths(module: nn.Module) -> dict[str, int]:

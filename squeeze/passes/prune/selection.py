@@ -69,7 +69,7 @@ def layer_sizes(model: TorchModel, groups: Sequence[Coupled]) -> list[LayerSize]
     """Every convolution and linear layer as a function of the groups' widths."""
     macs = {layer.name: layer.macs for layer in model.layers()}
     modules = [(name, m) for name, m in model.module.named_modules() if isinstance(m, CUTTABLE)]
-    return [_layer_size(name, module, macs.get(name, 0), groups) for name, module in modules]
+    return [_layer_size(name, module, macs.get(name) or 0, groups) for name, module in modules]
 
 
 def total_macs(sizes: Iterable[LayerSize], full: Widths, widths: Widths) -> int:
