@@ -18,21 +18,32 @@ Example:
 @click.command("check", epilog=EPILOG)
 @plan_options
 @click.option("--explain", is_flag=True, help="Say what each pass will do: layers, parameters, bytes.")
+@click.option("--data", "read_data", is_flag=True, help="Read all data too: does evaluation data stand in two roles?")
 @json_option
-def command(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...], explain: bool, as_json: bool) -> None:
+def command(
+    plan: Path,
+    overrides: tuple[str, ...],
+    variables: tuple[str, ...],
+    explain: bool,
+    read_data: bool,
+    as_json: bool,
+) -> None:
     """Check PLAN: form, order, options, selectors, data, extras, targets. Exit code 2 with every fault."""
     from squeeze.cli.show import show_explained
     from squeeze.plan.check import check
+    from squeeze.run.opened import open_all
 
     loaded = load_plan(plan, overrides, variables)
     result = check(loaded)
     if result.faults:
         raise PlanError(loaded.located(result.faults), str(plan))
+    warnings = open_all(loaded, {}).warnings if read_data else []
     if as_json:
         show_json(
             {
                 "plan": str(plan),
                 "ok": True,
+                "warnings": warnings,
                 "original": result.original,
                 "passes": [asdict(e) for e in result.explained],
             }
@@ -41,3 +52,5 @@ def command(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...], 
         show_explained(result)
     else:
         click.echo(f"{plan}: {len(list(loaded.every_step()))} passes, {len(loaded.branches)} targets: no faults")
+    for line in () if as_json else warnings:
+        click.echo(f"warning: {line}")

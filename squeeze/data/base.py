@@ -16,6 +16,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from squeeze.data.similar_images import Sketch
 from squeeze.data.words import word_hashes
 from squeeze.errors import DataError
 from squeeze.models.base import Batch
@@ -63,6 +64,15 @@ class Dataset(ABC):
         """The hashed words of each example's texts, spelling and spacing folded; None: there are no texts to read."""
         texts = self.plain_texts()
         return None if texts is None else [[word_hashes(text) for text in example] for example in texts]
+
+    def example_name(self, index: int) -> str:
+        """What messages call an example."""
+        return f"example {index}"
+
+    @cached_property
+    def sketches(self) -> list[Sketch] | None:
+        """What each picture looks like; None: these are no pictures."""
+        return None
 
     @property
     def scored_tokens(self) -> int | None:

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.preprocess import Preprocess
+from squeeze.data.similar_images import Sketch, sketch
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import require_regular
 
@@ -30,6 +31,10 @@ class Pixels(ABC):
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
         """``[h, w]`` or ``[h, w, c]``."""
+
+    def image_name(self, index: int) -> str:
+        """What messages call an image."""
+        return f"example {index}"
 
 
 class ArrayPixels(Pixels):
@@ -58,6 +63,9 @@ class FilePixels(Pixels):
             raise DataError(f"{self.files[index]}: {error}") from None
         except Exception as error:  # each of Pillow's decoders fails in its own way at damaged bytes
             raise DataError(f"{self.files[index]}: not a whole image ({first_line(error)})") from None
+
+    def image_name(self, index: int) -> str:
+        return str(Path(*self.files[index].parts[-2:]))
 
 
 @contextmanager
@@ -115,9 +123,29 @@ class ImageDataset(Dataset):
         size_bytes = self._example(0).image.nbytes
         return len(self.indices) if size_bytes * len(self.indices) <= RESIDENT_BYTES else 0
 
+    def example_name(self, index: int) -> str:
+        return self.pixels.image_name(int(self.indices[index]))
+
+    @cached_property
+    def fingerprints(self) -> list[bytes]:
+        return [fingerprint for fingerprint, _ in self._readings]
+
+    @cached_property
+    def sketches(self) -> list[Sketch] | None:
+        return [sketched for _, sketched in self._readings]
+
+    @cached_property
+    def _readings(self) -> list[tuple[bytes, Sketch]]:
+        """Both are made of one reading: decoding is what costs."""
+        pixels = (self.pixels.read(int(index)) for index in self.indices)
+        return [(_fingerprint(image), sketch(image)) for image in pixels]
+
     def fingerprint(self, index: int) -> bytes:
-        pixels = self.pixels.read(int(self.indices[index]))
-        return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+        return _fingerprint(self.pixels.read(int(self.indices[index])))
 
     def preprocessing(self) -> dict[str, object]:
         return self.preprocess.model_dump(mode="json")
+
+
+def _fingerprint(pixels: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource, whole_labels
-from squeeze.data.text import read_tokenizer
+from squeeze.data.text import Decode, decoder, read_tokenizer
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import require_regular
 from squeeze.models.base import Batch
@@ -29,10 +29,16 @@ class SentenceDataset(Dataset):
         tokens: Per sentence, ``[length]`` int64, shortest first.
         labels: ``[n]``; -1: none.
         fill: The token that fills up a batch; the mask leaves it out.
+        decode: Makes text of tokens again; None: only tokens can be compared.
     """
 
-    def __init__(self, name: str, tokens: list[np.ndarray], labels: np.ndarray, fill: int) -> None:
-        self.name, self.tokens, self.labels, self.fill = name, tokens, labels, fill
+    def __init__(
+        self, name: str, tokens: list[np.ndarray], labels: np.ndarray, fill: int, decode: Decode | None = None
+    ) -> None:
+        self.name, self.tokens, self.labels, self.fill, self.decode = name, tokens, labels, fill, decode
+
+    def plain_texts(self) -> list[list[str]] | None:
+        return None if self.decode is None else [[text] for text in self.decode(self.tokens)]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -95,7 +101,8 @@ class SentencesData(DataSource):
         order = np.argsort([len(sentence) for sentence in tokens], kind="stable")
         sorted_tokens = [np.array(tokens[index], dtype=np.int64) for index in order]
         fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return SentenceDataset(f"sentences:{Path(self.sentences).name}", sorted_tokens, labels[order], fill)
+        name = f"sentences:{Path(self.sentences).name}"
+        return SentenceDataset(name, sorted_tokens, labels[order], fill, decoder(tokenizer))
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:

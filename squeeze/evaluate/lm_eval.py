@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from squeeze.data.choices import ChoiceDataset, CutEnding
+from squeeze.data.documents import Documents
 from squeeze.data.text import read_tokenizer
 from squeeze.errors import DataError, MissingExtra, SqueezeError, first_line
 from squeeze.evaluate.endings import score_endings
@@ -90,6 +91,22 @@ class LmEval(EstimateMetric):
             except Exception as error:  # tasks fail in yaml, jinja, datasets, the hub: each in its own way
                 raise DataError(f"{self.label}: lm-eval cannot ask it ({first_line(error)})") from error
         return self._read(found)
+
+    def documents(self, root: Path) -> Documents:
+        if find_spec("lm_eval") is None:
+            raise DataError(ABSENT)
+        with _quiet(), _offline():
+            try:
+                from lm_eval.tasks import TaskManager
+
+                task = _config(self._file(root)) if self._is_path() else self.task
+                tasks = TaskManager(include_defaults=not self._is_path()).load([task])["tasks"].values()
+                texts = [_strings(document) for task in tasks for document in task.eval_docs]
+            except SqueezeError:
+                raise
+            except Exception as error:  # tasks fail in yaml, datasets, the hub: each in its own way
+                raise DataError(f"lm-eval cannot read it without the network ({first_line(error)})") from error
+        return Documents(self.label, texts)
 
     def _is_path(self) -> bool:
         return self.task.endswith(FILES) or "/" in self.task
@@ -172,6 +189,29 @@ def _beside(folder: Path, named: Any) -> Any:
     if isinstance(named, list):
         return [_beside(folder, value) for value in named]
     return str(folder / named) if (folder / str(named)).exists() else named
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in a document."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for part in value for text in _strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """What lies on this machine, and nothing else: comparing asks no hub."""
+    import datasets.config
+    import huggingface_hub.constants as hub
+
+    before = hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextmanager

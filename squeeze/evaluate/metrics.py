@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 
 from squeeze.data.base import Dataset
+from squeeze.data.documents import Documents
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
@@ -64,6 +65,14 @@ class Metric(Options, ABC):
 
     def own_data(self) -> DataSource | None:
         """The data that the metric brings; None: it is scored on the plan's."""
+        return None
+
+    def documents(self, root: Path) -> Documents | None:
+        """What another tool asks of the model, to be held against calibration text; None: nothing beside its data.
+
+        Raises:
+            DataError: it cannot be read here, without the network.
+        """
         return None
 
     def reads(self) -> frozenset[str]:

@@ -164,6 +164,7 @@ class Report(Part):
     seconds: float | None = None
     store: str = ""
     failure: Failure | None = None
+    warnings: list[str] = []
 
     @property
     def rows(self) -> list[Row]:

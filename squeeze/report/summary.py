@@ -20,6 +20,7 @@ def summary(report: Mapping[str, Any]) -> Group:
     data = as_report(report)
     lines = [
         _failure(data),
+        *(Text(f"warning: {line}", "yellow") for line in data.warnings),
         *_coverage(data),
         *_spread(data),
         *_worst(data),

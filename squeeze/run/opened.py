@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from squeeze.data.base import Dataset
-from squeeze.data.overlap import refuse_overlap, without_overlap
+from squeeze.data.documents import Documents
+from squeeze.data.overlap import overlap_warnings, refuse_overlap, repetition_warnings, without_overlap
 from squeeze.data.text import TextData
 from squeeze.errors import Fault, PlanError, SqueezeError
 from squeeze.evaluate.metrics import Metric
@@ -23,12 +24,16 @@ class Opened:
     Args:
         roles: By role.
         own: By a metric's label, the data that it brings or cuts anew.
+        documents: By a metric's label, what another tool asks of the model.
         recalibrated: Other samples of the calibration data, for passes that are repeated with them.
+        warnings: What looks like a copy, and what could not be compared: lines for the report.
     """
 
     roles: dict[str, Dataset] = field(default_factory=dict)
     own: dict[str, Dataset] = field(default_factory=dict)
+    documents: dict[str, Documents] = field(default_factory=dict)
     recalibrated: list[Dataset] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
@@ -46,12 +51,14 @@ def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
         with told_at(plan, "metrics", index):
             if (data := own_data(plan, metric, opened.roles.get(EVALUATE))) is not None:
                 opened.own[metric.label] = data
+    _read_documents(plan, opened)
     for role in opened.roles:
         if role != EVALUATE:
             opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in given)
     for number in range(1, max((step.deed.repetitions() for _, step in plan.every_step()), default=1)):
         again = plan.open_data(CALIBRATE, number)
         opened.recalibrated.append(_unseen(plan, CALIBRATE, again, opened, drop=True))
+    opened.warnings += _warnings(opened)
     return opened
 
 
@@ -63,11 +70,33 @@ def own_data(plan: Plan, metric: Metric, evaluate: Dataset | None) -> Dataset | 
     return None if evaluate is None else metric.cut(evaluate)
 
 
+def _read_documents(plan: Plan, opened: Opened) -> None:
+    """What other tools ask of the model, as far as it lies on this machine and there is text to compare it with."""
+    others = [f"data.{role}" for role, data in opened.roles.items() if role != EVALUATE and data.words is not None]
+    for metric in plan.metrics if others else []:
+        try:
+            if (documents := metric.documents(plan.root)) is not None:
+                opened.documents[metric.label] = documents
+        except SqueezeError as error:
+            opened.warnings.append(f"{metric.label}: not compared with {' and '.join(others)}: {error}")
+
+
+def _warnings(opened: Opened) -> Iterator[str]:
+    others = {role: data for role, data in opened.roles.items() if role != EVALUATE}
+    if EVALUATE in opened.roles:
+        yield from overlap_warnings(opened.roles[EVALUATE], others)
+        yield from repetition_warnings(opened.roles[EVALUATE])
+    for label, data in (opened.own | opened.documents).items():
+        yield from overlap_warnings(data, others, label)
+    for label, data in opened.own.items():
+        yield from repetition_warnings(data, label)
+
+
 def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) -> Dataset:
     """Data of a role that shares nothing with what is scored on; what it shares is dropped if the plan says so."""
     source = plan.data.get(role)
     scored = {f"data.{EVALUATE}": opened.roles[EVALUATE]} if EVALUATE in opened.roles else {}
-    for where, texts in (scored | opened.own).items():
+    for where, texts in (scored | opened.own | opened.documents).items():
         with told_at(plan, *(("data", EVALUATE) if where in scored else ("metrics",))):
             if drop and isinstance(source, TextData) and source.drop_overlap:
                 data = without_overlap(data, texts)

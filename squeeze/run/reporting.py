@@ -23,6 +23,7 @@ def report_of(run: Run, out: Path) -> dict[str, Any]:
         "squeeze": squeeze_version(),
         "plan": run.plan.resolved(),
         "ledger": run.ledger.to_json(),
+        "warnings": run.warnings,
         "judgements": [_judgement(branch, found) for branch, found in run.judgements],
         "packages": [_package(run, branch, out) for branch in run.packages],
         "layers": {name: [asdict(layer) for layer in layers] for name, layers in run.layers.items()},

@@ -38,6 +38,7 @@ class Run:
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     failure: Failure | None = None
+    warnings: list[str] = field(default_factory=list)  # of data that may stand in two roles
 
     @property
     def broken(self) -> list[str]:

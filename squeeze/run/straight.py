@@ -100,6 +100,8 @@ class Line:
     ) -> None:
         self.plan, self.store, self.progress = plan, store, progress
         self.data, self.recalibrated = opened.roles, opened.recalibrated
+        for warning in opened.warnings:
+            progress.say(f"warning: {warning}")
         self.code_folder = str(plan.root)
         if model is None:
             shape = example_shape(plan)
@@ -112,7 +114,7 @@ class Line:
         roles = self.data.get("evaluate"), self.data.get("train")
         sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root)
         self.scorer = Scorer(plan.metrics, sources, self.original)
-        self.result = Run(plan, Ledger(self.scorer.scored_on), store)
+        self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
 
     def walk(self, out: Path | None) -> Run:

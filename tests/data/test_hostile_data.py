@@ -16,7 +16,7 @@ import pytest
 from language_world import write_tokenizer
 from tiny import squeeze, write_npz
 
-from squeeze.data import text as text_module
+from squeeze.data import text_file as text_module
 from squeeze.data.base import Dataset
 from squeeze.data.choice_sources import PairsData, QuestionsData
 from squeeze.data.sentences import SentencesData

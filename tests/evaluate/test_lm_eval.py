@@ -13,13 +13,14 @@ import torch
 from language_world import write_folder, write_tokenizer
 from tiny import faults
 
-from squeeze.errors import DataError
+from squeeze.errors import DataError, PlanError
 from squeeze.evaluate.lm_eval import ABSENT, LmEval
 from squeeze.ledger import Estimated, Measured, ScoredOn, scores
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
 from squeeze.report.markdown import markdown_report
+from squeeze.run.opened import open_all
 from squeeze.run.reporting import report_of
 
 needs_harness = [
@@ -90,6 +91,35 @@ def test_the_row_says_that_it_is_unpaired(world: Path) -> None:
     assert score.scored_on is not None
     assert score.scored_on.examples == 20
     assert "unpaired" in markdown_report(report_of(run, world))
+
+
+def with_calibration(world: Path, text: str) -> Plan:
+    (world / "text.txt").write_text(text)
+    (world / "plan.yaml").write_text(f"{PLAN}data: {{calibrate: {{text: text.txt, length: 60}}}}\n")
+    return Plan.load(world / "plan.yaml")
+
+
+@harness
+def test_what_a_task_asks_must_not_stand_in_calibration_text(world: Path) -> None:
+    question = "when does the first train leave for the harbour on sundays"
+    entry = json.dumps({"question": question.upper(), "options": ["at six", "never"], "answer": 0})
+    (world / "tasks/asked.jsonl").write_text(f"{entry}\n")
+    assert LmEval(task="./tasks").documents(world).texts == [[question.upper(), "at six", "never"]]
+    with pytest.raises(PlanError, match=r"lm_eval:letters:acc: 1 of 1 examples are also in data\.calibrate; "):
+        open_all(with_calibration(world, f"{question} " * 3), {})
+    assert open_all(with_calibration(world, "abcdefgh " * 30), {}).warnings == []
+
+
+def test_a_task_that_cannot_be_read_is_said_in_the_report(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(*_: object) -> None:
+        raise DataError("lm-eval cannot read it without the network (offline)")
+
+    monkeypatch.setattr(LmEval, "documents", unread)
+    opened = open_all(with_calibration(world, "abcdefgh " * 30), {})
+    assert opened.warnings == [
+        "lm_eval:letters:acc: not compared with data.calibrate: lm-eval cannot read it without the network (offline)"
+    ]
+    assert open_all(Plan.load(world / "plan.yaml", ["data={}"]), {}).warnings == []  # nothing to compare it with
 
 
 UNFIT = {
