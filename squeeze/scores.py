@@ -219,9 +219,16 @@ def _same_answers(new: Answers, old: Answers) -> bool:
 
 
 def _floor(metric: ExampleMetric, labels: np.ndarray | None, original: Measured) -> float | None:
-    """What the original scores against itself, of a distance that is 0 for itself; never less than rounding makes."""
+    """What the original scores against itself in another order of summation, of a distance that is 0 for itself.
+
+    Where that was not measured, it is what rounding may make.
+    """
     if not metric.distance or metric.higher_is_better:
         return None
+    this = original.on(metric)
+    if this is not None and this.again is not None:
+        second, first = this.again
+        return float(metric.shown(metric.values(second, None, first).mean(keepdims=True))[0])
     itself = _per_example(metric, labels, original, original)
     least = 0.0 if metric.counts else metric.rounding
     return max(float(metric.shown(itself.mean(keepdims=True))[0]), least)

@@ -20,10 +20,12 @@ from squeeze.errors import DataError, ModelError
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
 CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
 LOGITS = 2**26  # of a chunk, 256 MB
+FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
 ROWS = 2**24  # logits that are compared together, 64 MB
 HIDDEN = "hidden.f32"  # what comes out of the last block, [sequences, length, hidden]
 
@@ -96,6 +98,13 @@ def score_tokens(
         parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
     nll, kl, flips = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TokenScores(nll, kl, flips, data.size_bytes)
+
+
+def noise_floor(original: Reference, data: TokenDataset, progress: Progress, name: str) -> TokenScores:
+    """How far the original's first sequences move when each sum is taken in another order, and nothing else changes."""
+    few = TokenDataset(data.name, data.tokens[:FLOOR_SEQUENCES])
+    other = InOtherOrder(original.model.folder)
+    return score_tokens(other, few, original.folder, original, progress, f"score {name} in another order")
 
 
 def chunk_sequences(length: int, vocabulary: int) -> int:

@@ -116,6 +116,10 @@ class Model(ABC):
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         """A call that runs the batch once and does nothing else: what a stopwatch wraps."""
 
+    def arithmetic(self) -> str:
+        """In which arithmetic it is scored, in words; nothing where a task's models all have the same."""
+        return ""
+
     def reopened(self) -> Self:
         """The same model without the sessions that it holds open: each session has a speed of its own."""
         return self

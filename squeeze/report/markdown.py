@@ -60,7 +60,7 @@ def _overview(report: Report) -> Iterator[str]:
     yield ""
     yield f"Second line: change from the original, with its interval, 95 % or wider. {text.LEGEND}."
     yield escaped(text.judged(report))
-    yield from (f"{escaped(line)}." for line in (*text.floors(report), *text.host_spreads(report)))
+    yield from (f"{escaped(line)}." for line in text.noise(report))
 
 
 def _cell(score: Score | None) -> str:

@@ -11,7 +11,7 @@ SCORE_HEADINGS = (
     "value",
     "to the original",
     "verdict",
-    "smallest change that would show",
+    "smallest change that would show, or floor",
     "to the row before",
     "verdict",
 )
@@ -27,7 +27,7 @@ def _line(row: Row, score: Score) -> tuple[str, ...]:
     to_original, to_previous = _moved(score, score.to_original), _moved(score, score.to_previous)
     if clock := text.clock(row, score.metric):  # the value is the ratio to the original already
         to_original = (clock, to_original[1])
-    seen = text.smallest_seen(score.unit, score.to_original)
+    seen = text.floor(score) or text.smallest_seen(score.unit, score.to_original)
     return (row.label, text.heading(score.metric), value, *to_original, seen, *to_previous)
 
 

@@ -87,6 +87,7 @@ class Row(Part):
     facts: dict[str, Any] = {}
     measured: dict[str, Any] = {}
     spread: dict[str, list[float]] = {}
+    arithmetic: str = ""
 
     @property
     def label(self) -> str:

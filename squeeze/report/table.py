@@ -149,7 +149,7 @@ def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
     on = f"Scored on {text.examples(scored)}. " if scored else ""
     own = "".join(f"{line}. " for line in text.own_data(report))
-    noise = "".join(f"{line}. " for line in (*text.floors(report), *text.host_spreads(report)))
+    noise = "".join(f"{line}. " for line in text.noise(report))
     return (
         f"{on}{own}Against the original: {text.LEGEND}. {text.judged(report)}{noise}Brackets: 95 % interval or wider."
     )

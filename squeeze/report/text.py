@@ -198,9 +198,28 @@ def judged(report: Report) -> str:
 
 
 def floors(report: Report) -> list[str]:
-    """``KL: an unchanged model would read up to 1.0e-06``: distances never fall below their noise floor."""
-    found = {s.metric: s for row in report.rows for s in row.scores.values() if s.floor}
-    return [f"{heading(n)}: an unchanged model would read up to {value(s.unit, s.floor)}" for n, s in found.items()]
+    """``KL floor 3.1e-13: what an unchanged model reads on this host``: a smaller distance says nothing."""
+    found = {s.metric: s for row in report.rows for s in row.scores.values() if s.floor is not None}
+    return [f"{heading(n)} {floor(s)}: what an unchanged model reads on this host" for n, s in found.items()]
+
+
+def floor(score: Score) -> str:
+    """``floor 3.1e-13``; nothing where the score is no distance."""
+    return "" if score.floor is None else f"floor {value(score.unit, score.floor)}"
+
+
+def noise(report: Report) -> list[str]:
+    """What distances and times are worth here, and the arithmetic behind each row."""
+    return [*floors(report), *arithmetics(report), *host_spreads(report)]
+
+
+def arithmetics(report: Report) -> list[str]:
+    """``Scored in torch: float32 activations, head and logits: original, rtn``."""
+    rows: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.arithmetic:
+            rows.setdefault(row.arithmetic, []).append(row.label)
+    return [f"Scored in {arithmetic}: {', '.join(labels)}" for arithmetic, labels in rows.items()]
 
 
 def host_spreads(report: Report) -> list[str]:

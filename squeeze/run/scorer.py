@@ -47,7 +47,8 @@ class Scorer:
         sampled = [label for label, score in found.items() if not score.exact]
         spread = {label: [v for one in (found, *others) if (v := one[label].value) is not None] for label in sampled}
         told = timings, kept.measured | clock, spread if again else {}
-        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, *told)
+        arithmetic = kept.model.arithmetic()
+        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, *told, arithmetic)
 
     def measured(self, kept: Kept, name: str) -> Measured:
         """What every metric is worked out from, collected once per model."""

@@ -165,13 +165,16 @@ passes: [{pass: rtn, bits: 2, group_size: 16}]
 def test_a_run_shows_each_convention_with_its_cut(tmp_path: Path) -> None:
     write_tokenizer(write_folder(tmp_path / "model"))
     (tmp_path / "text.txt").write_text(TEXT)
-    metrics = "[perplexity, {perplexity: {convention: llama.cpp}}, {bits_per_byte: {convention: llama.cpp}}]"
+    metrics = "[perplexity, kl, flips, {perplexity: {convention: llama.cpp}}, {bits_per_byte: {convention: llama.cpp}}]"
     (tmp_path / "plan.yaml").write_text(PLAN.replace("METRICS", metrics))
     run = Plan.load(tmp_path / "plan.yaml").run(store=tmp_path / "store")
     shown = markdown_report(report_of(run, tmp_path))
     assert re.search(
         r"perplexity:llama.cpp: 12 examples of text:text.txt, llama.cpp: context 16, .* 84 tokens sc", shown
     )
+    assert "Scored in torch: float32 activations, head and logits: original, rtn." in shown
+    assert re.search(r"KL floor \d\.\de-\d\d: what an unchanged model reads on this host", shown)
+    assert re.search(r"\| rtn \| flips \|.*\| floor 0\.00 % \|", shown)
     row = run.ledger.rows[1]
     assert row.scores["perplexity:llama.cpp"].value != row.scores["perplexity"].value
     assert row.scores["bits_per_byte:llama.cpp"].scored_on == row.scores["perplexity:llama.cpp"].scored_on

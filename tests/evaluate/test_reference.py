@@ -11,8 +11,11 @@ from language_world import write_folder
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
-from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, reference_bytes, score_tokens
+from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, noise_floor, reference_bytes, score_tokens
+from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
+from squeeze.models.language.runtimes.onnx_decoder import in_onnx_runtime
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -55,6 +58,34 @@ def test_a_plain_export_of_a_bf16_model_has_moved_by_nothing(original, tmp_path:
     moved = scored(exported, original, tmp_path)
     assert moved.kl.max() < 1e-6
     assert not moved.flips.any()
+
+
+def test_the_floor_is_what_another_order_of_summation_reads_as(original) -> None:
+    """Measured, not assumed: the very weights, so no model can be told from the original below it."""
+    model, entry = original
+    floor = noise_floor(Reference(model, entry), DATA, Progress(), "original")
+    assert len(floor) == 4
+    assert 0 < floor.kl.mean() < 1e-6
+    assert not floor.flips.any()
+
+
+def test_every_runtime_says_its_arithmetic(original, tmp_path: Path) -> None:
+    assert original[0].arithmetic() == "torch: float32 activations, head and logits, bfloat16 weights"
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    packed = CheckpointDecoder(tmp_path, LanguageFacts(1, 0.1))
+    assert packed.arithmetic() == "transformers with gptqmodel: float16 activations, head and logits"
+
+
+@pytest.mark.parametrize(("attributes", "rounds"), [({"accuracy_level": 4}, True), ({"accuracy_level": 0}, False)])
+def test_a_graph_says_whether_its_products_round_activations(tmp_path: Path, attributes, rounds) -> None:
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=4, N=4, **attributes)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xwsy"]
+    graph = helper.make_graph([node], "g", values[:3], values[3:])
+    (tmp_path / "model.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    said = in_onnx_runtime("ONNX Runtime", tmp_path / "model.onnx")
+    assert ("activations rounded to int8" in said) == rounds
 
 
 def test_int8_rounding_reads_as_stock_transformers_in_float32_says(original, tmp_path: Path) -> None:

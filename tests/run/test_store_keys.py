@@ -16,7 +16,19 @@ from squeeze.store import store as store_module
 from squeeze.versions import LIBRARIES, library_versions
 
 ROOT = Path(sq.__file__).parent
-KINDS = ["builtin", "endings", "estimate", "logits", "original", "pass", "probe", "target", "timing export", "tokens"]
+KINDS = [
+    "builtin",
+    "endings",
+    "estimate",
+    "logits",
+    "original",
+    "pass",
+    "probe",
+    "target",
+    "timing export",
+    "tokens",
+    "windows",
+]
 
 
 def other_code(monkeypatch: pytest.MonkeyPatch) -> None:

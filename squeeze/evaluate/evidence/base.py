@@ -54,11 +54,16 @@ class ScoredOn:
 
 
 class Answered(NamedTuple):
-    """What a model answered, and on which data; ``units`` numbers the independent unit of each example."""
+    """What a model answered, and on which data; ``units`` numbers the independent unit of each example.
+
+    ``again`` is what the original answers to a few examples in another order of summation, and as it was: the floor of
+    every distance.
+    """
 
     answers: Any  # logits [n, classes], TokenScores, EndingScores, or what a metric's own evidence reads
     scored_on: ScoredOn
     units: np.ndarray | None = None  # None: each example is one
+    again: tuple[Any, Any] | None = None  # None: not measured
 
 
 class Exact(NamedTuple):
@@ -180,7 +185,15 @@ class CollectedEvidence(Evidence, Generic[T]):
         return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, named)
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
-        return Answered(self.answers(model), ScoredOn.of(self.data), self.data.units)
+        return Answered(self.answers(model), ScoredOn.of(self.data), self.data.units, self.again(model))
+
+    def again(self, model: Subject) -> tuple[T, T] | None:
+        """Of the original: its answers to a few examples along two ways; None: not measured."""
+        return None
+
+    def is_original(self, model: Subject) -> bool:
+        """Whether it is what the others are compared to."""
+        return self.sources.original is not None and self.sources.original.key == model.key
 
 
 class OnEvaluationData(CollectedEvidence[T], ABC):

@@ -38,7 +38,7 @@ class ProbedEmbeddings(Evidence):
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
         embedded = self.embeddings.reading(metric, model)
         assert isinstance(embedded, Answered)
-        return embedded._replace(answers=self._probe(metric).logits(embedded.answers))  # type: ignore[arg-type]
+        return embedded._replace(answers=self._probe(metric).logits(embedded.answers), again=None)  # type: ignore[arg-type]
 
     def _probe(self, metric: Probe) -> LinearProbe:
         train, original, progress = self.sources.train, self.sources.original, self.sources.progress

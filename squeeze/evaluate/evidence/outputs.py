@@ -11,13 +11,17 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
-from squeeze.evaluate.tokens import Reference, TokenScores, score_tokens
+from squeeze.evaluate.tokens import Reference, TokenScores, noise_floor, score_tokens
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.task import Task
 
 if TYPE_CHECKING:
     from squeeze.evaluate.metrics import Metric
+
+
+FLOOR_EXAMPLES = 32  # of the original, scored once more
+ALONE, AGAIN = "alone.npy", "again"
 
 
 class Logits(OnEvaluationData[np.ndarray]):
@@ -28,10 +32,23 @@ class Logits(OnEvaluationData[np.ndarray]):
 
     def collect(self, model: Subject, folder: Path) -> None:
         np.save(folder / "logits.npy", logits_of(model.model, self.data, self.sources.progress, f"score {model.name}"))
+        if self.is_original(model):
+            np.save(folder / ALONE, self._one_by_one(model))
+
+    def _one_by_one(self, model: Subject) -> np.ndarray:
+        """Logits of the first examples, each a batch of its own: sums are taken in another order."""
+        first = range(min(len(self.data), FLOOR_EXAMPLES))
+        return np.concatenate([model.model.predict(self.data.batch(np.array([index]))).numpy() for index in first])
 
     def read(self, folder: Path) -> np.ndarray:
         logits: np.ndarray = np.load(folder / "logits.npy")
         return logits
+
+    def again(self, model: Subject) -> tuple[np.ndarray, np.ndarray] | None:
+        if not self.is_original(model):
+            return None
+        alone: np.ndarray = np.load(self.entry(model) / ALONE)
+        return alone, self.answers(model)[: len(alone)]
 
 
 class Tokens(OnEvaluationData[TokenScores]):
@@ -53,9 +70,20 @@ class Tokens(OnEvaluationData[TokenScores]):
             assert isinstance(original.model, LanguageModel), "an original is read from a folder"
             reference = Reference(original.model, self.entry(original))
         score_tokens(decoder, data, folder, reference, self.sources.progress, f"score {model.name}").save(folder)
+        if self.is_original(model):
+            assert isinstance(original.model, LanguageModel), "an original is read from a folder"
+            floor = noise_floor(Reference(original.model, folder), data, self.sources.progress, model.name)
+            (folder / AGAIN).mkdir()
+            floor.save(folder / AGAIN)
 
     def read(self, folder: Path) -> TokenScores:
         return TokenScores.load(folder)
+
+    def again(self, model: Subject) -> tuple[TokenScores, TokenScores] | None:
+        if not self.is_original(model):
+            return None
+        found = TokenScores.load(self.entry(model) / AGAIN)
+        return found, found
 
     def _original(self, model: Subject) -> Subject:
         """What it is compared to; alone, a model is compared to itself."""

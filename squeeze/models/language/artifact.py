@@ -110,6 +110,9 @@ class LanguageArtifact(Decoder):
         if reason := cls.absent():
             raise ModelError(f"{where}: {reason}")
 
+    @abstractmethod
+    def arithmetic(self) -> str: ...
+
     def reopened(self) -> Self:
         return type(self)(self.folder, self.facts, self.keeper)
 

@@ -168,6 +168,10 @@ class LanguageModel(Decoder):
     def marks(self) -> frozenset[str]:
         return frozenset({"quantized"} if self.grid else ())
 
+    def arithmetic(self) -> str:
+        narrow = str(self.skeleton.dtype).removeprefix("torch.")
+        return "torch: float32 activations, head and logits" + ("" if narrow == "float32" else f", {narrow} weights")
+
     def module_names(self) -> list[str]:
         return [name for name, _ in self.skeleton.module.named_modules() if name]
 

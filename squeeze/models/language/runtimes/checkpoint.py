@@ -56,6 +56,11 @@ class CheckpointDecoder(InTransformers):
             raise ModelError(f"{self.main}: names no packing of {' or '.join(NEEDS)}")
         return values
 
+    def arithmetic(self) -> str:
+        if self.packing["quant_method"] == "gptq":
+            return "transformers with gptqmodel: float16 activations, head and logits"
+        return "transformers: float32 activations, head and logits, weights unpacked"
+
     def requirements(self) -> tuple[str, ...]:
         packages = ("gptqmodel", "optimum") if self.packing["quant_method"] == "gptq" else ("compressed-tensors",)
         return ("torch", "transformers", *packages, "tokenizers")

@@ -15,6 +15,7 @@ from torch import Tensor
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.language.runtimes.onnx_decoder import in_onnx_runtime
 
 CONFIG = "genai_config.json"
 
@@ -56,6 +57,9 @@ class GenaiDecoder(LanguageArtifact):
             if unsafe_location(name) or not (self.folder / name).is_file():
                 raise ModelError(f"{self.folder / graph}: weights in '{name}', which is no file beside it; refused")
         return (self.folder / graph, *(self.folder / name for name in side))
+
+    def arithmetic(self) -> str:
+        return in_onnx_runtime("ONNX Runtime GenAI", self.weight_files[0])
 
     @property
     def vocabulary(self) -> int:

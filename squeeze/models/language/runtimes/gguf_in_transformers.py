@@ -37,6 +37,9 @@ class GgufInTransformers(InTransformers):
     def weight_files(self) -> tuple[Path, ...]:
         return (self.main,)
 
+    def arithmetic(self) -> str:
+        return "transformers: float32 activations, head and logits, blocks dequantized"
+
     @property
     def vocabulary(self) -> int:
         return int(self.module.get_output_embeddings().weight.shape[0])

@@ -43,6 +43,9 @@ class GgufDecoder(LanguageArtifact):
     def weight_files(self) -> tuple[Path, ...]:
         return (self.main,)
 
+    def arithmetic(self) -> str:
+        return "llama.cpp: activations rounded to 8 bits in blocks of 32, float16 keys and values, float32 logits"
+
     @property
     def vocabulary(self) -> int:
         return int(self._open(STEP, every=False).n_vocab())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.formats.onnx_rounding import rounds_activations
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import dtype
 
@@ -53,6 +54,9 @@ class OnnxDecoder(LanguageArtifact):
             if unsafe_location(name) or not (self.folder / name).is_file():
                 raise ModelError(f"{self.main}: weights in '{name}', which is no file beside it; refused")
         return (self.main, *(self.folder / name for name in side))
+
+    def arithmetic(self) -> str:
+        return in_onnx_runtime("ONNX Runtime", self.main)
 
     @cached_property
     def sessions(self) -> dict[int, Session]:
@@ -102,6 +106,13 @@ class OnnxDecoder(LanguageArtifact):
                 part = slice(start, start + step)
                 found[row : row + 1, part], past = self.session.read(tokens[row : row + 1, part], past, start)
         return found
+
+
+def in_onnx_runtime(name: str, graph: Path) -> str:
+    """The arithmetic of a decoder's graph, in words."""
+    if rounds_activations(graph):
+        return f"{name}: float32, activations rounded to int8 in products with blocks of integers"
+    return f"{name}: float32 activations, head and logits"
 
 
 class Session:
