@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEEDS_REAL = {"clock_noise", "gptq_perplexity", "int8_vs_onnxruntime", "pruning_vs_torch_pruning"}
+NEEDS_REAL = {"clock_noise", "gptq_perplexity", "int8_vs_onnxruntime", "overlap", "pruning_vs_torch_pruning"}
 
 
 def main() -> None:
