@@ -6,9 +6,9 @@ look       grey thumbnails of 16 x 16, mean 0 and length 1, correlate closely: w
 parts      two of four grids of every second pixel hold the same order of values: all but one or two pixels are equal
 
 How closely thumbnails of *different* pictures correlate depends on what is on them: .95 at most among photographs,
-.99 among handwritten digits. So the bound lies halfway between the closest 1 % of the evaluation data's own pictures
-and equality, within .975 to .995; ``benchmarks/overlap.py`` prints how often it errs. Drawings of few pixels are missed in half their
-size, and digits of 8 x 8 behind a strong JPEG: no bound parts these from another digit.
+.995 among handwritten digits. So the bound lies halfway between the closest 1 % of the evaluation data's own pictures
+and equality, within .975 to .995; ``benchmarks/overlap.py`` prints how often it errs. Drawings of few pixels are missed
+in half their size, and digits of 8 x 8 behind a strong JPEG: no bound parts these from another digit.
 """
 
 from __future__ import annotations
