@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -101,7 +102,12 @@ def _products(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
     return 0 if known else None
 
 
-def on_meta(module: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of a module, without its values: for ``torch.func.functional_call``."""
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach().to("meta") for name, tensor in named}
+def meta_copy(module: nn.Module) -> nn.Module:
+    """The module without its values; what its code keeps while it runs stays in the copy."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return deepcopy(module, {id(tensor): _empty(tensor) for tensor in tensors})
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    nowhere = tensor.detach().to("meta")
+    return nn.Parameter(nowhere, requires_grad=False) if isinstance(tensor, nn.Parameter) else nowhere

@@ -22,7 +22,7 @@ from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
 from squeeze.models.task import Task
-from squeeze.models.torch_macs import MacCounter, on_meta
+from squeeze.models.torch_macs import MacCounter, meta_copy
 from squeeze.models.weights import assign, read_weights, write_weights
 
 TORCH_TASKS: tuple[Task, ...] = ("classify", "embed")
@@ -103,10 +103,10 @@ class TorchModel(Model):
         """The work of one example, by module: counted on the meta device, where no code of the module objects to it."""
         example = self.example()
         if not self.is_meta:
-            nowhere = {name: value.to("meta") for name, value in example.inputs.items()}
-            args, kwargs = arguments(self.module, nowhere)
-            with suppress(Exception), (counter := MacCounter()).watching(self.module):  # it may look at values
-                torch.func.functional_call(self.module, on_meta(self.module), args, kwargs)
+            with suppress(Exception):  # it may look at values
+                copy = meta_copy(self.module)
+                with MacCounter().watching(copy) as counter:
+                    forward(copy, {name: value.to("meta") for name, value in example.inputs.items()})
                 return counter
         with MacCounter().watching(self.module) as counter:
             self._logits(example)
@@ -186,20 +186,16 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Call a module with a batch's inputs: by name where its ``forward`` knows the names, else the one input as is."""
-    args, kwargs = arguments(module, inputs)
-    return _logits(module(*args, **kwargs))
-
-
-def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """What a module is called with."""
     known = inspect.signature(module.forward).parameters
     if set(inputs) <= set(known):
-        return (), dict(inputs)
-    if "pixel_values" in known and set(inputs) == {"image"}:
-        return (), {"pixel_values": inputs["image"]}
-    if len(inputs) == 1:
-        return (next(iter(inputs.values())),), {}
-    raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
+        output = module(**inputs)
+    elif "pixel_values" in known and set(inputs) == {"image"}:
+        output = module(pixel_values=inputs["image"])
+    elif len(inputs) == 1:
+        output = module(next(iter(inputs.values())))
+    else:
+        raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
+    return _logits(output)
 
 
 def _logits(output: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from language_world import write_folder
+from language_world import logits, write_folder
 from onnx import helper, numpy_helper
 from onnx_world import Noise, exported, torch_model
 from torch import Tensor, nn
@@ -150,6 +151,35 @@ def test_which_experts_a_router_takes_is_unknown(tmp_path: Any) -> None:
     routed = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=4))
     assert routed.macs() is None
     assert None in {layer.macs for layer in routed.layers()}
+
+
+def test_what_a_network_keeps_while_it_is_counted_does_not_stay(tmp_path: Path) -> None:
+    """Positions that are kept from one call to the next would lie on the meta device afterwards."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.seen = nn.Linear(4, 5), None
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.seen = torch.zeros_like(image) if self.seen is None else self.seen
+            return self.fc(image + self.seen)
+
+    kept = model(Keeping(), 4)
+    assert kept.macs() == 20
+    assert kept.predict(kept.example()).device.type == "cpu"
+    long = {
+        "rope_type": "longrope",
+        "factor": 2.0,
+        "long_factor": [1.5] * 8,
+        "short_factor": [1.1] * 8,
+        "rope_theta": 1e4,
+    }
+    sizes = {"max_position_embeddings": 64, "original_max_position_embeddings": 32, "pad_token_id": 0}
+    folder = write_folder(tmp_path, "Phi3", rope_parameters=long | {"original_max_position_embeddings": 32}, **sizes)
+    counted, fresh = LanguageModel(folder), LanguageModel(folder)
+    assert counted.macs() is not None
+    assert torch.equal(logits(counted), logits(fresh))
 
 
 def test_code_that_looks_at_values_is_counted_where_it_runs() -> None:

@@ -19,7 +19,7 @@ from squeeze.formats.regular import read_json, require_regular_folder
 from squeeze.models.config_sizes import require_sizes, stored_tensors
 from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
-from squeeze.models.torch_macs import MacCounter
+from squeeze.models.torch_macs import MacCounter, meta_copy
 
 MAC_TOKENS = 128  # of the prompt whose multiply-accumulates are counted
 
@@ -102,9 +102,10 @@ class Skeleton:
         Which experts a router chooses is not known without weights.
         """
         tokens = torch.zeros(1, min(MAC_TOKENS, self.context or MAC_TOKENS), dtype=torch.int64, device="meta")
-        counter = MacCounter()
-        with suppress(Exception), counter.watching(self.module):  # the family's own code, which may look at values
-            self.module(input_ids=tokens, use_cache=False)
+        with suppress(Exception):  # the family's own code, which may look at values
+            copy = meta_copy(self.module)
+            with MacCounter().watching(copy) as counter:
+                copy(input_ids=tokens, use_cache=False)
             total = counter.total()
             return None if total is None else round(total / tokens.shape[1])
         return None
