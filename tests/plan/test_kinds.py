@@ -187,6 +187,7 @@ UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
         "negative_scales",
         "is for symmetric grids; an",
     ),
+    ("onnx", "quantize_static", {"entry": "int8"}, "entry", "is of convolutions, and the model has none: leave it out"),
     ("onnx", "quantize_static", {"percent": 99.0}, "percent", "goes with method: percentile; method is mse"),
     ("onnx", "quantize_dynamic", {"layers": "all"}, "layers", "tells convolutions from matrices, and the model has no"),
     (

@@ -101,6 +101,8 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if self.method != "percentile":
             yield Unused("percent", f"goes with method: percentile; method is {self.method}")
+        if not any("Conv" in layer.kind for layer in model.layers()):
+            yield Unused("entry", "is of convolutions, and the model has none: leave it out")
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(_layer_names(model), self.include, self.exclude))
