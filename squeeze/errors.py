@@ -102,6 +102,12 @@ class PlanError(SqueezeError):
         super().__init__(*(fault.located(file) for fault in self.faults))
 
 
+def relayed(kind: str, message: str) -> SqueezeError:
+    """An error that a confined process raised about a package; a model that does not run is the package's fault."""
+    own = {error.__name__: error for error in (DataError, MissingExtra, StoreError, UsageError)}
+    return (own | {PlanError.__name__: UsageError}).get(kind, VerifyError)(message)
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an exception of another library says, on one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from squeeze.cli.options import PATH, existing, json_option, limit_options, show_json
-
-if TYPE_CHECKING:
-    from squeeze.targets.confined import Limits
 
 EPILOG = """\b
 Example:
@@ -36,7 +33,7 @@ def command(
     prompt: int,
     tokens: int,
     rounds: int,
-    limits: Limits,
+    limits: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Measure PACKAGE: latency (median, p10, p90) and throughput, load time, peak memory.
@@ -47,14 +44,15 @@ def command(
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.targets.bench import bench
     from squeeze.targets.bench_language import bench_language
+    from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package
 
     opened = open_package(existing(package))
     language = opened.manifest.task == "generate"
     if language:
-        found = bench_language(opened, threads, prompt, tokens, rounds, limits)
+        found = bench_language(opened, threads, prompt, tokens, rounds, Limits(**limits))
     else:
-        found = bench(opened, threads, batches, seconds, progress_for_terminal(), limits)
+        found = bench(opened, threads, batches, seconds, progress_for_terminal(), Limits(**limits))
     if as_json:
         show_json({"package": str(package)} | found)
     elif language:

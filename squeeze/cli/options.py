@@ -75,24 +75,24 @@ def plan_options(command: F) -> F:
 
 
 def limit_options(command: F) -> F:
-    """``--time-limit --memory-limit``, given to the command as ``limits``."""
+    """``--time-limit --memory-limit``, given to the command as ``limits``: those fields of ``Limits`` that are set."""
 
     @wraps(command)
-    def limited(*arguments: Any, time_limit: float, memory_limit: str | None, **options: Any) -> Any:
-        from squeeze.targets.confined import Limits
-
+    def limited(*arguments: Any, time_limit: float | None, memory_limit: str | None, **options: Any) -> Any:
         memory = None if memory_limit is None else _bytes(memory_limit)
-        return command(*arguments, limits=Limits(time_limit, memory), **options)
+        given = {"seconds": time_limit, "memory_bytes": memory}
+        limits = {name: value for name, value in given.items() if value is not None}
+        return command(*arguments, limits=limits, **options)
 
     time = click.option(
         "--time-limit",
         type=click.FloatRange(1),
-        default=60.0,
-        show_default=True,
-        help="Seconds that the package's model may take for its golden input.",
+        help="Seconds that the package's model may take: 60 for its golden input, 600 for each batch that is scored.",
     )
     memory = click.option(
-        "--memory-limit", metavar="SIZE", help="As in 8GB; four times the model's size and 2 GiB unless given."
+        "--memory-limit",
+        metavar="SIZE",
+        help="As in 8GB; unless given, four times the model's size and 2 GiB, or 8 GiB while it is scored.",
     )
     return time(memory(limited))  # type: ignore[return-value]
 

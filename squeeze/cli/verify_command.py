@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -18,9 +18,6 @@ from squeeze.cli.options import (
     store_option,
     var_option,
 )
-
-if TYPE_CHECKING:
-    from squeeze.targets.confined import Limits
 
 EPILOG = """\b
 Examples:
@@ -36,13 +33,13 @@ Examples:
 @limit_options
 @json_option
 def command(
-    package: Path, data: Path | None, variables: tuple[str, ...], store: Path, limits: Limits, as_json: bool
+    package: Path, data: Path | None, variables: tuple[str, ...], store: Path, limits: dict[str, Any], as_json: bool
 ) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
 
-    The golden input runs in a process of its own, without network, with limits on time and memory. With --data, in this
-    process, every metric of that plan that the package can be scored by is scored again, and must equal the ledger's up
-    to rounding where the data is the same; --store saves scoring the original once more.
+    Its model runs in a process of its own, without network, with limits on time and memory. With --data, every metric
+    of that plan that the package can be scored by is scored again, and must equal the ledger's up to rounding where the
+    data is the same; --store saves scoring the original once more.
 
     Exit code 4 when it does not verify.
     """
@@ -50,14 +47,15 @@ def command(
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.run.rescore import rescore
     from squeeze.store import Store
+    from squeeze.targets.confined import SCORING, Limits
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(existing(package))
-    verification = verify(opened, limits)
+    verification = verify(opened, Limits(**limits))
     progress, scored = progress_for_terminal(), None
     if data is not None:
         kept = Store(store, progress) if store.is_dir() else None
-        scored = rescore(opened, load_plan(data, (), variables), progress, kept)
+        scored = rescore(opened, load_plan(data, (), variables), progress, kept, replace(SCORING, **limits))
     if as_json:
         found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
         show_json(found | asdict(verification) | {"rescored": scored})

@@ -181,7 +181,7 @@ def resolve(reference: str, folder: str | None = None) -> Any:
 
 
 def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
-    with _importable(folder):
+    with importable(folder):
         try:
             return importlib.import_module(name)
         except ImportError as error:
@@ -200,7 +200,8 @@ def _told(error: BaseException) -> str:
 
 
 @contextmanager
-def _importable(folder: str | None) -> Iterator[None]:
+def importable(folder: str | None) -> Iterator[None]:
+    """Find modules in ``folder`` too, for as long as the ``with`` lasts."""
     if folder is None or folder in sys.path:
         yield
         return

@@ -72,7 +72,8 @@ def _bench_package(
     arguments = {"path": where, "folder": str(package.folder.resolve()), **asked}
     fresh = _fresh_process(package, threads, limits)
     longer = replace(limits, seconds=limits.seconds + 2 * seconds * len(batch_sizes))
-    found = child.call("squeeze.targets.bench:bench_in_child", arguments, longer, package.model_bytes(), where)
+    size, folders = package.model_bytes(), package.temporary()
+    found = child.call("squeeze.targets.bench:bench_in_child", arguments, longer, size, where, folders=folders)
     return dict(found) | {"package_bytes": package.nbytes(), **fresh}
 
 

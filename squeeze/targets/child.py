@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from squeeze.errors import SqueezeError, VerifyError, first_line
+from squeeze.errors import SqueezeError, VerifyError, first_line, printable, relayed
+from squeeze.progress import Progress
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.work import temporary_folder
 
@@ -27,27 +28,40 @@ class Answer(dict[str, Any]):
     arrays: bytes = b""
 
 
-def call(function: str, arguments: Mapping[str, Any], limits: Limits, model_bytes: int, where: str) -> Answer:
+def call(
+    function: str,
+    arguments: Mapping[str, Any],
+    limits: Limits,
+    model_bytes: int,
+    where: str,
+    progress: Progress | None = None,
+    folders: Sequence[Path] = (),
+) -> Answer:
     """Call ``module:function`` in a confined process.
 
     Args:
         function: Takes ``scratch``, a folder for its arrays, and ``arguments``; returns a dict of JSON values.
         where: The package, for messages.
+        progress: Shows what the function reports, if it does; each report gives it the time limit anew.
+        folders: Removed if this process is killed meanwhile.
 
     Raises:
-        VerifyError: a limit was reached, the process died, or the function raised.
+        VerifyError: a limit was reached, the process died, or the runtime refuses the model.
+        SqueezeError: of the kind that the function raised.
     """
     with temporary_folder("child") as scratch:
-        told = json.dumps({"function": function, "scratch": str(scratch), "arguments": dict(arguments)})
+        asked = {"function": function, "scratch": str(scratch), "arguments": dict(arguments), "path": _path()}
+        told = json.dumps(asked)
         try:
-            done = run_confined([sys.executable, "-c", START], limits, model_bytes, told)
+            command = [sys.executable, "-P", "-c", START]
+            done = run_confined(command, limits, model_bytes, told, progress, [scratch, *folders])
         except Stopped as stopped:
             raise VerifyError(f"{where}: {stopped}") from None
         if not (scratch / RESULT).is_file():
             raise VerifyError(f"{where}: the runtime's process gave no answer ({_last_line(done.error)})")
         answer = Answer(json.loads((scratch / RESULT).read_bytes()))
         if "error" in answer:
-            raise VerifyError(str(answer["error"]))
+            raise _error(answer)
         if (scratch / ARRAYS).is_file():
             answer.arrays = (scratch / ARRAYS).read_bytes()
         return answer
@@ -56,13 +70,25 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits, model_byte
 def main() -> None:
     """In the child: read which function from standard input, call it, write what it gives."""
     told = json.load(sys.stdin)
+    sys.path[:] = told["path"]
     scratch = Path(told["scratch"])
     module, _, name = told["function"].partition(":")
     try:
         result = getattr(import_module(module), name)(scratch=scratch, **told["arguments"])
     except SqueezeError as error:
-        result = {"error": str(error)}
+        result = {"error": str(error), "kind": type(error).__name__}
     (scratch / RESULT).write_text(json.dumps(result))
+
+
+def _path() -> list[str]:
+    """Where this process finds modules: the user's own, which a plan may name, are not where Squeeze is."""
+    return [str(Path(place).resolve()) for place in sys.path]
+
+
+def _error(answer: Mapping[str, Any]) -> SqueezeError:
+    """What the function raised."""
+    lines = [printable(line) for line in str(answer["error"]).splitlines()]
+    return relayed(str(answer.get("kind")), "\n".join(lines))
 
 
 def _last_line(text: str) -> str:

@@ -1,27 +1,26 @@
 """Run a command on a stranger's files with limits on time, memory, files and the network.
 
-Run as a script, this file limits its own process and becomes the command; it needs the standard library only.
+The command ends when the process that asked for it ends, however that happens: ``launcher`` sees to it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-SECONDS = 60.0
-BASE_BYTES = 2 << 30  # an interpreter with a runtime and its libraries, before it has read a model
+from squeeze.progress import Progress
+from squeeze.targets import launcher
+from squeeze.targets.reports import PIPE, read_reports, show_reports
+
 MODEL_COPIES = 4  # of the model's size: as stored, unpacked, rearranged by the runtime, activations
-FILE_BYTES = 1 << 30  # of a file that it writes
-OPEN_FILES = 256
-NEW_NETWORK = 0x40000000  # CLONE_NEWNET: a network of its own, with nothing in it
-NEW_USER = 0x10000000  # CLONE_NEWUSER: what a user who is not root needs for that
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory", "can't allocate memory")
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 SET = {
@@ -39,16 +38,21 @@ class Limits:
     """What a stranger's model may take.
 
     Args:
-        seconds: Wall clock.
-        memory_bytes: Private memory; None: 2 GiB and four times the model's size.
+        seconds: Wall clock, counted anew from each report of progress.
+        memory_bytes: Private memory; None: ``base_bytes`` and four times the model's size.
+        base_bytes: What the process takes before it reads a model.
     """
 
-    seconds: float = SECONDS
+    seconds: float = 60.0
     memory_bytes: int | None = None
+    base_bytes: int = 2 << 30
 
     def memory_for(self, model_bytes: int) -> int:
         """The limit for a model of that size."""
-        return self.memory_bytes or BASE_BYTES + MODEL_COPIES * model_bytes
+        return self.memory_bytes or self.base_bytes + MODEL_COPIES * model_bytes
+
+
+SCORING = Limits(seconds=600.0, base_bytes=8 << 30)  # per batch; torch, the data, a batch of logits beside another's
 
 
 class Stopped(Exception):
@@ -64,30 +68,47 @@ class Done:
     error: str
 
 
-def run_confined(command: Sequence[str], limits: Limits, model_bytes: int, stdin: str = "") -> Done:
+def run_confined(
+    command: Sequence[str],
+    limits: Limits,
+    model_bytes: int,
+    stdin: str = "",
+    progress: Progress | None = None,
+    folders: Sequence[Path] = (),
+) -> Done:
     """Run a command within the limits; whatever it has started ends with it.
+
+    Args:
+        progress: Shows what the command reports; each report gives it the time limit anew.
+        folders: The first holds its temporary files; all are removed if this process is killed before the command ends.
 
     Raises:
         Stopped: by the time limit, or by a signal (most often: out of memory, or a fault in the runtime).
     """
     memory = limits.memory_for(model_bytes)
-    launcher = [sys.executable, "-I", "-S", str(Path(__file__)), str(memory), *command]
-    with subprocess.Popen(
-        launcher,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        start_new_session=True,
-        text=True,
-        errors="replace",
-    ) as child:
-        try:
-            out, error = child.communicate(stdin, timeout=limits.seconds)
-        except subprocess.TimeoutExpired:
-            raise Stopped(f"gave no answer within {limits.seconds:g} s; --time-limit would give it more") from None
-        finally:
-            _end(child)
+    heard, reporting = _pipe()
+    ends, alive = _pipe()
+    launched = [sys.executable, "-I", "-S", launcher.__file__, str(memory), str(ends.fileno())]
+    with alive:
+        with ends, reporting:
+            child = subprocess.Popen(
+                [*launched, str(len(folders)), *map(str, folders), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment(folders[0] if folders else None, reporting.fileno() if progress else None),
+                pass_fds=[ends.fileno(), *([reporting.fileno()] if progress else [])],
+                start_new_session=True,
+                text=True,
+                errors="replace",
+            )
+        with child:
+            reports = _Reports(heard, progress)
+            try:
+                out, error = _communicate(child, stdin, limits.seconds, reports)
+            finally:
+                _end(child)
+                reports.join()
     if child.returncode and any(word in error for word in OUT_OF_MEMORY):
         raise Stopped(f"needs more than {memory:,} bytes of memory; --memory-limit would give it more")
     if child.returncode < 0:
@@ -95,10 +116,52 @@ def run_confined(command: Sequence[str], limits: Limits, model_bytes: int, stdin
     return Done(child.returncode, out, error)
 
 
-def environment() -> dict[str, str]:
+def environment(temporary: Path | None = None, reporting: int | None = None) -> dict[str, str]:
     """Of the child: nothing that the user keeps in theirs but what finds programs and libraries."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return kept | SET | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    own = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    own |= {} if temporary is None else {"TMPDIR": str(temporary)}
+    return kept | SET | own | ({} if reporting is None else {PIPE: str(reporting)})
+
+
+class _Reports:
+    """What a child reports, shown by a thread, and when it last did."""
+
+    def __init__(self, pipe: IO[bytes], progress: Progress | None) -> None:
+        self.watched, self.last = progress is not None, time.monotonic()
+        self._thread = threading.Thread(target=self._show, args=(pipe, progress or Progress()), daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Show the last of them; a pipe that somebody still holds is left."""
+        self._thread.join(timeout=5)
+
+    def _show(self, pipe: IO[bytes], progress: Progress) -> None:
+        with pipe:
+            show_reports(self._stamped(pipe), progress)
+
+    def _stamped(self, pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
+        for report in read_reports(pipe):
+            self.last = time.monotonic()
+            yield report
+
+
+def _communicate(child: subprocess.Popen[str], stdin: str, seconds: float, reports: _Reports) -> tuple[str, str]:
+    """Standard output and error, unless nothing is reported for too long."""
+    text: str | None = stdin
+    while (left := reports.last + seconds - time.monotonic()) > 0:
+        try:
+            return child.communicate(text, timeout=left)
+        except subprocess.TimeoutExpired:
+            text = None  # what is left of it is sent all the same
+    what = "finished no batch" if reports.watched else "gave no answer"
+    raise Stopped(f"{what} within {seconds:g} s; --time-limit would give it more")
+
+
+def _pipe() -> tuple[IO[bytes], IO[bytes]]:
+    """Where to read and where to write."""
+    reader, writer = os.pipe()
+    return os.fdopen(reader, "rb"), os.fdopen(writer, "wb")
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -108,30 +171,3 @@ def _end(child: subprocess.Popen[str]) -> None:
         return  # it and all that it started have ended
     except PermissionError:
         child.kill()
-
-
-def _confine(memory_bytes: int) -> None:
-    for kind, limit in (
-        (resource.RLIMIT_DATA, memory_bytes),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
-    _leave_network()
-
-
-def _leave_network() -> bool:
-    """Where the kernel lets us: the limits hold without it."""
-    if not sys.platform.startswith("linux"):
-        return False
-    unshare = ctypes.CDLL(None, use_errno=True).unshare
-    return bool(unshare(NEW_NETWORK) == 0 or unshare(NEW_USER | NEW_NETWORK) == 0)
-
-
-if __name__ == "__main__":
-    _confine(int(sys.argv[1]))
-    os.execv(sys.argv[2], sys.argv[2:])

@@ -54,6 +54,10 @@ class Package:
         """Bytes of all listed files."""
         return sum(file.size for file in self.manifest.files.values())
 
+    def temporary(self) -> list[Path]:
+        """Folders that go with the package: none where it was opened as a folder."""
+        return [] if self.folder == self.path else [self.folder]
+
     def nbytes(self) -> int:
         """Bytes of the zip, or of all files of a folder."""
         if self.path.is_file():
@@ -147,7 +151,8 @@ def answer(package: Package, limits: Confinement) -> Arrays:
         "runtime": manifest.runtime.name,
         "where": str(package.path),
     }
-    found = child.call(GOLDEN_ANSWER, arguments, limits, package.model_bytes(), str(package.path))
+    where, folders = str(package.path), package.temporary()
+    found = child.call(GOLDEN_ANSWER, arguments, limits, package.model_bytes(), where, folders=folders)
     return read_npz(found.arrays)
 
 
