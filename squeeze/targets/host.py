@@ -6,9 +6,13 @@ import os
 import platform
 from pathlib import Path
 
+from squeeze.models.ort_session import EXACT_PRODUCTS, products_overflow
+
+CURED = f"overflow 16 bits: computed exactly by {EXACT_PRODUCTS}, but for .ort files"
+
 
 def host() -> dict[str, str | int]:
-    """Processor, cores, system and runtime."""
+    """Processor, cores, system and runtime, and whether the runtime's fast int8 products are exact here."""
     import onnxruntime
 
     return {
@@ -18,6 +22,7 @@ def host() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "onnxruntime": str(onnxruntime.__version__),
+        "int8_products": CURED if products_overflow() else "exact",
     }
 
 

@@ -13,6 +13,7 @@ from squeeze.models.artifact import Artifact
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.base import Target, facts_of
 from squeeze.targets.ort_format import operator_list, write_ort
+from squeeze.targets.verify import OPERATORS
 
 
 class Mobile(Target[OnnxModel]):
@@ -26,7 +27,7 @@ class Mobile(Target[OnnxModel]):
 
 def build_ort(model: OnnxModel, folder: Path) -> Artifact:
     """ONNX Runtime Mobile."""
-    file, operators = folder / "model.ort", folder / "required_operators.config"
+    file, operators = folder / "model.ort", folder / OPERATORS
     write_ort(model.data, file)
     operators.write_text(operator_list(file))
     return Artifact(file, facts_of(model), beside=(operators,))

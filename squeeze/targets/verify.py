@@ -15,6 +15,7 @@ from squeeze.errors import VerifyError
 from squeeze.formats.regular import require_regular
 from squeeze.models.artifact import Artifact, Facts
 from squeeze.models.language.artifact import LanguageArtifact, runtime_class
+from squeeze.models.ort_session import products_overflow
 from squeeze.targets import child, generator, predictor
 from squeeze.targets.archive import Limits, check_names, unpack
 from squeeze.targets.check import check_configs, check_external_data, check_files, check_kinds, read_manifest
@@ -23,6 +24,11 @@ from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, Manifest
 from squeeze.work import work_folder
 
+OVERFLOW = (
+    "this CPU's int8 products overflow 16 bits, and an .ort file cannot be told to use others: its outputs and scores "
+    "are this CPU's; ARM and x86 with VNNI compute exactly"
+)
+OPERATORS, INTEGER_OPERATORS = "required_operators.config", ("QLinear", "QGemm", "Integer", "DynamicQuantizeMatMul")
 GOLDEN_ANSWER = "squeeze.targets.answers:golden_answer"
 
 
@@ -133,7 +139,7 @@ def verify(package: Package, limits: Confinement | None = None) -> Verification:
         tolerance=manifest.tolerance,
         bit_equal=difference == 0.0,
         runtime=f"{manifest.runtime.name} {version}",
-        notes=tuple(_notes(manifest, difference, version)),
+        notes=tuple(_notes(package, difference, version)),
     )
 
 
@@ -179,10 +185,18 @@ def _checked(path: Path, folder: Path, limits: Limits) -> Package:
     return Package(path, folder, manifest)
 
 
-def _notes(manifest: Manifest, difference: float, version: str) -> list[str]:
-    notes = []
+def _multiplies_integers(package: Package) -> bool:
+    """As the list of operators beside an ``.ort`` file has it."""
+    file = package.folder / OPERATORS
+    return file.is_file() and any(name in file.read_text(errors="replace") for name in INTEGER_OPERATORS)
+
+
+def _notes(package: Package, difference: float, version: str) -> list[str]:
+    manifest, notes = package.manifest, []
     if manifest.runtime.version != version:
         notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {version}")
+    if manifest.model.endswith(".ort") and products_overflow() and _multiplies_integers(package):
+        notes.append(OVERFLOW)
     notes.append(
         "golden output is equal to the last bit" if difference == 0.0 else "golden output is equal within tolerance"
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from squeeze.errors import ModelError
+from squeeze.models import ort_session
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets import standalone
 
 
 def classifier(input_name: str = "image", batch: int | str = "n") -> onnx.ModelProto:
@@ -87,3 +91,49 @@ def test_a_graph_that_the_runtime_refuses_is_one_clear_line(tmp_path: Path) -> N
     with pytest.raises(ModelError, match="ONNX Runtime refuses the model") as caught:
         opened(tmp_path, proto)
     assert "\n" not in str(caught.value)
+
+
+OPENERS = [lambda model: ort_session.open_session(model, 1, "m"), lambda model: standalone.open_session(model, 1)]
+
+
+def product(session: ort.InferenceSession) -> int:
+    return int(session.run(None, {"x": np.full((1, 4), 255, np.uint8)})[0].item())
+
+
+@pytest.mark.parametrize("opened", OPENERS, ids=["here", "packaged script"])
+def test_int8_products_are_exact_on_every_cpu(opened: Callable[[bytes], ort.InferenceSession]) -> None:
+    """x86 without VNNI adds pairs of them in 16 bits: 65,534 would come out."""
+    assert product(opened(ort_session.PRODUCTS)) == 4 * 255 * 127
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+def test_slower_products_are_used_only_where_the_fast_ones_overflow(
+    overflow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(ort_session, "products_overflow", lambda: overflow)
+    monkeypatch.setattr(ort_session, "_session", lambda *said: asked.append(ort_session.EXACT_PRODUCTS in said[2]))
+    ort_session.open_session(ort_session.PRODUCTS, 1, "m")
+    assert asked == [overflow]
+
+
+def test_a_graph_that_has_no_exact_products_is_opened_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime 1.32 cannot rewrite a weight that two nodes share."""
+    proto = onnx.load_from_string(ort_session.PRODUCTS)
+    proto.graph.node.append(helper.make_node("MatMulInteger", ["x", "w"], ["z"], "second"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.INT32, [1, 1]))
+    monkeypatch.setattr(ort_session, "products_overflow", lambda: True)
+    monkeypatch.setattr(ort_session, "_session", refusing_exact(ort_session._session))
+    with pytest.warns(UserWarning, match="m: int8 products overflow 16 bits on this CPU"):
+        assert ort_session.open_session(proto.SerializeToString(), 1, "m").get_outputs()
+
+
+def refusing_exact(session: Callable[..., ort.InferenceSession]) -> Callable[..., ort.InferenceSession]:
+    """As ONNX Runtime does on every x86 CPU; elsewhere it takes all graphs."""
+
+    def refuse(model: bytes, threads: int, entries: dict[str, str]) -> ort.InferenceSession:
+        if ort_session.EXACT_PRODUCTS in entries:
+            raise RuntimeError("Attempt to replace the existing tensor")
+        return session(model, threads, entries)
+
+    return refuse

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from functools import cache
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,12 +15,6 @@ from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-
-CPU = torch.cpu.get_capabilities()
-needs_vnni = pytest.mark.skipif(
-    platform.machine() == "x86_64" and not any(CPU.get(unit) for unit in ("avx512_vnni", "avx_vnni")),
-    reason="without VNNI, ONNX Runtime's dynamic int8 products overflow 16 bits: other errors than those of rounding",
-)
 
 
 class Net(nn.Module):

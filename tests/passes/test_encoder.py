@@ -9,7 +9,6 @@ import pytest
 import torch
 from encoder_world import PLAN, SIZES, tiny_encoder, write_encoder_world
 from language_world import write_tokenizer
-from onnx_world import needs_vnni
 from tiny import faults, squeeze
 from torch import nn
 
@@ -86,7 +85,6 @@ def test_matrices_and_large_tables_become_integers(exported: OnnxModel) -> None:
     assert cosine(exported, small) > 0.97
 
 
-@needs_vnni
 def test_smoothing_turns_embeddings_less(exported: OnnxModel) -> None:
     plain, _ = quantized(exported, embeddings=False)
     smooth, context = quantized(exported, embeddings=False, smooth=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_world import error, exported, needs_vnni
+from onnx_world import error, exported
 
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
@@ -16,7 +16,6 @@ def test_matrices_become_integers_and_convolutions_stay() -> None:
     assert quantized.ir.graph.initializers["fc.weight.integers"].dtype is not None
 
 
-@needs_vnni
 def test_a_classifier_in_integers_is_off_by_rounding_only() -> None:
     assert error(QuantizeDynamic().run(exported(), Context(threads=1))) < 1e-3
 

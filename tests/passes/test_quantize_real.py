@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from onnx_world import needs_vnni
 
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
@@ -23,7 +22,6 @@ def divergence(exported: OnnxModel, quantized: OnnxModel, images: dict[str, torc
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
-@needs_vnni
 def test_corrected_biases_keep_a_mobilenet_close_to_its_original(real: Path) -> None:
     plan = Plan.load(PLAN, ["data.calibrate.samples=32"], {"real": str(real)})
     assert plan.model is not None

@@ -19,7 +19,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.formats.onnx_rounding import rounds_activations
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.ort_session import dtype
+from squeeze.models.ort_session import dtype, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -250,15 +250,7 @@ class Text:
 
 
 def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSession:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    entries = {"session.intra_op.allow_spinning": str(int(spinning))}
     if exact:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-    try:
-        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exception classes share no base
-        raise ModelError(f"{file}: ONNX Runtime refuses the model: {' '.join(str(error).split())[:200]}") from error
+        entries["session.qdq_matmulnbits_accuracy_level"] = "0"
+    return open_session(file, threads, str(file), entries)
