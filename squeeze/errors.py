@@ -104,7 +104,7 @@ class PlanError(SqueezeError):
 
 def relayed(kind: str, message: str) -> SqueezeError:
     """An error that a confined process raised about a package; a model that does not run is the package's fault."""
-    own = {error.__name__: error for error in (DataError, MissingExtra, StoreError, UsageError)}
+    own = {error.__name__: error for error in (DataError, MissingExtra, RefusedError, StoreError, UsageError)}
     return (own | {PlanError.__name__: UsageError}).get(kind, VerifyError)(message)
 
 

@@ -13,8 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from squeeze.errors import SqueezeError, VerifyError, first_line, printable, relayed
+from squeeze.errors import RefusedError, SqueezeError, VerifyError, first_line, printable, relayed
 from squeeze.progress import Progress
+from squeeze.refused import refusal
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.work import temporary_folder
 
@@ -77,6 +78,10 @@ def main() -> None:
         result = getattr(import_module(module), name)(scratch=scratch, **told["arguments"])
     except SqueezeError as error:
         result = {"error": str(error), "kind": type(error).__name__}
+    except OSError as error:
+        if (refused := refusal(error)) is None:
+            raise
+        result = {"error": refused, "kind": RefusedError.__name__}
     (scratch / RESULT).write_text(json.dumps(result))
 
 
