@@ -76,9 +76,17 @@ def _rescored(found: dict[str, Any]) -> Iterator[str]:
     for name, score in found.get("scores", {}).items():
         exact = text.whole(score["value"]) if score["interval"] is None else f"{score['value']:.4g}"
         spread = " (95 % interval {:.4g} to {:.4g})".format(*score["interval"]) if score["interval"] else ""
-        equal = "; equal to the ledger's" if "claimed" in score else f"; {found['not_compared'][name]}"
-        yield f"{name}: {exact}{spread}{equal}"
+        yield f"{name}: {exact}{spread}; {_beside_ledger(found, name, score)}"
     yield from (f"{name}: not scored: {reason}" for name, reason in found.get("not_scored", {}).items())
+
+
+def _beside_ledger(found: dict[str, Any], name: str, score: dict[str, Any]) -> str:
+    if "claimed" not in score:
+        return str(found["not_compared"][name])
+    if score["interval"] is None or not (shift := found["outputs_differ_by"]):
+        return "equal to the ledger's"
+    near = f"{score['claimed']:.4g}, within the {score['tolerance']:.1g} that outputs differing by {shift:.1g} allow"
+    return f"the ledger's is {near}"
 
 
 def show_bench(package: Path, found: dict[str, Any]) -> None:

@@ -42,11 +42,15 @@ class RescoredMetric(BaseModel):
 
 
 class Rescored(BaseModel):
-    """What was scored, what could not be, and what could not be compared: by name, with its reason."""
+    """What was scored, what could not be, and what could not be compared: by name, with its reason.
+
+    ``outputs_differ_by`` is 0 where the golden output is equal to the last bit: then scores are too, up to rounding.
+    """
 
     data: str | None
     examples: int | None
     same_data_as_ledger: bool
+    outputs_differ_by: float
     scores: dict[str, RescoredMetric]
     not_scored: dict[str, str]
     not_compared: dict[str, str]

@@ -17,7 +17,7 @@ import torch
 
 from squeeze.errors import VerifyError
 from squeeze.evaluate.evaluator import labels_of
-from squeeze.evaluate.evidence.base import Collectors, ScoredOn, Sources, Subject
+from squeeze.evaluate.evidence.base import Answered, Collectors, Estimate, Reading, ScoredOn, Sources, Subject
 from squeeze.evaluate.metrics import Metric
 from squeeze.ledger import Score, measure, scores
 from squeeze.models.base import Model
@@ -27,10 +27,13 @@ from squeeze.run.claims import Claim, ClaimedLedger, claim, read_ledger
 from squeeze.run.kept import read_model
 from squeeze.run.scorable import obstacle, open_sources
 from squeeze.store import Store
+from squeeze.targets.answers import outputs
 from squeeze.targets.check import read_manifest
+from squeeze.targets.golden import largest_difference, largest_shift
 from squeeze.targets.reports import child_progress
 from squeeze.targets.verify import Package
 
+GOLDEN_TIMES = 2.0  # the largest of a few golden outputs, to the largest of all
 NOTHING = "its evidence says nothing of one model alone"
 
 
@@ -40,6 +43,7 @@ class Check:
 
     Args:
         no_original: Why there is no original to compare to; None: there is one, or no metric needs it.
+        shift: How far this host's outputs may be from those of the host that packed; 0: the golden ones are equal.
     """
 
     package: Package
@@ -47,6 +51,7 @@ class Check:
     model: Model
     sources: Sources
     no_original: str | None
+    shift: float
 
     def obstacle(self, metric: Metric) -> str | None:
         """Why a metric cannot be scored; None: it can."""
@@ -81,7 +86,18 @@ def scores_in_child(
     ledger, model, progress = read_ledger(package), package.load_model(), child_progress()
     subject = _original(Path(original), root) if original else None
     sources = open_sources(asked, model.task, subject, Store(Path(store), progress), progress)
-    return _beside_ledger(Check(package, asked, model, sources, reason), ledger)
+    return _beside_ledger(Check(package, asked, model, sources, reason, _shift(package)), ledger)
+
+
+def _shift(package: Package) -> float:
+    """Twice what the golden outputs differ by, in the outputs' own unit: other inputs may differ by more."""
+    golden, manifest, where = package.golden(), package.manifest, str(package.path)
+    found = outputs(package.folder, manifest.task, manifest.model, manifest.runtime.name, golden, where)
+    if set(golden.outputs) - set(found) or not largest_difference(golden.outputs, found) <= manifest.tolerance:
+        raise VerifyError(
+            f"{where}: golden output differs by more than the manifest allows; squeeze verify says how far"
+        )
+    return GOLDEN_TIMES * largest_shift(golden.outputs, found)
 
 
 def _original(entry: Path, root: str) -> Subject:
@@ -93,7 +109,8 @@ def _beside_ledger(check: Check, ledger: ClaimedLedger) -> dict[str, Any]:
     """Scores, what could not be scored, and what could not be compared, each by name with its reason."""
     data, obstacles = check.sources.evaluate, {m.label: check.obstacle(m) for m in check.plan.metrics}
     metrics = [metric for metric in check.plan.metrics if obstacles[metric.label] is None]
-    found, not_compared = _scores(check, metrics), {}
+    found, readings = _scores(check, metrics)
+    not_compared: dict[str, str] = {}
     obstacles |= {metric.label: NOTHING for metric in metrics if metric.label not in found}
     listed: dict[str, Any] = {}
     for metric in (metric for metric in metrics if metric.label in found):
@@ -103,25 +120,28 @@ def _beside_ledger(check: Check, ledger: ClaimedLedger) -> dict[str, Any]:
         if reason is not None:
             not_compared[metric.label] = reason
         elif claimed is not None and score.value is not None:
-            listed[metric.label] |= _compared(check.package, metric, score.value, claimed)
+            answers = readings[metric.label]
+            listed[metric.label] |= _compared(check, metric, score.value, claimed, answers)
     scored_on = ScoredOn.of(data) if data is not None else None
     return {
         "data": scored_on.name if scored_on else None,
         "examples": scored_on.examples if scored_on else None,
         "same_data_as_ledger": _sha256(ledger) == (scored_on.sha256 if scored_on else None),
+        "outputs_differ_by": check.shift,
         "scores": listed,
         "not_scored": {label: reason for label, reason in obstacles.items() if reason is not None},
         "not_compared": not_compared,
     }
 
 
-def _scores(check: Check, metrics: list[Metric]) -> Mapping[str, Score]:
-    """As in a row of the ledger, without deltas."""
+def _scores(check: Check, metrics: list[Metric]) -> tuple[Mapping[str, Score], Mapping[str, Reading]]:
+    """As in a row of the ledger, without deltas, and what they were worked out from."""
     data, original = check.sources.evaluate, check.sources.original
     collectors, on = Collectors(metrics, check.sources), ScoredOn.of(data) if data is not None else None
-    new = measure(collectors.readings(Subject(check.package.manifest.digest, check.model, "package")), on)
+    readings = collectors.readings(Subject(check.package.manifest.digest, check.model, "package"))
+    new = measure(readings, on)
     old = new if original is None else measure(collectors.readings(original), on)
-    return scores(metrics, labels_of(data) if data is not None else None, new, old, None)
+    return scores(metrics, labels_of(data) if data is not None else None, new, old, None), readings
 
 
 def _incomparable(
@@ -140,17 +160,27 @@ def _incomparable(
     return None
 
 
-def _compared(package: Package, metric: Metric, value: float, claimed: Claim) -> dict[str, Any]:
-    """The ledger's value beside this one, equal up to rounding.
+def _compared(check: Check, metric: Metric, value: float, claimed: Claim, reading: Reading) -> dict[str, Any]:
+    """The ledger's value beside this one, equal up to rounding and, on another host, up to what its outputs differ by.
 
     Raises:
         VerifyError: they differ by more.
     """
     tolerance = metric.tolerance(claimed.value)
+    if check.shift:
+        tolerance += metric.slack(claimed.value, check.shift, *_evidence(reading))
     if not abs(value - claimed.value) <= tolerance:
         what = f"{metric.label} is {value:.10g}; the ledger says {claimed.value:.10g} of the same data"
-        raise VerifyError(f"{package.path}: {what}; a difference of at most {tolerance:.1g} would be rounding")
+        why = f"what outputs that differ by {check.shift:.1g} allow" if check.shift else "rounding"
+        raise VerifyError(f"{check.package.path}: {what}; a difference of at most {tolerance:.1g} would be {why}")
     return {"claimed": claimed.value, "tolerance": tolerance}
+
+
+def _evidence(reading: Reading) -> tuple[Any, int]:
+    """The model's answers, where they are kept, and the number of examples."""
+    if isinstance(reading, Answered):
+        return reading.answers, reading.scored_on.examples
+    return None, reading.examples if isinstance(reading, Estimate) else 0
 
 
 def _sha256(ledger: ClaimedLedger) -> str | None:

@@ -19,14 +19,18 @@ def golden_answer(scratch: Path, folder: str, task: str, model: str, runtime: st
     from squeeze.targets.manifest import GOLDEN
 
     golden = Golden.from_npz((Path(folder) / GOLDEN).read_bytes(), f"{where}: {GOLDEN}")
+    found = outputs(Path(folder), task, model, runtime, golden, where)
+    (scratch / ARRAYS).write_bytes(npz_bytes(found))
+    return {}
+
+
+def outputs(folder: Path, task: str, model: str, runtime: str, golden: Golden, where: str) -> Arrays:
+    """What the model of an opened package makes of the golden input."""
     if task == "generate":
         from squeeze.targets import generator
 
-        outputs = generator.answer(Path(folder), runtime, golden, where)
-    else:
-        outputs = predict(Path(folder) / model, golden, where)
-    (scratch / ARRAYS).write_bytes(npz_bytes(outputs))
-    return {}
+        return generator.answer(folder, runtime, golden, where)
+    return predict(folder / model, golden, where)
 
 
 def predict(model: Path, golden: Golden, where: str) -> Arrays:

@@ -56,6 +56,12 @@ def largest_difference(expected: Arrays, found: Arrays) -> float:
     return max(_difference(expected[name], found[name]) for name in expected)
 
 
+def largest_shift(expected: Arrays, found: Arrays) -> float:
+    """Largest absolute difference, in the outputs' own unit; the shapes are equal."""
+    gaps = (np.abs(expected[name].astype(np.float64) - found[name].astype(np.float64)) for name in expected)
+    return max(float(np.nan_to_num(gap).max(initial=0.0)) for gap in gaps)
+
+
 def _difference(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
     if expected.shape != found.shape:
         return float("inf")

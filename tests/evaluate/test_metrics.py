@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from squeeze.errors import DataError
-from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Loss, Top1, Top5
+from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Loss, Macs, Perplexity, Top1, Top5
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], dtype=np.float32))
 OTHER = np.log(np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], dtype=np.float32))
@@ -59,3 +59,25 @@ def test_a_metric_that_needs_labels_says_what_could_do_without(metric: ExampleMe
 def test_a_label_that_the_model_does_not_know_is_told_and_not_scored_as_wrong(metric: ExampleMetric) -> None:
     with pytest.raises(DataError, match=f"{metric.name}: label 3 is outside the model's 3 classes, 0 to 2"):
         metric.per_example(LOGITS, np.array([0, 3]), LOGITS)
+
+
+def test_only_examples_near_enough_to_turn_may_differ_on_another_host() -> None:
+    """Outputs that differ by 0.1 bring two of them nearer by 0.2 at most."""
+    logits = np.array([[2.0, 1.85, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [3, 2.75, 2, 1, 0.5, 0.4], [0, 0, 0, 0, 0, 5]])
+    assert Top1().slack(0.5, 0.1, logits, 4) == Flips().slack(0.5, 0.1, logits, 4) == 0.25
+    assert Top5().slack(0.5, 0.1, logits, 4) == 1  # zeros are as good as each other
+    assert Top5().slack(0.5, 0.1, logits[2:3], 1) == 1
+    assert Top5().slack(0.5, 0.04, logits[2:3], 1) == 0
+    assert Top5().slack(0.5, 0.1, logits[:, :4], 4) == 0  # all are among the first five
+    assert Flips().slack(0.02, 0.001, None, 100) == pytest.approx(0.012)  # a language model's: outputs are not kept
+    assert Macs().slack(1000, 0.1, None, 4) == 0
+
+
+def test_a_shift_of_outputs_moves_a_loss_by_two_shifts_at_most() -> None:
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(50, 6)), random.integers(0, 6, 50)
+    for _ in range(20):
+        moved = logits + random.uniform(-0.1, 0.1, logits.shape)
+        moves = [Loss().per_example(x, labels, logits).mean() for x in (logits, moved)]
+        assert abs(moves[1] - moves[0]) <= Loss().slack(moves[0], 0.1, logits, 50) == 0.2
+    assert Perplexity().slack(20.0, 0.1, None, 50) == pytest.approx(20 * (np.exp(0.2) - 1))
