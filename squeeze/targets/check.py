@@ -28,6 +28,11 @@ from squeeze.targets.manifest import (
 )
 from squeeze.targets.package import file_sum
 
+PROGRAMS = {b"\x7fELF": "ELF"} | {
+    magic: "Mach-O"
+    for word in ("feedface", "feedfacf", "cafebabe", "cafebabf")
+    for magic in (bytes.fromhex(word), bytes.fromhex(word)[::-1])
+}
 LARGEST_JSON_BYTES = 16 << 20
 OWN_FILES = {MANIFEST, MEASUREMENTS, GOLDEN, PLAN, LEDGER, RUN, README}  # what every package holds
 RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
@@ -72,6 +77,23 @@ def check_kinds(package: Path, manifest: Manifest) -> None:
         if name not in OWN_FILES and not name.endswith(suffixes):
             what = f"is no file that {manifest.runtime.name} reads"
             raise VerifyError(f"{package}: {name}: {what}; {', '.join(suffixes)} would be right")
+
+
+def check_programs(package: Path, folder: Path, manifest: Manifest) -> None:
+    """No file, whatever its name, that a loader of shared libraries would take."""
+    for name in sorted(manifest.files):
+        if (kind := program_kind(folder / name)) is not None:
+            raise VerifyError(f"{package}: {name}: holds a program ({kind}); a package holds data only")
+
+
+def program_kind(file: Path) -> str | None:
+    """Which kind of program or library a file begins as."""
+    with file.open("rb") as stream:
+        head = stream.read(64)
+        if head.startswith(b"MZ") and len(head) == 64:  # two letters alone may begin a tensor
+            stream.seek(int.from_bytes(head[60:64], "little"))
+            return "PE" if stream.read(4) == b"PE\0\0" else None
+    return PROGRAMS.get(head[:4])
 
 
 def check_configs(package: Path, folder: Path, manifest: Manifest) -> None:

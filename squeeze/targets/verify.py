@@ -18,7 +18,14 @@ from squeeze.models.language.artifact import LanguageArtifact, runtime_class
 from squeeze.models.ort_session import products_overflow
 from squeeze.targets import child, generator, predictor
 from squeeze.targets.archive import Limits, check_names, unpack
-from squeeze.targets.check import check_configs, check_external_data, check_files, check_kinds, read_manifest
+from squeeze.targets.check import (
+    check_configs,
+    check_external_data,
+    check_files,
+    check_kinds,
+    check_programs,
+    read_manifest,
+)
 from squeeze.targets.confined import Limits as Confinement
 from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, Manifest
@@ -180,6 +187,7 @@ def _checked(path: Path, folder: Path, limits: Limits) -> Package:
     check_names(path, list(manifest.files))
     check_kinds(path, manifest)
     check_files(path, folder, manifest, limits)
+    check_programs(path, folder, manifest)
     check_configs(path, folder, manifest)
     check_external_data(path, folder, manifest)
     return Package(path, folder, manifest)

@@ -27,6 +27,8 @@ from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.targets.base import Packed, Pieces
 from squeeze.targets.bench import bench
 from squeeze.targets.bench_language import bench_language
+from squeeze.targets.check import program_kind
+from squeeze.targets.configs import SUFFIXES
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.genai import Genai
 from squeeze.targets.golden import Golden
@@ -109,8 +111,9 @@ def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, co
     files = {**hostile, "model/libevil.so": library.read_bytes()}
     assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
     assert "libevil.so: is no file that onnxruntime-genai reads" in capsys.readouterr().err
-    named_as_data = {**hostile, "model/libevil.so.data": library.read_bytes()}
+    named_as_data = {**genai, "model/libevil.so.data": library.read_bytes()}
     assert squeeze(command, resealed(tmp_path / "p.zip", named_as_data)) == 4
+    assert "libevil.so.data: holds a program (ELF); a package holds data only" in capsys.readouterr().err
     assert not mark.exists()
     honest = genai["model/genai_config.json"]
     twice = honest.replace(
@@ -119,7 +122,7 @@ def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, co
         1,
     )
     assert twice != honest
-    files |= {"model/genai_config.json": twice, "model/libevil.so.data": files.pop("model/libevil.so")}
+    files = {**genai, "model/genai_config.json": twice, "model/libevil.so.data": b"another kind of program"}
     assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
     assert "a key stands twice in one object" in capsys.readouterr().err
     assert not mark.exists()
@@ -142,6 +145,32 @@ def test_a_config_that_names_code_is_refused(packed: Packed, tmp_path: Path) -> 
 def test_a_kind_of_file_that_no_runtime_reads_is_refused(packed: Packed, tmp_path: Path, name: str) -> None:
     with pytest.raises(VerifyError, match="is no file that onnxruntime reads"):
         open_package(resealed(tmp_path / "p.zip", {**read(packed.path), name: b"x"}))
+
+
+PE = b"MZ" + bytes(58) + (64).to_bytes(4, "little") + b"PE\0\0"
+PROGRAMS = {
+    "ELF": b"\x7fELF\x02\x01\x01" + bytes(57),
+    "PE": PE,
+    "Mach-O": bytes.fromhex("cffaedfe") + bytes(60),
+    "Mach-O of several": bytes.fromhex("cafebabe00000002"),
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_program_is_refused_under_any_name_that_a_package_may_hold(packed: Packed, tmp_path: Path, kind: str) -> None:
+    """A loader of libraries looks at what a file begins with; a suffix says nothing to it."""
+    files = read(packed.path)
+    for suffix in SUFFIXES["onnxruntime"]:
+        with pytest.raises(VerifyError, match=rf"lib\{suffix}: holds a program \({kind[:6].strip()}"):
+            open_package(resealed(tmp_path / "p.zip", {**files, f"lib{suffix}": PROGRAMS[kind]}))
+    with pytest.raises(VerifyError, match="holds a program"):
+        open_package(resealed(tmp_path / "p.zip", {**files, "run.py": PROGRAMS[kind]}))
+
+
+@pytest.mark.parametrize("head", [b"MZ", b"MZ" + bytes(62), b"MZ" + b"\xff" * 62, b"", b"\x7f"])
+def test_weights_that_begin_as_a_program_might_are_no_program(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "weights").write_bytes(head)
+    assert program_kind(tmp_path / "weights") is None
 
 
 def test_a_folder_named_as_a_file_is_refused(packed: Packed, tmp_path: Path) -> None:
