@@ -23,7 +23,6 @@ from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
 from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
 from squeeze.evaluate.evidence.outputs import Logits, Outputs
 from squeeze.evaluate.labels import required_labels
-from squeeze.evaluate.margins import near_share
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.evaluate.windows import WindowScores
 from squeeze.formats.grid_kind import GridKind
@@ -103,20 +102,13 @@ class Metric(Options, ABC):
         """How far two correct computations on the same data may differ in ``value``, by the metric's arithmetic."""
         return 0.0
 
-    def slack(self, value: float, shift: float, answers: Any, examples: int) -> float:
-        """How far ``value`` may move on a host where each output of the model differs by up to ``shift``.
-
-        Args:
-            answers: The evidence that ``value`` was worked out from, where the model's outputs are kept.
-        """
-        return 0.0
-
 
 class ExampleMetric(Metric):
     """One value per example, from logits ``[n, classes]``, labels ``[n]`` and the original's logits."""
 
     evidence: ClassVar[type[Evidence]] = Outputs
     limits: ClassVar[str] = MEAN
+    rank: ClassVar[int | None] = None  # of the logit that decides an answer, where the next one might: 1 is the largest
     counts: ClassVar[bool] = False  # yes/no per example: shares, and paired tables of them
     logarithmic: ClassVar[bool] = False  # shown is exp: a difference of means is the logarithm of a ratio
     rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
@@ -145,20 +137,6 @@ class ExampleMetric(Metric):
         """Counted: the division alone rounds; else each example's rounding, relative where values are large."""
         return SHARE_ROUNDING if self.counts else self.rounding * max(1.0, abs(value))
 
-    def slack(self, value: float, shift: float, answers: Any, examples: int) -> float:
-        """Counted: the examples that two outputs decide which lie near enough; else a log-softmax moves by 2 shifts."""
-        if self.counts:
-            return self.undecided(answers, 2 * shift, examples)
-        return float(value * np.expm1(2 * shift)) if self.logarithmic else 2 * shift
-
-    def undecided(self, answers: Any, gap: float, examples: int) -> float:
-        """Share of examples that may turn where two outputs come nearer by ``gap``.
-
-        Where outputs are not kept: one example, and all of those that have their second within ``gap`` if gaps were
-        spread evenly from 0 to 1. Few models are less sure than that.
-        """
-        return min(1.0, gap + 1 / max(examples, 1))
-
 
 class ModelMetric(Metric):
     """One exact number of the model itself."""
@@ -180,9 +158,6 @@ class EstimateMetric(Metric):
     def tolerance(self, value: float) -> float:
         return SHARE_ROUNDING
 
-    def slack(self, value: float, shift: float, answers: Any, examples: int) -> float:
-        return min(1.0, 2 * shift + 1 / max(examples, 1))
-
     @abstractmethod
     def makings(self, root: Path) -> dict[str, Any]:
         """JSON values that decide the result beside the model: what the store's key is made of."""
@@ -198,13 +173,11 @@ class Top1(ExampleMetric):
     limits = SHARE
 
     name, unit, higher_is_better, counts, needs_labels = "top1", "share", True, True, True
+    rank = 1
     evidence = Logits
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         return np.asarray(logits.argmax(1) == required_labels(labels, logits, self.name))
-
-    def undecided(self, answers: Any, gap: float, examples: int) -> float:
-        return near_share(answers, 1, gap)
 
 
 class Top5(ExampleMetric):
@@ -213,14 +186,12 @@ class Top5(ExampleMetric):
     limits = SHARE
 
     name, unit, higher_is_better, counts, needs_labels = "top5", "share", True, True, True
+    rank = 5
     evidence = Logits
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
         return np.asarray((five == required_labels(labels, logits, self.name)[:, None]).any(1))
-
-    def undecided(self, answers: Any, gap: float, examples: int) -> float:
-        return near_share(answers, 5, gap)
 
 
 class Loss(ExampleMetric):
@@ -259,6 +230,7 @@ class Flips(ExampleMetric):
     limits = DISTANCE
 
     name, unit, counts, distance = "flips", "share", True, True
+    rank = 1
     needs_original = True
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
@@ -266,11 +238,6 @@ class Flips(ExampleMetric):
 
     def per_sequence(self, scores: TokenScores) -> np.ndarray:
         return np.asarray(scores.flips.mean(1))
-
-    def undecided(self, answers: Any, gap: float, examples: int) -> float:
-        if isinstance(answers, np.ndarray):
-            return near_share(answers, 1, gap)
-        return super().undecided(answers, gap, examples)
 
 
 class SizeBytes(ModelMetric):

@@ -19,6 +19,7 @@ from squeeze.errors import VerifyError
 from squeeze.evaluate.evaluator import labels_of
 from squeeze.evaluate.evidence.base import Answered, Collectors, Estimate, Reading, ScoredOn, Sources, Subject
 from squeeze.evaluate.metrics import Metric
+from squeeze.evaluate.slack import slack
 from squeeze.ledger import Score, measure, scores
 from squeeze.models.base import Model
 from squeeze.models.source import importable
@@ -168,7 +169,7 @@ def _compared(check: Check, metric: Metric, value: float, claimed: Claim, readin
     """
     tolerance = metric.tolerance(claimed.value)
     if check.shift:
-        tolerance += metric.slack(claimed.value, check.shift, *_evidence(reading))
+        tolerance += slack(metric, claimed.value, check.shift, *_evidence(reading))
     if not abs(value - claimed.value) <= tolerance:
         what = f"{metric.label} is {value:.10g}; the ledger says {claimed.value:.10g} of the same data"
         why = f"what outputs that differ by {check.shift:.1g} allow" if check.shift else "rounding"
