@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -17,7 +16,8 @@ import pytest
 import torch
 from language_world import write_folder
 from onnx import TensorProto, helper
-from tiny import squeeze
+from silence import heard
+from tiny import PLAN, squeeze, write_plan, write_world
 
 from squeeze.errors import VerifyError
 from squeeze.models.base import Batch
@@ -269,26 +269,40 @@ def test_limits_that_make_no_sense_are_the_command_lines_fault(packed: Packed, o
     assert squeeze("verify", packed.path, *option.split()) == 2
 
 
-SPEAKS = """
-import os, squeeze
-assert os.environ['ORT_DISABLE_TELEMETRY'] == '1', 'set before onnxruntime is imported'
-import onnxruntime
-session = onnxruntime.InferenceSession({model!r}, providers=["CPUExecutionProvider"])
-try:
-    import onnxruntime_genai
-except ImportError:
-    pass
-import time; time.sleep(1)
+ASKS = "import socket\ntry: socket.getaddrinfo('host.invalid', 80)\nexcept OSError: pass"
+LOADS = """
+import sys
+from pathlib import Path
+from squeeze.models.language.artifact import LanguageFacts, runtime_class
+model = runtime_class("onnxruntime-genai")(Path(sys.argv[1]), LanguageFacts(0, 0.0))
+assert len(model.log_probabilities([1, 5, 9, 2])[0]) == 3
 """
+EXPORTED = (
+    PLAN.replace('  - pass: "tiny:Scale"\n    factor: 2.0\n', "  - pass: export_onnx\n") + "targets: [{target: cpu}]\n"
+)
 
 
-@pytest.mark.skipif(which("strace") is None, reason="no strace to see connections with")
-def test_no_runtime_speaks_to_anybody(model_file: Path, tmp_path: Path) -> None:
-    log = tmp_path / "calls"
-    trace = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log)]
-    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    command = [*trace, sys.executable, "-c", SPEAKS.format(model=str(model_file))]
-    subprocess.run(command, check=True, timeout=200, env=environment)
-    calls = log.read_text()
-    assert "exited with 0" in calls  # strace saw the process
-    assert not [line for line in calls.splitlines() if "AF_INET" in line]
+def test_what_speaks_would_be_heard(tmp_path: Path) -> None:
+    """A look-up of a host is counted, and a runtime that nobody silenced begins its queue when it is imported."""
+    assert heard([sys.executable, "-c", ASKS], tmp_path / "asks").packets in (None, *range(1, 100))
+    assert heard([sys.executable, "-c", "import onnxruntime"], tmp_path / "imports").queue
+
+
+def test_loading_a_genai_model_speaks_to_nobody(genai: Files, tmp_path: Path) -> None:
+    for name, data in genai.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    said = heard([sys.executable, "-c", LOADS, tmp_path / "model"], tmp_path / "home")
+    assert (said.packets or 0, said.queue) == (0, [])
+
+
+def test_a_whole_run_its_package_and_its_script_speak_to_nobody(tmp_path: Path) -> None:
+    plan = write_plan(write_world(tmp_path), EXPORTED)
+    run = [sys.executable, "-m", "squeeze.cli", "run", plan, "--store", tmp_path / "store", "--out", tmp_path / "out"]
+    said = heard(run, tmp_path / "home")
+    assert (said.packets or 0, said.queue) == (0, [])
+    (package,) = (tmp_path / "out").glob("*.zip")
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(tmp_path / "package")
+    said = heard([sys.executable, tmp_path / "package/run.py", "--golden"], tmp_path / "other home")
+    assert (said.packets or 0, said.queue) == (0, [])
