@@ -39,7 +39,8 @@ def command(
 
     Its model runs in a process of its own, without network, with limits on time and memory. With --data, every metric
     of that plan that the package can be scored by is scored again, and must equal the ledger's up to rounding where the
-    data is the same; --store saves scoring the original once more.
+    data is the same (on a processor that gives other golden outputs: up to what these allow, which is shown); --store
+    saves scoring the original once more.
 
     Exit code 4 when it does not verify.
     """

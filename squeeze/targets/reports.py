@@ -29,10 +29,12 @@ class PipeProgress(Progress):
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         count = len(items) if total is None and isinstance(items, Sized) else total
         self._report(begin=what, total=count)
-        for item in items:
-            yield item
-            self._report(step=1)
-        self._report(end=1)
+        try:
+            for item in items:
+                yield item
+                self._report(step=1)
+        finally:
+            self._report(end=1)
 
     def say(self, line: str) -> None:
         self._report(say=line)
