@@ -7,13 +7,13 @@ mistake and keeps its trace.
 from __future__ import annotations
 
 import errno
+import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from squeeze.errors import RefusedError
+from squeeze.errors import RefusedError, SqueezeError
 
 NO_SPACE = "the disk is full; space there, or --store and --out on another disk would do"
 HELP = {
@@ -26,10 +26,12 @@ HELP = {
     errno.EMFILE: "too many open files; `ulimit -n 1024` would do",
     errno.ENFILE: "too many open files on this machine; fewer processes would do",
     errno.ENAMETOOLONG: "longer than a file system holds; names of 255 bytes would do",
+    errno.EISDIR: "a folder lies where a file belongs; removing it, or another --store or --out, would do",
+    errno.ENOTDIR: "a file lies where a folder belongs; removing it, or another --store or --out, would do",
     errno.EIO: "the disk does not answer; a sound one would do",
 }
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's, which carries no error number
-NUMBER = re.compile(r"\(os error (\d+)\)")  # safetensors'
+SAID_BY_LIBRARIES = {os.strerror(number): number for number in HELP}  # whose errors carry no number
 
 
 @contextmanager
@@ -54,11 +56,10 @@ def refusal(error: BaseException, folder: Path | None = None) -> str | None:
 
 def _number(error: BaseException) -> int | None:
     text = str(error)
-    if isinstance(error, OSError):
-        return errno.ENOSPC if error.errno is None and SHORT_WRITE.search(text) else error.errno
-    if isinstance(error, ImportError) and "Too many open files" in text:
-        return errno.EMFILE
-    safetensors = sys.modules.get("safetensors")
-    if safetensors is not None and isinstance(error, safetensors.SafetensorError) and (found := NUMBER.search(text)):
-        return int(found[1])
-    return None
+    if isinstance(error, SqueezeError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, OSError) and SHORT_WRITE.search(text):
+        return errno.ENOSPC
+    return next((number for said, number in SAID_BY_LIBRARIES.items() if said in text), None)

@@ -5,6 +5,7 @@ Plans name the things here as ``tiny:network``, ``tiny:Scale``; nothing is train
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from squeeze.cli import main
-from squeeze.errors import PlanError
+from squeeze.errors import ModelError, PlanError, Terminated
 from squeeze.models.base import InputSpec
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
@@ -64,6 +65,27 @@ class Interrupt(Scale):
 
     def run(self, model: TorchModel, context: Context) -> TorchModel:
         raise KeyboardInterrupt
+
+
+class Terminate(Scale):
+    """The system asks the process to end."""
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        signal.raise_signal(signal.SIGTERM)
+        return model
+
+
+class Litter(Scale):
+    """Leaves its work in progress, and fails, is stopped or does neither."""
+
+    then: str = "finish"
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        (context.work_folder() / "work in progress").write_text("half")
+        stops = {"fail": ModelError("on purpose"), "Ctrl-C": KeyboardInterrupt(), "SIGTERM": Terminated()}
+        if self.then in stops:
+            raise stops[self.then]
+        return super().run(model, context)
 
 
 def raises() -> nn.Module:

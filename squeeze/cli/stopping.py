@@ -32,5 +32,5 @@ def clean_end() -> Iterator[None]:
 
 def stop_line(how: str, arguments: Sequence[str], error: BaseException) -> str:
     """``squeeze: terminated; finished: original, gptq; ...``."""
-    finished: list[str] = getattr(error, "__notes__", [])
+    finished: list[str] = getattr(error.__cause__ or error, "__notes__", [])  # click makes an Abort of a Ctrl-C
     return "; ".join([f"squeeze: {how}", *finished, *([RESUME] if arguments[:1] == ["run"] else [])])

@@ -140,8 +140,9 @@ class NpzData(ImageSource):
 def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     require_regular(path, DataError)
     try:
-        if not zipfile.is_zipfile(path):
-            raise DataError(f"{path}: not a whole npz file; np.savez writes one")
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError(f"{path}: not a whole npz file; np.savez writes one")
         require_expandable(path, names)
         with np.load(path, allow_pickle=False) as arrays:
             for name in names:
@@ -150,6 +151,8 @@ def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in names}
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except Exception as error:  # a damaged zip or array fails in zipfile, zlib or numpy, each in its own way
         raise DataError(f"{path}: not a whole npz file of plain arrays ({first_line(error)})") from None
 

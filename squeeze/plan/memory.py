@@ -36,22 +36,30 @@ def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     scored = any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
     if isinstance(model, LanguageModel) and isinstance(source, TextData) and scored:
         yield from _fault(plan, "scoring", scoring_bytes(model, source.length, source.samples))
+    if model is not None and not isinstance(model, LanguageModel):
+        yield from _fault(plan, "a run", least_bytes(model), "takes at least")
+
+
+def least_bytes(model: Model) -> int:
+    """What no run goes without, whatever its passes: the process, and the weights as float32."""
+    return PROCESS_BYTES + FLOAT * (model.parameters() or 0)
 
 
 def timing_fault(plan: Plan, metric: str, model: Model) -> str | None:
     """Why the original cannot be timed within the plan's memory: it lies there whole, as float32."""
-    takes = PROCESS_BYTES + FLOAT * (model.parameters() or 0)
+    takes = least_bytes(model)
     if plan.memory_bytes is None or takes <= plan.memory_bytes:
         return None
     allowed = size(plan.memory_bytes)
     return f"{metric} loads the original as float32: {size(takes)} of memory; {allowed} is allowed: leave it out"
 
 
-def _fault(plan: Plan, what: str, takes: int | None) -> Iterator[Fault]:
+def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes") -> Iterator[Fault]:
     if plan.memory_bytes is not None and takes is not None and takes > plan.memory_bytes:
-        enough = f"memory: {takes / 1e9 + 0.05:.1f}GB would do"
+        would = "would do" if verb == "takes" else "or more would do"
+        enough = f"memory: {takes / 1e9 + 0.05:.1f}GB {would}"
         yield Fault(
-            PLACE, f"memory: {size(plan.memory_bytes)} is less than the {size(takes)} that {what} takes; {enough}"
+            PLACE, f"memory: {size(plan.memory_bytes)} is less than the {size(takes)} that {what} {verb}; {enough}"
         )
 
 

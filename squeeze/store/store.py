@@ -59,10 +59,9 @@ class Store:
             for name in FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if not (folder / "entries").is_dir():
-                raise StoreError(
-                    f"{folder}: cannot be used as a store ({error.strerror}); name another with --store"
-                ) from None
+            if isinstance(error, FileExistsError | NotADirectoryError) or not (folder / "entries").is_dir():
+                reason = f"{error.filename}: {error.strerror}"
+                raise StoreError(f"{folder}: cannot be used as a store ({reason}); name another with --store") from None
         self.writable = all(os.access(folder / name, os.W_OK | os.X_OK) for name in FOLDERS)
 
     def cached(

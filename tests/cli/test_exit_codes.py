@@ -12,7 +12,7 @@ from tiny import PLAN, squeeze, write_npz, write_plan, write_world
 
 from squeeze import registry
 
-OK, FAILED, WRONG, BROKEN, UNVERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, WRONG, BROKEN, UNVERIFIED = 0, 1, 2, 3, 4
 
 
 @pytest.fixture
@@ -176,12 +176,17 @@ def test_what_is_no_package_does_not_verify(world: Path, capsys: pytest.CaptureF
     assert len(err.splitlines()) == 1
 
 
-def test_ctrl_c_in_a_run_says_what_is_kept_and_how_to_go_on(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_plan(world, PLAN + '  - pass: "tiny:Interrupt"\n')
-    assert squeeze("run", "plan.yaml", "--out", "out", "--store", "store") == INTERRUPTED
+@pytest.mark.parametrize(("name", "how", "code"), [("Interrupt", "interrupted", 130), ("Terminate", "terminated", 143)])
+def test_a_run_that_is_stopped_says_what_is_finished_and_how_to_go_on(
+    world: Path, capsys: pytest.CaptureFixture[str], name: str, how: str, code: int
+) -> None:
+    """Ctrl-C and SIGTERM."""
+    write_plan(world, PLAN + f'  - pass: "tiny:{name}"\n')
+    assert squeeze("run", "plan.yaml", "--out", "out", "--store", "store") == code
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == (
-        "squeeze: interrupted; every finished pass is kept in the store, and the same command goes on from there"
+        f"squeeze: {how}; finished: original, scale; every finished pass is kept in the store, "
+        "and the same command goes on from there"
     )
     squeeze("store", "list", "--store", "store", "--json")
     assert "scale" in [entry["what"] for entry in json.loads(capsys.readouterr().out)]

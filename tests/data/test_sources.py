@@ -79,7 +79,7 @@ def test_a_damaged_npz_is_one_line_that_names_it(tmp_path: Path, kind: str) -> N
         path.mkdir()
     else:
         path.write_bytes({"empty": b"", "text": b"hello"}.get(kind, content[:200] + bytes(99) + content[299:]))
-    with pytest.raises(DataError, match=r"a\.npz: not a whole npz file") as caught:
+    with pytest.raises(DataError, match=r"a\.npz: (not a whole npz file|cannot be read \(Is a dir)") as caught:
         NpzData(npz="a.npz").open(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 

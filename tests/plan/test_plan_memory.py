@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from language_world import write_folder, write_tokenizer
-from tiny import faults, squeeze
+from tiny import PLAN as CLASSIFIER
+from tiny import faults, squeeze, write_plan, write_world
 
 from squeeze.evaluate.tokens import scoring_bytes
 from squeeze.models.language.language_model import LanguageModel
@@ -42,6 +43,15 @@ def test_a_plan_that_allows_too_little_is_refused_with_what_would_do(world: Path
     found = faults(world / "plan.yaml")
     assert any(fault.startswith("2: memory: 100 MB is less than the 4") and "scoring takes" in fault for fault in found)
     assert any("that gptq (line 7) takes; memory: 0.5GB would do" in fault for fault in found)
+
+
+def test_a_plan_for_images_that_allows_less_than_the_process_takes_is_refused(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    found = faults(write_plan(tmp_path, CLASSIFIER + "memory: 300MB\n"))
+    assert found == [
+        "9: memory: 300 MB is less than the 450 MB that a run takes at least; memory: 0.5GB or more would do"
+    ]
+    assert faults(write_plan(tmp_path, CLASSIFIER + "memory: 500MB\n")) == []
 
 
 def test_enough_is_enough(world: Path) -> None:
