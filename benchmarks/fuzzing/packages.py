@@ -164,7 +164,7 @@ class ReportDoor(Door):
                 json.dumps(some_texts(random, values)).encode() if random.random() < 0.6 else json_text(random, values)
             )
 
-        if random.random() < 0.1:  # pictures take a second
+        if random.random() < 0.05:  # pictures take a second
             (folder / "page").touch()
         return some_file(random, folder / "report.json", change)
 
