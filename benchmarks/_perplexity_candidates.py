@@ -63,10 +63,10 @@ def ours(name: str, **more: Any) -> Callable[[], Callable[..., Weights]]:
 
         def run(job: dict[str, Any], tokens: Any) -> Weights:
             model = LanguageModel(Path(job["model"]))
-            deed = named("passes", name)(bits=job["bits"], group_size=job["group_size"], **more)
+            pass_ = named("passes", name)(bits=job["bits"], group_size=job["group_size"], **more)
             data = TokenDataset("calibration", np.asarray(tokens))
             context = Context(calibration_data=data, journal=Journal(Path(job["work"])), threads=job["threads"])
-            made = deed.run(model, context)
+            made = pass_.run(model, context)
             yield "", None
             for full in made.skeleton.names():  # all of them: awq changes norms too
                 yield full, made.tensor(full)

@@ -134,9 +134,9 @@ def child(folder: Path, plain: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         began = time.monotonic()
         context = Context(calibration_data=TokenDataset("random", tokens), journal=Journal(Path(work)))
-        deed = Gptq(bits=4, group_size=128, **(PLAIN if plain else {}))
-        foretold = deed.memory_bytes(model, SEQUENCES * LENGTH, None)
-        deed.run(model, context)
+        pass_ = Gptq(bits=4, group_size=128, **(PLAIN if plain else {}))
+        foretold = pass_.memory_bytes(model, SEQUENCES * LENGTH, None)
+        pass_.run(model, context)
         seconds = time.monotonic() - began
     print(json.dumps({"peak_bytes": peak_bytes(), "foretold_bytes": foretold, "seconds": seconds}))
 

@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     variables = {"real": options.real} if options.real else {}
     plan = Plan.load(PLAN, [f"passes.1.epochs={options.epochs}"], variables)
-    prune, distill = (step.deed for step in plan.steps[:2])
+    prune, distill = (step.pass_ for step in plan.steps[:2])
     context = Context(
         seed=options.seed, threads=options.threads, train_data=plan.data["train"].open(plan.root),
         original=lambda: plan.model.read(plan.root), root=plan.root, progress=LineProgress(),

@@ -119,13 +119,13 @@ class Judgement:
     def _measured(self) -> str:
         if self.value is None:
             return self.lacking
-        told = []
+        notes = []
         if self.interval:
-            told.append(
+            notes.append(
                 f"{100 * self.level:g} % interval {self._say(self.interval.low)} to {self._say(self.interval.high)}"
             )
-        told += [self.lacking] if self.lacking else []
-        return f"measured {self._say(self.value)}" + (f" ({'; '.join(told)})" if told else "")
+        notes += [self.lacking] if self.lacking else []
+        return f"measured {self._say(self.value)}" + (f" ({'; '.join(notes)})" if notes else "")
 
     def _say(self, value: float) -> str:
         if self.bound.statistic == "ratio":

@@ -155,10 +155,10 @@ def holm(deltas: Sequence[Delta]) -> list[float]:
     levels, left = [CONFIDENCE] * len(deltas), list(range(len(deltas)))
     while left:
         level = 1 - (1 - CONFIDENCE) / len(left)
-        told = [index for index in left if _is_change(deltas[index], level)]
-        for index in told or left:
+        changed = [index for index in left if _is_change(deltas[index], level)]
+        for index in changed or left:
             levels[index] = level
-        left = [index for index in left if index not in told] if told else []
+        left = [index for index in left if index not in changed] if changed else []
     return levels
 
 

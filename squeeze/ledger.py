@@ -91,8 +91,8 @@ class Ledger:
     def to_json(self, timings: bool = True) -> dict[str, Any]:
         """JSON values; without timings, the same on every run."""
         scored_on = asdict(self.scored_on) if self.scored_on else None
-        told = {"scored_on": scored_on, "primary": list(self.primary), "comparisons": self.comparisons()}
-        return told | {"rows": [row.to_json(timings) for row in self.rows]}
+        header = {"scored_on": scored_on, "primary": list(self.primary), "comparisons": self.comparisons()}
+        return header | {"rows": [row.to_json(timings) for row in self.rows]}
 
     def comparisons(self) -> dict[str, int]:
         """By metric: how many of its changes from the original chance has a part in."""

@@ -50,7 +50,7 @@ def test_the_readmes_own_pass_runs_in_a_plan(tmp_path: Path) -> None:
     )
     plan = Plan.load(tmp_path / "plan.yaml")
     assert plan.check() == []
-    assert [step.deed.name for step in plan.steps] == ["sharpen"]
+    assert [step.pass_.name for step in plan.steps] == ["sharpen"]
 
 
 def test_the_readmes_plan_is_the_demos_plan() -> None:

@@ -34,7 +34,7 @@ from squeeze.report.markdown import markdown_report
 from squeeze.report.write import read_report
 from squeeze.run.claims import claim, read_ledger
 from squeeze.targets import standalone
-from squeeze.targets.base import Pieces
+from squeeze.targets.base import PackageInputs
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.manifest import MANIFEST, canonical_json
 from squeeze.targets.package import write_package
@@ -65,7 +65,7 @@ class PackageDoor(Door):
         row = {"key": "0" * 64, "scores": {"top1": {"value": 0.5}}}
         ledger = {"scored_on": {"name": "a", "sha256": "0" * 64, "examples": 4}, "rows": [row, row]}
         golden = Batch({"image": torch.zeros(2, 3, 6, 6)})
-        pieces = Pieces("tiny", golden, {"model": {"onnx": "m.onnx"}}, ledger, labels=["a", "b", "c", "d"])
+        pieces = PackageInputs("tiny", golden, {"model": {"onnx": "m.onnx"}}, ledger, labels=["a", "b", "c", "d"])
         cpu = Cpu()
         (folder / "built").mkdir()
         artifact = cpu.build(OnnxModel.from_file(folder / "m.onnx"), folder / "built")

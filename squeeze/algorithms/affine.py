@@ -111,7 +111,7 @@ class Grid:
         return self.scale * (self.qmax - self.zero_point)
 
 
-def share_beyond(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> float:
+def clipped_share(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> float:
     """Share of weights ``[out, in]`` that lie beyond the ends of their grid by more than rounding does."""
     qmin, qmax = integer_range(grid.bits)
     lowest = qmin if not grid.symmetric or bool((grid.q == qmin).any()) else -qmax

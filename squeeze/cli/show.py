@@ -30,16 +30,16 @@ def show_run(report: dict[str, Any]) -> None:
 
 def show_explained(check: Check) -> None:
     """What each pass will do, before it does."""
-    told = any(row.memory_bytes is not None for row in check.explained)
-    numbers = ("parameters", "size", "MACs", *(["memory"] if told else []))
+    has_memory = any(row.memory_bytes is not None for row in check.explained)
+    numbers = ("parameters", "size", "MACs", *(["memory"] if has_memory else []))
     table = _table(("pass", "for", "form"), numbers, ("needs", "layers"))
     if (first := check.original) is not None:
         counts = (text.whole(first.parameters), text.size(first.nbytes), text.count(first.macs))
-        table.add_row("original", "", "", *counts, *([""] if told else []))
+        table.add_row("original", "", "", *counts, *([""] if has_memory else []))
     for row in check.explained:
         *cells, needs, layers = _explained(row)
         peak = f"about {text.size(row.memory_bytes)}" if row.memory_bytes is not None else ""
-        table.add_row(*cells, *([peak] if told else []), needs, layers)
+        table.add_row(*cells, *([peak] if has_memory else []), needs, layers)
     _console().print(table)
 
 

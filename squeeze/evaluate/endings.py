@@ -116,8 +116,8 @@ def _scored(model: Decoder, endings: list[CutEnding], width: int, what: str) -> 
         _chunk(logits, targets[part], wanted[part], what)
         for part, logits in model.logits(tokens, max(1, room // width))
     ]
-    said, greedy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return said, greedy
+    log_probability, greedy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return log_probability, greedy
 
 
 def _chunk(logits: Tensor, targets: Tensor, wanted: Tensor, what: str) -> tuple[Tensor, Tensor]:
@@ -126,6 +126,6 @@ def _chunk(logits: Tensor, targets: Tensor, wanted: Tensor, what: str) -> tuple[
     log_q = (chosen.gather(-1, right[:, None])[:, 0] - chosen.logsumexp(-1)).double()
     if not torch.isfinite(log_q).all():
         raise ModelError(f"{what}: the model gives NaN or infinity")
-    said = torch.zeros(len(wanted), dtype=torch.float64).index_add(0, rows, log_q)
+    log_probability = torch.zeros(len(wanted), dtype=torch.float64).index_add(0, rows, log_q)
     missed = torch.zeros(len(wanted), dtype=torch.int64).index_add(0, rows, (chosen.argmax(-1) != right).long())
-    return said, missed == 0
+    return log_probability, missed == 0

@@ -1,4 +1,4 @@
-"""Run a model over a dataset and keep what it said. One evaluator serves all forms."""
+"""Run a model over a dataset and keep its outputs. One evaluator serves all forms."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class LmEval(EstimateMetric):
         if self._is_path() and not (root / self.task).exists():
             yield f"{self.name}: {root / self.task} does not exist"
 
-    def makings(self, root: Path) -> dict[str, Any]:
+    def cache_inputs(self, root: Path) -> dict[str, Any]:
         made: dict[str, Any] = {"options": self.model_dump(mode="json")}
         if self._is_path():
             file = self._file(root)
@@ -152,8 +152,8 @@ def adapter(model: Decoder, progress: Progress) -> Any:
             return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            told = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            tokens: list[int] = tokenizer.encode(string, **told)
+            options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            tokens: list[int] = tokenizer.encode(string, **options)
             return tokens
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
@@ -161,7 +161,10 @@ def adapter(model: Decoder, progress: Progress) -> Any:
             ones = np.ones(len(endings), dtype=np.int64)
             data = ChoiceDataset("lm-eval", endings, ones, ones - 1)
             found = score_endings(model, data, progress, "lm-eval")
-            return [(float(said), bool(g)) for said, g in zip(found.log_probability, found.greedy, strict=True)]
+            return [
+                (float(log_probability), bool(g))
+                for log_probability, g in zip(found.log_probability, found.greedy, strict=True)
+            ]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             raise DataError("lm_eval: a task of perplexity; Squeeze's own metric perplexity is paired")

@@ -159,7 +159,7 @@ class EstimateMetric(Metric):
         return SHARE_ROUNDING
 
     @abstractmethod
-    def makings(self, root: Path) -> dict[str, Any]:
+    def cache_inputs(self, root: Path) -> dict[str, Any]:
         """JSON values that decide the result beside the model: what the store's key is made of."""
 
     @abstractmethod

@@ -60,8 +60,8 @@ def read_config(values: Mapping[str, Any]) -> PackedConfig:
         ModelError: another format than packed integers, or none of weights alone.
     """
     groups = []
-    said = values.get("config_groups") or {}
-    for name, group in said.items() if isinstance(said, dict) else ():
+    config_groups = values.get("config_groups") or {}
+    for name, group in config_groups.items() if isinstance(config_groups, dict) else ():
         form = group.get("format") or values.get("format") if isinstance(group, dict) else name
         weights = group.get("weights") if isinstance(group, dict) else None
         if form != FORMAT or not isinstance(weights, dict):

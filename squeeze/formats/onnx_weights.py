@@ -39,7 +39,7 @@ class HeldWeight:
     Args:
         names: Of the weights.
         form: The operator that reads the integers.
-        said: The operator's attributes.
+        attributes: The operator's.
         integers, scale, zero_point: As they are stored.
         order: int64 ``[in]``, which input channel each stored one is; None: as they come.
         by_rows: The integers lie ``[out, in]``; else ``[in, out]``.
@@ -47,7 +47,7 @@ class HeldWeight:
 
     names: tuple[str, ...]
     form: str
-    said: Mapping[str, int]
+    attributes: Mapping[str, int]
     integers: Array
     scale: Array
     zero_point: Array | None
@@ -63,22 +63,26 @@ class HeldWeight:
     def columns(self) -> int:
         """Input channels."""
         if self.form == NBITS:
-            return self.said["K"]
+            return self.attributes["K"]
         return int(
-            self.integers.shape[1] * 8 // self.said["bits"] if self.form == ROWS else self.integers.size // self.rows
+            self.integers.shape[1] * 8 // self.attributes["bits"]
+            if self.form == ROWS
+            else self.integers.size // self.rows
         )
 
     def part(self, rows: slice) -> HeldWeight:
         """Some output channels of it."""
         place = (rows,) if self.by_rows else (..., rows)
         zero_point = None if self.zero_point is None else self.zero_point[place]
-        said = dict(self.said) | ({"N": len(self.integers[rows])} if self.form == NBITS else {})
-        return replace(self, said=said, integers=self.integers[place], scale=self.scale[place], zero_point=zero_point)
+        attributes = dict(self.attributes) | ({"N": len(self.integers[rows])} if self.form == NBITS else {})
+        return replace(
+            self, attributes=attributes, integers=self.integers[place], scale=self.scale[place], zero_point=zero_point
+        )
 
     def unpacked(self) -> Tensor:
         """What our own reader makes of it, float32 ``[out, in]``."""
         if self.form != BLOCKED:
-            bits, block = self.said["bits"], self.said["block_size"]
+            bits, block = self.attributes["bits"], self.attributes["block_size"]
             packed = self.integers.reshape(self.rows, -1, block * bits // 8)
             stored = NBits(packed, self.scale, self.zero_point, self.order, self.rows, self.columns, bits, block)
             return from_nbits(stored).dequantize()
@@ -88,7 +92,7 @@ class HeldWeight:
         assert turned[1] is not None
         bits = 8 if self.integers.dtype == np.int8 else 4
         return from_blocked(
-            Blocked(turned[0], turned[1], turned[2], self.said.get("block_size"), self.order), bits
+            Blocked(turned[0], turned[1], turned[2], self.attributes.get("block_size"), self.order), bits
         ).dequantize()
 
     def run(self) -> Tensor:
@@ -98,9 +102,9 @@ class HeldWeight:
             weight = np.concatenate([self._product(start) for start in range(0, self.columns, self._unit)]).T
         elif self.form == ROWS:
             tokens = np.arange(self.rows)
-            weight = _alone(self.form, [arrays[0], tokens, *arrays[1:]], self.said, "com.microsoft", 1)
+            weight = _alone(self.form, [arrays[0], tokens, *arrays[1:]], self.attributes, "com.microsoft", 1)
         else:
-            weight = _alone(self.form, arrays, self.said)
+            weight = _alone(self.form, arrays, self.attributes)
             weight = weight if self.by_rows else weight.T
         if self.order is not None:
             weight = weight[:, np.argsort(self.order)]
@@ -108,18 +112,18 @@ class HeldWeight:
 
     @property
     def _unit(self) -> int:
-        bits, block = self.said["bits"], self.said["block_size"]
+        bits, block = self.attributes["bits"], self.attributes["block_size"]
         return block * max(8 // bits, UNIT // block)
 
     def _product(self, start: int) -> Array:
         """``[columns, out]`` of some columns: their blocks times a unit matrix."""
-        bits, block = self.said["bits"], self.said["block_size"]
+        bits, block = self.attributes["bits"], self.attributes["block_size"]
         count = min(self._unit, self.columns - start)
         blocks = slice(start // block, -(-(start + count) // block))
         points = slice(blocks.start * bits // 8, -(-blocks.stop * bits // 8))
         zero_point = None if self.zero_point is None else self.zero_point[:, points]
         arrays = [np.eye(count, dtype=np.float32), self.integers[:, blocks], self.scale[:, blocks], zero_point]
-        return _alone(self.form, arrays, {**self.said, "K": count}, "com.microsoft", 0)
+        return _alone(self.form, arrays, {**self.attributes, "K": count}, "com.microsoft", 0)
 
 
 def held_weights(file: Path) -> Iterator[HeldWeight]:
@@ -149,9 +153,9 @@ def _held(node: ir.Node, file: Path) -> HeldWeight:
     integers, scale, *points = (_array(value, file) for value in tables)
     assert integers is not None
     assert scale is not None
-    said = {name: a.as_int() for name, a in inner.attributes.items() if name != "accuracy_level"}
+    attributes = {name: a.as_int() for name, a in inner.attributes.items() if name != "accuracy_level"}
     by_rows = inner.op_type != BLOCKED or node is inner
-    return HeldWeight(names, inner.op_type, said, integers, scale, points[0] if points else None, order, by_rows)
+    return HeldWeight(names, inner.op_type, attributes, integers, scale, points[0] if points else None, order, by_rows)
 
 
 def _order(node: ir.Node, file: Path) -> Array | None:
@@ -184,14 +188,14 @@ def _array(value: ir.Value | None, file: Path) -> Array | None:
 
 
 def _alone(
-    form: str, arrays: list[Array | None], said: Mapping[str, int], domain: str = "", fed: int | None = None
+    form: str, arrays: list[Array | None], attributes: Mapping[str, int], domain: str = "", fed: int | None = None
 ) -> Array:
     """What ONNX Runtime makes of one node; the input at place ``fed`` is fed, the others are its initializers."""
     import onnxruntime as ort
 
     values = [None if array is None else _constant(f"input_{place}", array) for place, array in enumerate(arrays)]
     feed = {} if fed is None else {f"input_{fed}": arrays[fed]}
-    node = ir.node(form, values, dict(said), domain=domain)
+    node = ir.node(form, values, dict(attributes), domain=domain)
     node.outputs[0].name, node.outputs[0].type = "weight", ir.TensorType(ir.DataType.FLOAT)
     given = [value for place, value in enumerate(values) if value is not None and place == fed]
     kept = [value for place, value in enumerate(values) if value is not None and place != fed]

@@ -31,5 +31,5 @@ def pattern(text: str) -> Any:
     try:
         return re2.compile(text, options)
     except (re2.error, ValueError) as error:
-        said = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else "letters that are none"
-        raise ModelError(f"{text[:40]!a} is no pattern that can be matched in linear time ({said})") from None
+        reason = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else "letters that are none"
+        raise ModelError(f"{text[:40]!a} is no pattern that can be matched in linear time ({reason})") from None

@@ -30,7 +30,7 @@ BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
 
 
 class Source(ABC):
-    """How to build a module again, as JSON values and as a deed."""
+    """How to build a module again, as JSON values and as a call."""
 
     kind: str
 
@@ -74,14 +74,16 @@ class FactorySource(Source):
 
     def inputs(self) -> tuple[InputSpec, ...] | None:
         """As the module's own ``inputs`` says: name to shape and type of one example; -1 is a free size."""
-        told = getattr(self.build("meta"), "inputs", None)
-        if told is None:
+        declared = getattr(self.build("meta"), "inputs", None)
+        if declared is None:
             return None
         try:
-            return tuple(InputSpec(str(n), tuple(map(int, shape)), str(dtype)) for n, (shape, dtype) in told.items())
+            return tuple(
+                InputSpec(str(n), tuple(map(int, shape)), str(dtype)) for n, (shape, dtype) in declared.items()
+            )
         except (AttributeError, TypeError, ValueError):
             wanted = '{"input_ids": ((-1,), "int64")} would do'
-            raise ModelError(f"{self.reference}: the module's inputs are {told!r:.60}; {wanted}") from None
+            raise ModelError(f"{self.reference}: the module's inputs are {declared!r:.60}; {wanted}") from None
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ class HuggingFaceSource(Source):
             with torch.device(device):
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
         except Exception as error:  # transformers checks a config in many places, each with a kind of its own
-            said = " ".join(str(error).split())[:200]  # what is wrong often stands in the second line
+            reason = " ".join(str(error).split())[:200]  # what is wrong often stands in the second line
             raise ModelError(
-                f"config.json: model_type '{kind}' is no image classifier that transformers can build: {said}"
+                f"config.json: model_type '{kind}' is no image classifier that transformers can build: {reason}"
             ) from error
         return module.eval()
 

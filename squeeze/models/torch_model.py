@@ -83,8 +83,8 @@ class TorchModel(Model):
             raise
         except Exception as error:  # a network may raise anything at an input that it does not take
             shapes = ", ".join(str(list(tensor.shape[1:])) for tensor in batch.inputs.values())
-            said = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelError(f"the model does not take examples of shape {shapes} ({said})") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"the model does not take examples of shape {shapes} ({reason})") from error
         if logits.ndim != 2 or len(logits) != len(batch):
             raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {WANTED} expected")
         return logits
@@ -166,12 +166,12 @@ def task_of(module: nn.Module, inputs: tuple[InputSpec, ...]) -> Task:
     Raises:
         ModelError: it says something else.
     """
-    told = getattr(module, "task", None)
-    if told is None:
+    declared = getattr(module, "task", None)
+    if declared is None:
         return "embed" if any(spec.dtype.startswith("int") for spec in inputs) else "classify"
-    if not (isinstance(told, str) and told in TORCH_TASKS):
-        raise ModelError(f"the module's task is {told!r:.60}; {' or '.join(map(repr, TORCH_TASKS))} would do")
-    return told
+    if not (isinstance(declared, str) and declared in TORCH_TASKS):
+        raise ModelError(f"the module's task is {declared!r:.60}; {' or '.join(map(repr, TORCH_TASKS))} would do")
+    return declared
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def _read_state_dict(path: Path) -> Weights:
             "torch.save(model.state_dict(), ...) or safetensors would do"
         ) from None
     except Exception as error:  # bytes that are no pickle make the reader fail in any way
-        said = first_line(error).split(". ")[0] if isinstance(error, RuntimeError) else type(error).__name__
-        raise ModelError(f"{path}: not a whole torch state dict ({said})") from None
+        reason = first_line(error).split(". ")[0] if isinstance(error, RuntimeError) else type(error).__name__
+        raise ModelError(f"{path}: not a whole torch state dict ({reason})") from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -1,4 +1,4 @@
-"""A pass: one step of a plan. It is its options; ``run`` is the deed; the class says what it must change.
+"""A pass: one step of a plan. It is its options; ``run`` does it; the class says what it must change.
 
 What a pass may use while it runs comes with :class:`Context`. Whether it kept its promises is checked
 by the run, not here.
@@ -118,7 +118,7 @@ class Preview:
 
 
 class Pass(Options, ABC, Generic[In, Out]):
-    """One step of a plan: a frozen set of options and the deed they describe.
+    """One step of a plan: a frozen set of options and what is done with them.
 
     ``class Prune(Pass[TorchModel, TorchModel])``: the brackets are the forms that go in and out, read by mypy
     and by ``plan.check`` alike. ``Pass[A | B, C | D]`` takes two forms: of an A it makes a C, of a B a D.

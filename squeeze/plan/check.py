@@ -157,8 +157,8 @@ def _walk(
 ) -> State:
     for step in steps:
         found = [Fault(step.place, message) for message in _step_faults(plan, step, state, given)]
-        if misfit_of(step.deed, state) is None:
-            found += unused_options(step.deed, step.place, state, step.deed.name)
+        if misfit_of(step.pass_, state) is None:
+            found += unused_options(step.pass_, step.place, state, step.pass_.name)
         result.faults += found
         preview = _previewed(step, state) if not found else None
         if preview:
@@ -166,39 +166,39 @@ def _walk(
             takes = memory_of(plan, step, state.model)
             result.explained.append(replace(told, memory_bytes=takes))
             result.faults += too_little_memory(plan, step, takes)
-        marks = state.marks | dict.fromkeys(step.deed.leaves, step)
-        made = step.deed.gives(state.form) if state.form else None
-        form = made.form if made else step.deed.ways[0][1].form
+        marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
+        made = step.pass_.gives(state.form) if state.form else None
+        form = made.form if made else step.pass_.ways[0][1].form
         state = State(form, marks, state.model if made else None, preview, state.maker if form == state.form else step)
     return state
 
 
 def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) -> Iterator[str]:
-    deed = step.deed
-    if message := misfit_of(deed, state):
+    pass_ = step.pass_
+    if message := misfit_of(pass_, state):
         yield message
         return  # what else it would say of a model that it does not take means nothing
-    for mark in sorted(deed.refuses & state.marks.keys()):
+    for mark in sorted(pass_.refuses & state.marks.keys()):
         other = state.marks[mark]
         if other is None:
-            yield f"{deed.name} takes a model whose weights are floats; they are {mark} in the plan's model already"
+            yield f"{pass_.name} takes a model whose weights are floats; they are {mark} in the plan's model already"
             continue
         at = f" (line {other.line})" if other.line else ""
-        yield f"{deed.name} must come before {other.deed.name}{at}, which leaves the weights {mark}"
-    for need in sorted(deed.needed()):
+        yield f"{pass_.name} must come before {other.pass_.name}{at}, which leaves the weights {mark}"
+    for need in sorted(pass_.needed()):
         role = NEED_TO_ROLE.get(need)
         if role and role not in plan.data and role not in given:
-            yield f"{deed.name} needs data.{role}, which the plan does not name"
-    if deed.repetitions() > 1:
-        yield from _repetition_faults(plan, deed.repetitions(), given)
-    yield from _absent(deed.name, (deed.extra,) if deed.extra else ())
-    for name in deed.reads():
+            yield f"{pass_.name} needs data.{role}, which the plan does not name"
+    if pass_.repetitions() > 1:
+        yield from _repetition_faults(plan, pass_.repetitions(), given)
+    yield from _absent(pass_.name, (pass_.extra,) if pass_.extra else ())
+    for name in pass_.reads():
         if not (plan.root / name).exists():
-            yield f"{deed.name}: {plan.root / name} does not exist"
+            yield f"{pass_.name}: {plan.root / name} does not exist"
     if state.model is not None:
-        yield from deed.faults(state.model)
+        yield from pass_.faults(state.model)
     if state.preview is not None:
-        yield from deed.grid_faults(state.preview.grid)
+        yield from pass_.grid_faults(state.preview.grid)
 
 
 def _repetition_faults(plan: Plan, wanted: int, given: frozenset[str]) -> Iterator[str]:
@@ -219,17 +219,17 @@ def _absent(who: str, extras: tuple[str, ...]) -> Iterator[str]:
 def _previewed(step: Step, state: State) -> Preview | None:
     if state.model is None or state.preview is None:
         return state.preview
-    return step.deed.preview(state.model, state.preview)
+    return step.pass_.preview(state.model, state.preview)
 
 
 def _explained(step: Step, branch: Branch | None, state: State, preview: Preview) -> Explained:
-    deed = step.deed
-    needs = tuple(sorted(deed.needed()))
+    pass_ = step.pass_
+    needs = tuple(sorted(pass_.needed()))
     name = branch.name if branch else None
     assert state.form is not None, "only a model that is known is previewed"
-    made = deed.gives(state.form)
+    made = pass_.gives(state.form)
     assert made is not None, "only a pass that fits is previewed"
-    return Explained(deed.name, name, state.form, made.form, preview, needs, deed.extra)
+    return Explained(pass_.name, name, state.form, made.form, preview, needs, pass_.extra)
 
 
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:

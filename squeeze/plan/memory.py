@@ -21,12 +21,12 @@ def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
     """What a pass will take; None where it cannot tell."""
     if not isinstance(model, LanguageModel):
         return None
-    return step.deed.memory_bytes(model, _calibration_tokens(plan), plan.memory_bytes)
+    return step.pass_.memory_bytes(model, _calibration_tokens(plan), plan.memory_bytes)
 
 
 def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
     """A fault where a pass takes more than the plan allows."""
-    at = f"{step.deed.name} (line {step.line})" if step.line else step.deed.name
+    at = f"{step.pass_.name} (line {step.line})" if step.line else step.pass_.name
     yield from _fault(plan, at, takes)
 
 

@@ -70,7 +70,7 @@ def _convention_faults(plan: Plan, metric: TextMetric, model: Model | None) -> I
 def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None) -> Iterator[str]:
     """Only files that a runtime loads are timed: the plan must make some, and the original's must fit beside them."""
     steps = [*plan.steps, *(step for branch in plan.branches for step in branch.steps)]
-    exported = any(given.form == "language artifact" for step in steps for _, given in step.deed.ways)
+    exported = any(given.form == "language artifact" for step in steps for _, given in step.pass_.ways)
     if not exported and all(branch.target is None for branch in plan.branches):
         yield f"{metric.name} times the files that a target writes; the plan names no target"
     longest = model.skeleton.context if isinstance(model, LanguageModel) else None

@@ -19,10 +19,10 @@ def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, wh
     faults: dict[Place, list[str]] = {}
     for detail in error.errors():
         option = detail["loc"][:1]
-        before, message = _said(detail, cls)
-        said = faults.setdefault((*place, *option), [])
-        said.append(message if said and before else before + message)
-    return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(said))) for where, said in faults.items()]
+        before, message = _worded(detail, cls)
+        messages = faults.setdefault((*place, *option), [])
+        messages.append(message if messages and before else before + message)
+    return [Fault(where, f"{what}: " + " or ".join(dict.fromkeys(messages))) for where, messages in faults.items()]
 
 
 def unused_faults(
@@ -33,7 +33,7 @@ def unused_faults(
         yield Fault((*place, option), f"{what}: {option} {reason}")
 
 
-def _said(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
+def _worded(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
     """What an option is, and what it should be: a union of types complains once for each of them."""
     name = ".".join(part for part in map(str, detail["loc"]) if part.isidentifier() and "[" not in part)
     if detail["type"] == "extra_forbidden":

@@ -113,8 +113,10 @@ class Parser:
         value = self.values.get("model")
         kinds = ", ".join(MODEL_KINDS)
         if not isinstance(value, dict):
-            said = "missing" if value is None else repr(value)
-            self.fault(("model",), f"model: is {said}; one of {kinds} says where it is, as in model: {{hf: ./folder}}")
+            reason = "missing" if value is None else repr(value)
+            self.fault(
+                ("model",), f"model: is {reason}; one of {kinds} says where it is, as in model: {{hf: ./folder}}"
+            )
             return None
         self._unknown_keys(value, MODEL_KEYS, ("model",), "model")
         named = [kind for kind in MODEL_KINDS if kind in value]
@@ -159,8 +161,8 @@ class Parser:
         kinds = [key for key in value if key in known or ":" in str(key)]
         if len(kinds) != 1:
             near = did_you_mean(next(iter(value), ""), known)
-            said = f"names {' and '.join(kinds)}; one of them would do" if kinds else f"names no data source{near}"
-            self.fault(place, f"{_dotted(place)}: {said}")
+            reason = f"names {' and '.join(kinds)}; one of them would do" if kinds else f"names no data source{near}"
+            self.fault(place, f"{_dotted(place)}: {reason}")
             return None
         cls = self._try(lambda: registry.load("data", kinds[0], self.code_folder), place)
         if cls is None:
@@ -249,8 +251,8 @@ class Parser:
         name = item["pass"]
         cls = self._try(lambda: registry.load("passes", name, self.code_folder), place)
         options = {key: value for key, value in item.items() if key != "pass"}
-        deed = self._options(cls, options, place, name) if cls else None
-        return Step(deed, place, self.document.line(place)) if deed else None
+        pass_ = self._options(cls, options, place, name) if cls else None
+        return Step(pass_, place, self.document.line(place)) if pass_ else None
 
     def _branches(self) -> tuple[Branch, ...]:
         value = self.values.get("targets")

@@ -52,7 +52,7 @@ Targets = Sequence["Target[Any] | Branch"] | Mapping[str, Tail]
 class Step:
     """One pass and where it stands in the plan."""
 
-    deed: AnyPass
+    pass_: AnyPass
     place: Place
     line: int | None = None
 
@@ -233,9 +233,9 @@ class Plan:
 
 
 def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
-    for index, deed in enumerate(passes):
-        if not isinstance(deed, Pass | Step):
-            raise UsageError(f"{'.'.join(place)}.{index}: {deed!r} is no pass; PruneChannels(ratio=0.5) would be one")
+    for index, pass_ in enumerate(passes):
+        if not isinstance(pass_, Pass | Step):
+            raise UsageError(f"{'.'.join(place)}.{index}: {pass_!r} is no pass; PruneChannels(ratio=0.5) would be one")
     return tuple(p if isinstance(p, Step) else Step(p, (*place, index)) for index, p in enumerate(passes))
 
 
@@ -302,7 +302,7 @@ def _named(known: Mapping[str, Metric], name: str, what: str) -> Metric:
 
 
 def _spelled(step: Step) -> dict[str, Any]:
-    return {"pass": step.deed.name, **step.deed.options()}
+    return {"pass": step.pass_.name, **step.pass_.options()}
 
 
 def _spelled_branch(branch: Branch) -> dict[str, Any]:

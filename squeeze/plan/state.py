@@ -67,7 +67,7 @@ def bridge(wanted: list[str], state: State) -> str:
     if state.maker is None:
         return ", with which the plan starts; leave it out"
     at = f" (line {state.maker.line})" if state.maker.line else ""
-    return f"; it must come before {state.maker.deed.name}{at}"
+    return f"; it must come before {state.maker.pass_.name}{at}"
 
 
 def export_makes(wanted: list[str], form: str) -> bool:

@@ -20,9 +20,9 @@ Wording = Callable[[Any], str]
 
 def fact_lines(row: Row) -> list[tuple[str, str]]:
     """Pairs of name and text, in the order in which the pass gave them."""
-    told = {name: fact for name, fact in row.facts.items() if (name, fact) != ("layers", {})}  # nothing of any weight
-    said = [(heading(name), _worded(name, fact, row)) for name, fact in told.items()]
-    return said + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
+    shown = {name: fact for name, fact in row.facts.items() if (name, fact) != ("layers", {})}  # nothing of any weight
+    facts = [(heading(name), _worded(name, fact, row)) for name, fact in shown.items()]
+    return facts + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
 
 
 def spread_lines(row: Row) -> list[tuple[str, str]]:
@@ -80,14 +80,16 @@ def _before_and_after(wording: Callable[[float], str]) -> Wording:
 
 def _weights(layers: dict[str, dict[str, Any]]) -> str:
     """Layer by layer is what ``report.json`` holds; here the sums, and every layer that fell back."""
-    losses = [(said["loss_rtn"], said["loss"]) for said in layers.values() if "loss_rtn" in said]
+    losses = [(facts["loss_rtn"], facts["loss"]) for facts in layers.values() if "loss_rtn" in facts]
     parts = [f"{len(layers)} weights"]
     if losses:
         rounded, corrected = (sum(pair[i] for pair in losses) for i in (0, 1))
-        tokens = min(said["tokens"] for said in layers.values())
+        tokens = min(facts["tokens"] for facts in layers.values())
         parts.append(f"loss {rounded:.4g} by rounding alone → {corrected:.4g}, over {tokens:,} tokens or more")
     fallen = [
-        f"{name} ({said['fallback']}, {said['tokens']} tokens)" for name, said in layers.items() if "fallback" in said
+        f"{name} ({facts['fallback']}, {facts['tokens']} tokens)"
+        for name, facts in layers.items()
+        if "fallback" in facts
     ]
     return "; ".join([*parts, *([f"fell back: {_listed(fallen)}"] if fallen else [])])
 

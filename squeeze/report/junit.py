@@ -81,7 +81,7 @@ def _case(classname: str, name: str) -> Element:
 
 
 def _say(case: Element, tag: str, line: str) -> None:
-    said = SubElement(case, tag, message=line)
+    element = SubElement(case, tag, message=line)
     if tag == "failure":
-        said.set("type", case.get("classname", ""))
-        said.text = line
+        element.set("type", case.get("classname", ""))
+        element.text = line

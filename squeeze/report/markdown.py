@@ -109,10 +109,10 @@ def _notes(notes: Iterable[str]) -> str:
 
 
 def _facts(report: Report) -> Iterator[str]:
-    told = [(row, lines) for row in report.rows if (lines := fact_lines(row))]
-    if told:
+    with_facts = [(row, lines) for row in report.rows if (lines := fact_lines(row))]
+    if with_facts:
         yield "## What the passes did"
-    for row, lines in told:
+    for row, lines in with_facts:
         yield f"\n**{escaped(row.label)}**\n"
         yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
 

@@ -49,14 +49,14 @@ def _worst(report: Report) -> list[Text]:
 
 
 def _equality(report: Report) -> list[Text]:
-    told = [line for row in report.rows for name, line in fact_lines(row) if name == "proof"]
-    return [Text(f"weights equal: {line}") for line in dict.fromkeys(told)]
+    proofs = [line for row in report.rows for name, line in fact_lines(row) if name == "proof"]
+    return [Text(f"weights equal: {line}") for line in dict.fromkeys(proofs)]
 
 
 def _budget(judgement: Judgement) -> Text:
     where = f"budget {judgement.branch}: " if judgement.branch else "budget: "
-    told, _, outcome = judgement.line.rpartition(": ")
-    return Text(f"{where}{told}: ").append(outcome or judgement.outcome, STYLES[judgement.outcome])
+    proofs, _, outcome = judgement.line.rpartition(": ")
+    return Text(f"{where}{proofs}: ").append(outcome or judgement.outcome, STYLES[judgement.outcome])
 
 
 def _package(package: Package) -> Text:

@@ -177,11 +177,11 @@ def own_data(report: Report) -> list[str]:
 
 def examples(on: ScoredOn) -> str:
     """``597 examples of digits``, and how many are independent where not all are."""
-    told = f"{on.examples:,} examples of {on.name}" + (f", {on.tokens:,} tokens scored" if on.tokens else "")
+    words = f"{on.examples:,} examples of {on.name}" + (f", {on.tokens:,} tokens scored" if on.tokens else "")
     if on.units is None or on.units == on.examples:
-        return told
+        return words
     copies = f"; {on.copies:,} {'copy' if on.copies == 1 else 'copies'} counted once" if on.copies else ""
-    return f"{told}, {on.units:,} independent unit{'s' * (on.units != 1)}{copies}"
+    return f"{words}, {on.units:,} independent unit{'s' * (on.units != 1)}{copies}"
 
 
 def judged(report: Report) -> str:

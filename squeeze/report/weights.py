@@ -51,7 +51,7 @@ def weight_lines(row: Row) -> list[WeightLine]:
     layers = row.facts.get("layers")
     if not isinstance(layers, dict):
         return []
-    return [_line(str(name), said) for name, said in layers.items() if isinstance(said, dict) and _tells(said)]
+    return [_line(str(name), facts) for name, facts in layers.items() if isinstance(facts, dict) and _tells(facts)]
 
 
 def worst(row: Row) -> str:
@@ -61,16 +61,16 @@ def worst(row: Row) -> str:
     return ", ".join(f"{line.name} ({line.after:.4g}, {share(line.left or 0)} of rounding's)" for line in most)
 
 
-def _tells(said: dict[str, Any]) -> bool:
-    return isinstance(said.get("tokens"), int)
+def _tells(facts: dict[str, Any]) -> bool:
+    return isinstance(facts.get("tokens"), int)
 
 
-def _line(name: str, said: dict[str, Any]) -> WeightLine:
-    before, after, clipped = (_number(said.get(key)) for key in ("loss_rtn", "loss", "clipped"))
-    notes = [f"fell back to {said['fallback']}"] if "fallback" in said else []
-    notes += [f"{said['dead']} dead inputs"] if said.get("dead") else []
-    notes += [f"scaled by {said['folded']}"] if "folded" in said else []
-    return WeightLine(name.removesuffix(".weight"), said["tokens"], before, after, clipped, ", ".join(notes))
+def _line(name: str, facts: dict[str, Any]) -> WeightLine:
+    before, after, clipped = (_number(facts.get(key)) for key in ("loss_rtn", "loss", "clipped"))
+    notes = [f"fell back to {facts['fallback']}"] if "fallback" in facts else []
+    notes += [f"{facts['dead']} dead inputs"] if facts.get("dead") else []
+    notes += [f"scaled by {facts['folded']}"] if "folded" in facts else []
+    return WeightLine(name.removesuffix(".weight"), facts["tokens"], before, after, clipped, ", ".join(notes))
 
 
 def _number(value: Any) -> float | None:

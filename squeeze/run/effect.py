@@ -27,22 +27,22 @@ def check_effect(step: Step, before: Model, after: Model, folders: tuple[Path, P
 
     Args:
         folders: Where the two models are stored.
-        facts: What the pass said about itself.
+        facts: What the pass states about itself.
     """
-    broken = [*_broken(step, before, after, folders), *step.deed.check_effect(before, after, facts)]
+    broken = [*_broken(step, before, after, folders), *step.pass_.check_effect(before, after, facts)]
     if broken:
-        raise EffectError(f"{step.where()}: {step.deed.name} {'; '.join(broken)}")
+        raise EffectError(f"{step.where()}: {step.pass_.name} {'; '.join(broken)}")
 
 
 def _broken(step: Step, before: Model, after: Model, folders: tuple[Path, Path]) -> Iterator[str]:
-    for promise in sorted(step.deed.promises & COUNTED.keys()):
+    for promise in sorted(step.pass_.promises & COUNTED.keys()):
         noun, count = COUNTED[promise]
         was, now = count(before), count(after)
         if was is None or now is None:
             yield f"promises fewer {noun}, but they are not known"
         elif now >= was:
             yield f"promises fewer {noun}, but left {now:,} of {was:,}"
-    if "weights_changed" in step.deed.promises and _digests(folders[0]) == _digests(folders[1]):
+    if "weights_changed" in step.pass_.promises and _digests(folders[0]) == _digests(folders[1]):
         yield "promises changed weights, but wrote the very bytes that it was given"
 
 

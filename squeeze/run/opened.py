@@ -55,7 +55,7 @@ def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
     for role in opened.roles:
         if role != EVALUATE:
             opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in given)
-    for number in range(1, max((step.deed.repetitions() for _, step in plan.every_step()), default=1)):
+    for number in range(1, max((step.pass_.repetitions() for _, step in plan.every_step()), default=1)):
         again = plan.open_data(CALIBRATE, number)
         opened.recalibrated.append(_unseen(plan, CALIBRATE, again, opened, drop=True))
     opened.warnings += _warnings(opened)

@@ -16,7 +16,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.progress import Progress
-from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import source_digest
 from squeeze.work import temporary_folder
@@ -24,7 +24,7 @@ from squeeze.work import temporary_folder
 TRAINING = Finetune(epochs=12, learning_rate=0.05, batch_size=64)  # of the builtin digits network
 
 
-def keep_original(model: Model, store: Store, code_folder: str | None) -> Kept:
+def keep_original(model: Model, store: Store, code_folder: str | None) -> StoredModel:
     """Put a model into the store and read it back: what is scored is what is stored."""
     inputs = {"files": _digest(model), "code": _code(model, code_folder)}
     read = partial(read_model, code_folder=code_folder)
@@ -63,9 +63,9 @@ def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -
         trained = TRAINING.run(model, Context(train_data=data, threads=threads, progress=progress))
         write_model(folder, trained, {}, {})
 
-    kept = store.cached("builtin", inputs, train, partial(read_model, code_folder=None), f"builtin {name}")
-    assert isinstance(kept.model, TorchModel)
-    return kept.model
+    stored = store.cached("builtin", inputs, train, partial(read_model, code_folder=None), f"builtin {name}")
+    assert isinstance(stored.model, TorchModel)
+    return stored.model
 
 
 def _write(folder: Path, model: Model) -> None:

@@ -24,9 +24,9 @@ from squeeze.models.source import HuggingFaceSource
 from squeeze.models.torch_model import TorchModel
 from squeeze.plan.plan import Branch, Plan
 from squeeze.report import shape, text
-from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
-from squeeze.targets.base import Packed, Pieces, Target
+from squeeze.targets.base import PackageInputs, Packed, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
 from squeeze.versions import library_versions, source_digest, squeeze_version
@@ -38,7 +38,7 @@ GOLDEN_EXAMPLES = 4
 GOLDEN_BYTES = 500_000  # of inputs; at least one example
 
 
-def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: str) -> Kept:
+def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_folder: str) -> StoredModel:
     """What the target's runtime loads, in the store like any other step."""
     inputs = {
         "before": end.key,
@@ -57,16 +57,16 @@ def build_artifact(target: Target[Any], end: Kept, store: Store, code_folder: st
     return store.cached("target", inputs, write, read, f"target {target.name}")
 
 
-def pack(target: Target[Any], artifact: Kept, told: Pieces, path: Path) -> Packed:
+def pack(target: Target[Any], artifact: StoredModel, inputs: PackageInputs, path: Path) -> Packed:
     """Write the package of a branch and verify it; then it appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert isinstance(artifact.model, Artifact | LanguageArtifact)
-    return target.pack(artifact.model, told, path)
+    return target.pack(artifact.model, inputs, path)
 
 
-def pieces(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> Pieces:
+def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> PackageInputs:
     """What a run knows and a package tells."""
-    return Pieces(
+    return PackageInputs(
         name=f"{plan.name}-{branch.name}",
         golden=golden_batch(original),
         plan=plan.resolved(),

@@ -18,10 +18,10 @@ from squeeze.plan.check import example_shape
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
 from squeeze.run.claims import read_ledger
-from squeeze.run.kept import Kept
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.rescore_child import pickled
 from squeeze.run.scorable import obstacle, open_sources
+from squeeze.run.stored import StoredModel
 from squeeze.store import Store
 from squeeze.targets import child
 from squeeze.targets.confined import SCORING, Limits
@@ -97,20 +97,20 @@ def rescore(
     return _checked(package, found).model_dump(exclude_unset=True)
 
 
-def _original(plan: Plan, store: Store, progress: Progress) -> tuple[Kept | None, str | None]:
+def _original(plan: Plan, store: Store, progress: Progress) -> tuple[StoredModel | None, str | None]:
     """The original that the plan names and what its metrics ask of it, in the store; else why there is none."""
     if not any(metric.needs_original for metric in plan.metrics):
         return None, None
     try:
         model = read_original(plan.model, plan.root, example_shape(plan), store, plan.threads, progress)
-        kept = keep_original(model, store, str(plan.root))
+        stored = keep_original(model, store, str(plan.root))
     except SqueezeError as error:
         return None, f"it compares to the original, which cannot be read: {error}"
-    subject = Subject(kept.key, kept.model, "original")
-    sources = open_sources(plan, kept.model.task, subject, store, progress)
-    metrics = [metric for metric in plan.metrics if obstacle(plan, metric, kept.model, sources) is None]
+    subject = Subject(stored.key, stored.model, "original")
+    sources = open_sources(plan, stored.model.task, subject, store, progress)
+    metrics = [metric for metric in plan.metrics if obstacle(plan, metric, stored.model, sources) is None]
     Collectors(metrics, sources).readings(subject)
-    return kept, None
+    return stored, None
 
 
 def _pickled(plan: Plan) -> str:

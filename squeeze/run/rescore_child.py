@@ -25,8 +25,8 @@ from squeeze.models.base import Model
 from squeeze.models.source import importable
 from squeeze.plan.plan import Plan
 from squeeze.run.claims import Claim, ClaimedLedger, claim, read_ledger
-from squeeze.run.kept import read_model
 from squeeze.run.scorable import obstacle, open_sources
+from squeeze.run.stored import read_model
 from squeeze.store import Store
 from squeeze.targets.answers import outputs
 from squeeze.targets.check import read_manifest
@@ -102,8 +102,8 @@ def _shift(package: Package) -> float:
 
 
 def _original(entry: Path, root: str) -> Subject:
-    kept = read_model(entry, root)
-    return Subject(kept.key, kept.model, "original")
+    stored = read_model(entry, root)
+    return Subject(stored.key, stored.model, "original")
 
 
 def _beside_ledger(check: Check, ledger: ClaimedLedger) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from squeeze.evaluate.evaluator import labels_of
 from squeeze.evaluate.evidence.base import EVALUATE, Collectors, ScoredOn, Sources, Subject
 from squeeze.evaluate.metrics import ExampleMetric, Metric
 from squeeze.ledger import Measured, Row, measure, scores
-from squeeze.run.kept import Kept
+from squeeze.run.stored import StoredModel
 from squeeze.run.timer import Timer
 
 
 class Scorer:
     """Scores models on the same data, each against the original and the row before it."""
 
-    def __init__(self, metrics: Sequence[Metric], sources: Sources, original: Kept) -> None:
+    def __init__(self, metrics: Sequence[Metric], sources: Sources, original: StoredModel) -> None:
         self.metrics, self.original = list(metrics), original
         self.collectors = Collectors(metrics, sources)
         data = sources.evaluate if any(_scored_on_plan(metric) for metric in metrics) else None
@@ -27,35 +27,35 @@ class Scorer:
 
     def row(
         self,
-        kept: Kept,
+        stored: StoredModel,
         name: str,
         branch: str | None,
         options: dict[str, Any],
-        previous: Kept | None,
-        again: Sequence[Kept] = (),
+        previous: StoredModel | None,
+        again: Sequence[StoredModel] = (),
     ) -> Row:
         """Measure one model; ``previous`` is None for the original itself.
 
         Args:
             again: What the same pass made of other calibration samples; the row tells how far its scores spread.
         """
-        new, original = self.measured(kept, name), self.measured(self.original, "original")
+        new, original = self.measured(stored, name), self.measured(self.original, "original")
         before = self.measured(previous, name) if previous else None
-        timings, clock = self.timer.row(kept, previous) if previous else ({}, {})
+        timings, clock = self.timer.row(stored, previous) if previous else ({}, {})
         found = scores(self.metrics, self.labels, new, original, before)
         others = [scores(self.metrics, self.labels, self.measured(one, name), original, None) for one in again]
         sampled = [label for label, score in found.items() if not score.exact]
         spread = {label: [v for one in (found, *others) if (v := one[label].value) is not None] for label in sampled}
-        told = timings, kept.measured | clock, spread if again else {}
-        arithmetic = kept.model.arithmetic()
-        return Row(name, branch, kept.model.form, kept.key, options, found, kept.facts, *told, arithmetic)
+        rest = timings, stored.measured | clock, spread if again else {}
+        arithmetic = stored.model.arithmetic()
+        return Row(name, branch, stored.model.form, stored.key, options, found, stored.facts, *rest, arithmetic)
 
-    def measured(self, kept: Kept, name: str) -> Measured:
+    def measured(self, stored: StoredModel, name: str) -> Measured:
         """What every metric is worked out from, collected once per model."""
-        if kept.key not in self._measured:
-            readings = self.collectors.readings(Subject(kept.key, kept.model, name))
-            self._measured[kept.key] = measure(readings, self.scored_on)
-        return self._measured[kept.key]
+        if stored.key not in self._measured:
+            readings = self.collectors.readings(Subject(stored.key, stored.model, name))
+            self._measured[stored.key] = measure(readings, self.scored_on)
+        return self._measured[stored.key]
 
 
 def _scored_on_plan(metric: Metric) -> bool:

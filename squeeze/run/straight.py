@@ -26,14 +26,14 @@ from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
-from squeeze.run.kept import Kept, read_model, write_model
 from squeeze.run.opened import CALIBRATE, Opened, open_all, told_at
 from squeeze.run.original import keep_original, read_original
-from squeeze.run.packing import build_artifact, pack, pieces
+from squeeze.run.packing import build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
+from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
-from squeeze.targets.base import Pieces, Target
+from squeeze.targets.base import PackageInputs, Target
 from squeeze.versions import content_digest, source_digest
 from squeeze.work import work_within
 
@@ -130,7 +130,7 @@ class Line:
             self.result.layers["result"] = trunk.model.layers()
         return self.result
 
-    def _branch(self, branch: Branch, trunk: Kept, out: Path | None) -> None:
+    def _branch(self, branch: Branch, trunk: StoredModel, out: Path | None) -> None:
         end = self._steps(branch.steps, branch.name, trunk)
         self.result.layers[branch.name] = end.model.layers()
         self.result.models[branch.name] = end.model
@@ -138,7 +138,7 @@ class Line:
             self._pack(branch, branch.target, end, out)
         self._judge(branch.name)
 
-    def _pack(self, branch: Branch, target: Target[Any], end: Kept, out: Path | None) -> None:
+    def _pack(self, branch: Branch, target: Target[Any], end: StoredModel, out: Path | None) -> None:
         """Build what the target's runtime loads, score it, pack it."""
         self.now = (target.name, branch.name)
         artifact = build_artifact(target, end, self.store, self.code_folder)
@@ -146,57 +146,59 @@ class Line:
         self.result.models[branch.name] = artifact.model
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
-            self.result.packages[branch.name] = pack(target, artifact, self._pieces(branch), path)
+            self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
             self.progress.say(f"packed and verified {path}")
 
-    def _pieces(self, branch: Branch) -> Pieces:
+    def _package_inputs(self, branch: Branch) -> PackageInputs:
         """What the run knows and the package tells."""
         ledger = Ledger(self.scorer.scored_on, self.result.ledger.line_of(branch.name))
         ledger = ledger.settled(self.plan.primary, self.plan.equivalence)
-        return pieces(self.plan, branch, ledger, self.original.model, self.data.get("evaluate"))
+        return package_inputs(self.plan, branch, ledger, self.original.model, self.data.get("evaluate"))
 
-    def _steps(self, steps: tuple[Step, ...], branch: str | None, start: Kept) -> Kept:
+    def _steps(self, steps: tuple[Step, ...], branch: str | None, start: StoredModel) -> StoredModel:
         for step in steps:
-            self.now = (step.deed.name, branch)
+            self.now = (step.pass_.name, branch)
             made = self._made(step, start, self.data.get(CALIBRATE))
-            again = [self._made(step, start, data) for data in self.recalibrated[: step.deed.repetitions() - 1]]
-            self._add_row(made, step.deed.name, branch, step.deed.options(), start, again)
+            again = [self._made(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
+            self._add_row(made, step.pass_.name, branch, step.pass_.options(), start, again)
             start = made
         return start
 
-    def _made(self, step: Step, before: Kept, calibrate: Dataset | None) -> Kept:
+    def _made(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:
         """The model after a pass, calibrated on that: from the store, or by running it."""
         inputs = self._inputs(step, before, calibrate)
         key = self.store.key("pass", inputs)
 
         def write(folder: Path) -> None:
-            self.progress.say(f"{step.where()}: {step.deed.name}")
+            self.progress.say(f"{step.where()}: {step.pass_.name}")
             context = self._context(key, calibrate)
-            after = step.deed.once().run(before.fresh(self.code_folder), context)
-            promised = step.deed.gives(before.model.form)
+            after = step.pass_.once().run(before.fresh(self.code_folder), context)
+            promised = step.pass_.gives(before.model.form)
             assert promised is not None, "the plan was checked"
             if not isinstance(after, promised):
                 gave, form = type(after).__name__, promised.__name__
-                raise EffectError(f"{step.where()}: {step.deed.name} returned a {gave}; it says that it gives a {form}")
+                raise EffectError(
+                    f"{step.where()}: {step.pass_.name} returned a {gave}; it says that it gives a {form}"
+                )
             stored = write_model(folder, after, context.facts, context.measured)
             check_effect(step, before.model, after, (before.model_folder, stored), context.facts)
 
         read = partial(read_model, code_folder=self.code_folder)
-        return self.store.cached("pass", inputs, write, read, step.deed.name)
+        return self.store.cached("pass", inputs, write, read, step.pass_.name)
 
-    def _inputs(self, step: Step, before: Kept, calibrate: Dataset | None) -> dict[str, object]:
-        roles = [NEED_TO_ROLE[need] for need in sorted(step.deed.needed()) if need in NEED_TO_ROLE]
+    def _inputs(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> dict[str, object]:
+        roles = [NEED_TO_ROLE[need] for need in sorted(step.pass_.needed()) if need in NEED_TO_ROLE]
         data = self.data | ({CALIBRATE: calibrate} if calibrate is not None else {})
         return {
             "before": before.key,
             "original": self.original.key,
-            "pass": step.deed.name,
-            "options": step.deed.once().options(),
+            "pass": step.pass_.name,
+            "options": step.pass_.once().options(),
             "data": {role: data[role].digest for role in roles},
-            "files": {name: content_digest(self.plan.root / name) for name in step.deed.reads()},
+            "files": {name: content_digest(self.plan.root / name) for name in step.pass_.reads()},
             "seed": self.plan.seed,
             "threads": self.plan.threads,
-            "code": source_digest(type(step.deed)),
+            "code": source_digest(type(step.pass_)),
         }
 
     def _context(self, key: str, calibrate: Dataset | None) -> Context:
@@ -214,14 +216,14 @@ class Line:
 
     def _add_row(
         self,
-        kept: Kept,
+        stored: StoredModel,
         name: str,
         branch: str | None,
         options: dict[str, object],
-        previous: Kept | None,
-        again: Sequence[Kept] = (),
+        previous: StoredModel | None,
+        again: Sequence[StoredModel] = (),
     ) -> None:
-        row = self.scorer.row(kept, name, branch, options, previous, again)
+        row = self.scorer.row(stored, name, branch, options, previous, again)
         self.result.ledger.rows.append(row)
         self.progress.say(row_line(row.to_json()))
 

@@ -18,7 +18,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
-from squeeze.run.kept import Kept, read_model, write_model
+from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import content_digest
 
@@ -31,36 +31,36 @@ class Timer:
     """
 
     def __init__(
-        self, metrics: Sequence[Metric], data: Dataset | None, store: Store, progress: Progress, original: Kept
+        self, metrics: Sequence[Metric], data: Dataset | None, store: Store, progress: Progress, original: StoredModel
     ) -> None:
         self.metrics = [metric for metric in metrics if isinstance(metric, ClockMetric)]
         self.data, self.store, self.progress, self.original = data, store, progress, original
         self._against_itself: dict[str, tuple[float, float]] = {}  # by metric: A/A spread, milliseconds
         self._digests: dict[str, str] = {}  # by a model's key in the store
 
-    def row(self, kept: Kept, previous: Kept) -> tuple[dict[str, Score], dict[str, Any]]:
+    def row(self, stored: StoredModel, previous: StoredModel) -> tuple[dict[str, Score], dict[str, Any]]:
         """Scores by metric, and in milliseconds what they come from."""
         timings: dict[str, Score] = {}
         clock: dict[str, Any] = {}
         for metric in self.metrics:
-            if not self._takes(metric, kept):
+            if not self._takes(metric, stored):
                 continue
             _, original_ms = self._spread(metric)
-            to_original = self._compared(metric, kept, self.original, original_ms)
+            to_original = self._compared(metric, stored, self.original, original_ms)
             to_previous = to_original if previous.key == self.original.key else None
             if to_previous is None and self._takes(metric, previous) and isinstance(metric, Latency):
-                to_previous = self._compared(metric, kept, previous, to_original.new_ms)
+                to_previous = self._compared(metric, stored, previous, to_original.new_ms)
             timings[metric.label] = timed_score(metric, to_original, to_previous)
             clock[metric.label] = _clock(metric, to_original, to_previous)
         return timings, clock
 
-    def _takes(self, metric: ClockMetric, kept: Kept) -> bool:
+    def _takes(self, metric: ClockMetric, stored: StoredModel) -> bool:
         """A language model that is no artifact yet is walked block by block and does not write."""
         if isinstance(metric, GenerationMetric):
-            return isinstance(kept.model, LanguageArtifact)
+            return isinstance(stored.model, LanguageArtifact)
         return isinstance(metric, Latency) and self.data is not None
 
-    def _compared(self, metric: ClockMetric, new: Kept, old: Kept, known_ms: float) -> Paired:
+    def _compared(self, metric: ClockMetric, new: StoredModel, old: StoredModel, known_ms: float) -> Paired:
         """The two by the clock; where both are one file, what is known of it: ``known_ms``."""
         spread, _ = self._spread(metric)
         new, old = self._as_timed(metric, new), self._as_timed(metric, old)
@@ -77,8 +77,8 @@ class Timer:
             self._against_itself[metric.label] = blocks.spread, blocks.old_ms
         return self._against_itself[metric.label]
 
-    def _opens(self, metric: ClockMetric, kept: Kept) -> Open:
-        model = kept.model
+    def _opens(self, metric: ClockMetric, stored: StoredModel) -> Open:
+        model = stored.model
         if isinstance(metric, GenerationMetric):
             assert isinstance(model, LanguageArtifact)
             return lambda: metric.clock(model.reopened())
@@ -87,23 +87,23 @@ class Timer:
         batch = self.data.batch(self.data.typical(metric.batch))
         return lambda: stopwatch(model.reopened().runner(batch, metric.threads))
 
-    def _as_timed(self, metric: ClockMetric, kept: Kept) -> Kept:
+    def _as_timed(self, metric: ClockMetric, stored: StoredModel) -> StoredModel:
         """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
-        model = kept.model
+        model = stored.model
         own = isinstance(metric, Latency) and metric.runtime == "own"
         if own or not isinstance(model, TorchModel | LanguageModel):
-            return kept
+            return stored
 
         def write(folder: Path) -> None:
             write_model(folder, ExportOnnx().run(model, Context(progress=self.progress)), {}, {})
 
         read = partial(read_model, code_folder=None)
-        return self.store.cached("timing export", {"model": kept.key}, write, read, "float ONNX, for timing")
+        return self.store.cached("timing export", {"model": stored.key}, write, read, "float ONNX, for timing")
 
-    def _digest(self, kept: Kept) -> str:
-        if kept.key not in self._digests:
-            self._digests[kept.key] = content_digest(kept.model_folder)
-        return self._digests[kept.key]
+    def _digest(self, stored: StoredModel) -> str:
+        if stored.key not in self._digests:
+            self._digests[stored.key] = content_digest(stored.model_folder)
+        return self._digests[stored.key]
 
 
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:

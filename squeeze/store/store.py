@@ -39,7 +39,7 @@ FOLDERS = ("entries", "journals", "work", "runs", "locks")
 
 
 def key_of(made_from: Any) -> str:
-    """sha256 of JSON values in canonical form: the same makings, the same key."""
+    """sha256 of JSON values in canonical form: the same inputs, the same key."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -35,7 +35,7 @@ _WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.I
 
 
 @dataclass(frozen=True)
-class Pieces:
+class PackageInputs:
     """What a run knows and a package tells.
 
     Args:
@@ -113,7 +113,7 @@ class Target(Options, ABC, Generic[In]):
         """The options as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
 
-    def pack(self, model: In | Built, pieces: Pieces, out: Path) -> Packed:
+    def pack(self, model: In | Built, inputs: PackageInputs, out: Path) -> Packed:
         """Build (an artifact is taken as it is), write the zip, open it again and verify it; then ``out`` appears.
 
         Raises:
@@ -124,7 +124,7 @@ class Target(Options, ABC, Generic[In]):
         try:
             with temporary_folder("pack") as folder:
                 artifact = model if isinstance(model, Built) else self.build(self._taken(model), folder)
-                digest = write_package(self.contents(artifact, pieces), written)
+                digest = write_package(self.contents(artifact, inputs), written)
             package = open_package(written)
             verification = verify(package)
             written.replace(out)
@@ -133,23 +133,23 @@ class Target(Options, ABC, Generic[In]):
         package.path = out
         return Packed(out, digest, package.load_model(), verification)
 
-    def contents(self, artifact: Built, pieces: Pieces) -> Contents:
+    def contents(self, artifact: Built, inputs: PackageInputs) -> Contents:
         """All that goes into the package of this artifact."""
         if isinstance(artifact, LanguageArtifact):
-            described = generator.describe(artifact, pieces.golden)
+            described = generator.describe(artifact, inputs.golden)
         else:
-            described = predictor.describe(artifact, pieces.golden)
+            described = predictor.describe(artifact, inputs.golden)
         return Contents(
-            name=pieces.name,
+            name=inputs.name,
             target=self.name,
             described=described,
-            plan=pieces.plan,
-            ledger=pieces.ledger,
-            measurements=pieces.measurements,
-            labels=pieces.labels,
-            preprocessing=pieces.preprocessing,
-            provenance=pieces.provenance,
-            scores=pieces.scores,
+            plan=inputs.plan,
+            ledger=inputs.ledger,
+            measurements=inputs.measurements,
+            labels=inputs.labels,
+            preprocessing=inputs.preprocessing,
+            provenance=inputs.provenance,
+            scores=inputs.scores,
         )
 
     def _taken(self, model: In) -> In:

@@ -52,10 +52,10 @@ def call(
     """
     with temporary_folder("child") as scratch:
         asked = {"function": function, "scratch": str(scratch), "arguments": dict(arguments), "path": _path()}
-        told = json.dumps(asked)
+        request = json.dumps(asked)
         try:
             command = [sys.executable, "-P", "-c", START]
-            done = run_confined(command, limits, model_bytes, told, progress, [scratch, *folders])
+            done = run_confined(command, limits, model_bytes, request, progress, [scratch, *folders])
         except Stopped as stopped:
             raise VerifyError(f"{where}: {stopped}") from None
         if not (scratch / RESULT).is_file():
@@ -70,12 +70,12 @@ def call(
 
 def main() -> None:
     """In the child: read which function from standard input, call it, write what it gives."""
-    told = json.load(sys.stdin)
-    sys.path[:] = told["path"]
-    scratch = Path(told["scratch"])
-    module, _, name = told["function"].partition(":")
+    request = json.load(sys.stdin)
+    sys.path[:] = request["path"]
+    scratch = Path(request["scratch"])
+    module, _, name = request["function"].partition(":")
     try:
-        result = getattr(import_module(module), name)(scratch=scratch, **told["arguments"])
+        result = getattr(import_module(module), name)(scratch=scratch, **request["arguments"])
     except SqueezeError as error:
         result = {"error": str(error), "kind": type(error).__name__}
     except OSError as error:

@@ -66,5 +66,5 @@ def _log_probabilities(artifact: LanguageArtifact, prompt: list[int]) -> Arrays:
     """Of the prompt's tokens, and of every token that may follow; on one thread, so that they repeat."""
     artifact.require_installed(artifact.main.name)
     artifact.threads = 1
-    said, following = artifact.log_probabilities(prompt)
-    return {PROMPT_LOG: said, NEXT_LOG: following}
+    prompt_log, following = artifact.log_probabilities(prompt)
+    return {PROMPT_LOG: prompt_log, NEXT_LOG: following}

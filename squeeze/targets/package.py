@@ -88,35 +88,35 @@ def file_sum(source: Source) -> FileSum:
 
 def _listed_files(contents: Contents) -> dict[str, Source]:
     """Every file that the manifest lists."""
-    told = contents.described
+    description = contents.described
     made: dict[str, Source] = {
-        GOLDEN: told.golden.npz(),
+        GOLDEN: description.golden.npz(),
         LEDGER: readable_json(dict(contents.ledger)),
         PLAN: yaml.safe_dump(dict(contents.plan), sort_keys=False, allow_unicode=True).encode(),
-        RUN: resources("squeeze.targets").joinpath(SCRIPTS[told.task]).read_bytes(),
+        RUN: resources("squeeze.targets").joinpath(SCRIPTS[description.task]).read_bytes(),
     }
-    taken = set(told.files) & {*made, README, MANIFEST, MEASUREMENTS}
+    taken = set(description.files) & {*made, README, MANIFEST, MEASUREMENTS}
     assert not taken, f"model files may not be called {taken}"
-    size = sum(path.stat().st_size for path in told.files.values())
-    card = model_card(_manifest(contents, {}), size, contents.scores, list(told.files), told.requirements)
-    return {**told.files, **made, README: card.encode()}
+    size = sum(path.stat().st_size for path in description.files.values())
+    card = model_card(_manifest(contents, {}), size, contents.scores, list(description.files), description.requirements)
+    return {**description.files, **made, README: card.encode()}
 
 
 def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:
-    told = contents.described
+    description = contents.described
     manifest = Manifest(
         name=contents.name,
         target=contents.target,
-        task=told.task,
-        runtime=told.runtime,
-        model=told.model,
-        inputs=tuple(told.inputs),
-        outputs=tuple(told.outputs),
-        tolerance=told.tolerance,
+        task=description.task,
+        runtime=description.runtime,
+        model=description.model,
+        inputs=tuple(description.inputs),
+        outputs=tuple(description.outputs),
+        tolerance=description.tolerance,
         preprocessing=dict(contents.preprocessing),
         labels=None if contents.labels is None else tuple(contents.labels),
-        parameters=told.parameters,
-        macs=told.macs,
+        parameters=description.parameters,
+        macs=description.macs,
         provenance=dict(contents.provenance),
         files=dict(sorted(sums.items())),
     )

@@ -49,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(plain(f"run.py: {fault}"), file=sys.stderr)
         return 1
     except Exception as error:  # what onnxruntime, numpy, zipfile and Pillow make of damaged files shares no base
-        said = f"{type(error).__name__}: {error}"
-        print(plain(f"run.py: {chosen.folder}: not as a package should be ({said[:200]})"), file=sys.stderr)
+        reason = f"{type(error).__name__}: {error}"
+        print(plain(f"run.py: {chosen.folder}: not as a package should be ({reason[:200]})"), file=sys.stderr)
         return 1
     result["peak_rss_bytes"] = peak_rss_bytes()
     print(json.dumps(result) if chosen.json else "\n".join(map(plain, lines(result))))

@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run.py: {plain(str(fault))}", file=sys.stderr)
         return 1
     except Exception as error:  # what the runtimes, numpy and zipfile make of damaged files shares no base
-        said = plain(f"{type(error).__name__}: {error}")
-        print(f"run.py: {chosen.folder}: not as a package should be ({said[:200]})", file=sys.stderr)
+        reason = plain(f"{type(error).__name__}: {error}")
+        print(f"run.py: {chosen.folder}: not as a package should be ({reason[:200]})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from squeeze.algorithms.affine import (
     QuantizedTensor,
     activation_grid,
+    clipped_share,
     fake_quantize,
     quantize_symmetric,
-    share_beyond,
     symmetric_scale,
 )
 from squeeze.errors import ShapeError
@@ -71,5 +71,5 @@ def test_the_share_beyond_counts_what_no_rounding_reaches(g_idx: torch.Tensor | 
     W = torch.tensor([[7.4, 7.6, -7.4, 3.0]]) * scale[:, groups]  # 7.6 steps lie beyond 7, 7.4 are rounded to it
     q = torch.round(W / scale[:, groups]).clamp(-7, 7).to(torch.int8)
     grid = QuantizedTensor(q, scale, torch.zeros(1, 2, dtype=torch.int32), 4, 2, True, g_idx)
-    assert share_beyond(W, grid) == 0.25
-    assert share_beyond(grid.dequantize(), grid) == 0
+    assert clipped_share(W, grid) == 0.25
+    assert clipped_share(grid.dequantize(), grid) == 0

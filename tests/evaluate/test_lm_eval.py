@@ -143,7 +143,7 @@ def test_a_task_that_cannot_be_asked_is_one_line(world: Path, name: str) -> None
 def test_a_folder_of_several_tasks_asks_for_one(world: Path) -> None:
     (world / "tasks/more.yml").write_text(TASK)
     with pytest.raises(DataError, match=r"tasks: holds 2 task files \(letters\.yaml, more\.yml\); name one of them"):
-        LmEval(task="./tasks").makings(world)
+        LmEval(task="./tasks").cache_inputs(world)
 
 
 def test_what_is_missing_is_found_before_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_a_quantized_family_gives_the_logits_of_its_grid(family: Path, tmp_path:
     """Compared with float32 activations, which is what export_decoder itself does before it gives the model."""
     model = quantized(family, bits=4, group_size=16)
     context = Context()
-    export_decoder(model, tmp_path, Options(way=way), context)
+    export_decoder(model, tmp_path, Options(encoding=way), context)
     error = context.measured["export_error"]
     assert {line["reader"] for line in context.facts["proof"]} == {"squeeze", "onnxruntime"}
     assert max(error["prefill"], error["decode"]) < 1e-5
@@ -93,7 +93,7 @@ GRIDS = {
 @pytest.mark.parametrize("options", list(GRIDS.values()), ids=list(GRIDS))
 def test_every_width_is_the_grid(tmp_path: Path, way: str, options: dict[str, object]) -> None:
     model = quantized(write_family("mistral", tmp_path / "family"), **options)
-    decoder = export_decoder(model, tmp_path / "onnx", Options(way=way, accuracy_level=0))
+    decoder = export_decoder(model, tmp_path / "onnx", Options(encoding=way, accuracy_level=0))
     if way == "nbits":
         assert largest_error(decoder, compare.Exact(model.folder)) < 1e-5
     assert ("MatMulNBits" if way == "nbits" else "DequantizeLinear") in operators(tmp_path / "onnx")
@@ -105,7 +105,7 @@ def test_groups_in_another_order_are_read_in_that_order(tmp_path: Path, way: str
     context = Context(calibration_data=TokenDataset("text", tokens(16, 24).numpy()))
     model = Gptq(bits=4, group_size=16, order="act_order").run(LanguageModel(family), context)
     assert model.quantized("model.layers.0.mlp.up_proj.weight").g_idx is not None
-    export_decoder(model, tmp_path / "onnx", Options(way=way))
+    export_decoder(model, tmp_path / "onnx", Options(encoding=way))
 
 
 def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_group_that_the_operator_cannot_hold_is_refused(tmp_path: Path) -> Non
     model = quantized(write_family("llama3.1", tmp_path / "family"), bits=4, group_size=8)
     with pytest.raises(ModelError, match="MatMulNBits has no group_size 8; a multiple of 16 or null would do"):
         export_decoder(model, tmp_path / "onnx")
-    export_decoder(model, tmp_path / "qdq", Options(way="qdq"))
+    export_decoder(model, tmp_path / "qdq", Options(encoding="qdq"))
 
 
 def test_what_travels_with_the_graph(tmp_path: Path) -> None:

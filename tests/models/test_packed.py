@@ -209,7 +209,7 @@ def test_q_k_v_with_orders_of_their_own_are_exported_as_they_are(tmp_path: Path,
     orders = [model.quantized(f"model.layers.0.self_attn.{name}_proj.weight").g_idx for name in "qkv"]
     assert not any(torch.equal(orders[0], other) for other in orders[1:])
     context = Context()
-    decoder = export_decoder(model, tmp_path / "onnx", Options(way=way, accuracy_level=0), context)
+    decoder = export_decoder(model, tmp_path / "onnx", Options(encoding=way, accuracy_level=0), context)
     assert context.measured["export_error"]["prefill"] < 1e-5
     batch = Batch({"input_ids": torch.randint(0, 128, (3, 16), generator=torch.Generator().manual_seed(1))})
     expected = Exact(model.folder).predict(batch)

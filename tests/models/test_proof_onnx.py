@@ -27,7 +27,7 @@ MIXED = {
 
 
 def proven(model: LanguageModel, folder: Path, way: str) -> None:
-    write(model, folder, Options(way=way))  # type: ignore[arg-type]
+    write(model, folder, Options(encoding=way))  # type: ignore[arg-type]
     rows = list(prove_onnx(model, folder / "model.onnx"))
     assert all(row.equal for row in rows)
     assert {row.reader for row in rows} == {"squeeze", "onnxruntime"}

@@ -79,21 +79,21 @@ def equal(one: TorchModel, other: TorchModel) -> bool:
 FINETUNE = Finetune(epochs=3, batch_size=32, learning_rate=0.05, augment=("crop",))
 DISTILL = Distill(epochs=3, batch_size=32, learning_rate=0.02, augment=("flip", "crop"), features=("blocks.*",))
 ADAMW = Finetune(epochs=3, batch_size=32, learning_rate=1e-3, optimizer="adamw", schedule="one_cycle")
-ALL = pytest.mark.parametrize("deed", [FINETUNE, DISTILL, ADAMW], ids=["finetune", "distill", "adamw"])
+ALL = pytest.mark.parametrize("pass_", [FINETUNE, DISTILL, ADAMW], ids=["finetune", "distill", "adamw"])
 
 
 @ALL
-def test_training_lowers_the_loss_and_gives_back_a_model_in_evaluation_mode(deed):
+def test_training_lowers_the_loss_and_gives_back_a_model_in_evaluation_mode(pass_):
     told = context()
-    model = deed.run(digits(), told)
+    model = pass_.run(digits(), told)
     assert told.facts["losses"][-1] < 0.8 * told.facts["losses"][0]
     assert not any(module.training for module in model.module.modules())
     assert model.module.get_submodule("stem.0").weight.is_contiguous()
 
 
 @ALL
-def test_the_same_seed_gives_the_same_bytes(deed):
-    assert equal(deed.run(digits(), context()), deed.run(digits(), context()))
+def test_the_same_seed_gives_the_same_bytes(pass_):
+    assert equal(pass_.run(digits(), context()), pass_.run(digits(), context()))
 
 
 def test_another_seed_gives_other_weights():
@@ -105,9 +105,9 @@ def test_another_seed_gives_other_weights():
 @ALL
 @pytest.mark.parametrize("finished", [1, 2])
 def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_bytes(
-    deed, finished, tmp_path, monkeypatch
+    pass_, finished, tmp_path, monkeypatch
 ):
-    undisturbed, epoch, ran = deed.run(digits(), context()), Training._epoch, []
+    undisturbed, epoch, ran = pass_.run(digits(), context()), Training._epoch, []
 
     def killed_at(*arguments):
         if arguments[-1] == finished and not ran.count("killed"):
@@ -118,9 +118,9 @@ def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_b
 
     monkeypatch.setattr(Training, "_epoch", killed_at)
     with pytest.raises(KeyboardInterrupt):
-        deed.run(digits(), context(tmp_path))
+        pass_.run(digits(), context(tmp_path))
     told = context(tmp_path)
-    assert equal(deed.run(digits(), told), undisturbed)
+    assert equal(pass_.run(digits(), told), undisturbed)
     assert ran == [*range(finished), "killed", *range(finished, 3)]
     assert len(told.facts["losses"]) == 3
 

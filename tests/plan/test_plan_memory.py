@@ -76,16 +76,16 @@ def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.Cap
 def test_a_wider_model_takes_more_and_a_deeper_one_does_not(tmp_path: Path) -> None:
     shapes = {"one": {}, "deep": {"num_hidden_layers": 6}, "wide": {"hidden_size": 256, "intermediate_size": 512}}
     models = {name: LanguageModel(write_folder(tmp_path / name, **changes)) for name, changes in shapes.items()}
-    for deed in (Gptq(group_size=32), Awq(group_size=32), Rtn(group_size=32)):
-        taken = {name: deed.memory_bytes(model, 64, None) or 0 for name, model in models.items()}
+    for pass_ in (Gptq(group_size=32), Awq(group_size=32), Rtn(group_size=32)):
+        taken = {name: pass_.memory_bytes(model, 64, None) or 0 for name, model in models.items()}
         assert taken["one"] == taken["deep"] < taken["wide"]
     assert scoring_bytes(models["one"], 16, 4) < scoring_bytes(models["one"], 16) <= scoring_bytes(models["wide"], 16)
 
 
 def test_activations_past_a_quarter_of_the_limit_lie_on_disk(world: Path) -> None:
-    model, deed = LanguageModel(world / "model"), Gptq(group_size=32, target="given")
+    model, pass_ = LanguageModel(world / "model"), Gptq(group_size=32, target="given")
     many = 10**9
-    free, limited = (deed.memory_bytes(model, many, limit) or 0 for limit in (None, 10**9))
+    free, limited = (pass_.memory_bytes(model, many, limit) or 0 for limit in (None, 10**9))
     assert free - limited == many * model.skeleton.token_bytes - 10**9 // 4
 
 

@@ -51,11 +51,11 @@ def test_the_row_is_the_first_and_the_others_differ(world: Path) -> None:
 
 def test_what_was_repeated_is_not_done_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
-    deed = Gptq.run
+    pass_ = Gptq.run
 
     def counted(self: Gptq, *given: object) -> object:
         done.append(1)
-        return deed(self, *given)  # type: ignore[arg-type]
+        return pass_(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Gptq, "run", counted)
     nothing, once = run(world, 1)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.base import PackageInputs, Packed
 from squeeze.targets.card import Score
 from squeeze.targets.cpu import Cpu
 
@@ -68,8 +68,8 @@ def batch() -> Batch:
 
 
 @pytest.fixture(scope="session")
-def pieces(batch: Batch) -> Pieces:
-    return Pieces(
+def pieces(batch: Batch) -> PackageInputs:
+    return PackageInputs(
         name="tiny",
         golden=batch,
         plan={"model": {"onnx": "tiny.onnx"}, "targets": [{"target": "cpu"}]},
@@ -89,5 +89,5 @@ def pieces(batch: Batch) -> Pieces:
 
 
 @pytest.fixture(scope="session")
-def packed(model: OnnxModel, pieces: Pieces, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+def packed(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Cpu().pack(model, pieces, tmp_path_factory.mktemp("packed") / "tiny-cpu.zip")

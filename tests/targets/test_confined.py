@@ -24,7 +24,7 @@ from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.base import PackageInputs, Packed
 from squeeze.targets.bench import bench
 from squeeze.targets.bench_language import bench_language
 from squeeze.targets.check import program_kind
@@ -60,7 +60,7 @@ def genai(tmp_path_factory: pytest.TempPathFactory) -> Files:
     pytest.importorskip("onnxruntime_genai")
     folder = tmp_path_factory.mktemp("genai")
     model = LanguageModel(write_folder(folder / "model", max_position_embeddings=64))
-    pieces = Pieces("tiny", Batch({"input_ids": torch.tensor([[1, 5, 9, 2]])}), {"passes": []}, {"rows": []})
+    pieces = PackageInputs("tiny", Batch({"input_ids": torch.tensor([[1, 5, 9, 2]])}), {"passes": []}, {"rows": []})
     (folder / "built").mkdir()
     built = Genai().build(ExportOnnx().run(model, Context()), folder / "built")
     return read(Genai().pack(built, pieces, folder / "tiny.zip").path)

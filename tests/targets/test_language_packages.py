@@ -24,7 +24,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.run.packing import golden_batch
-from squeeze.targets.base import Pieces, Target
+from squeeze.targets.base import PackageInputs, Target
 from squeeze.targets.bench_language import bench_language
 from squeeze.targets.checkpoint import Checkpoint
 from squeeze.targets.cpu import Cpu
@@ -61,8 +61,8 @@ def write_bpe_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>").save_pretrained(folder)
 
 
-def pieces() -> Pieces:
-    return Pieces("tiny", Batch({"input_ids": torch.tensor([PROMPT])}), {"passes": []}, {"rows": []})
+def pieces() -> PackageInputs:
+    return PackageInputs("tiny", Batch({"input_ids": torch.tensor([PROMPT])}), {"passes": []}, {"rows": []})
 
 
 def needs(*modules: str) -> None:

@@ -17,14 +17,14 @@ from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.ort_canonical import sorted_resolver
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import NARROW_TOLERANCE, Packed, Pieces, facts_of
+from squeeze.targets.base import NARROW_TOLERANCE, PackageInputs, Packed, facts_of
 from squeeze.targets.mobile import Mobile
 from squeeze.targets.ort_format import write_ort
 from squeeze.targets.verify import OVERFLOW, open_package, verify
 
 
 @pytest.fixture(scope="module")
-def mobile(model: OnnxModel, pieces: Pieces, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+def mobile(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Mobile().pack(model, pieces, tmp_path_factory.mktemp("mobile") / "tiny-mobile.zip")
 
 
@@ -113,7 +113,7 @@ def test_an_int8_graph_runs_as_integers_and_gets_the_wider_tolerance(quantized, 
 def test_an_ort_file_on_a_cpu_whose_products_overflow_is_told(
     quantized: OnnxModel,
     mobile: Packed,
-    pieces: Pieces,
+    pieces: PackageInputs,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     overflow: bool,

@@ -14,20 +14,20 @@ from squeeze.errors import UsageError, VerifyError
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.archive import write_zip
-from squeeze.targets.base import FLOAT_TOLERANCE, Packed, Pieces
+from squeeze.targets.base import FLOAT_TOLERANCE, PackageInputs, Packed
 from squeeze.targets.card import model_card
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.golden import Golden, largest_difference
 from squeeze.targets.verify import open_package, verify
 
 
-def test_the_same_contents_give_the_same_bytes(model: OnnxModel, pieces: Pieces, packed: Packed, tmp_path: Path):
+def test_the_same_contents_give_the_same_bytes(model: OnnxModel, pieces: PackageInputs, packed: Packed, tmp_path: Path):
     again = Cpu().pack(model, pieces, tmp_path / "again.zip")
     assert again.path.read_bytes() == packed.path.read_bytes()
 
 
 def test_other_timings_change_the_zip_and_not_the_digest(
-    model: OnnxModel, pieces: Pieces, packed: Packed, tmp_path: Path
+    model: OnnxModel, pieces: PackageInputs, packed: Packed, tmp_path: Path
 ):
     later = Cpu().pack(model, replace(pieces, measurements={"date": "2026-02-02"}), tmp_path / "later.zip")
     assert later.digest == packed.digest
@@ -87,13 +87,13 @@ def test_the_packed_artifact_answers_as_the_model_did(packed: Packed, model: Onn
     assert packed.artifact.nbytes() == model.nbytes()
 
 
-def test_a_model_with_a_fixed_batch_is_packed(tiny_onnx, pieces: Pieces, tmp_path: Path):
+def test_a_model_with_a_fixed_batch_is_packed(tiny_onnx, pieces: PackageInputs, tmp_path: Path):
     (tmp_path / "two.onnx").write_bytes(tiny_onnx(batch=2).SerializeToString())
     packed = Cpu().pack(OnnxModel.from_file(tmp_path / "two.onnx"), pieces, tmp_path / "two.zip")
     assert open_package(packed.path).golden().inputs["image"].shape == (2, 3, 8, 8)
 
 
-def test_a_model_of_another_form_is_refused_by_name(pieces: Pieces, tmp_path: Path):
+def test_a_model_of_another_form_is_refused_by_name(pieces: PackageInputs, tmp_path: Path):
     class Other:
         form = "torch"
 
@@ -147,7 +147,7 @@ def test_another_runtime_version_is_a_note_and_no_error(packed: Packed, monkeypa
     assert any("run with 9.9.9" in note for note in notes)
 
 
-def test_the_ledger_and_the_plan_are_inside_as_given(packed: Packed, pieces: Pieces):
+def test_the_ledger_and_the_plan_are_inside_as_given(packed: Packed, pieces: PackageInputs):
     package = open_package(packed.path)
     assert json.loads((package.folder / "ledger.json").read_text()) == pieces.ledger
     assert "targets:" in (package.folder / "plan.yaml").read_text()

@@ -16,7 +16,7 @@ from squeeze.data.preprocess import Preprocess
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets import standalone
-from squeeze.targets.base import Packed, Pieces
+from squeeze.targets.base import PackageInputs, Packed
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_people_read_one_line_per_class(folder: Path, batch: Batch, tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_is_prepared_as_the_evaluation_data_was(pieces: Pieces, tmp_path: Path, mode: str):
+def test_a_picture_is_prepared_as_the_evaluation_data_was(pieces: PackageInputs, tmp_path: Path, mode: str):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 14, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "x.png")

@@ -53,7 +53,7 @@ class Estimates(Evidence):
 
     def _estimate(self, metric: EstimateMetric, model: Subject) -> Estimate:
         sources = self.sources
-        inputs: dict[str, Any] = {"model": model.key, "metric": metric.name, "asked": metric.makings(sources.root)}
+        inputs: dict[str, Any] = {"model": model.key, "metric": metric.name, "asked": metric.cache_inputs(sources.root)}
         inputs["code"] = source_digest(type(metric))
 
         def write(folder: Path) -> None:

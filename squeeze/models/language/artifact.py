@@ -140,8 +140,8 @@ class LanguageArtifact(Decoder):
         tokens = torch.tensor([list(prompt)])
         (_, logits), *_ = self.logits(tokens)
         every = torch.log_softmax(logits[0].float(), dim=-1)
-        said = every[:-1].gather(-1, tokens[0, 1:, None])[:, 0]
-        return said.numpy(), every[-1].numpy()
+        chosen = every[:-1].gather(-1, tokens[0, 1:, None])[:, 0]
+        return chosen.numpy(), every[-1].numpy()
 
     def save(self, folder: Path) -> None:
         """All files, linked where the file system can, and which runtime they are for."""

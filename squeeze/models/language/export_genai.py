@@ -39,7 +39,7 @@ def write_genai(decoder: OnnxDecoder, folder: Path) -> GenaiDecoder:
 
 
 def _config(decoder: OnnxDecoder) -> dict[str, Any]:
-    session, said = decoder.session, _said(decoder.folder)
+    session, values = decoder.session, _said(decoder.folder)
     if session.context is None:
         raise ModelError(f"{decoder.main}: says not how long texts may be, which GenAI must know; state context")
     caches = {session.past_shape(name, 1, 0) for name in session.past}
@@ -56,8 +56,8 @@ def _config(decoder: OnnxDecoder) -> dict[str, Any]:
             "filename": FILE_NAME,
             "head_size": channels,
             "num_key_value_heads": heads,
-            "num_attention_heads": said.get("num_attention_heads", heads),
-            "hidden_size": said.get("hidden_size", heads * channels),
+            "num_attention_heads": values.get("num_attention_heads", heads),
+            "hidden_size": values.get("hidden_size", heads * channels),
             "num_hidden_layers": len(session.past) // 2,
             "inputs": {name: own for name, own in names.items() if own in session.inputs}
             | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
@@ -68,7 +68,7 @@ def _config(decoder: OnnxDecoder) -> dict[str, Any]:
             },
         },
     }
-    model |= {name: known for name in ENDS if (known := _known(said.get(name), decoder.vocabulary)) is not None}
+    model |= {name: known for name in ENDS if (known := _known(values.get(name), decoder.vocabulary)) is not None}
     model.setdefault("eos_token_id", model.get("pad_token_id", 0))
     last = model["eos_token_id"]
     model.setdefault("pad_token_id", last[0] if isinstance(last, list) else last)

@@ -23,11 +23,11 @@ def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:
     """
     found = linears(model, lambda kind: holds(kind, version))
     quantizer = f"squeeze:{installed('squeeze')}"
-    said = gptq_config.config_of(found.packed, found.left_out, version, quantizer)
+    values = gptq_config.config_of(found.packed, found.left_out, version, quantizer)
     if found.left_out and (inside := _inside_blocks(model, found)):
-        said["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
-    write_packed(model, folder, lambda grid: to_tensors(grid, version), said)
-    (folder / gptq_config.FILE).write_text(json.dumps(said, indent=2) + "\n")
+        values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
+    write_packed(model, folder, lambda grid: to_tensors(grid, version), values)
+    (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _inside_blocks(model: LanguageModel, found: Linears) -> list[str]:

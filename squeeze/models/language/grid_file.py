@@ -72,8 +72,8 @@ def read_grid(shards: Shards) -> dict[str, GridEntry]:
     """What the shards say of their quantized weights."""
     found: dict[str, GridEntry] = {}
     for file in sorted({piece.file for piece in shards.pieces.values()}):
-        said = metadata(file).get(GRID, {})
-        found |= {name: GridEntry.from_json(values) for name, values in said.items()}
+        header = metadata(file).get(GRID, {})
+        found |= {name: GridEntry.from_json(values) for name, values in header.items()}
     return found
 
 

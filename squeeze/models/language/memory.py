@@ -26,7 +26,7 @@ def keep_large_apart() -> None:
         library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hand freed pages to the system; milliseconds, so once per block and not more."""
     gc.collect()
     library = _c_library()

@@ -70,8 +70,8 @@ def proven(equalities: Iterable[Equality]) -> list[dict[str, Any]]:
             where = f"{found.form}: {found.name}: {found.reader} reads {found.differing} of {found.weights} weights"
             raise EffectError(f"{where} otherwise than they were written, in {found.dtype}; none would be right")
         key = (found.form, found.reader, found.dtype)
-        said = {"format": found.form, "reader": found.reader, "dtype": found.dtype}
-        line = lines.setdefault(key, said | {"tensors": 0, "weights": 0, "differing": 0})
+        facts = {"format": found.form, "reader": found.reader, "dtype": found.dtype}
+        line = lines.setdefault(key, facts | {"tensors": 0, "weights": 0, "differing": 0})
         line["tensors"] += 1
         line["weights"] += found.weights
     return list(lines.values())

@@ -1,7 +1,7 @@
 """A language model written anew, block by block: what is on disk is finished, whatever happens next.
 
 Each block is one shard, ``block-00003.safetensors``, which carries the description of its quantized weights and what
-the pass said of them; the rest is ``outside.safetensors``. A shard appears whole or not at all, and one that
+its facts about them; the rest is ``outside.safetensors``. A shard appears whole or not at all, and one that
 has changed on disk since counts as not finished.
 """
 
@@ -24,7 +24,7 @@ from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
 from squeeze.sums import is_whole, put_summed
 
-SAID = "said"
+FACTS = "said"
 OUTSIDE = "outside"
 New = Mapping[str, Tensor | QuantizedTensor]
 
@@ -45,19 +45,19 @@ class Rewriter:
             file.write_text(json.dumps(json.loads(file.read_text()) | dict(config), indent=2, sort_keys=True) + "\n")
 
     def done(self, index: int) -> dict[str, Any] | None:
-        """What was said of a block that is finished; None where it is not."""
+        """Facts about a block that is finished; None where it is not."""
         return self._said(_block(index))
 
-    def put_block(self, index: int, new: New, said: dict[str, Any]) -> None:
+    def put_block(self, index: int, new: New, facts: dict[str, Any]) -> None:
         """Write a block: ``new`` by name inside the block, everything else as it was."""
         prefix = self.model.skeleton.prefix(index)
         names = [prefix + name for name in self.model.skeleton.block_names(index)]
-        self._put(_block(index), names, {prefix + name: value for name, value in new.items()}, said)
+        self._put(_block(index), names, {prefix + name: value for name, value in new.items()}, facts)
 
-    def put_outside(self, new: New, said: dict[str, Any]) -> None:
+    def put_outside(self, new: New, facts: dict[str, Any]) -> None:
         """Write what is before and behind the blocks; ``new`` may hold tensors that were tied or absent."""
         names = list(dict.fromkeys([*self.model.skeleton.outside, *new]))
-        self._put(OUTSIDE, names, new, said)
+        self._put(OUTSIDE, names, new, facts)
 
     def finish(self) -> LanguageModel:
         """The new model; what nobody changed outside the blocks is taken over."""
@@ -84,10 +84,10 @@ class Rewriter:
         path = self.folder / f"{shard}.safetensors"
         if not is_whole(path):
             return None
-        said: dict[str, Any] = metadata(path)[SAID]
-        return said
+        facts: dict[str, Any] = metadata(path)[FACTS]
+        return facts
 
-    def _put(self, shard: str, names: list[str], new: New, said: dict[str, Any]) -> None:
+    def _put(self, shard: str, names: list[str], new: New, facts: dict[str, Any]) -> None:
         tensors: dict[str, Tensor] = {}
         grid: dict[str, Any] = {}
         for name in names:
@@ -97,7 +97,7 @@ class Rewriter:
                 grid[name] = self._entry(name, value).to_json()
             else:
                 tensors |= self._as_it_was(name, grid) if value is None else {name: value.contiguous()}
-        beside = json.dumps({GRID: grid, SAID: said}, sort_keys=True)
+        beside = json.dumps({GRID: grid, FACTS: facts}, sort_keys=True)
         _write(self.folder / f"{shard}.safetensors", tensors, {METADATA: beside})
 
     def _as_it_was(self, name: str, grid: dict[str, Any]) -> dict[str, Tensor]:

@@ -91,12 +91,12 @@ def metadata(file: Path) -> dict[str, Any]:
     with safe_open(file, framework="pt") as shard:
         text = (shard.metadata() or {}).get(METADATA, "{}")
     try:
-        said = parse_json(text)
+        header = parse_json(text)
     except ValueError as error:
         raise ModelError(f"{file}: what Squeeze wrote beside the tensors is damaged ({error})") from None
-    if not isinstance(said, dict):
+    if not isinstance(header, dict):
         raise ModelError(f"{file}: what Squeeze wrote beside the tensors is damaged (no JSON object)")
-    return said
+    return header
 
 
 def _files(folder: Path) -> list[Path]:

@@ -47,10 +47,10 @@ class Recorder(nn.Module):
 class Replayer(Recorder):
     """Stands where a block was: gives what it was told, whatever comes in."""
 
-    told: Tensor
+    output: Tensor
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.told
+        return self.output
 
 
 class Walk:
@@ -130,7 +130,7 @@ class Walk:
         for part in self.chunks():
             stand_ins = [Replayer(block) for block in self.skeleton.layers]
             for stand_in in stand_ins:
-                stand_in.told = self.hidden[part]
+                stand_in.output = self.hidden[part]
             with self.skeleton.in_place_of_blocks(list(stand_ins)):
                 yield part, self._model(self.tokens[part]).float()
 

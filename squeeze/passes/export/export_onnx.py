@@ -32,7 +32,7 @@ from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.export.decoder.export import Options, export_decoder
-from squeeze.passes.export.decoder.lowering import Way
+from squeeze.passes.export.decoder.lowering import WeightEncoding
 from squeeze.passes.export.decoder.trace import trace
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
@@ -52,7 +52,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
 
     opset: Annotated[int, Ge(18), Le(23)] = 20
     """ONNX operator set of the file; a decoder's graph is always at 21."""
-    weights: Way = "nbits"
+    weights: WeightEncoding = "nbits"
     """nbits: MatMulNBits, an operator of ONNX Runtime; qdq: the standard's DequantizeLinear, which
     ONNX Runtime fuses when it loads."""
     accuracy_level: Literal[0, 4] = 4

@@ -50,16 +50,16 @@ def smooth_inputs(model: OnnxModel, graph: ir.Graph, nodes: list[ir.Node], conte
     for node in nodes:
         if node.op_type != "Conv":
             groups.setdefault(str(node.inputs[0].name), []).append(node)  # type: ignore[union-attr]
-    said = {}
+    facts = {}
     for name, seen in _seen(model, list(groups), context).items():
         readers = groups[name]
         assert seen.largest is not None
         found = search_smooth(seen.batches, torch.cat([weight_matrix(node) for node in readers]), seen.largest)
-        said[str(readers[0].name)] = [found.exponent, round(found.left, 4)]
+        facts[str(readers[0].name)] = [found.exponent, round(found.left, 4)]
         if found.exponent:
             _divide(graph, readers, found.scale)
     drop_unused(graph)
-    return said
+    return facts
 
 
 def _divide(graph: ir.Graph, readers: list[ir.Node], scale: Tensor) -> None:

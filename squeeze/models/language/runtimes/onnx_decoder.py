@@ -134,8 +134,8 @@ class Session:
         wanted += [name for name in (LOGITS, *self.presents) if name not in outputs]
         if wanted or not self.past:
             raise ModelError(f"{file}: no decoder: it has no '{(wanted or ['past_key_values.0.key'])[0]}'")
-        said = self.ort.get_modelmeta().custom_metadata_map.get(CONTEXT, "")
-        self.context = int(said) if said.isdigit() else None
+        context = self.ort.get_modelmeta().custom_metadata_map.get(CONTEXT, "")
+        self.context = int(context) if context.isdigit() else None
         self.file = file
         self.inputs, self.vocabulary = inputs, int(outputs[LOGITS].shape[-1])
 
@@ -148,7 +148,7 @@ class Session:
         _, heads, _, channels = self.past[name].shape
         return rows, heads, length, channels
 
-    def told(self, tokens: Array, start: int) -> dict[str, Array]:
+    def step_inputs(self, tokens: Array, start: int) -> dict[str, Array]:
         """Inputs for tokens ``[rows, length]`` behind ``start`` others."""
         rows, length = tokens.shape
         if self.context is not None and start + length > self.context:
@@ -156,16 +156,16 @@ class Session:
                 f"{self.file}: {start + length} tokens are more than the {self.context} that a text may have"
             )
         positions = np.arange(start, start + length, dtype=np.int64)
-        told = {
+        step_inputs = {
             TOKENS: tokens.astype(np.int64),
             MASK: np.ones((rows, start + length), np.int64),
             POSITIONS: np.broadcast_to(positions, (rows, length)).copy(),
         }
-        return {name: array for name, array in told.items() if name in self.inputs}
+        return {name: array for name, array in step_inputs.items() if name in self.inputs}
 
     def read(self, tokens: Array, past: dict[str, Array], start: int) -> tuple[Array, dict[str, Array]]:
         """Logits of every token ``[rows, length, vocabulary]``, and the past with them in it."""
-        feed = self.told(tokens, start) | past
+        feed = self.step_inputs(tokens, start) | past
         logits, *presents = self.running(lambda: self.ort.run([LOGITS, *self.presents], feed))
         return np.asarray(logits, np.float32), dict(zip(self.past, presents, strict=True))
 

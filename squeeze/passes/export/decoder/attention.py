@@ -35,17 +35,19 @@ class Attention:
         self.layers: list[tuple[int, int]] = []  # kv heads and channels of each
         self._lengths: tuple[ir.Value, ir.Value] | None = None
 
-    def __call__(self, module: nn.Module, query: Any, key: Any, value: Any, *_: Any, **told: Any) -> tuple[Any, None]:
+    def __call__(
+        self, module: nn.Module, query: Any, key: Any, value: Any, *_: Any, **options: Any
+    ) -> tuple[Any, None]:
         """``[batch, length, heads, channels]``, and no weights."""
         query, key, value = (part.filled() if isinstance(part, Blank) else part for part in (query, key, value))
-        _refuse_unknown(module, told)
+        _refuse_unknown(module, options)
         heads, kv_heads = (number(part.shape[1], "the number of heads") for part in (query, key))
         channels, wanted = (number(part.shape[-1], "the width of a head") for part in (key, value))
         value = self._padded(value, channels - wanted)
         table = _common_table(query, key)
         flat = [self._flat(part.source if table and isinstance(part, Turned) else part) for part in (query, key, value)]
         tables = [table.cos, table.sin, table.positions] if table else []
-        attributes = {"num_heads": heads, "kv_num_heads": kv_heads} | _attributes(told, channels)
+        attributes = {"num_heads": heads, "kv_num_heads": kv_heads} | _attributes(options, channels)
         if table:
             attributes |= {"do_rotary": 1, "rotary_interleaved": int(query.interleaved)}
         output = self._node([*flat, *self._pasts(kv_heads, channels), *self._totals(), *tables], attributes, query)
@@ -121,19 +123,19 @@ def _common_table(query: Traced, key: Traced) -> Table | None:
     return query.table if query.table.turned % 16 == 0 else None
 
 
-def _attributes(told: dict[str, Any], channels: int) -> dict[str, Any]:
-    scaling = told.get("scaling")
+def _attributes(options: dict[str, Any], channels: int) -> dict[str, Any]:
+    scaling = options.get("scaling")
     attributes: dict[str, Any] = {"scale": float(scaling) if scaling is not None else channels**-0.5}
-    if told.get("sliding_window"):
-        attributes["local_window_size"] = int(told["sliding_window"])
-    if told.get("softcap"):
-        attributes["softcap"] = float(told["softcap"])
+    if options.get("sliding_window"):
+        attributes["local_window_size"] = int(options["sliding_window"])
+    if options.get("softcap"):
+        attributes["softcap"] = float(options["softcap"])
     return attributes
 
 
-def _refuse_unknown(module: nn.Module, told: dict[str, Any]) -> None:
+def _refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
     known = UNDERSTOOD | {"scaling", "sliding_window", "softcap"}
-    unknown = sorted(name for name, value in told.items() if name not in known and value not in (None, False))
+    unknown = sorted(name for name, value in options.items() if name not in known and value not in (None, False))
     if unknown:
         raise ModelError(
             f"{type(module).__name__} asks attention for {', '.join(unknown)}, which has no graph form here"

@@ -17,7 +17,7 @@ from squeeze.models.language.proof_onnx import prove_onnx
 from squeeze.models.language.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
 from squeeze.passes.base import Context
 from squeeze.passes.export.decoder.compare import differences, reference, require_equal, with_float_activations
-from squeeze.passes.export.decoder.lowering import Lowering, Way
+from squeeze.passes.export.decoder.lowering import Lowering, WeightEncoding
 from squeeze.passes.export.decoder.trace import trace
 
 SIDE = f"{FILE_NAME}.data"
@@ -36,7 +36,7 @@ class Options:
         context: The most tokens of a text; None: what the config says.
     """
 
-    way: Way = "nbits"
+    encoding: WeightEncoding = "nbits"
     accuracy_level: int = 4
     context: int | None = None
 
@@ -75,7 +75,7 @@ def write(model: LanguageModel, folder: Path, options: Options, blocks: int | No
     traced = trace(model, options.context, blocks)
     folder.mkdir(parents=True, exist_ok=True)
     with SideFile(folder / SIDE) as side:
-        Lowering(model, traced.graph, side, options.way, options.accuracy_level).run()
+        Lowering(model, traced.graph, side, options.encoding, options.accuracy_level).run()
     made = ir.Model(traced.graph, ir_version=IR_VERSION, producer_name="squeeze")
     if traced.positions is not None:
         made.metadata_props[CONTEXT] = str(traced.positions)

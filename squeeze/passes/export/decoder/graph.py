@@ -152,12 +152,12 @@ class Builder:
 
     def _target(self, before: Shape, shape: Shape) -> ir.Value:
         """What ``Reshape`` is told: 0 keeps a size, -1 is worked out."""
-        told: list[Size] = [0 if i < len(before) and size == before[i] else size for i, size in enumerate(shape)]
-        if sum(isinstance(size, Dim) for size in told) == 1:
-            told = [-1 if isinstance(size, Dim) else size for size in told]
-        if not any(isinstance(size, Dim) for size in told):
-            return self.constant(told)
-        parts = [self.size(size) if isinstance(size, Dim) else self.constant([size]) for size in told]
+        sizes: list[Size] = [0 if i < len(before) and size == before[i] else size for i, size in enumerate(shape)]
+        if sum(isinstance(size, Dim) for size in sizes) == 1:
+            sizes = [-1 if isinstance(size, Dim) else size for size in sizes]
+        if not any(isinstance(size, Dim) for size in sizes):
+            return self.constant(sizes)
+        parts = [self.size(size) if isinstance(size, Dim) else self.constant([size]) for size in sizes]
         return self.one("Concat", parts, (len(parts),), attributes={"axis": 0}, dtype=ir.DataType.INT64)
 
     def _typed(self, value: ir.Value, shape: Shape, dtype: ir.DataType | None) -> ir.Value:

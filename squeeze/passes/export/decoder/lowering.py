@@ -26,7 +26,7 @@ from squeeze.passes.export.decoder.merging import merge
 from squeeze.passes.export.decoder.residuals import fuse_residuals
 from squeeze.passes.export.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
-Way = Literal["nbits", "qdq"]
+WeightEncoding = Literal["nbits", "qdq"]
 HELD = onnx_weights.HELD
 INLINE_BYTES = 1024  # larger constants go beside the graph
 FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
@@ -46,10 +46,10 @@ class Place:
     @classmethod
     def of(cls, node: ir.Node) -> Place:
         """What a node says of its weight."""
-        said = node.attributes
-        expert = said["expert"].as_int() if "expert" in said else -1
-        names = tuple(said["weight"].as_string().split("\n"))
-        return cls(node, names, said["rows"].as_int(), said["columns"].as_int(), expert)
+        attributes = node.attributes
+        expert = attributes["expert"].as_int() if "expert" in attributes else -1
+        names = tuple(attributes["weight"].as_string().split("\n"))
+        return cls(node, names, attributes["rows"].as_int(), attributes["columns"].as_int(), expert)
 
     @property
     def key(self) -> str:
@@ -70,9 +70,11 @@ class Lowering:
         accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
     """
 
-    def __init__(self, model: LanguageModel, graph: ir.Graph, side: SideFile, way: Way, accuracy_level: int) -> None:
+    def __init__(
+        self, model: LanguageModel, graph: ir.Graph, side: SideFile, encoding: WeightEncoding, accuracy_level: int
+    ) -> None:
         self.model, self.graph, self.side = model, graph, side
-        self.way, self.accuracy_level = way, accuracy_level
+        self.encoding, self.accuracy_level = encoding, accuracy_level
         self.values: dict[str, ir.Value] = {}  # initializers by name
         self.orders: dict[tuple[ir.Value, bytes], ir.Value] = {}  # activations in an order of channels
         self._last: tuple[str, QuantizedTensor] | None = None
@@ -106,7 +108,7 @@ class Lowering:
         assert x is not None
         if place.names[0] not in self.model.grid:
             return at.plus(self._dense_product(at, place, x), bias)
-        if self.way == "qdq":
+        if self.encoding == "qdq":
             return at.plus(self._dequantized_product(at, place, x), bias)
         return self._nbits_product(at, place, x, bias)
 
@@ -157,7 +159,9 @@ class Lowering:
         if place.names[0] not in self.model.grid:
             rows = at.add("Gather", [self._dense(place), tokens])
             return rows if rows.dtype == ir.DataType.FLOAT else at.add("Cast", [rows], {"to": FLOAT})
-        return self._nbits_rows(at, place, tokens) if self.way == "nbits" else self._blocked_rows(at, place, tokens)
+        return (
+            self._nbits_rows(at, place, tokens) if self.encoding == "nbits" else self._blocked_rows(at, place, tokens)
+        )
 
     def _nbits_rows(self, at: _Replaced, place: Place, tokens: ir.Value) -> ir.Value:
         stored = self._nbits(place)

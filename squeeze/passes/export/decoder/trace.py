@@ -92,16 +92,16 @@ class _Trace:
 
     def run(self) -> Traces:
         with self._in_place_of_torch():
-            told = self._told()
-            output = self.module(**told)
+            inputs = self._inputs()
+            output = self.module(**inputs)
         logits = output.logits
         if not self.attention.layers or not isinstance(logits, Traced):
             raise ModelError("it gives no logits, or calls no attention through transformers' interface")
         self.builder.finish({"logits": logits.value} | self.attention.presents)
         return Traces(self.builder.graph, tuple(self.attention.layers), self.positions)
 
-    def _told(self) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _inputs(self) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
             "input_ids": self.tokens,
             "attention_mask": Traced(self.builder, self.mask, torch.int64),
             "position_ids": self.places,
@@ -109,8 +109,8 @@ class _Trace:
             "use_cache": True,
         }
         if "logits_to_keep" in inspect.signature(self.module.forward).parameters:
-            told["logits_to_keep"] = self._last_only()
-        return told
+            inputs["logits_to_keep"] = self._last_only()
+        return inputs
 
     def _last_only(self) -> LastOnly:
         """An input that may be left out: how many of the last tokens to give logits of; 0, its default, = all."""

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor, share_beyond
+from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.awq import round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
@@ -79,8 +79,8 @@ class Awq(CalibratedPass):
         magnitude = source.tied(H.diagonal().sqrt())
         searched = search_scale(weights, magnitude, H, scheme.bits, scheme.group_size, scheme.symmetric)
         work.changed.update(fold(work.block, source, group, searched.scale))
-        said = {"folded": source.module, "alpha": searched.alpha}
-        work.said |= {str(weight): dict(said) for weight in group if weight in work.schemes}
+        facts = {"folded": source.module, "alpha": searched.alpha}
+        work.facts |= {str(weight): dict(facts) for weight in group if weight in work.schemes}
         return searched.scale
 
     def _rounded(self, work: BlockWork, weight: Weight, inputs: Inputs, scale: Tensor) -> QuantizedTensor:
@@ -91,9 +91,9 @@ class Awq(CalibratedPass):
         H = inputs.H / scale / scale[:, None]
         grid = round_clipped(real, H, *options) if self.clip else round_to_nearest(real, *options)
         rounded = round_to_nearest(real * (1 / scale), *options).dequantize() * scale
-        said = {"tokens": inputs.tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
-        said |= {"loss": float(hessian_loss(grid.dequantize() - real, H).sum()), "clipped": share_beyond(real, grid)}
-        work.said[str(weight)] = said | work.said.get(str(weight), {})
+        facts = {"tokens": inputs.tokens, "loss_rtn": float(hessian_loss(rounded - real, H).sum())}
+        facts |= {"loss": float(hessian_loss(grid.dequantize() - real, H).sum()), "clipped": clipped_share(real, grid)}
+        work.facts[str(weight)] = facts | work.facts.get(str(weight), {})
         return grid
 
 

@@ -40,9 +40,9 @@ class BlockEdit(Pass[LanguageModel, LanguageModel]):
             with model.block(index) as block:
                 before = dict(block.named_parameters())
                 if rewriter.done(index) is None:
-                    said = self.edit(model, index, block, walk)
+                    facts = self.edit(model, index, block, walk)
                     now = block.named_parameters()
-                    rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, said)
+                    rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, facts)
             if index + 1 < model.blocks:
                 with model.block(index):
                     walk.through(index)  # as it was: the block does the same

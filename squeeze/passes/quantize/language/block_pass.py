@@ -28,7 +28,7 @@ from squeeze.models.language.footprint import (
     largest_end_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import give_back, keep_large_apart
+from squeeze.models.language.memory import keep_large_apart, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
@@ -53,7 +53,7 @@ class BlockWork:
     block: nn.Module
     schemes: dict[Weight, Scheme]
     walk: Walk | None
-    said: dict[str, Any]
+    facts: dict[str, Any]
     changed: set[str] = field(default_factory=set)  # parameters that are stored as the block has them when it is done
     original: Walk | None = None  # the activations that the original model has here, where a pass asks for them
     was: dict[str, Tensor] = field(default_factory=dict)  # the parameters that are to be quantized, before anything is
@@ -182,9 +182,9 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         new |= {
             name: QuantizedTensor.stack([found[weight] for weight in matrices(model, index, name)]) for name in names
         }
-        rewriter.put_block(index, new, {prefix + name: said for name, said in work.said.items()})
+        rewriter.put_block(index, new, {prefix + name: facts for name, facts in work.facts.items()})
         del new, found, work
-        give_back()
+        trim_heap()
 
     def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
         if self.embeddings is None:

@@ -12,7 +12,7 @@ from annotated_types import Gt
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor, share_beyond
+from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.drift import Drift, moved
 from squeeze.algorithms.factor import Factor, Order, factorize
 from squeeze.algorithms.gptq import Solved, solve
@@ -128,7 +128,7 @@ class Gptq(CalibratedPass):
         found: Found = {}
         for scheme, members in _by_scheme(work, group):
             factor = factorize(H, self.damping, self.order, scheme.group_size)
-            said: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
+            facts: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
             parts = {
                 weight: [self._round(work, part, drift, factor, scheme) for part in _parts(work, group, weight)]
                 for weight in members
@@ -140,7 +140,7 @@ class Gptq(CalibratedPass):
                 grid = QuantizedTensor.stack([grid for grid, _ in refined])
                 losses = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss")}
                 beyond = sum(loss["beyond"] for _, loss in refined) / grid.q.numel()
-                work.said[str(weight)] = said | losses | {"clipped": beyond}
+                work.facts[str(weight)] = facts | losses | {"clipped": beyond}
                 found[weight] = grid
         return found
 
@@ -161,15 +161,15 @@ class Gptq(CalibratedPass):
         assert solved is not None
         assert target is not None
         refined = quantease(target, solved.grid(), H, self.refinements, added)
-        said = {
+        facts = {
             "loss_rtn": _loss_of_rounding(own, target, scheme, H),
             "loss": float((solved.loss - refined.gain).clamp_min(0).sum()),
-            "beyond": share_beyond(own, refined.grid) * own.numel(),
+            "beyond": clipped_share(own, refined.grid) * own.numel(),
         }
         part.solved = part.target = None
         if self.true_sequential:
             own.copy_(refined.grid.dequantize())
-        return refined.grid, said
+        return refined.grid, facts
 
 
 @dataclass

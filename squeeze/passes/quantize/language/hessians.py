@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor, share_beyond
+from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.rtn import round_to_nearest
@@ -126,6 +126,6 @@ def fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
     """An expert that hardly a token was sent to is rounded to nearest, and named."""
     scheme = work.schemes[weight]
     grid = round_to_nearest(weight.of(work.block), scheme.bits, scheme.group_size, scheme.symmetric, "mse")
-    clipped = share_beyond(weight.of(work.block), grid)
-    work.said[str(weight)] = {"tokens": tokens, "fallback": "rtn", "clipped": clipped}
+    clipped = clipped_share(weight.of(work.block), grid)
+    work.facts[str(weight)] = {"tokens": tokens, "fallback": "rtn", "clipped": clipped}
     return grid

@@ -46,12 +46,12 @@ class Smooth(BlockEdit):
         sources = find_sources(block, groups, head_counts(model.skeleton.config), run)
         groups = [group for group in groups if group[0] in sources and sources[group[0]].rows is None]
         largest = _largest_inputs(index, block, walk, [group[0] for group in groups])
-        said: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         for group in groups:
             source = sources[group[0]]
             fold(block, source, group, smooth_scale(largest[group[0]], [w.of(block) for w in group], self.alpha))
-            said[source.module] = ", ".join(weight.name.removesuffix(".weight") for weight in group)
-        return said
+            facts[source.module] = ", ".join(weight.name.removesuffix(".weight") for weight in group)
+        return facts
 
 
 def _largest_inputs(index: int, block: nn.Module, walk: Walk, weights: list[Weight]) -> dict[Weight, Tensor]:

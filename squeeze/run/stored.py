@@ -1,4 +1,4 @@
-"""Models in the store: written with what a pass said about itself, read back by their form."""
+"""Models in the store: written with a pass's facts and measurements, read back by their form."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
 
-MODEL, SAID = "model", "said.json"
+MODEL, RECORD = "model", "said.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredModel:
     """One model of a run as it lies in the store."""
 
     key: str
@@ -38,19 +38,19 @@ class Kept:
 
 
 def write_model(folder: Path, model: Model, facts: dict[str, Any], measured: dict[str, Any]) -> Path:
-    """Write a model and what was said about it into an empty folder; gives the model's own folder."""
+    """Write a model, its facts and measurements into an empty folder; gives the model's own folder."""
     (folder / MODEL).mkdir()
     model.save(folder / MODEL)
-    said = {"form": model.form, "facts": facts, "measured": measured}
-    (folder / SAID).write_text(json.dumps(said, indent=1, sort_keys=True))
+    record = {"form": model.form, "facts": facts, "measured": measured}
+    (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
     return folder / MODEL
 
 
-def read_model(folder: Path, code_folder: str | None) -> Kept:
+def read_model(folder: Path, code_folder: str | None) -> StoredModel:
     """Read back what :func:`write_model` wrote; an entry's folder is named by its key."""
-    said = json.loads((folder / SAID).read_text())
-    model = load_model(folder / MODEL, said["form"], code_folder)
-    return Kept(folder.name, folder, model, said["facts"], said["measured"])
+    record = json.loads((folder / RECORD).read_text())
+    model = load_model(folder / MODEL, record["form"], code_folder)
+    return StoredModel(folder.name, folder, model, record["facts"], record["measured"])
 
 
 def load_model(folder: Path, form: str, code_folder: str | None) -> Model:
