@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from squeeze.data.base import Dataset, Example
-from squeeze.data.text import Decode, decoder, read_tokenizer
+from squeeze.data.text import Decode, decoder, encoded, read_tokenizer
 from squeeze.errors import DataError
 
 
@@ -110,7 +110,7 @@ def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDat
 
     def cut(text: str) -> list[int]:
         if text not in known:
-            known[text] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+            known[text] = encoded(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         return known[text]
 
     def sequence(ending: Ending) -> CutEnding:

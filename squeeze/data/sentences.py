@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource, whole_labels
-from squeeze.data.text import Decode, decoder, read_tokenizer
+from squeeze.data.text import Decode, decoder, encoded, read_tokenizer
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import require_regular
 from squeeze.models.base import Batch
@@ -96,7 +96,7 @@ class SentencesData(DataSource):
         rows = [rows[index] for index in self.chosen(len(rows))]
         tokenizer = read_tokenizer(root / self.tokenizer)
         texts = [row[0] for row in rows]
-        tokens = tokenizer(texts, truncation=True, max_length=self.length, padding=False)["input_ids"]
+        tokens = encoded(tokenizer, texts, truncation=True, max_length=self.length, padding=False)["input_ids"]
         labels = _labels(rows, self.sentences) if self.labels else np.full(len(rows), -1)
         order = np.argsort([len(sentence) for sentence in tokens], kind="stable")
         sorted_tokens = [np.array(tokens[index], dtype=np.int64) for index in order]

@@ -175,6 +175,18 @@ def opening_tokens(tokenizer: Any, wanted: bool | None, where: str) -> list[int]
     return [bos] if (by_default if wanted is None else wanted) else []
 
 
+def encoded(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+    """What a tokenizer makes of a text, or of several.
+
+    Raises:
+        DataError: it knows neither a word nor a token for words that it does not know.
+    """
+    try:
+        return tokenizer(texts, **options)
+    except Exception as error:  # the tokenizers' own library raises nothing narrower
+        raise DataError(f"the model's tokenizer cannot read a text ({first_line(error)})") from None
+
+
 def _tokenize(
     tokenizer: Any, texts: Iterator[str], opening: list[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -192,7 +204,9 @@ def _tokenize(
             documents.append(np.repeat([count - 1, count], [len(ending), len(opening)]))
             sizes.append(np.zeros(len(ending + opening), dtype=np.int64))
         starts = np.array([match.end() for match in DOCUMENT_END.finditer(text)], dtype=np.int64)
-        cut = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+        cut = encoded(
+            tokenizer, text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast
+        )
         pieces += cut["input_ids"]
         letters = np.zeros(len(cut["input_ids"]) + 1, dtype=np.int64)
         if tokenizer.is_fast:  # only a fast tokenizer says where a token stands

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from squeeze.data.choices import ChoiceDataset, CutEnding, prefix_token
-from squeeze.data.text import Decode, decoder, opening_tokens, read_tokenizer
+from squeeze.data.text import Decode, decoder, encoded, opening_tokens, read_tokenizer
 from squeeze.data.text_file import DOCUMENT_END, TextFile, byte_places
 from squeeze.errors import DataError
 
@@ -122,7 +122,7 @@ def _side_by_side(
         starts: Places in the text at which documents begin.
         bos: What stands in place of each window's first token; None: the token itself.
     """
-    cut = tokenizer(text, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+    cut = encoded(tokenizer, text, verbose=False, return_offsets_mapping=tokenizer.is_fast)
     tokens = np.array(cut["input_ids"], dtype=np.int64)
     letters, places = byte_places(text, cut["offset_mapping"]) if tokenizer.is_fast else (None, None)
     windows = []
@@ -139,7 +139,7 @@ def _side_by_side(
 def _lm_eval(tokenizer: Any, text: TextFile, length: int) -> tuple[list[Windows], str]:
     prefix, windows = prefix_token(tokenizer, text.name), []
     for number, document in enumerate(text.documents()):
-        tokens = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = encoded(tokenizer, document, add_special_tokens=False, verbose=False)["input_ids"]
         words, size = len(re.split(r"\s+", document)), len(document.encode())
         if tokens:
             windows.append(Windows(tuple(_rolling(tokens, prefix, length)), number, words, size))

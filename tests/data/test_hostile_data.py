@@ -135,6 +135,18 @@ def test_a_tokenizer_whose_longest_text_is_no_number_is_one_line(tmp_path: Path)
         TextData(text="a.txt", length=8).open(tmp_path, tmp_path)
 
 
+def test_a_word_that_a_tokenizer_has_no_token_for_is_one_line(tmp_path: Path) -> None:
+    """It reads ``a`` when it is opened; the unknown letter stands in the midst of a text."""
+    write_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["model"]["unk_token"] = "gone"
+    file.write_text(json.dumps(values))
+    (tmp_path / "a.txt").write_text("some words \u00e9 \u4e00\n" * 9)
+    with pytest.raises(DataError, match="the model's tokenizer cannot read a text"):
+        TextData(text="a.txt", length=8).open(tmp_path, tmp_path)
+
+
 def test_an_argument_with_escape_codes_is_repeated_without_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("passes", "gptq", "\x1b[2Jx") == 2
     assert "\ufffd[2Jx" in capsys.readouterr().err
