@@ -43,14 +43,22 @@ NO_SPINNING = {"session.intra_op.allow_spinning": "0"}  # it would take the proc
 
 
 def open_session(
-    model: bytes | Path, threads: int, source: str, entries: Mapping[str, str] = NO_SPINNING
+    model: bytes | Path,
+    threads: int,
+    source: str,
+    entries: Mapping[str, str] = NO_SPINNING,
+    rounds_activations: bool = True,
 ) -> InferenceSession:
     """Load a model into ONNX Runtime on the CPU, with a fixed number of threads and exact int8 products.
+
+    Args:
+        rounds_activations: Whether it may multiply integers by integers; where only its weights are quantized there
+            is nothing to cure, and the cure breaks DequantizeLinear of a shared weight.
 
     Raises:
         ModelError: The runtime does not take it.
     """
-    if products_overflow():
+    if rounds_activations and products_overflow():
         try:
             return _session(model, threads, {**entries, EXACT_PRODUCTS: "1"})
         except Exception:  # ORT 1.32: none whose int8 weights or zero points are shared; others fail again below

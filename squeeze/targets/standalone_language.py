@@ -11,7 +11,6 @@ It checks what the model says, not the files; `squeeze verify` checks both. One 
 from __future__ import annotations
 
 import argparse
-import base64
 import inspect
 import json
 import os
@@ -26,10 +25,6 @@ HERE = Path(__file__).resolve().parent
 KEEP = "num_logits_to_keep"  # an input that decoders exported by Squeeze may be given
 ROOM = 4096  # tokens of a text in llama.cpp, which takes memory for all of them at once
 Json = dict[str, Any]
-PRODUCTS = (  # y = MatMulInteger(x, w): x uint8 [1, 4], w int8 [4, 1], all 127
-    "CAg6WAoYCgF4CgF3EgF5Ig1NYXRNdWxJbnRlZ2VyEgFnKg8IBAgBEANCAXdKBH9/f39aEwoBeBIOCgwIAhIICgIIAQoCCARiEwoBeRIOCgwIBhIICgII"
-    "AQoCCAFCBAoAEA0="
-)
 
 
 class Fault(Exception):
@@ -320,28 +315,11 @@ class Runtime:
 
 
 def open_session(model: str, threads: int) -> Any:
-    """ONNX Runtime on the model, with exact int8 products where this CPU's fast ones overflow: x86 without VNNI."""
-    import numpy as np
-
-    session = loaded(base64.b64decode(PRODUCTS), threads, exact=False)
-    if session.run(None, {"x": np.full((1, 4), 255, np.uint8)})[0].item() == 4 * 255 * 127:
-        return loaded(model, threads, exact=False)
-    try:
-        return loaded(model, threads, exact=True)
-    except Exception:  # onnxruntime has no exact ones where int8 weights or zero points are shared
-        session = loaded(model, threads, exact=False)
-        print("run.py: int8 products overflow on this CPU: outputs are off by more than rounding", file=sys.stderr)
-        return session
-
-
-def loaded(model: str | bytes, threads: int, exact: bool) -> Any:
-    """One session."""
+    """ONNX Runtime on the model."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    if exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

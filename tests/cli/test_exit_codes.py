@@ -92,7 +92,7 @@ def test_calibration_that_overlaps_evaluation_is_a_fault_of_the_plan(
 
 def test_calibration_that_looks_like_evaluation_is_a_warning(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with np.load(world / "evaluate.npz") as evaluate:
-        write_npz(world / "calibrate.npz", 3, images=evaluate["images"][:3, :, ::-1].copy())
+        write_npz(world / "calibrate.npz", 12, images=evaluate["images"][:3, :, ::-1].copy())
     write_plan(world)
     assert squeeze("check", "plan.yaml", "--data") == 0
     warning = (
@@ -108,7 +108,7 @@ def test_calibration_that_looks_like_evaluation_is_a_warning(world: Path, capsys
 def test_calibration_data_of_another_shape_is_a_fault_of_the_plan(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_npz(world / "calibrate.npz", 3, images=np.zeros((12, 9, 9, 3), np.uint8))
+    write_npz(world / "calibrate.npz", 12, images=np.zeros((12, 9, 9, 3), np.uint8))
     write_plan(world)
     assert squeeze("run", "plan.yaml", "--out", "out") == WRONG
     assert said(capsys).startswith("plan.yaml:4: data.calibrate: an example is 3 x 9 x 9; the model takes 3 x 6 x 6")
