@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 SQUEEZE := $(BIN)/squeeze
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check run gate package verify report bench bench-quick format clean
+.PHONY: help install demo test test-all check run gate package verify report bench bench-quick format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ demo: $(READY) ## Train, prune, distill, export, quantize, pack and verify the d
 
 test: $(READY) ## Run the tests, WORKERS=2 processes side by side.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-all: $(READY) ## The tests, and those that take minutes.
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m ''
 
 check: $(READY) ## Lint, types, and every plan in plans/.
 	$(BIN)/ruff check .

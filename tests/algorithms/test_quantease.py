@@ -33,6 +33,7 @@ def loss(grid: QuantizedTensor, W: torch.Tensor, H: torch.Tensor) -> torch.Tenso
     symmetric=st.booleans(),
     order=st.sampled_from(["given", "act_order", "group_aware"]),
 )
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 def test_the_gain_is_what_the_loss_fell_by(bits: int, group_size: int | None, symmetric: bool, order: str) -> None:
     W, H = normal(20, 96), hessian(96)

@@ -291,6 +291,7 @@ def test_write_shows_a_text_and_leaves_the_model(real: Path) -> None:
     assert lent.facts["text"].startswith("Once upon a time, there was a little")
 
 
+@pytest.mark.slow
 def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
     """Paired over sequences, three bits: the interval of the gain lies above zero."""
     model = LanguageModel(real / "models/prose6M")

@@ -274,6 +274,7 @@ def test_nothing_to_cut_says_why():
         pruned(digits(), ratio=0.5, exclude="*")
 
 
+@pytest.mark.slow
 def test_steps_can_measure_importance_again_after_branches_went():
     model, facts = pruned(resnet20(), macs="40 %", steps=3, drop_branches=True, align=16)
     assert facts["branches_dropped"]

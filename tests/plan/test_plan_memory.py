@@ -89,6 +89,7 @@ def test_activations_past_a_quarter_of_the_limit_lie_on_disk(world: Path) -> Non
     assert free - limited == many * model.skeleton.token_bytes - 10**9 // 4
 
 
+@pytest.mark.slow
 def test_what_is_foretold_is_what_the_system_measures(tmp_path: Path) -> None:
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "vocab_size": 4000, "num_hidden_layers": 2}
     folder = write_folder(tmp_path / "model", **sizes)

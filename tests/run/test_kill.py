@@ -11,7 +11,7 @@ from killing import KILLED, kill_and_resume, undisturbed
 from squeeze.models.source import BuiltinSource
 from squeeze.models.weights import write_weights
 
-KILLS = 20
+KILLS = pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 CLASSIFIER = """
 model: {builtin: digits-cnn, weights: original.safetensors}
 threads: 1
@@ -39,22 +39,24 @@ passes:
 """
 
 
+@KILLS
 @pytest.mark.timeout(1800)
-def test_twenty_kills_at_random_moments_end_in_the_very_same_package(tmp_path: Path) -> None:
+def test_kills_at_random_moments_end_in_the_very_same_package(tmp_path: Path, kills: int) -> None:
     (tmp_path / "plan.yaml").write_text(CLASSIFIER)
     torch.manual_seed(0)
     write_weights(BuiltinSource("digits-cnn").build().state_dict(), tmp_path / "original.safetensors")
-    expect_the_same_bytes(tmp_path)
+    expect_the_same_bytes(tmp_path, kills)
 
 
+@KILLS
 @pytest.mark.timeout(1800)
-def test_twenty_kills_inside_gptq_end_in_the_very_same_checkpoint(tmp_path: Path, real: Path) -> None:
+def test_kills_inside_gptq_end_in_the_very_same_checkpoint(tmp_path: Path, real: Path, kills: int) -> None:
     (tmp_path / "plan.yaml").write_text(LANGUAGE_MODEL.replace("${real}", str(real.resolve())))
-    expect_the_same_bytes(tmp_path)
+    expect_the_same_bytes(tmp_path, kills)
 
 
-def expect_the_same_bytes(folder: Path) -> None:
+def expect_the_same_bytes(folder: Path, kills: int) -> None:
     digest, seconds = undisturbed(folder)
-    ends = kill_and_resume(folder, seconds, KILLS)
+    ends = kill_and_resume(folder, seconds, kills)
     assert {end for _, end in ends} == {digest}
-    assert sum(code == KILLED for code, _ in ends) >= KILLS * 3 // 4  # they really were killed on the way
+    assert sum(code == KILLED for code, _ in ends) >= kills * 3 // 4  # they really were killed on the way
