@@ -55,8 +55,8 @@ def _equality(report: Report) -> list[Text]:
 
 def _budget(judgement: Judgement) -> Text:
     where = f"budget {judgement.branch}: " if judgement.branch else "budget: "
-    proofs, _, outcome = judgement.line.rpartition(": ")
-    return Text(f"{where}{proofs}: ").append(outcome or judgement.outcome, STYLES[judgement.outcome])
+    words, _, outcome = judgement.line.rpartition(": ")
+    return Text(f"{where}{words}: ").append(outcome or judgement.outcome, STYLES[judgement.outcome])
 
 
 def _package(package: Package) -> Text:

@@ -92,7 +92,7 @@ def test_calibration_that_overlaps_evaluation_is_a_fault_of_the_plan(
 
 def test_calibration_that_looks_like_evaluation_is_a_warning(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with np.load(world / "evaluate.npz") as evaluate:
-        write_npz(world / "calibrate.npz", 12, images=evaluate["images"][:3, :, ::-1].copy())
+        write_npz(world / "calibrate.npz", 3, images=evaluate["images"][:3, :, ::-1].copy())
     write_plan(world)
     assert squeeze("check", "plan.yaml", "--data") == 0
     warning = (

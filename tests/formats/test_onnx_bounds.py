@@ -73,9 +73,9 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_tensor_that_does_not_hold_what_it_claims_is_refused(
-    tmp_path: Path, weight: onnx.TensorProto, attributes: str
+    tmp_path: Path, weight: onnx.TensorProto, said: str
 ) -> None:
-    with pytest.raises(ModelError, match=attributes):
+    with pytest.raises(ModelError, match=said):
         read_onnx(write(tmp_path, add(weight)))
 
 
