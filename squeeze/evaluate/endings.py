@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.errors import ModelError
+from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder
 from squeeze.progress import Progress
 
@@ -26,7 +26,7 @@ FILL = 0  # a token; what stands behind the end of a text is never looked at
 
 
 @dataclass(frozen=True)
-class EndingScores:
+class EndingScores(SavedArrays):
     """Per ending ``[m]``, in the data's own order.
 
     Args:
@@ -50,16 +50,6 @@ class EndingScores:
         scores = self.log_probability / self.size_bytes if per_byte else self.log_probability
         parts = np.split(scores, np.cumsum(self.counts)[:-1])
         return np.array([part.argmax() for part in parts])
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays."""
-        np.savez(folder / "endings.npz", **vars(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> EndingScores:
-        """Read what :meth:`save` wrote."""
-        with np.load(folder / "endings.npz") as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
 
 
 def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what: str) -> EndingScores:

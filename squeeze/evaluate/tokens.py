@@ -17,6 +17,7 @@ from torch import Tensor
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
+from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
 from squeeze.models.language.language_model import LanguageModel
@@ -43,7 +44,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class TokenScores(SavedArrays):
     """Per sequence and predicted token ``[n, length - 1]``; the first token of a sequence is not predicted.
 
     Args:
@@ -60,16 +61,6 @@ class TokenScores:
 
     def __len__(self) -> int:
         return len(self.nll)
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays."""
-        np.savez(folder / "tokens.npz", **{name: of for name, of in vars(self).items() if of is not None})
-
-    @classmethod
-    def load(cls, folder: Path) -> TokenScores:
-        """Read what :meth:`save` wrote."""
-        with np.load(folder / "tokens.npz") as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
 
 
 def score_tokens(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from squeeze.data.windows import WindowDataset
+from squeeze.evaluate.arrays import SavedArrays
 from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.tokens import TokenScores
 
@@ -16,7 +16,7 @@ Per = Literal["token", "word", "byte"]
 
 
 @dataclass(frozen=True)
-class WindowScores:
+class WindowScores(SavedArrays):
     """Per example ``[n]``.
 
     Args:
@@ -53,16 +53,6 @@ class WindowScores:
         """``[n]`` tokens, words or bytes; None: unknown."""
         found = {"token": self.tokens, "word": self.words, "byte": self.size_bytes}[per]
         return None if (found < 0).any() or not found.sum() else found
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays."""
-        np.savez(folder / "windows.npz", **vars(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> WindowScores:
-        """Read what :meth:`save` wrote."""
-        with np.load(folder / "windows.npz") as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
 
 
 def rates(nll: np.ndarray, divisor: np.ndarray) -> np.ndarray:

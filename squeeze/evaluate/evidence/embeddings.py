@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from squeeze.errors import DataError
+from squeeze.evaluate.arrays import SavedArrays
 from squeeze.evaluate.evaluator import labels_of, logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, TRAIN, Answered, Evidence, Reading, Sources, Subject
 from squeeze.evaluate.evidence.outputs import Logits
@@ -55,7 +56,7 @@ class ProbedEmbeddings(Evidence):
         return self.sources.store.cached("probe", inputs, write, LinearProbe.load)
 
 
-class LinearProbe:
+class LinearProbe(SavedArrays):
     """A linear classifier: ``[n, width]`` embeddings to ``[n, classes]`` logits."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, classes: np.ndarray) -> None:
@@ -66,13 +67,3 @@ class LinearProbe:
         scores = np.full((len(embeddings), int(self.classes.max()) + 1), -np.inf)
         scores[:, self.classes] = np.einsum("nw,cw->nc", embeddings, self.weight, dtype=np.float64) + self.bias
         return scores
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays."""
-        np.savez(folder / "probe.npz", **vars(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> LinearProbe:
-        """Read what :meth:`save` wrote."""
-        with np.load(folder / "probe.npz") as arrays:
-            return cls(arrays["weight"], arrays["bias"], arrays["classes"])
