@@ -1,7 +1,7 @@
 """What the operating system refuses, as one line: where, what, and what would help.
 
-Only what lies outside of us: a full or read-only disk, permissions, limits on files. Any other ``OSError`` is our own
-mistake and keeps its trace.
+Only what lies outside of us: a full or read-only disk, permissions, limits on files, as an ``OSError`` or in the words
+of a library's own error. Any other error is our own mistake and keeps its trace.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ HELP = {
     errno.EIO: "the disk does not answer; a sound one would do",
 }
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's, which carries no error number
+OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # whatever they quote
 SAID_BY_LIBRARIES = {os.strerror(number): number for number in HELP}  # whose errors carry no number
 
 
@@ -56,7 +57,7 @@ def refusal(error: BaseException, folder: Path | None = None) -> str | None:
 
 def _number(error: BaseException) -> int | None:
     text = str(error)
-    if isinstance(error, SqueezeError):
+    if isinstance(error, (SqueezeError, *OUR_MISTAKES)):
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno

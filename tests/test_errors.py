@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from squeeze.errors import DataError, Fault, ModelError, PlanError
+from squeeze.refused import refusal
 
 
 def test_a_message_is_one_printable_line_whatever_a_name_in_it_holds() -> None:
@@ -20,3 +23,18 @@ def test_a_name_of_thousands_of_letters_does_not_hide_what_is_wrong() -> None:
 def test_each_fault_of_a_plan_keeps_a_line_of_its_own() -> None:
     error = PlanError([Fault(("a",), "first\nsecond", 3), Fault((), "third")], "plan.yaml")
     assert str(error).split("\n") == ["plan.yaml:3: first second", "plan.yaml: third"]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ValueError("expected a number, found 'Permission denied'"), False),
+        (KeyError("No space left on device"), False),
+        (RuntimeError("unable to open file <x>: Too many open files (24)"), True),
+        (PermissionError(13, "Permission denied"), True),
+        (FileNotFoundError(2, "No such file or directory"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_our_own_mistakes_keep_their_trace_whatever_they_quote(error: Exception, refused: bool) -> None:
+    assert (refusal(error) is not None) == refused
