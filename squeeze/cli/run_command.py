@@ -44,6 +44,8 @@ def command(
     from squeeze.run import RunFailed, run
     from squeeze.run.reporting import report_of
 
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other; one of them would do")
     loaded = load_plan(plan, overrides, variables)
     folder = out or Path("squeeze-out") / loaded.name
     try:
