@@ -13,7 +13,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEEDS_REAL = {"clock_noise", "gptq_perplexity", "int8_vs_onnxruntime", "overlap", "pruning_vs_torch_pruning"}
+NEEDS_REAL = {
+    "clock_noise",
+    "gptq_perplexity",
+    "int8_vs_onnxruntime",
+    "overlap",
+    "pruning_vs_torch_pruning",
+    "reference",
+}
 
 
 def main() -> None:

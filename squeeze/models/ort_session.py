@@ -47,18 +47,18 @@ def open_session(
     threads: int,
     source: str,
     entries: Mapping[str, str] = NO_SPINNING,
-    rounds_activations: bool = True,
+    int8_operators: bool = True,
 ) -> InferenceSession:
     """Load a model into ONNX Runtime on the CPU, with a fixed number of threads and exact int8 products.
 
     Args:
-        rounds_activations: Whether it may multiply integers by integers; where only its weights are quantized there
-            is nothing to cure, and the cure breaks DequantizeLinear of a shared weight.
+        int8_operators: Whether the graph may hold ONNX's own products of integers. A decoder's blocks of weights have
+            kernels of their own, and making products exact would break DequantizeLinear of a shared table.
 
     Raises:
         ModelError: The runtime does not take it.
     """
-    if rounds_activations and products_overflow():
+    if int8_operators and products_overflow():
         try:
             return _session(model, threads, {**entries, EXACT_PRODUCTS: "1"})
         except Exception:  # ORT 1.32: none whose int8 weights or zero points are shared; others fail again below

@@ -253,4 +253,4 @@ def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSes
     entries = {"session.intra_op.allow_spinning": str(int(spinning))}
     if exact:
         entries["session.qdq_matmulnbits_accuracy_level"] = "0"
-    return open_session(file, threads, str(file), entries, rounds_activations=False)
+    return open_session(file, threads, str(file), entries, int8_operators=False)
