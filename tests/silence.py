@@ -14,6 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Under a CI server's variables the runtime is silent by itself.
+SILENCING = {
+    "ORT_DISABLE_TELEMETRY",
+    "CI",
+    "TF_BUILD",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "CIRCLECI",
+    "TRAVIS",
+    "JENKINS_URL",
+}
+SILENCING |= {"CODEBUILD_BUILD_ID", "BUILDKITE", "TEAMCITY_VERSION", "APPVEYOR", "BITBUCKET_BUILD_NUMBER"}
 COUNTED = {"OutNoRoutes", "OutDatagrams", "ActiveOpens", "Ip6OutNoRoutes", "Udp6OutDatagrams"}
 NOWHERE = """
 import ctypes, subprocess, sys
@@ -43,9 +55,9 @@ class Heard:
 
 
 def heard(command: Sequence[str | Path], home: Path) -> Heard:
-    """Run a command in a network that leads nowhere, with a ``HOME`` of its own and no word about telemetry."""
+    """Run a command in a network that leads nowhere, with a ``HOME`` of its own and nothing that silences telemetry."""
     home.mkdir()
-    own = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    own = {name: value for name, value in os.environ.items() if name not in SILENCING}
     own |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
     watched = [sys.executable, "-c", NOWHERE, ",".join(COUNTED), *map(str, command)]
     done = subprocess.run(watched, env=own, capture_output=True, text=True, check=False, timeout=250)
