@@ -15,6 +15,7 @@ LADDER = [
     "work",
     "algorithms",
     "formats",
+    "blocks",
     "models",
     "data",
     "store",

@@ -65,6 +65,10 @@ class Context:
         """A new empty folder for work in progress, owned by the run and gone with it."""
         return work_folder("pass")
 
+    def model_folder(self) -> Path:
+        """The folder of a model that is written piece by piece: a killed run finds the finished ones there again."""
+        return (self.journal.folder if self.journal else self.work_folder()) / "model"
+
     def spill(self, size_bytes: int) -> Path | None:
         """A file for activations of that size, where a quarter of the plan's memory would not hold them."""
         if self.memory_bytes is None or size_bytes <= self.memory_bytes / 4:

@@ -11,14 +11,14 @@ import torch
 from language_world import write_folder
 from torch import Tensor
 
+from squeeze.blocks.stream import OUTPUT, find_places
+from squeeze.blocks.watch import Weight
 from squeeze.data.text import TokenDataset
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.gptq import Gptq, _stages
 from squeeze.passes.quantize.language.scheme import matrices, quantizable
-from squeeze.passes.quantize.language.stream import OUTPUT, find_places
-from squeeze.passes.quantize.language.watch import Weight
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.watch import shared_inputs
 from squeeze.data.overlap import shared_examples
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.errors import EffectError, ModelError
@@ -25,7 +26,6 @@ from squeeze.passes.quantize.language.hqq import Hqq
 from squeeze.passes.quantize.language.rotate import Rotate
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.passes.quantize.language.smooth import Smooth
-from squeeze.passes.quantize.language.watch import shared_inputs
 from squeeze.passes.quantize.language.write import Write
 
 VOCABULARY = 128

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from squeeze.blocks.wide_products import ROWS_VALUES
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.wide_products import ROWS_VALUES
 
 PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
 FLOAT = 4  # bytes

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer
@@ -31,7 +32,6 @@ from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
-from squeeze.models.language.walk import Walk
 
 
 class LanguageModel(Decoder):

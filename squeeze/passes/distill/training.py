@@ -19,7 +19,6 @@ from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
-from squeeze.passes.quantize.language.block_pass import work_folder
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
 
@@ -46,7 +45,7 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         )
         with self.learning(student, context) as loss, threads(context.threads):  # sums depend on how many share them
             context.facts["losses"] = training.run(student.module, loss)
-        return student.commit(work_folder(context))
+        return student.commit(context.model_folder())
 
     def faults(self, model: Model) -> Iterator[str]:
         if model.task == "embed":

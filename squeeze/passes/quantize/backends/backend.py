@@ -27,7 +27,6 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Asked, Job
-from squeeze.passes.quantize.language.block_pass import work_folder
 from squeeze.passes.quantize.language.scheme import Scheme, WeightChoice, kind_of, stored_bytes
 
 PACKAGES = Path(__file__).parents[4]  # the folder that squeeze is imported from
@@ -71,7 +70,7 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
             context.facts["backend"] = f"{self.package} {version(self.package)}"
         except PackageNotFoundError:
             raise MissingExtra(f"{self.name} needs {self.package}: pip install 'squeeze[{self.extra}]'") from None
-        rewriter = Rewriter(model, work_folder(context))
+        rewriter = Rewriter(model, context.model_folder())
         job = self._job(model, context)
         if not (Path(job.work) / GRIDS).exists():
             self._send(job, model, context)

@@ -12,6 +12,7 @@ from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.awq import round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
@@ -19,7 +20,6 @@ from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPas
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme
-from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 
 class Inputs(NamedTuple):
@@ -61,7 +61,7 @@ class Awq(CalibratedPass):
         run = added_by(walk, work.index)
         groups = shared_inputs(work.block, all_matrices(work.block), run)
         inputs = {weight: Inputs(one.tokens, one.matrix()) for weight, one in block_hessians(work, groups).items()}
-        sources = find_sources(work.block, groups, head_counts(walk.skeleton.config), run) if self.scale else {}
+        sources = find_sources(work.block, groups, head_counts(walk.network.config), run) if self.scale else {}
         found: Found = {}
         columns = {group[0]: self._fold(work, group, sources, inputs[group[0]]) for group in groups}
         for group in groups:

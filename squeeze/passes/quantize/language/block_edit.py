@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from squeeze.blocks.visit import visit_blocks
+from squeeze.blocks.walk import Walk
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
-from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass
-from squeeze.passes.quantize.language.block_pass import work_folder
 
 
 class BlockEdit(Pass[LanguageModel, LanguageModel]):
@@ -34,18 +34,18 @@ class BlockEdit(Pass[LanguageModel, LanguageModel]):
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         outside, config = self.outside(model)
-        rewriter = Rewriter(model, work_folder(context), config)
+        rewriter = Rewriter(model, context.model_folder(), config)
         walk = self.walk(model, context)
-        for index in context.progress.track(range(model.blocks), self.name, model.blocks):
+
+        def visit(index: int) -> None:
             with model.block(index) as block:
                 before = dict(block.named_parameters())
-                if rewriter.done(index) is None:
-                    facts = self.edit(model, index, block, walk)
-                    now = block.named_parameters()
-                    rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, facts)
-            if index + 1 < model.blocks:
-                with model.block(index):
-                    walk.through(index)  # as it was: the block does the same
+                facts = self.edit(model, index, block, walk)
+                now = block.named_parameters()
+                rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, facts)
+
+        advance = [(walk, model)]  # with its old weights: the block computes the same
+        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         rewriter.put_outside(outside, {})
-        context.facts["blocks"] = {str(index): rewriter.done(index) or {} for index in range(model.blocks)}
+        context.facts["blocks"] = {str(index): block for index, block in facts.items()}
         return rewriter.finish()

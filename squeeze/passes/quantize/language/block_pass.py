@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
+from squeeze.blocks.visit import Visit, visit_blocks
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import Weight
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
@@ -30,8 +30,8 @@ from squeeze.models.language.footprint import (
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.memory import keep_large_apart, trim_heap
 from squeeze.models.language.rewriter import Rewriter
-from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.passes.quantize.language.scheme import (
     Scheme,
     WeightOptions,
@@ -40,39 +40,13 @@ from squeeze.passes.quantize.language.scheme import (
     matrices,
     stored_bytes,
 )
-from squeeze.passes.quantize.language.watch import Weight
-
-CHUNK_TOKENS = 4096  # that go through a block together
 
 
 @dataclass
-class BlockWork:
-    """One block on its way: its module with weights, what is to be quantized, the activations before it."""
+class BlockWork(Visit):
+    """One block on its way, and how each of its weights is to be quantized."""
 
-    index: int
-    block: nn.Module
-    schemes: dict[Weight, Scheme]
-    walk: Walk | None
-    facts: dict[str, Any]
-    changed: set[str] = field(default_factory=set)  # parameters that are stored as the block has them when it is done
-    original: Walk | None = None  # the activations that the original model has here, where a pass asks for them
-    was: dict[str, Tensor] = field(default_factory=dict)  # the parameters that are to be quantized, before anything is
-
-    @contextmanager
-    def as_it_was(self) -> Iterator[None]:
-        """The block computing as the original does, for as long as the ``with`` lasts."""
-        now = {name: self.block.get_parameter(name).data for name in self.was}
-        try:
-            for name, value in self.was.items():
-                self.block.get_parameter(name).data = value
-            yield
-        finally:
-            for name, value in now.items():
-                self.block.get_parameter(name).data = value
-
-    def put(self, weight: Weight, real: Tensor) -> None:
-        """Let the block compute with what a weight has become."""
-        weight.of(self.block).copy_(real)
+    schemes: dict[Weight, Scheme] = field(default_factory=dict)
 
 
 Found = dict[Weight, QuantizedTensor]
@@ -133,23 +107,18 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         keep_large_apart()
         for name in model.skeleton.read_outside:
             require_finite(model.tensor(name), name)
-        rewriter = Rewriter(model, work_folder(context))
+        rewriter = Rewriter(model, context.model_folder())
         walk = calibration_walk(model, context) if self.looks_at_data else None
         original = walk.twin() if walk is not None and self.follows_original() else None
         schemes = self.schemes(model)
-        for index in context.progress.track(range(model.blocks), self.name, model.blocks):
-            if rewriter.done(index) is None:
-                self._block(model, index, schemes, (walk, original), rewriter, context)
-            if walk is not None and index + 1 < model.blocks:
-                with rewriter.block(index):
-                    walk.through(index)
-            if original is not None and index + 1 < model.blocks:
-                with model.block(index):
-                    original.through(index)
+
+        def visit(index: int) -> None:
+            self._block(model, index, schemes, (walk, original), rewriter, context)
+
+        advance = [(one, weights) for one, weights in ((walk, rewriter), (original, model)) if one is not None]
+        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         self._outside(model, rewriter)
-        context.facts["layers"] = {
-            name: fact for i in range(model.blocks) for name, fact in (rewriter.done(i) or {}).items()
-        }
+        context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
         context.facts["quantized"] = {f"int{self.bits}": [len(schemes), len(schemes)]}
         return rewriter.finish()
 
@@ -172,7 +141,7 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
             for name, mapped in was.items():
                 block.get_parameter(name).data = mapped.clone()  # never written to where the file is
             wanted = {weight: schemes[prefix + name] for name in names for weight in matrices(model, index, name)}
-            work = BlockWork(index, block, wanted, walks[0], {}, original=walks[1], was=was if walks[1] else {})
+            work = BlockWork(index, block, walks[0], original=walks[1], was=was if walks[1] else {}, schemes=wanted)
             del was  # mapped pages count as memory
             try:
                 found = self.quantize(work, context)
@@ -209,15 +178,3 @@ class CalibratedPass(BlockPass):
 
     def once(self) -> Self:
         return self.model_copy(update={"calibration_seeds": 1})
-
-
-def calibration_walk(model: LanguageModel, context: Context) -> Walk:
-    """The calibration sequences, embedded."""
-    data = context.calibration
-    tokens = torch.cat([batch.inputs["input_ids"] for batch in data.batches(64)])
-    spill = context.spill(tokens.numel() * model.skeleton.token_bytes)
-    return model.walk(tokens, max(1, CHUNK_TOKENS // tokens.shape[1]), spill)
-
-
-def work_folder(context: Context) -> Path:
-    return (context.journal.folder if context.journal else context.work_folder()) / "model"

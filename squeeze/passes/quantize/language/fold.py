@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.smooth import scale_columns, scale_rows
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import InputWatch, Weight
 from squeeze.models.language.skeleton import fill
-from squeeze.models.language.walk import Walk
-from squeeze.passes.quantize.language.watch import InputWatch, Weight
 
 SAME = 1e-3  # of what the block adds: far above the noise of float32 and bfloat16, far below any true change
 

@@ -19,6 +19,8 @@ from squeeze.algorithms.gptq import Solved, solve
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.blocks.stream import find_places
+from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
@@ -28,8 +30,6 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, Inputs, block_inputs, fallback
 from squeeze.passes.quantize.language.scheme import Scheme, kind_of
-from squeeze.passes.quantize.language.stream import find_places
-from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.rtn import round_to_nearest
-from squeeze.models.language.walk import Walk
+from squeeze.blocks.inputs import Inputs as ChunkInputs
+from squeeze.blocks.inputs import chunk_inputs
+from squeeze.blocks.watch import Weight
 from squeeze.passes.quantize.language.block_pass import BlockWork
-from squeeze.passes.quantize.language.stream import OUTPUT, watched_place
-from squeeze.passes.quantize.language.watch import InputWatch, Weight
 
 FEW_TOKENS = 64  # an expert that saw fewer tokens says too little: rtn
 
@@ -36,10 +33,6 @@ class Inputs:
     hessian: Hessian
     drift: Drift | None = None
     place: str | None = None
-
-
-class _Enough(Exception):
-    """No error: everything that was to be seen has been."""
 
 
 def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:
@@ -64,53 +57,21 @@ def block_inputs(
             place = places.get(group[0]) if len(group) == 1 else None
             together = torch.cat([weight.of(work.block) for weight in group])
             found[group[0]].drift, found[group[0]].place = Drift(together, place is not None), place
+    watched = {weight: inputs.place for weight, inputs in found.items()}
     for part in walk.chunks():
-        given = _seen(work, walk, part, found)
+        given = chunk_inputs(work, walk, part, watched)
         for weight, (X, _) in given.items():
             found[weight].hessian.add(X)
         if original is not None:
-            with work.as_it_was():
-                before = _seen(work, original, part, found)
+            with work.with_original_weights():
+                before = chunk_inputs(work, original, part, watched)
             tokens = walk.hidden[part].shape[:2].numel()
             for weight, now in given.items():
                 _add_drift(found[weight], before.get(weight), now, tokens)
     return found
 
 
-Seen = tuple[Tensor, Tensor | None]  # inputs [tokens, in]; the stream behind the weight [tokens, out]
-
-
-def _seen(work: BlockWork, walk: Walk, part: slice, wanted: Mapping[Weight, Inputs]) -> dict[Weight, Seen]:
-    """Of each weight that the chunk reaches; the block is left as soon as all has been seen."""
-    given: dict[Weight, list[Tensor]] = {}
-    streams: dict[Weight, Tensor] = {}
-    places = {weight: inputs.place for weight, inputs in wanted.items() if inputs.place is not None}
-    leave = not any(weight.expert is not None for weight in wanted) and OUTPUT not in places.values()
-
-    def leave_if_done() -> None:
-        if leave and len(given) == len(wanted) and len(streams) == len(places):
-            raise _Enough
-
-    def see(weight: Weight, tensor: Tensor) -> None:
-        given.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
-        leave_if_done()
-
-    def see_stream(weight: Weight, tensor: Tensor) -> None:
-        streams[weight] = tensor.reshape(-1, tensor.shape[-1])
-        leave_if_done()
-
-    with ExitStack() as open_:
-        open_.enter_context(suppress(_Enough))
-        open_.enter_context(InputWatch(work.block, list(wanted), see))
-        for weight, place in places.items():
-            if place != OUTPUT:
-                open_.enter_context(watched_place(work.block, place, partial(see_stream, weight)))
-        output = walk.block(work.index, walk.hidden[part])
-        streams |= {weight: output.flatten(0, 1) for weight, place in places.items() if place == OUTPUT}
-    return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in given.items()}
-
-
-def _add_drift(inputs: Inputs, original: Seen | None, given: Seen, tokens: int) -> None:
+def _add_drift(inputs: Inputs, original: ChunkInputs | None, given: ChunkInputs, tokens: int) -> None:
     """Only where both models sent all tokens of the chunk: an expert's may be others."""
     if inputs.drift is None:
         return

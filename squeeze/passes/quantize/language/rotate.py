@@ -10,15 +10,15 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from squeeze.algorithms.rotate import Rotation, fold_norm, random_rotation, rotate_reader, rotate_writer
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.errors import EffectError, ModelError
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, fill
-from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_edit import BlockEdit
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, norm_offset, norms, norms_behind
-from squeeze.passes.quantize.language.watch import Weight, shared_inputs
 
 TOKENS = (2, 32)  # random ones, on which the model must say what it said before
 SAME = {torch.float32: 1e-3}  # norm of the logits' change, relative to theirs

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from torch import nn
 
+from squeeze.blocks.watch import Weight
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.passes.quantize.language.watch import Weight
 
 Bits = Literal[2, 3, 4, 8]
 

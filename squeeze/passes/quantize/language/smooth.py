@@ -9,14 +9,14 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from squeeze.algorithms.smooth import smooth_scale
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import InputWatch, Weight, shared_inputs
 from squeeze.errors import EffectError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.walk import Walk
 from squeeze.passes.base import Context
+from squeeze.passes.calibration import calibration_walk
 from squeeze.passes.quantize.language.block_edit import BlockEdit
-from squeeze.passes.quantize.language.block_pass import calibration_walk
 from squeeze.passes.quantize.language.fold import added_by, all_matrices, find_sources, fold, head_counts
-from squeeze.passes.quantize.language.watch import InputWatch, Weight, shared_inputs
 
 
 class Smooth(BlockEdit):

@@ -1,27 +1,44 @@
-"""Token sequences on their way through a model, one decoder block in memory at a time.
+"""Token sequences on their way through a model, one block in memory at a time.
 
-The model's own code runs before the first block and behind the last: once with recorders in place of the blocks, which
-note what each is called with (masks, positions), and once with a stand-in that hands over the finished activations.
-So scaled embeddings, soft caps and logit scales are the model's own, in every family.
+What a model is made of and where its weights lie is the business of ``squeeze.models``: here it is a ``Network``. Its
+own code runs before the first block and behind the last: once with recorders in place of the blocks, which note what
+each is called with (masks, positions), and once with a stand-in that hands over the finished activations. So scaled
+embeddings, soft caps and logit scales are the model's own, in every family.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.wide_products import wide_products
 from squeeze.errors import ModelError
-from squeeze.models.language.skeleton import Skeleton
-from squeeze.models.language.wide_products import wide_products
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Network(Protocol):
+    """A model without its weights, as far as a walk knows it."""
+
+    module: nn.Module
+    layers: nn.ModuleList
+    config: Any
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the activations between two blocks are."""
+        ...
+
+    def in_place_of_blocks(self, stand_ins: list[nn.Module]) -> AbstractContextManager[None]:
+        """The model with something else where its blocks were."""
+        ...
 
 
 class Recorder(nn.Module):
@@ -57,7 +74,7 @@ class Walk:
     """Activations of sequences of one length, block after block.
 
     Args:
-        skeleton: The model; its tensors outside the blocks must be filled while ``start`` and ``finish`` run.
+        network: The model; its tensors outside the blocks must be filled while ``start`` and ``finish`` run.
         tokens: int64 ``[sequences, length]``.
         chunk: Sequences that go through a block together.
         spill: A file for the activations, where they should not lie in memory.
@@ -65,9 +82,9 @@ class Walk:
     """
 
     def __init__(
-        self, skeleton: Skeleton, tokens: Tensor, chunk: int, spill: Path | None = None, wide: bool = False
+        self, network: Network, tokens: Tensor, chunk: int, spill: Path | None = None, wide: bool = False
     ) -> None:
-        self.skeleton, self.tokens, self.chunk, self.spill, self.wide = skeleton, tokens, chunk, spill, wide
+        self.network, self.tokens, self.chunk, self.spill, self.wide = network, tokens, chunk, spill, wide
         self.calls: dict[int, list[Call]] = {}  # by number of sequences in a chunk: what each block is called with
         self.hidden = torch.empty(0)
 
@@ -80,14 +97,12 @@ class Walk:
     def start(self) -> None:
         """Embed all tokens."""
         for part in self.chunks():
-            recorders = [Recorder(block) for block in self.skeleton.layers]
-            with self.skeleton.in_place_of_blocks(list(recorders)), self._embedding(part) as tokens:
+            recorders = [Recorder(block) for block in self.network.layers]
+            with self.network.in_place_of_blocks(list(recorders)), self._embedding(part) as tokens:
                 self._model(tokens, last_only=True)
             first = recorders[0].hidden
             if first is None or any(recorder.call is None for recorder in recorders):
-                raise ModelError(
-                    f"{type(self.skeleton.module).__name__}: its forward does not call every decoder block"
-                )
+                raise ModelError(f"{type(self.network.module).__name__}: its forward does not call every decoder block")
             self.calls.setdefault(len(first), [recorder.call for recorder in recorders if recorder.call])
             if not len(self.hidden):
                 self.hidden = self._room(first)
@@ -96,7 +111,7 @@ class Walk:
     def twin(self) -> Walk:
         """The same activations on a way of their own; in a file beside this one's, where that has one."""
         spill = self.spill.with_name(f"{self.spill.name}-twin") if self.spill else None
-        other = Walk(self.skeleton, self.tokens, self.chunk, spill, self.wide)
+        other = Walk(self.network, self.tokens, self.chunk, spill, self.wide)
         other.calls, other.hidden = self.calls, other._room(self.hidden)
         other.hidden.copy_(self.hidden)
         return other
@@ -121,27 +136,27 @@ class Walk:
         """One block on some activations ``[n, length, hidden]``."""
         args, kwargs = self.calls[len(hidden)][index]
         with wide_products(hidden.dtype, self.wide):
-            output = self.skeleton.layers[index](hidden, *args, **kwargs)
+            output = self.network.layers[index](hidden, *args, **kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
     def finish(self) -> Iterator[tuple[slice, Tensor]]:
         """Logits float32 ``[n, length, vocabulary]`` of each chunk."""
         for part in self.chunks():
-            stand_ins = [Replayer(block) for block in self.skeleton.layers]
+            stand_ins = [Replayer(block) for block in self.network.layers]
             for stand_in in stand_ins:
                 stand_in.output = self.hidden[part]
-            with self.skeleton.in_place_of_blocks(list(stand_ins)):
+            with self.network.in_place_of_blocks(list(stand_ins)):
                 yield part, self._model(self.tokens[part]).float()
 
     @contextmanager
     def _embedding(self, part: slice) -> Iterator[Tensor]:
         """The tokens of a chunk; where activations are wide, numbered anew in a float32 table of theirs alone."""
         tokens = self.tokens[part]
-        if not self.wide or self.skeleton.dtype == torch.float32:
+        if not self.wide or self.network.dtype == torch.float32:
             yield tokens
             return
-        embedding = self.skeleton.module.get_input_embeddings()  # type: ignore[operator]
+        embedding = self.network.module.get_input_embeddings()  # type: ignore[operator]
         whole, padding = embedding._parameters["weight"], embedding.padding_idx
         used, places = torch.unique(tokens, return_inverse=True)
         embedding._parameters["weight"] = nn.Parameter(whole[used].float(), requires_grad=False)
@@ -153,15 +168,15 @@ class Walk:
 
     def _model(self, tokens: Tensor, last_only: bool = False) -> Tensor:
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last else {}
-        with wide_products(self.skeleton.dtype, self.wide):
-            output = self.skeleton.module(input_ids=tokens, use_cache=False, **keep)
+        with wide_products(self.network.dtype, self.wide):
+            output = self.network.module(input_ids=tokens, use_cache=False, **keep)
         logits: Tensor = output.logits
         return logits
 
     @cached_property
     def _keeps_last(self) -> bool:
         """Whether the model can leave out the head for all tokens but the last."""
-        return "logits_to_keep" in inspect.signature(self.skeleton.module.forward).parameters
+        return "logits_to_keep" in inspect.signature(self.network.module.forward).parameters
 
     def _room(self, first: Tensor) -> Tensor:
         """Where all activations lie: in memory, or mapped from a file."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze.passes.quantize.language.watch import Weight
+from squeeze.blocks.watch import Weight
 
 OUTPUT = ""  # the block's own output, in place of a submodule whose input it is
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from squeeze.models.language import wide_products as wide
-from squeeze.passes.quantize.language.watch import InputWatch, Weight
+from squeeze.blocks import wide_products as wide
+from squeeze.blocks.watch import InputWatch, Weight
 
 HALVES = [torch.bfloat16, torch.float16]
 

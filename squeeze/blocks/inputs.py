@@ -1,0 +1,55 @@
+"""What one chunk of tokens puts into the weights of a block, and the residual stream behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from squeeze.blocks.stream import OUTPUT, watched_place
+from squeeze.blocks.visit import Visit
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import InputWatch, Weight
+
+Inputs = tuple[Tensor, Tensor | None]  # inputs [tokens, in]; the stream behind the weight [tokens, out]
+
+
+class _Enough(Exception):
+    """No error: everything that was to be seen has been."""
+
+
+def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, str | None]) -> dict[Weight, Inputs]:
+    """The inputs of each weight that the chunk reaches; the block is left as soon as all has been seen.
+
+    Args:
+        places: The weights to watch, each with the place where its output joins the stream; None: not asked for.
+    """
+    given: dict[Weight, list[Tensor]] = {}
+    streams: dict[Weight, Tensor] = {}
+    known = {weight: place for weight, place in places.items() if place is not None}
+    leave = not any(weight.expert is not None for weight in places) and OUTPUT not in known.values()
+
+    def leave_if_done() -> None:
+        if leave and len(given) == len(places) and len(streams) == len(known):
+            raise _Enough
+
+    def see(weight: Weight, tensor: Tensor) -> None:
+        given.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
+        leave_if_done()
+
+    def see_stream(weight: Weight, tensor: Tensor) -> None:
+        streams[weight] = tensor.reshape(-1, tensor.shape[-1])
+        leave_if_done()
+
+    with ExitStack() as open_:
+        open_.enter_context(suppress(_Enough))
+        open_.enter_context(InputWatch(visit.block, list(places), see))
+        for weight, place in known.items():
+            if place != OUTPUT:
+                open_.enter_context(watched_place(visit.block, place, partial(see_stream, weight)))
+        output = walk.block(visit.index, walk.hidden[part])
+        streams |= {weight: output.flatten(0, 1) for weight, place in known.items() if place == OUTPUT}
+    return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in given.items()}

@@ -1,0 +1,100 @@
+"""Every block of a model in turn, finished ones on disk before the next begins: a killed walk goes on from there.
+
+What is done with a block is the caller's business: quantizing, pruning, training it towards the original's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import Weight
+from squeeze.progress import Progress
+
+
+class BlockWeights(Protocol):
+    """Where the weights of blocks come from: a model, or the new one that is being written."""
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """A block with its weights, for as long as the ``with`` lasts."""
+        ...
+
+
+class WrittenBlocks(BlockWeights, Protocol):
+    """The new model, block by block on disk."""
+
+    def done(self, index: int) -> dict[str, Any] | None:
+        """Facts about a block that is finished; None where it is not."""
+        ...
+
+
+@dataclass
+class Visit:
+    """One block while it is being changed.
+
+    Args:
+        block: Its module, with weights.
+        walk: The activations before it; None where no data is looked at.
+        facts: For the report, by weight.
+        changed: Parameters that are stored as the block has them when it is done.
+        original: The activations that the original model has here, where a pass asks for them.
+        was: The parameters that are to be changed, before anything is.
+    """
+
+    index: int
+    block: nn.Module
+    walk: Walk | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    original: Walk | None = None
+    was: dict[str, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def with_original_weights(self) -> Iterator[None]:
+        """The block computing as the original does, for as long as the ``with`` lasts."""
+        now = {name: self.block.get_parameter(name).data for name in self.was}
+        try:
+            for name, value in self.was.items():
+                self.block.get_parameter(name).data = value
+            yield
+        finally:
+            for name, value in now.items():
+                self.block.get_parameter(name).data = value
+
+    def put(self, weight: Weight, real: Tensor) -> None:
+        """Let the block compute with what a weight has become."""
+        weight.of(self.block).copy_(real)
+
+
+def visit_blocks(
+    count: int,
+    written: WrittenBlocks,
+    visit: Callable[[int], None],
+    advance: Sequence[tuple[Walk, BlockWeights]],
+    progress: Progress,
+    what: str,
+) -> dict[int, dict[str, Any]]:
+    """Visit every block that is not finished, and send the activations through each.
+
+    Args:
+        count: How many blocks there are.
+        visit: Changes the block of that index and writes it.
+        advance: Walks, each with the weights that it goes on with: the old model's, or the new ones as written.
+        what: Name of the work, for who watches.
+
+    Returns:
+        The facts of each block.
+    """
+    for index in progress.track(range(count), what, count):
+        if written.done(index) is None:
+            visit(index)
+        if index + 1 < count:
+            for walk, weights in advance:
+                with weights.block(index):
+                    walk.through(index)
+    return {index: written.done(index) or {} for index in range(count)}

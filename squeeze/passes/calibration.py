@@ -1,0 +1,19 @@
+"""Calibration data on its way through a model, for passes that look at what goes into its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from squeeze.blocks.walk import Walk
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Context
+
+CHUNK_TOKENS = 4096  # that go through a block together
+
+
+def calibration_walk(model: LanguageModel, context: Context) -> Walk:
+    """The calibration sequences, embedded."""
+    data = context.calibration
+    tokens = torch.cat([batch.inputs["input_ids"] for batch in data.batches(64)])
+    spill = context.spill(tokens.numel() * model.skeleton.token_bytes)
+    return model.walk(tokens, max(1, CHUNK_TOKENS // tokens.shape[1]), spill)
