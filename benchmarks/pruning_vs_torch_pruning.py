@@ -23,6 +23,7 @@ from squeeze.algorithms.stats import mean_by_unit
 from squeeze.cli.terminal import LineProgress
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare, paired, stopwatch
+from squeeze.evaluate.metrics import Latency
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
@@ -109,7 +110,8 @@ def report(models: dict[str, TorchModel], data: Dataset, seconds: float) -> None
 
 def latency(new: OnnxModel, old: OnnxModel, image: Batch, threads: int, seconds: float) -> str:
     opens = [lambda m=m: stopwatch(m.reopened().runner(image, threads)) for m in (new, old)]
-    found = paired(compare(*opens, seconds), compare(opens[1], opens[1], seconds).spread)
+    sessions = Latency().sessions
+    found = paired(compare(*opens, seconds, sessions), compare(opens[1], opens[1], seconds, sessions).spread)
     interval = f"[{found.interval.low:.3f}, {found.interval.high:.3f}]"
     return f"{threads} thread{'s'[: threads - 1]}: {found.ratio:.3f} {interval}"
 

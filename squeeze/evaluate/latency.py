@@ -3,14 +3,16 @@
 A session has a speed of its own: two sessions of one file differ by up to a percent, and the order in which they are
 opened matters. So several fresh sessions of each model are opened in turn, in swapped order; within a block the runs of
 the two alternate, so that a drifting machine slows both alike; the interval is Student's t over the blocks' log-ratios.
-The same is done with the original against itself (A/A): no interval is narrower than what this host then shows.
+The same is done with the original against itself (A/A): no interval is narrower than what this host then shows. Where
+the interval is still too wide to tell a small difference, more sessions follow.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -18,13 +20,23 @@ from scipy import stats
 from squeeze.algorithms.stats import Interval
 
 WARM_UP_S = 0.05  # a run that takes longer is warm-up enough: each session of a slow model costs one run more
-LEAST_PAIRS = 3  # in a block
+LEAST_PAIRS = 5  # in a block
 MOST_PAIRS = 500
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.02  # a ratio this near to 1 gets no verdict, however narrow its interval
+NARROW = NEGLIGIBLE / 2  # half of an interval that tells 3 % from nothing
+PLAIN = 4.0  # a ratio this many half-widths away from 1 needs no narrower interval
+MOST_BLOCKS = 4  # times as many as asked for
+MOST_SECONDS = 30.0  # times as many as asked for, with opening and warming
 
 Clock = Callable[[], float]  # does it once, and gives how many seconds of that count
 Open = Callable[[], Clock]  # opens a fresh session
+
+
+@cache
+def students_t(degrees: int) -> float:
+    """The two-sided quantile of ``CONFIDENCE``."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Blocks:
         """Of the t interval of the mean."""
         count = len(self.log_ratios)
         error = float(self.log_ratios.std(ddof=1)) / np.sqrt(count)
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error)
+        return float(students_t(count - 1) * error)
 
     @property
     def spread(self) -> float:
@@ -93,16 +105,35 @@ def compare(new: Open, old: Open, seconds: float, blocks: int) -> Blocks:
     """Time two models in turns.
 
     Args:
-        seconds: Of alternating runs, all blocks together; sessions and warm-up come on top.
-        blocks: Fresh sessions of each model, an even number for the order's sake; one of each is open at a time.
+        seconds: Of alternating runs in ``blocks`` blocks; sessions and warm-up come on top.
+        blocks: At least so many fresh sessions of each model, an even number; one of each is open at a time.
     """
-    ratios, new_s, old_s = [], [], []
-    for block in range(blocks):
-        timings = _block(new, old, seconds / blocks, new_first=block % 2 == 0)
-        ratios.append(float(np.median(np.log(timings[:, 0] / timings[:, 1]))))
-        new_s.append(np.median(timings[:, 0]))
-        old_s.append(np.median(timings[:, 1]))
-    return Blocks(np.array(ratios), float(np.median(new_s)) * 1e3, float(np.median(old_s)) * 1e3)
+    timings: list[np.ndarray] = []
+    began = time.perf_counter()
+    while not enough(log_ratios(timings), blocks, (time.perf_counter() - began) / seconds):
+        timings.append(_block(new, old, seconds / blocks, new_first=len(timings) % 2 == 0))
+    new_s, old_s = np.median([np.median(block, axis=0) for block in timings], axis=0)
+    return Blocks(log_ratios(timings), float(new_s) * 1e3, float(old_s) * 1e3)
+
+
+def log_ratios(timings: Sequence[np.ndarray]) -> np.ndarray:
+    """The median of each block's pairs, ``[blocks]``."""
+    return np.array([np.median(np.log(block[:, 0] / block[:, 1])) for block in timings])
+
+
+def enough(ratios: np.ndarray, blocks: int, times_seconds: float) -> bool:
+    """Whether blocks with these log-ratios need no more beside them.
+
+    Args:
+        blocks: At least so many; more in even numbers, so that each model is opened first in half of them.
+        times_seconds: How often the seconds asked for have gone.
+    """
+    if len(ratios) < blocks or len(ratios) % 2:
+        return False
+    so_far = Blocks(ratios, 1.0, 1.0)
+    if so_far.half_width <= max(NARROW, abs(so_far.mean) / PLAIN):
+        return True
+    return len(ratios) >= MOST_BLOCKS * blocks or times_seconds >= MOST_SECONDS
 
 
 def stopwatch(run: Callable[[], object]) -> Clock:

@@ -292,8 +292,11 @@ class ClockMetric(Metric):
     evidence: ClassVar[type[Evidence]] = Clock
 
     threads: PositiveInt = 1
-    seconds: PositiveFloat = 1.0  # of alternating runs, all sessions together; opening and warming them comes on top
-    sessions: int = Field(default=8, ge=4, multiple_of=2)  # fresh ones of each model; half of them are opened first
+    seconds: PositiveFloat = 1.0
+    """Of alternating runs in the first `sessions`; warming and further sessions may take up to 30 times as long."""
+    sessions: int = Field(default=8, ge=4, multiple_of=2)
+    """Fresh ones of each model, half of them opened first; up to four times as many where the interval is too wide to
+    tell 3 % from nothing."""
 
 
 class Latency(ClockMetric):

@@ -10,7 +10,17 @@ import pytest
 
 from squeeze.algorithms.stats import Interval
 from squeeze.evaluate.generation import Decode
-from squeeze.evaluate.latency import LEAST_PAIRS, Blocks, Paired, compare, paired, same_bytes, stopwatch
+from squeeze.evaluate.latency import (
+    LEAST_PAIRS,
+    MOST_BLOCKS,
+    Blocks,
+    Paired,
+    compare,
+    enough,
+    paired,
+    same_bytes,
+    stopwatch,
+)
 from squeeze.evaluate.metrics import Latency
 from squeeze.ledger import timed_score
 
@@ -22,11 +32,17 @@ GENERATION_BLOCKS = Decode().sessions
 def host(
     random: Generator, true_ratio: float, session_sd: float, blocks: int = BLOCKS, order_bias: float = 0.004
 ) -> Blocks:
-    """Blocks as a host gives them: each session has a speed of its own, and the one opened first is a little faster."""
-    sessions = random.normal(0, session_sd, (blocks, 2))
-    swapped = np.where(np.arange(blocks) % 2 == 0, 1, -1) * order_bias
-    noise = random.normal(0, 0.001, blocks)  # of the median of a block's pairs
-    return Blocks(np.log(true_ratio) + sessions[:, 0] - sessions[:, 1] + swapped + noise, 1.0, 1.0)
+    """Blocks as a host gives them: each session has a speed of its own, and the one opened first is a little faster.
+
+    As many as are enough; the seconds do not run out.
+    """
+    most = MOST_BLOCKS * blocks
+    sessions = random.normal(0, session_sd, (most, 2))
+    swapped = np.where(np.arange(most) % 2 == 0, 1, -1) * order_bias
+    noise = random.normal(0, 0.001, most)  # of the median of a block's pairs
+    ratios = np.log(true_ratio) + sessions[:, 0] - sessions[:, 1] + swapped + noise
+    count = next(count for count in range(blocks, most + 1, 2) if enough(ratios[:count], blocks, 0.0))
+    return Blocks(ratios[:count], 1.0, 1.0)
 
 
 def told_apart(random: Generator, true_ratio: float, session_sd: float, blocks: int = BLOCKS) -> bool:
@@ -42,7 +58,7 @@ def test_a_model_beside_itself_is_called_faster_or_slower_in_at_most_5_percent(s
 
 
 @pytest.mark.parametrize("blocks", [BLOCKS, GENERATION_BLOCKS])
-@pytest.mark.parametrize("session_sd", [0.004, 0.01])
+@pytest.mark.parametrize("session_sd", [0.004, 0.01, 0.015])
 def test_a_true_3_percent_is_found_4_times_of_5(session_sd: float, blocks: int) -> None:
     random = np.random.default_rng(1)
     assert np.mean([told_apart(random, 1.03, session_sd, blocks) for _ in range(500)]) >= 0.8
@@ -56,6 +72,17 @@ def test_the_old_way_would_not_pass() -> None:
         half = 1.96 * pairs.std() / np.sqrt(len(pairs))
         verdicts.append(abs(pairs.mean()) > half)
     assert np.mean(verdicts) > 0.5
+
+
+def test_more_sessions_follow_while_the_interval_is_too_wide_and_time_is_left() -> None:
+    wide, narrow = np.tile([-0.03, 0.03], 4), np.tile([-0.005, 0.005], 4)
+    assert not enough(narrow[:7], 8, 0.0)
+    assert enough(narrow, 8, 0.0)
+    assert enough(narrow - 0.7, 8, 0.0)
+    assert not enough(wide, 8, 0.0)
+    assert enough(wide - 0.7, 8, 0.0)  # half as long: plain as it is
+    assert enough(wide, 8, 31.0)
+    assert enough(np.tile(wide, 4), 8, 0.0)
 
 
 def test_no_interval_is_narrower_than_the_hosts_own_spread() -> None:

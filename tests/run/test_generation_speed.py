@@ -42,7 +42,7 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
         told = row.measured["decode"]
         low, high = row.timings["decode"].interval
         assert low <= row.timings["decode"].value <= high
-        assert told["sessions"] == 6
+        assert 6 <= told["sessions"] <= 24
         assert told["host_spread"] > 0
         assert (told["prompt"], told["new"], told["threads"]) == (4, 5, 1)
         assert row.measured["prefill"]["prompt"] == 12
