@@ -27,13 +27,13 @@ from memory import SHAPES, make
 
 from squeeze.algorithms.stats import ratio_of_medians
 from squeeze.errors import SqueezeError
-from squeeze.models.language.export_genai import write_genai
-from squeeze.models.language.gguf.export import write_gguf
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.passes.base import Context
-from squeeze.passes.export.decoder.export import export_decoder
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
+from squeeze.writers.decoder.export import export_decoder
+from squeeze.writers.genai import write_genai
+from squeeze.writers.gguf import write_gguf
 
 OURS = "ours, int4, ONNX Runtime"
 Read = Callable[[list[int]], int]  # more tokens -> the likeliest next one

@@ -17,6 +17,8 @@ LADDER = [
     "formats",
     "blocks",
     "models",
+    "runtimes",
+    "writers",
     "data",
     "store",
     "evaluate",

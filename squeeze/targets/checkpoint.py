@@ -10,13 +10,13 @@ from squeeze.formats import compressed_tensors, gptq_checkpoint
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.export_compressed_tensors import write_compressed_tensors
-from squeeze.models.language.export_gptq import write_gptq
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import prove_compressed_tensors, prove_gptq, proven
-from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
 from squeeze.models.options import Unused
+from squeeze.runtimes.checkpoint import CheckpointDecoder
 from squeeze.targets.base import Built, Target
+from squeeze.writers.compressed_tensors import write_compressed_tensors
+from squeeze.writers.gptq import write_gptq
+from squeeze.writers.proof import prove_compressed_tensors, prove_gptq, proven
 
 TOLERANCE = 5e-3  # of the largest log-probability: linears compute in float16, whose sums differ between processors
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from squeeze.models.artifact import Artifact
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.models.onnx_model import FILE_NAME, OnnxModel
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.targets.base import Built, Target, facts_of
 
 

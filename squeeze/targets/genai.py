@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from squeeze.models.language.export_genai import write_genai
-from squeeze.models.language.runtimes.genai import GenaiDecoder
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
+from squeeze.runtimes.genai import GenaiDecoder
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.targets.base import Target
+from squeeze.writers.genai import write_genai
 
 
 class Genai(Target[OnnxDecoder]):

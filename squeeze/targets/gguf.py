@@ -12,12 +12,12 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.dense import copy_side_files
-from squeeze.models.language.gguf.export import architecture_of, write_gguf
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import prove_gguf, proven
-from squeeze.models.language.runtimes.gguf_in_transformers import GgufInTransformers
-from squeeze.models.language.runtimes.llama_cpp import FILE_NAME, GgufDecoder
+from squeeze.runtimes.gguf_in_transformers import GgufInTransformers
+from squeeze.runtimes.llama_cpp import FILE_NAME, GgufDecoder
 from squeeze.targets.base import Built, Target
+from squeeze.writers.gguf import architecture_of, write_gguf
+from squeeze.writers.proof import prove_gguf, proven
 
 TOLERANCE = 1e-2  # of the largest log-probability: llama.cpp rounds activations to int8, on each processor its way
 

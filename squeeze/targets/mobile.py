@@ -12,8 +12,8 @@ from typing import Literal
 from squeeze.models.artifact import Artifact
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.base import Target, facts_of
-from squeeze.targets.ort_format import operator_list, write_ort
 from squeeze.targets.verify import OPERATORS
+from squeeze.writers.ort import operator_list, write_ort
 
 
 class Mobile(Target[OnnxModel]):

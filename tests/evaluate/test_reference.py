@@ -14,12 +14,12 @@ from squeeze.errors import ModelError
 from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, noise_floor, reference_bytes, score_tokens
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
-from squeeze.models.language.runtimes.onnx_decoder import in_onnx_runtime
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.progress import Progress
+from squeeze.runtimes.checkpoint import CheckpointDecoder
+from squeeze.runtimes.onnx_decoder import in_onnx_runtime
 
 DATA = TokenDataset("text", np.random.default_rng(0).integers(0, 128, (6, 24)))
 

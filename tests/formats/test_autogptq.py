@@ -14,8 +14,8 @@ from torch import Tensor
 
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import prove_gptq
-from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
+from squeeze.runtimes.checkpoint import CheckpointDecoder
+from squeeze.writers.proof import prove_gptq
 
 FOLDER = Path(__file__).parent / "autogptq"
 KINDS = {"act-order": (4, 32, True, True), "asymmetric": (4, 64, False, False)}  # bits, group, symmetric, ordered

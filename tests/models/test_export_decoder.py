@@ -18,14 +18,14 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.passes.base import Context
-from squeeze.passes.export.decoder import compare
-from squeeze.passes.export.decoder.export import Options, blocks_that_fit, export_decoder
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.store import Journal
+from squeeze.writers.decoder import compare
+from squeeze.writers.decoder.export import Options, blocks_that_fit, export_decoder
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -149,7 +149,7 @@ def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_long_text_is_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LanguageModel(write_family("cohere2", tmp_path / "family"))
     decoder = export_decoder(model, tmp_path / "onnx")
-    monkeypatch.setattr("squeeze.models.language.runtimes.onnx_decoder.LOGITS_BYTES", 4 * 128 * 5)
+    monkeypatch.setattr("squeeze.runtimes.onnx_decoder.LOGITS_BYTES", 4 * 128 * 5)
     assert largest_error(decoder, model) < 1e-5
 
 
@@ -175,9 +175,9 @@ def test_a_text_longer_than_the_context_is_refused(tmp_path: Path) -> None:
 
 def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LanguageModel(write_family("llama3.1", tmp_path / "family"))
-    monkeypatch.setattr("squeeze.passes.export.decoder.norms.EPSILONS", ("eps",))  # norms are then traced op by op
+    monkeypatch.setattr("squeeze.writers.decoder.norms.EPSILONS", ("eps",))  # norms are then traced op by op
     assert largest_error(export_decoder(model, tmp_path / "plain"), model) < 1e-5
-    monkeypatch.setattr("squeeze.passes.export.decoder.attention._attributes", lambda *_: {"scale": 0.3})
+    monkeypatch.setattr("squeeze.writers.decoder.attention._attributes", lambda *_: {"scale": 0.3})
     with pytest.raises(EffectError, match=r"read in one go, logits differ by .* of the largest; 0\.001 would do"):
         export_decoder(model, tmp_path / "onnx")
 

@@ -11,13 +11,13 @@ from families import FAMILIES, tokens, write_family
 
 from squeeze.errors import ModelError
 from squeeze.models.language.artifact import LanguageArtifact, LanguageFacts
-from squeeze.models.language.export_genai import write_genai
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.genai import GenaiDecoder
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.passes.base import Context
-from squeeze.passes.export.decoder.export import export_decoder
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.runtimes.genai import GenaiDecoder
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
+from squeeze.writers.decoder.export import export_decoder
+from squeeze.writers.genai import write_genai
 
 pytest.importorskip("onnxruntime_genai", reason="pip install 'squeeze[genai]' for these tests")
 

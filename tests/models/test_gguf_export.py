@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.gguf.export import write_gguf
 from squeeze.models.language.gguf.tensors import paired_rows
 from squeeze.models.language.gguf.tokenizer import PATTERNS
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import prove_gguf
-from squeeze.models.language.runtimes.llama_cpp import GgufDecoder
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.runtimes.llama_cpp import GgufDecoder
+from squeeze.writers.gguf import write_gguf
+from squeeze.writers.proof import prove_gguf
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
 FAMILIES = [*AS_THEY_ARE, *(name for name in VARIANTS if name not in REFUSED)]

@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 from squeeze.algorithms.affine import QuantizedTensor, quantize_symmetric
 from squeeze.errors import ModelError, ShapeError
 from squeeze.models.base import Batch
-from squeeze.models.language.export_compressed_tensors import write_compressed_tensors
-from squeeze.models.language.export_genai import write_genai
-from squeeze.models.language.export_gptq import write_gptq
-from squeeze.models.language.gguf.export import write_gguf
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof_onnx import prove_onnx
 from squeeze.passes.base import Context
-from squeeze.passes.export.decoder.compare import Exact
-from squeeze.passes.export.decoder.export import Options, export_decoder, write
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.writers.compressed_tensors import write_compressed_tensors
+from squeeze.writers.decoder.compare import Exact
+from squeeze.writers.decoder.export import Options, export_decoder, write
+from squeeze.writers.genai import write_genai
+from squeeze.writers.gguf import write_gguf
+from squeeze.writers.gptq import write_gptq
+from squeeze.writers.proof_onnx import prove_onnx
 
 Writer = Callable[[LanguageModel, Path], None]
 WRITERS: dict[str, Writer] = {

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.export_compressed_tensors import write_compressed_tensors
-from squeeze.models.language.export_gptq import write_gptq
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import prove_compressed_tensors, prove_gptq
-from squeeze.models.language.runtimes.checkpoint import CheckpointDecoder
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.runtimes.checkpoint import CheckpointDecoder
+from squeeze.writers.compressed_tensors import write_compressed_tensors
+from squeeze.writers.gptq import write_gptq
+from squeeze.writers.proof import prove_compressed_tensors, prove_gptq
 
 DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits": 3}}
 FACTS = LanguageFacts(1, 0.1)

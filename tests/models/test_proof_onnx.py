@@ -11,11 +11,11 @@ from families import FAMILIES, tokens, write_family
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof_onnx import prove_onnx
 from squeeze.passes.base import Context
-from squeeze.passes.export.decoder.export import Options, write
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.writers.decoder.export import Options, write
+from squeeze.writers.proof_onnx import prove_onnx
 
 MIXED = {
     "bits": 4,
@@ -52,7 +52,7 @@ def test_groups_in_act_order_come_back_in_theirs(tmp_path: Path, way: str) -> No
 @pytest.mark.parametrize("way", ["nbits", "qdq"])
 def test_large_weights_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr("squeeze.formats.onnx_weights.UNIT", 32)
-    monkeypatch.setattr("squeeze.models.language.proof_onnx.WEIGHTS", 700)
+    monkeypatch.setattr("squeeze.writers.proof_onnx.WEIGHTS", 700)
     family = LanguageModel(write_family("phi3", tmp_path / "family"))
     model = Rtn(bits=4, group_size=16, symmetric=False, embeddings=4).run(family, Context())
     proven(model, tmp_path / "onnx", way)

@@ -21,7 +21,6 @@ from squeeze import registry
 from squeeze.errors import Fault, ModelError
 from squeeze.evaluate.metrics import Latency, SizeBytes
 from squeeze.models.base import InputSpec, Model
-from squeeze.models.language.export_gptq import write_gptq
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import task_of
@@ -29,6 +28,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.plan.check import check
 from squeeze.plan.plan import ROLES, Branch, Plan
+from squeeze.writers.gptq import write_gptq
 
 SMALL = SIZES | {"num_hidden_layers": 1}
 SPECS = {

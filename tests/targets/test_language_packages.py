@@ -19,7 +19,6 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import RUNTIMES, runtime_class
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import Equality, proven
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -31,6 +30,7 @@ from squeeze.targets.cpu import Cpu
 from squeeze.targets.genai import Genai
 from squeeze.targets.gguf import Gguf
 from squeeze.targets.verify import open_package, verify
+from squeeze.writers.proof import Equality, proven
 
 PROMPT = [1, 5, 9, 2, 7, 3, 8, 4]
 

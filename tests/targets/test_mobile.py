@@ -19,8 +19,8 @@ from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.base import NARROW_TOLERANCE, PackageInputs, Packed, facts_of
 from squeeze.targets.mobile import Mobile
-from squeeze.targets.ort_format import write_ort
 from squeeze.targets.verify import OVERFLOW, open_package, verify
+from squeeze.writers.ort import write_ort
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes(kind, request, 
     (tmp_path / "in.onnx").write_bytes(model.data)
     write_ort(model.data, tmp_path / "here.ort")
     code = (
-        "import sys; from pathlib import Path; from squeeze.targets.ort_format import write_ort;"
+        "import sys; from pathlib import Path; from squeeze.writers.ort import write_ort;"
         "write_ort(Path('in.onnx').read_bytes(), Path('there.ort'))"
     )
     root = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from tiny import faults, squeeze
 from squeeze.evaluate.metrics import Macs, Parameters
 from squeeze.models.artifact import Artifact
 from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context, Pass
-from squeeze.targets.ort_format import write_ort
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
+from squeeze.writers.ort import write_ort
 
 PLAN = """\
 model: {onnx: plain.onnx}

@@ -26,11 +26,11 @@ from squeeze.models.language.decoder import Decoder
 
 DESCRIPTION, FILES = "artifact.json", "files"
 RUNTIMES = {  # the runtime's name, as packages and plans say it -> who runs it
-    "onnxruntime": "squeeze.models.language.runtimes.onnx_decoder:OnnxDecoder",
-    "onnxruntime-genai": "squeeze.models.language.runtimes.genai:GenaiDecoder",
-    "llama.cpp": "squeeze.models.language.runtimes.llama_cpp:GgufDecoder",
-    "transformers-gguf": "squeeze.models.language.runtimes.gguf_in_transformers:GgufInTransformers",
-    "transformers": "squeeze.models.language.runtimes.checkpoint:CheckpointDecoder",
+    "onnxruntime": "squeeze.runtimes.onnx_decoder:OnnxDecoder",
+    "onnxruntime-genai": "squeeze.runtimes.genai:GenaiDecoder",
+    "llama.cpp": "squeeze.runtimes.llama_cpp:GgufDecoder",
+    "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:GgufInTransformers",
+    "transformers": "squeeze.runtimes.checkpoint:CheckpointDecoder",
 }
 
 

@@ -26,14 +26,14 @@ from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.export.decoder.export import Options, export_decoder
-from squeeze.passes.export.decoder.lowering import WeightEncoding
-from squeeze.passes.export.decoder.trace import trace
+from squeeze.runtimes.onnx_decoder import OnnxDecoder
+from squeeze.writers.decoder.export import Options, export_decoder
+from squeeze.writers.decoder.lowering import WeightEncoding
+from squeeze.writers.decoder.trace import trace
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
 PREFIX = "module."  # where the wrapper keeps the user's module

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from squeeze.passes.export.decoder.weights import DOMAIN, LINEAR
+from squeeze.writers.decoder.weights import DOMAIN, LINEAR
 
 ATTENTION = "GroupQueryAttention"
 Kind = Callable[[str], object]

@@ -9,7 +9,7 @@ from pathlib import Path
 from squeeze.formats import gptq_config
 from squeeze.formats.gptq_checkpoint import holds, to_tensors
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.stock import Linears, linears, write_packed
+from squeeze.writers.packed_folder import Linears, linears, write_packed
 
 
 def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.language.runtimes.onnx_decoder import in_onnx_runtime
+from squeeze.runtimes.onnx_decoder import in_onnx_runtime
 
 CONFIG = "genai_config.json"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.errors import ModelError
-from squeeze.models.language.runtimes.genai import CONFIG, GenaiDecoder
-from squeeze.models.language.runtimes.onnx_decoder import FILE_NAME, MASK, POSITIONS, TOKENS, OnnxDecoder
+from squeeze.runtimes.genai import CONFIG, GenaiDecoder
+from squeeze.runtimes.onnx_decoder import FILE_NAME, MASK, POSITIONS, TOKENS, OnnxDecoder
 
 KIND = "decoder"
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")

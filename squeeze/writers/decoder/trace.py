@@ -22,15 +22,15 @@ from torch import nn
 from squeeze.errors import ModelError, SqueezeError, first_line
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, fill
-from squeeze.passes.export.decoder.attention import TOTAL, Attention, NoCache
-from squeeze.passes.export.decoder.experts import Experts, are_experts
-from squeeze.passes.export.decoder.functions import LastOnly
-from squeeze.passes.export.decoder.graph import Builder
-from squeeze.passes.export.decoder.norms import as_norm
-from squeeze.passes.export.decoder.rotary import Rotary
-from squeeze.passes.export.decoder.shapes import BATCH, KEPT, LENGTH
-from squeeze.passes.export.decoder.traced import Traced
-from squeeze.passes.export.decoder.weights import WeightFunctions
+from squeeze.writers.decoder.attention import TOTAL, Attention, NoCache
+from squeeze.writers.decoder.experts import Experts, are_experts
+from squeeze.writers.decoder.functions import LastOnly
+from squeeze.writers.decoder.graph import Builder
+from squeeze.writers.decoder.norms import as_norm
+from squeeze.writers.decoder.rotary import Rotary
+from squeeze.writers.decoder.shapes import BATCH, KEPT, LENGTH
+from squeeze.writers.decoder.traced import Traced
+from squeeze.writers.decoder.weights import WeightFunctions
 
 OWN = "squeeze_graph"  # the name under which transformers finds our attention
 KEEP = "num_logits_to_keep"

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
-from squeeze.passes.export.decoder.functions import chunk
-from squeeze.passes.export.decoder.shapes import Dim, Shape
-from squeeze.passes.export.decoder.traced import Traced
-from squeeze.passes.export.decoder.weights import WeightFunctions
+from squeeze.writers.decoder.functions import chunk
+from squeeze.writers.decoder.shapes import Dim, Shape
+from squeeze.writers.decoder.traced import Traced
+from squeeze.writers.decoder.weights import WeightFunctions
 
 INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 

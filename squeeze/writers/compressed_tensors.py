@@ -7,7 +7,7 @@ from pathlib import Path
 from squeeze.formats.compressed_tensors import holds, to_tensors
 from squeeze.formats.compressed_tensors_config import config_of
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.stock import linears, write_packed
+from squeeze.writers.packed_folder import linears, write_packed
 
 
 def write_compressed_tensors(model: LanguageModel, folder: Path) -> None:

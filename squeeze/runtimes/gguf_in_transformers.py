@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 
 from squeeze.errors import ModelError, first_line
-from squeeze.models.language.runtimes.in_transformers import InTransformers
-from squeeze.models.language.runtimes.llama_cpp import FILE_NAME
 from squeeze.progress import no_foreign_bars
+from squeeze.runtimes.in_transformers import InTransformers
+from squeeze.runtimes.llama_cpp import FILE_NAME
 
 
 class GgufInTransformers(InTransformers):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
-from squeeze.passes.export.decoder.graph import Builder
-from squeeze.passes.export.decoder.shapes import Shape, Size
+from squeeze.writers.decoder.graph import Builder
+from squeeze.writers.decoder.shapes import Shape, Size
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # by the name that torch gives them
 DTYPES = {torch.float32: ir.DataType.FLOAT, torch.int64: ir.DataType.INT64, torch.bool: ir.DataType.BOOL}

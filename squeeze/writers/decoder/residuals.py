@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from squeeze.passes.export.decoder.graph import CONTRIB
+from squeeze.writers.decoder.graph import CONTRIB
 
 NORM, FUSED = "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"
 

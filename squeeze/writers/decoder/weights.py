@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from squeeze.passes.export.decoder.traced import FUNCTIONS, Parameters, Traced, number
+from squeeze.writers.decoder.traced import FUNCTIONS, Parameters, Traced, number
 
 DOMAIN, LINEAR, EMBEDDING = "squeeze", "Linear", "Embedding"
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 
 from squeeze.errors import ModelError, first_line
-from squeeze.models.language.runtimes.in_transformers import InTransformers
 from squeeze.progress import no_foreign_bars
+from squeeze.runtimes.in_transformers import InTransformers
 
 NEEDS = {  # by quant_method: what must be importable, and the extra that installs it
     "gptq": ("gptqmodel", "gptq"),

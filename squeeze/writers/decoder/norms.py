@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from squeeze.passes.export.decoder.traced import Traced
+from squeeze.writers.decoder.traced import Traced
 
 EPSILONS = ("variance_epsilon", "eps", "epsilon")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from squeeze.errors import EffectError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.runtimes.onnx_decoder import Session, Text
+from squeeze.runtimes.onnx_decoder import Session, Text
 
 SEQUENCES, LENGTH, FIRST = 2, 12, 5  # tokens compared; the first so many are read in one go, then one by one
 KNOWN = 4096  # tokens that are read and that logits are compared of

@@ -17,7 +17,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_weights import HeldWeight, held_weights
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import Equality
+from squeeze.writers.proof import Equality
 
 WEIGHTS = 2**23  # looked at together: a head's table need not be in memory as floats
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from squeeze.errors import ModelError
-from squeeze.passes.export.decoder.shapes import Dim, Shape, Size, broadcast, completed
-from squeeze.passes.export.decoder.traced import DTYPES, Traced, as_value, axis_of, function, number, sizes_of
+from squeeze.writers.decoder.shapes import Dim, Shape, Size, broadcast, completed
+from squeeze.writers.decoder.traced import DTYPES, Traced, as_value, axis_of, function, number, sizes_of
 
 
 def _elementwise(op: str, one: Any, other: Any) -> Traced:

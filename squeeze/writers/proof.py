@@ -21,14 +21,14 @@ from torch import Tensor
 from squeeze.errors import EffectError, MissingExtra, ModelError
 from squeeze.formats import compressed_tensors, gguf_file, gptq_checkpoint
 from squeeze.models.language.gguf.architecture import Architecture, head_size
-from squeeze.models.language.gguf.export import architecture_of
 from squeeze.models.language.gguf.tensors import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.names import as_stored
 from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.models.language.stock import WEIGHT, packed_names
 from squeeze.progress import no_foreign_bars
+from squeeze.writers.gguf import architecture_of
+from squeeze.writers.packed_folder import WEIGHT, packed_names
 
 Read = Callable[[str, Mapping[str, Tensor]], Tensor]  # a module's name and its stored tensors -> [out, in]
 

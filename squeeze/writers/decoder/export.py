@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
@@ -12,13 +13,12 @@ from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.proof import proven
-from squeeze.models.language.proof_onnx import prove_onnx
-from squeeze.models.language.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
-from squeeze.passes.base import Context
-from squeeze.passes.export.decoder.compare import differences, reference, require_equal, with_float_activations
-from squeeze.passes.export.decoder.lowering import Lowering, WeightEncoding
-from squeeze.passes.export.decoder.trace import trace
+from squeeze.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
+from squeeze.writers.decoder.compare import differences, reference, require_equal, with_float_activations
+from squeeze.writers.decoder.lowering import Lowering, WeightEncoding
+from squeeze.writers.decoder.trace import trace
+from squeeze.writers.proof import proven
+from squeeze.writers.proof_onnx import prove_onnx
 
 SIDE = f"{FILE_NAME}.data"
 IR_VERSION = 10
@@ -41,8 +41,27 @@ class Options:
     context: int | None = None
 
 
+class Surroundings(Protocol):
+    """What a run lends the writer, and where it notes what it measured."""
+
+    threads: int
+    memory_bytes: int | None
+    measured: dict[str, Any]
+    facts: dict[str, Any]
+
+
+@dataclass
+class Alone:
+    """Surroundings outside a run."""
+
+    threads: int = 1
+    memory_bytes: int | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 def export_decoder(
-    model: LanguageModel, folder: Path, options: Options | None = None, context: Context | None = None
+    model: LanguageModel, folder: Path, options: Options | None = None, context: Surroundings | None = None
 ) -> OnnxDecoder:
     """Write the decoder into ``folder``, with its tokenizer; it is compared with torch before it is given.
 
@@ -54,7 +73,7 @@ def export_decoder(
         ModelError: a structure or a grid with no graph form.
         EffectError: logits are not the torch model's, or a reader sees other weights.
     """
-    options, context = options or Options(), context or Context()
+    options, context = options or Options(), context or Alone()
     write(model, folder, options)
     copy_side_files(model.folder, folder)
     fitting = blocks_that_fit(model, context.memory_bytes)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
-from squeeze.passes.export.decoder.graph import CONTRIB, Builder
-from squeeze.passes.export.decoder.shapes import Shape
-from squeeze.passes.export.decoder.traced import Traced, number
+from squeeze.writers.decoder.graph import CONTRIB, Builder
+from squeeze.writers.decoder.shapes import Shape
+from squeeze.writers.decoder.traced import Traced, number
 
 CHANGING = ("dynamic",)  # kinds whose angles of a token change with the length of the text
 

@@ -21,10 +21,10 @@ from squeeze.errors import ModelError
 from squeeze.formats import onnx_blocked, onnx_nbits, onnx_weights
 from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.passes.export.decoder.graph import CONTRIB
-from squeeze.passes.export.decoder.merging import merge
-from squeeze.passes.export.decoder.residuals import fuse_residuals
-from squeeze.passes.export.decoder.weights import DOMAIN, EMBEDDING, LINEAR
+from squeeze.writers.decoder.graph import CONTRIB
+from squeeze.writers.decoder.merging import merge
+from squeeze.writers.decoder.residuals import fuse_residuals
+from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
 WeightEncoding = Literal["nbits", "qdq"]
 HELD = onnx_weights.HELD

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from squeeze.passes.export.decoder.shapes import BATCH, LENGTH, Dim, Shape, Size
+from squeeze.writers.decoder.shapes import BATCH, LENGTH, Dim, Shape, Size
 
 CONTRIB = "com.microsoft"
 OPSETS = {"": 21, CONTRIB: 1}

@@ -1,0 +1,1 @@
+"""From the grid to a file, and the proof that the file holds the same weights: one file per format."""
