@@ -31,6 +31,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from squeeze.algorithms.stats import mean_by_unit
+from squeeze.api import load
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare as compare_times
 from squeeze.evaluate.latency import paired, stopwatch
@@ -51,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # onnxruntime.quantization recommends its own preprocessing, which was done
     for name in options.model:
-        plan = Plan.load(PLANS / MODELS[name], [], {"real": options.real} if options.real else {})
+        plan = load(PLANS / MODELS[name], [], {"real": options.real} if options.real else {})
         exported = ExportOnnx().run(plan.model.read(plan.root, example_shape(plan)), Context(threads=1))
         exported.threads = 1
         for seed in range(options.splits if name == "mobilenet" else 1):

@@ -20,6 +20,7 @@ import torch
 import torch_pruning
 
 from squeeze.algorithms.stats import mean_by_unit
+from squeeze.api import load
 from squeeze.cli.terminal import LineProgress
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare, paired, stopwatch
@@ -31,7 +32,6 @@ from squeeze.passes.base import Context
 from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.plan.plan import Plan
 
 HERE = Path(__file__).parent
 PLAN = HERE.parent / "plans" / "resnet20-cifar10-prune.yaml"
@@ -43,7 +43,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     variables = {"real": options.real} if options.real else {}
-    plan = Plan.load(PLAN, [f"passes.1.epochs={options.epochs}"], variables)
+    plan = load(PLAN, [f"passes.1.epochs={options.epochs}"], variables)
     prune, distill = (step.pass_ for step in plan.steps[:2])
     context = Context(
         seed=options.seed, threads=options.threads, train_data=plan.data["train"].open(plan.root),

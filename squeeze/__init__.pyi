@@ -1,5 +1,9 @@
 """The public names: what is imported here is what `squeeze` offers, and each is loaded when it is first used."""
 
+from .api import Plan as Plan
+from .api import check as check
+from .api import compress as compress
+from .api import load as load
 from .data.base import Dataset as Dataset
 from .data.base import Example as Example
 from .data.choice_sources import LastWordsData as LastWordsData
@@ -13,8 +17,10 @@ from .data.sources import ImageSource as ImageSource
 from .data.sources import NpzData as NpzData
 from .data.tables import DatasetsData as DatasetsData
 from .data.text import TextData as TextData
+from .errors import BudgetBroken as BudgetBroken
 from .errors import DataError as DataError
 from .errors import EffectError as EffectError
+from .errors import Fault as Fault
 from .errors import ModelError as ModelError
 from .errors import PlanError as PlanError
 from .errors import SqueezeError as SqueezeError
@@ -73,9 +79,9 @@ from .passes.quantize.language.smooth import Smooth as Smooth
 from .passes.quantize.language.write import Write as Write
 from .passes.quantize.quantize_dynamic import QuantizeDynamic as QuantizeDynamic
 from .passes.quantize.quantize_static import QuantizeStatic as QuantizeStatic
-from .plan.plan import Plan as Plan
 from .progress import Progress as Progress
 from .run.result import Run as Run
+from .run.result import RunFailed as RunFailed
 from .store import Store as Store
 from .targets.base import Target as Target
 from .targets.checkpoint import Checkpoint as Checkpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from squeeze.api import check, load
 from squeeze.cli.group import COMMANDS
-from squeeze.plan.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,8 +48,8 @@ def test_the_readmes_own_pass_runs_in_a_plan(tmp_path: Path) -> None:
         "passes:\n"
         '  - {pass: "sharpen:Sharpen", factor: 2.0}\n'
     )
-    plan = Plan.load(tmp_path / "plan.yaml")
-    assert plan.check() == []
+    plan = load(tmp_path / "plan.yaml")
+    assert check(plan) == []
     assert [step.pass_.name for step in plan.steps] == ["sharpen"]
 
 

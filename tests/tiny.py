@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from squeeze.api import check, load
 from squeeze.cli import main
 from squeeze.errors import ModelError, PlanError, Terminated
 from squeeze.models.base import InputSpec
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
-from squeeze.plan.plan import Plan
 
 CLASSES = 4
 PLAN = """\
@@ -152,7 +152,7 @@ def write_plan(folder: Path, text: str = PLAN, *changes: tuple[str, str]) -> Pat
 def faults(path: Path, *overrides: str, **variables: str) -> list[str]:
     """``line: message`` of every fault of a plan file, found by reading and checking it."""
     try:
-        found = Plan.load(path, overrides, variables).check()
+        found = check(load(path, overrides, variables))
     except PlanError as error:
         found = error.faults
     return [f"{fault.line}: {fault.message}" for fault in found]

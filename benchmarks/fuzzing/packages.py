@@ -23,11 +23,11 @@ from benchmarks.fuzzing.door import Door, WronglyAcceptedError
 from benchmarks.fuzzing.models import OnnxDoor
 from benchmarks.fuzzing.mutate import TEXTS, json_text, some_bytes, some_file
 from benchmarks.fuzzing.plans import PLAN, PlanDoor
+from squeeze.api import compress, load
 from squeeze.cli import main as command_line
 from squeeze.errors import PlanError
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.plan.plan import Plan
 from squeeze.report.html import html_report
 from squeeze.report.junit import junit_xml
 from squeeze.report.markdown import markdown_report
@@ -200,7 +200,7 @@ class StoreDoor(Door):
     def write(self, folder: Path) -> None:
         PlanDoor().write(folder)
         (folder / "plan.yaml").write_text(SHORT_PLAN)
-        assert Plan.load(folder / "plan.yaml").run(out=folder / "out", store=folder / "store") is not None
+        assert compress(load(folder / "plan.yaml"), out=folder / "out", store=folder / "store") is not None
 
     def spoil(self, random: Random, folder: Path) -> bool:
         files = sorted(path for path in (folder / "store").rglob("*") if path.is_file())

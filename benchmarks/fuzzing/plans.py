@@ -14,9 +14,9 @@ from benchmarks.fuzzing.data import NpzDoor
 from benchmarks.fuzzing.door import Door
 from benchmarks.fuzzing.models import OnnxDoor
 from benchmarks.fuzzing.mutate import NUMBERS, TEXTS, YAML, some_bytes, some_text
+from squeeze.api import check, load
 from squeeze.cli import main as command_line
 from squeeze.errors import PlanError
-from squeeze.plan.plan import Plan
 
 PLAN = """\
 model: {onnx: m.onnx}
@@ -60,8 +60,8 @@ class PlanDoor(Door):
         return False
 
     def enter(self, folder: Path) -> object:
-        plan = Plan.load(folder / "plan.yaml")
-        if faults := plan.check():
+        plan = load(folder / "plan.yaml")
+        if faults := check(plan):
             raise PlanError(faults)
         return plan
 

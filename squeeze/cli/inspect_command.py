@@ -67,15 +67,15 @@ def _coupled(outline: Model) -> list[dict[str, Any]]:
 
 
 def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
+    from squeeze.api import load
     from squeeze.models.source import BUILTINS
     from squeeze.models.spec import ModelSpec
     from squeeze.plan.check import example_shape
-    from squeeze.plan.plan import Plan
 
     path = Path(model)
     require_regular(path, UsageError)
     if path.suffix in (".yaml", ".yml"):
-        plan = Plan.load(path)
+        plan = load(path)
         if plan.model is None:
             raise UsageError(f"{model}: the plan names no model")
         return plan.model.outline(plan.root, example_shape(plan))

@@ -115,9 +115,9 @@ def existing(package: Path) -> Path:
 
 def load_plan(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...]) -> Any:
     """The plan of a command line."""
-    from squeeze.plan.plan import Plan
+    from squeeze.api import load
 
-    return Plan.load(plan, overrides, _pairs(variables))
+    return load(plan, overrides, _pairs(variables))
 
 
 def show_json(value: Any) -> None:

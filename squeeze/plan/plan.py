@@ -1,7 +1,7 @@
 """A plan: which model, which data, which passes in which order, for which targets, within which budget.
 
-The parts are typed and closed. Reading them from a file is ``squeeze.plan.parse``; judging whether they fit together
-is ``squeeze.plan.check``; carrying them out is ``squeeze.run``.
+The parts are typed and closed. Reading them from a file, judging whether they fit together and carrying
+them out are ``squeeze.load``, ``check`` and ``compress``, of which a plan knows nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from squeeze.budget import ALIASES, Bound, parse_bound, parse_margin
 from squeeze.comparison import Margin
@@ -31,14 +31,10 @@ from squeeze.evaluate.metrics import (
     Top1,
 )
 from squeeze.evaluate.perplexity import Perplexity
-from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Pass
 from squeeze.plan.document import Document, Place
 from squeeze.targets.base import Target
-
-if TYPE_CHECKING:
-    from squeeze.run import Run
 
 ROLES = ("evaluate", "calibrate", "train")
 LANGUAGE_METRICS: tuple[Metric, ...] = (Perplexity(), Kl(), Flips(), SizeBytes(), Parameters())
@@ -80,8 +76,8 @@ class Plan:
         passes: The trunk, in order.
         targets: What to pack at its end; a mapping gives names, and each target its own tail of passes:
             ``{"phone": (Mobile(), [QuantizeStatic()])}``.
-        model: Where the original is; may also be given to :meth:`run`.
-        data: ``evaluate``, ``calibrate``, ``train``: where examples come from; may also be given to :meth:`run`.
+        model: Where the original is; may also be given to ``squeeze.compress``.
+        data: ``evaluate``, ``calibrate``, ``train``: where examples come from; may be given there, too.
         metrics: What each row measures.
         budget: Metric name to bound, ``{"size": "<= 30 %"}``, against the original.
         primary: The metric whose changes are judged, or several; None: the first that can be.
@@ -153,41 +149,6 @@ class Plan:
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> Plan:
-        """Read a plan file.
-
-        Raises:
-            PlanError: with every fault of the file, each with its line.
-        """
-        from squeeze.plan.document import read_document
-        from squeeze.plan.parse import parse
-
-        return parse(read_document(Path(path), tuple(overrides), variables))
-
-    def check(self) -> list[Fault]:
-        """Every fault that can be found without loading weights."""
-        from squeeze.plan.check import check
-
-        return self.located(check(self).faults)
-
-    def run(
-        self,
-        model: Model | None = None,
-        evaluate: Dataset | None = None,
-        calibrate: Dataset | None = None,
-        train: Dataset | None = None,
-        **options: Any,
-    ) -> Run:
-        """Carry the plan out. Model and data given here stand in for those that the plan names.
-
-        ``options`` are those of :func:`squeeze.run.run`: ``out``, ``store``, ``progress``.
-        """
-        from squeeze.run import run
-
-        given = {"evaluate": evaluate, "calibrate": calibrate, "train": train}
-        return run(self, model=model, data={role: data for role, data in given.items() if data is not None}, **options)
 
     def located(self, faults: list[Fault]) -> list[Fault]:
         """The faults with their lines in the plan file, if there is one."""

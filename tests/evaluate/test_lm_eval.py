@@ -13,6 +13,7 @@ import torch
 from language_world import write_folder, write_tokenizer
 from tiny import faults
 
+from squeeze.api import compress, load
 from squeeze.errors import DataError, PlanError
 from squeeze.evaluate.lm_eval import ABSENT, LmEval
 from squeeze.ledger import Estimated, Measured, ScoredOn, scores
@@ -84,7 +85,7 @@ def test_a_task_of_ones_own_is_asked_and_its_standard_error_kept(world: Path) ->
 
 @harness
 def test_the_row_says_that_it_is_unpaired(world: Path) -> None:
-    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    run = compress(load(world / "plan.yaml"), store=world / "store")
     score = run.ledger.rows[1].scores["lm_eval:letters:acc"]
     assert score.to_original is not None
     assert not score.to_original.paired
@@ -96,7 +97,7 @@ def test_the_row_says_that_it_is_unpaired(world: Path) -> None:
 def with_calibration(world: Path, text: str) -> Plan:
     (world / "text.txt").write_text(text)
     (world / "plan.yaml").write_text(f"{PLAN}data: {{calibrate: {{text: text.txt, length: 60}}}}\n")
-    return Plan.load(world / "plan.yaml")
+    return load(world / "plan.yaml")
 
 
 @harness
@@ -119,7 +120,7 @@ def test_a_task_that_cannot_be_read_is_said_in_the_report(world: Path, monkeypat
     assert opened.warnings == [
         "lm_eval:letters:acc: not compared with data.calibrate: lm-eval cannot read it without the network (offline)"
     ]
-    assert open_all(Plan.load(world / "plan.yaml", ["data={}"]), {}).warnings == []  # nothing to compare it with
+    assert open_all(load(world / "plan.yaml", ["data={}"]), {}).warnings == []  # nothing to compare it with
 
 
 UNFIT = {

@@ -14,6 +14,7 @@ import transformers
 from language_world import open_with_bos, write_folder, write_tokenizer
 from tiny import faults
 
+from squeeze.api import compress, load
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.data.windows import WindowDataset
 from squeeze.errors import DataError
@@ -22,7 +23,6 @@ from squeeze.evaluate.perplexity import BitsPerByte, Perplexity, TextMetric
 from squeeze.evaluate.tokens import score_tokens
 from squeeze.evaluate.windows import WindowScores
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
 from squeeze.report.markdown import markdown_report
 from squeeze.run.reporting import report_of
@@ -167,7 +167,7 @@ def test_a_run_shows_each_convention_with_its_cut(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     metrics = "[perplexity, kl, flips, {perplexity: {convention: llama.cpp}}, {bits_per_byte: {convention: llama.cpp}}]"
     (tmp_path / "plan.yaml").write_text(PLAN.replace("METRICS", metrics))
-    run = Plan.load(tmp_path / "plan.yaml").run(store=tmp_path / "store")
+    run = compress(load(tmp_path / "plan.yaml"), store=tmp_path / "store")
     shown = markdown_report(report_of(run, tmp_path))
     assert re.search(
         r"perplexity:llama.cpp: 12 examples of text:text.txt, llama.cpp: context 16, .* 84 tokens sc", shown

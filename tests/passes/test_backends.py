@@ -20,6 +20,7 @@ from language_world import context, write_folder, write_tokenizer
 from torch import Tensor
 
 from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.api import check, load
 from squeeze.errors import EffectError, MissingExtra, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.backends.auto_round import AutoRound
@@ -144,7 +145,7 @@ def test_what_comes_back_wrong_is_refused(changes: dict[str, Tensor], message: s
 
 def test_a_plan_names_the_extra_of_a_package_that_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("squeeze.plan.check.find_spec", lambda name: None)
-    faults = "\n".join(fault.message for fault in plan(tmp_path).check())
+    faults = "\n".join(fault.message for fault in check(plan(tmp_path)))
     assert "gptqmodel needs gptqmodel, optimum: pip install 'squeeze[gptq]'" in faults
     assert "auto_round needs neural_compressor, auto_round: pip install 'squeeze[inc]'" in faults
 
@@ -153,7 +154,7 @@ def test_checking_a_plan_imports_no_backend(tmp_path: Path) -> None:
     """They take seconds to import; a check takes none."""
     file = plan(tmp_path).file
     code = (
-        f"import sys, json; from squeeze.plan.plan import Plan; Plan.load({file!r}).check()\n"
+        f"import sys, json; from squeeze.api import check, load; check(load({file!r}))\n"
         "backends = ('gptqmodel', 'optimum', 'neural_compressor', 'auto_round')\n"
         "print(json.dumps([name for name in backends if name in sys.modules]))"
     )
@@ -176,7 +177,7 @@ def plan(tmp_path: Path) -> Plan:
     }
     file = tmp_path / "plan.yaml"
     file.write_text(json.dumps(values))
-    return Plan.load(file)
+    return load(file)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from language_world import write_tokenizer
 from tiny import faults, squeeze
 from torch import nn
 
+from squeeze.api import compress, load
 from squeeze.data.sentences import SentenceDataset
 from squeeze.errors import ModelError
 from squeeze.evaluate.probe import Cosine
@@ -22,7 +23,6 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
-from squeeze.plan.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_inputs_that_a_module_tells_wrongly_are_one_line(told: object, monkeypat
 
 def test_a_plan_goes_from_the_encoder_to_a_verified_package(module: nn.Module, tmp_path: Path) -> None:
     write_encoder_world(tmp_path, module)
-    run = Plan.load(tmp_path / "plan.yaml").run(store=tmp_path / "store", out=tmp_path / "out")
+    run = compress(load(tmp_path / "plan.yaml"), store=tmp_path / "store", out=tmp_path / "out")
     first, last = run.ledger.rows[0], run.ledger.rows[-1]
     assert first.scores["probe"].value > 0.55  # of a network that nobody trained
     assert abs(last.scores["probe"].value - first.scores["probe"].value) < 0.1

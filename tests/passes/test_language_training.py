@@ -11,6 +11,7 @@ from language_world import LETTERS, logits, write_folder, write_tokenizer
 from tiny import faults
 from torch.nn import functional
 
+from squeeze.api import compress, load
 from squeeze.data.text import TokenDataset
 from squeeze.errors import SqueezeError
 from squeeze.models.base import Batch
@@ -19,7 +20,6 @@ from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
-from squeeze.plan.plan import Plan
 from squeeze.store import Journal
 from squeeze.training.loop import Training
 
@@ -153,7 +153,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_a_plan_trains_a_language_model_on_text(world: Path) -> None:
-    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    run = compress(load(world / "plan.yaml"), store=world / "store")
     original, tuned, distilled = (row.scores["perplexity"].value for row in run.ledger.rows)
     assert tuned < 0.5 * original
     assert tuned < distilled < original  # the original teaches its own ways again

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from squeeze.api import load
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
-from squeeze.plan.plan import Plan
 
 PLAN = Path(__file__).parent.parent.parent / "plans" / "mobilenet-imagenet-int8.yaml"
 
@@ -23,7 +23,7 @@ def divergence(exported: OnnxModel, quantized: OnnxModel, images: dict[str, torc
 
 
 def test_corrected_biases_keep_a_mobilenet_close_to_its_original(real: Path) -> None:
-    plan = Plan.load(PLAN, ["data.calibrate.samples=32"], {"real": str(real)})
+    plan = load(PLAN, ["data.calibrate.samples=32"], {"real": str(real)})
     assert plan.model is not None
     exported = ExportOnnx().run(plan.model.read(plan.root), Context(threads=1))
     data, scored = plan.data["calibrate"].open(plan.root), plan.data["evaluate"].open(plan.root)

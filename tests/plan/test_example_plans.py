@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from squeeze.plan.plan import Plan
+from squeeze.api import check, load
 from squeeze.plan.schema import plan_schema
 
 PLANS = Path(__file__).parent.parent.parent / "plans"
@@ -27,7 +27,7 @@ def test_every_example_plan_checks(name: str, request: pytest.FixtureRequest) ->
     variables = {"real": os.fspath(request.getfixturevalue("real").resolve())} if needs_files else {}
     if "${minilm}" in (PLANS / name).read_text():
         variables["minilm"] = os.fspath(request.getfixturevalue("minilm"))
-    faults = Plan.load(PLANS / name, variables=variables).check()
+    faults = check(load(PLANS / name, variables=variables))
     absent = [fault for fault in faults if re.search(r"pip install 'squeeze\[[\w-]+\]'$", fault.message)]
     assert [fault for fault in faults if fault not in absent] == []
     if absent:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import PLAN, faults, write_plan, write_world
 
+from squeeze.api import load
 from squeeze.errors import PlanError
-from squeeze.plan.plan import Plan
 
 MODEL = 'model: {module: "tiny:network", weights: tiny.safetensors}'
 
@@ -114,13 +114,13 @@ def test_a_wrong_setting_is_told_at_its_line_with_what_would_be_right(world: Pat
 def test_every_fault_of_a_plan_is_shown_at_once_in_the_order_of_the_file(world: Path) -> None:
     path = write_plan(world, PLAN + "seed: -1\n", ("top1", "top9"), ("factor", "fcator"), ("npz: eval", "nzp: eval"))
     with pytest.raises(PlanError) as caught:
-        Plan.load(path)
+        load(path)
     lines = str(caught.value).splitlines()
     assert [line.removeprefix(f"{path}:").partition(":")[0] for line in lines] == ["3", "5", "8", "9"]
 
 
 def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
-    plan = Plan.load(write_plan(world, PLAN + "budget: {size: '<= 30 %'}\nmemory: 1.5 GB\nseed: 3\n"))
+    plan = load(write_plan(world, PLAN + "budget: {size: '<= 30 %'}\nmemory: 1.5 GB\nseed: 3\n"))
     resolved = plan.resolved()
     assert resolved["passes"] == [{"pass": "scale", "factor": 2.0}]
     assert resolved["budget"] == {"size_bytes": "<= 30 %"}
@@ -139,4 +139,4 @@ def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
 )
 def test_a_primary_metric_is_one_that_can_be_judged(world: Path, text: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
-        Plan.load(write_plan(world, PLAN + text + "\n"))
+        load(write_plan(world, PLAN + text + "\n"))

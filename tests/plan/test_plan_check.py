@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import PLAN, Quantize, Scale, faults, tiny_model, write_npz, write_plan, write_world
 
+from squeeze.api import check
 from squeeze.errors import UsageError
 from squeeze.plan.plan import Plan
 
@@ -152,7 +153,7 @@ def test_examples_that_the_network_cannot_run_on_are_told_in_one_line(world: Pat
 
 def test_a_plan_of_the_api_is_checked_as_a_file_is(world: Path) -> None:
     plan = Plan([Quantize(), Scale()], data={}, metrics=(), root=world)
-    assert [fault.message for fault in plan.check()] == ["the plan names no model; model: {hf: ./folder} would"]
+    assert [fault.message for fault in check(plan)] == ["the plan names no model; model: {hf: ./folder} would"]
 
 
 def test_a_plan_of_the_api_says_what_is_no_pass_and_what_no_metric() -> None:

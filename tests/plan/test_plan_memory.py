@@ -12,12 +12,12 @@ from language_world import write_folder, write_tokenizer
 from tiny import PLAN as CLASSIFIER
 from tiny import faults, squeeze, write_plan, write_world
 
+from squeeze.api import load
 from squeeze.evaluate.tokens import scoring_bytes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.language.awq import Awq
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.rtn import Rtn
-from squeeze.plan.plan import Plan
 
 BENCHMARK = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
 PLAN = """\
@@ -68,7 +68,7 @@ def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.Cap
     assert "about 45" in shown
     assert squeeze("check", world / "plan.yaml", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["passes"]
-    model = Plan.load(world / "plan.yaml").model
+    model = load(world / "plan.yaml").model
     assert model is not None
     assert told["memory_bytes"] == Gptq(group_size=32).memory_bytes(model.outline(world), 64, 4 * 10**9)
 

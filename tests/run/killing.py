@@ -10,8 +10,8 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from squeeze.api import load
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.plan.plan import Plan
 from squeeze.run import Run, run
 
 AT_ONCE = 2  # the plans run on one thread
@@ -40,7 +40,7 @@ PROCESSES.set_forkserver_preload(  # what a run imports on its way: forked child
 
 def carry_out(folder: Path, name: str) -> None:
     """What a killed process was doing, and what it does again."""
-    result = run(Plan.load(folder / "plan.yaml"), out=folder / f"out-{name}", store=folder / name)
+    result = run(load(folder / "plan.yaml"), out=folder / f"out-{name}", store=folder / name)
     (folder / f"digest-{name}").write_text(digest_of(result))
 
 

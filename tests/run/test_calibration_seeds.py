@@ -9,9 +9,9 @@ import pytest
 from language_world import write_folder, write_tokenizer
 from tiny import faults
 
+from squeeze.api import compress, load
 from squeeze.data.text import TextData
 from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.plan.plan import Plan
 from squeeze.report.facts import fact_lines
 from squeeze.report.shape import as_report
 from squeeze.run.reporting import report_of
@@ -38,8 +38,8 @@ def world(tmp_path: Path) -> Path:
 
 def run(world: Path, seeds: int) -> tuple[list[float], float]:
     """Perplexities of the repetitions, and of the row itself."""
-    plan = Plan.load(world / "plan.yaml", [f"passes.0.calibration_seeds={seeds}"])
-    row = plan.run(store=world / "store").ledger.rows[1]
+    plan = load(world / "plan.yaml", [f"passes.0.calibration_seeds={seeds}"])
+    row = compress(plan, store=world / "store").ledger.rows[1]
     return row.spread.get("perplexity", []), row.scores["perplexity"].value
 
 
@@ -68,7 +68,7 @@ def test_what_was_repeated_is_not_done_again(world: Path, monkeypatch: pytest.Mo
 
 
 def test_another_number_takes_other_samples_of_the_same_text(world: Path) -> None:
-    plan = Plan.load(world / "plan.yaml")
+    plan = load(world / "plan.yaml")
     first, second = plan.open_data("calibrate"), plan.open_data("calibrate", 1)
     assert first.digest != second.digest
     assert (
@@ -78,8 +78,8 @@ def test_another_number_takes_other_samples_of_the_same_text(world: Path) -> Non
 
 
 def test_the_report_words_the_spread(world: Path) -> None:
-    plan = Plan.load(world / "plan.yaml")
-    row = as_report(report_of(plan.run(store=world / "store"), world)).rows[1]
+    plan = load(world / "plan.yaml")
+    row = as_report(report_of(compress(plan, store=world / "store"), world)).rows[1]
     lines = dict(fact_lines(row))
     low, high = (f"{end:,.3f}" for end in (min(row.spread["perplexity"]), max(row.spread["perplexity"])))
     assert lines["perplexity spread"].startswith(f"{low} to {high}, median ")
@@ -91,9 +91,9 @@ def test_samples_must_leave_something_to_choose(world: Path) -> None:
     assert any(
         "calibration_seeds 3 would take the same text each time; samples:" in f for f in faults(world / "plan.yaml")
     )
-    given = Plan.load(world / "plan.yaml").open_data("calibrate")
+    given = load(world / "plan.yaml").open_data("calibrate")
     with pytest.raises(Exception, match=r"calibration_seeds 3 wants data\.calibrate named in the plan"):
-        Plan.load(world / "plan.yaml").run(store=world / "store", calibrate=given)
+        compress(load(world / "plan.yaml"), data={"calibrate": given}, store=world / "store")
 
 
 def test_another_choice_that_overlaps_is_refused_too(world: Path) -> None:
@@ -104,7 +104,7 @@ def test_another_choice_that_overlaps_is_refused_too(world: Path) -> None:
     )
     (world / "plan.yaml").write_text(plan)
     with pytest.raises(Exception, match=r"data\.evaluate: \d of 4 examples are also in data\.calibrate"):
-        Plan.load(world / "plan.yaml").run(store=world / "store")
+        compress(load(world / "plan.yaml"), store=world / "store")
 
 
 def test_rounding_knows_no_seeds(world: Path) -> None:

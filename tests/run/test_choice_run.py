@@ -9,7 +9,7 @@ import pytest
 from language_world import write_folder, write_tokenizer
 from tiny import faults, write_world
 
-from squeeze.plan.plan import Plan
+from squeeze.api import compress, load
 from squeeze.report.html import html_report
 from squeeze.report.markdown import markdown_report
 from squeeze.run.reporting import report_of
@@ -47,7 +47,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_each_metric_is_scored_on_its_own_data_and_says_so(world: Path) -> None:
-    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    run = compress(load(world / "plan.yaml"), store=world / "store")
     original, rounded = run.ledger.rows
     labels = ["choice:pairs", "choice:asked", "choice_norm:asked", "last_word:few", "size_bytes"]
     assert list(rounded.scores) == labels
@@ -66,13 +66,13 @@ def test_each_metric_is_scored_on_its_own_data_and_says_so(world: Path) -> None:
 
 
 def test_what_was_scored_is_not_scored_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Plan.load(world / "plan.yaml").run(store=world / "store")
+    first = compress(load(world / "plan.yaml"), store=world / "store")
 
     def fail(*_: object) -> None:
         raise AssertionError("scored twice")
 
     monkeypatch.setattr("squeeze.evaluate.evidence.endings.score_endings", fail)
-    again = Plan.load(world / "plan.yaml").run(store=world / "store")
+    again = compress(load(world / "plan.yaml"), store=world / "store")
     assert again.ledger.to_json() == first.ledger.to_json()
 
 
@@ -81,7 +81,7 @@ def test_calibration_on_the_questions_is_refused(world: Path) -> None:
     (world / "text.txt").write_text(f"the quick brown fox jumps. {asked} and so on, for long enough.")
     (world / "plan.yaml").write_text(PLAN.replace("samples: 3", "samples: 4"))
     with pytest.raises(Exception, match=r"last_word:few: \d of 4 examples are also in data\.calibrate; .*drop_overlap"):
-        Plan.load(world / "plan.yaml").run(store=world / "store")
+        compress(load(world / "plan.yaml"), store=world / "store")
 
 
 UNFIT = {

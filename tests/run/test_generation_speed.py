@@ -8,7 +8,7 @@ import pytest
 from language_world import write_folder, write_tokenizer
 from tiny import faults, write_plan, write_world
 
-from squeeze.plan.plan import Plan
+from squeeze.api import compress, load
 from squeeze.report.markdown import markdown_report
 from squeeze.run.reporting import report_of
 
@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
-    run = Plan.load(world / "plan.yaml").run(store=world / "store")
+    run = compress(load(world / "plan.yaml"), store=world / "store")
     original, rounded, exported, packed = run.ledger.rows
     assert not original.timings
     assert not rounded.timings  # walked block by block: nothing that would write

@@ -15,11 +15,11 @@ from encoder_world import tiny_encoder, write_encoder_world
 from language_world import write_folder, write_tokenizer
 from tiny import squeeze
 
+from squeeze.api import compress, load
 from squeeze.errors import VerifyError
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import OnEvaluationData, Subject
 from squeeze.evaluate.metrics import ExampleMetric
-from squeeze.plan.plan import Plan
 from squeeze.run.rescore import rescore
 from squeeze.targets.confined import Limits
 from squeeze.targets.golden import Golden
@@ -88,7 +88,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = plan.read_text().replace("[probe, cosine, size]", f"[probe, cosine, size, macs, {made_up}]")
     shutil.copy(PLANS / "minilm.py", folder / "beside_the_plan.py")  # the metric's module is found on sys.path
     plan.write_text(text.replace("minilm:encoder", "beside_the_plan:encoder"))
-    Plan.load(plan).run(store=folder / "store", out=folder / "out")
+    compress(load(plan), store=folder / "store", out=folder / "out")
     return folder
 
 
@@ -100,7 +100,7 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     (folder / "last.jsonl").write_text("\n".join(json.dumps({"text": f"some {w} words and more"}) for w in "xyzu"))
     (folder / "plan.yaml").write_text(LANGUAGE)
-    Plan.load(folder / "plan.yaml").run(store=folder / "store", out=folder / "out")
+    compress(load(folder / "plan.yaml"), store=folder / "store", out=folder / "out")
     return folder
 
 
@@ -112,7 +112,7 @@ def true(language: Path) -> dict[str, float]:
 
 
 def rescored(world: Path, package: Path | None = None) -> dict[str, Any]:
-    return rescore(open_package(package or world / "out/plan-cpu.zip"), Plan.load(world / "plan.yaml"))
+    return rescore(open_package(package or world / "out/plan-cpu.zip"), load(world / "plan.yaml"))
 
 
 def resealed(world: Path, folder: Path, change: Callable[[bytes], bytes], golden_off: float = 0.0) -> Path:
@@ -210,7 +210,7 @@ def test_another_host_may_turn_as_many_examples_as_its_golden_output_allows(
 
 
 def test_scoring_ends_where_no_batch_is_finished(language: Path) -> None:
-    package, plan = open_package(language / "out/plan-cpu.zip"), Plan.load(language / "plan.yaml")
+    package, plan = open_package(language / "out/plan-cpu.zip"), load(language / "plan.yaml")
     with pytest.raises(VerifyError, match=r"finished no batch within 0\.1 s; --time-limit would give it more"):
         rescore(package, plan, limits=Limits(seconds=0.1))
 

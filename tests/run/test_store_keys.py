@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import squeeze as sq
+from squeeze.api import compress
 from squeeze.data.sources import DigitsData
 from squeeze.models.spec import ModelSpec
 from squeeze.run import original
@@ -90,10 +91,10 @@ def test_a_whole_run_is_made_anew_by_other_code(tmp_path, monkeypatch) -> None:
     data = DigitsData(builtin="digits", split="evaluate", samples=32).open(Path())
     monkeypatch.setattr(original, "TRAINING", sq.Finetune(epochs=1, learning_rate=0.05, batch_size=64))
     for _ in range(2):
-        plan.run(evaluate=data, store=store)
+        compress(plan, data={"evaluate": data}, store=store)
     before = Counter(entry.what for entry in store.entries())
     other_code(monkeypatch)
-    plan.run(evaluate=data, store=store)
+    compress(plan, data={"evaluate": data}, store=store)
     after = Counter(entry.what for entry in store.entries())
     assert {entry.made_from["kind"] for entry in store.entries()} >= {"builtin", "original", "logits", "pass"}
     assert after == Counter({what: 2 * count for what, count in before.items()})

@@ -11,6 +11,7 @@ import torch
 
 import squeeze as sq
 from squeeze.algorithms.stats import Interval
+from squeeze.api import compress
 from squeeze.budget import Judgement, parse_bound
 from squeeze.errors import BudgetBroken, EffectError, PlanError
 from squeeze.evaluate.metrics import Loss
@@ -61,9 +62,14 @@ def fresh_calls() -> None:
     CALLS.clear()
 
 
+def carried_out(plan: sq.Plan, store: Store | Path, model: sq.TorchModel | None = None, **options: Path) -> Run:
+    """The plan on the digits; they are its evaluation data."""
+    return compress(plan, model=model or untrained(), data={"evaluate": digits("evaluate")}, store=store, **options)
+
+
 def test_every_pass_gets_a_row_with_paired_deltas(store: Store) -> None:
     plan = sq.Plan([Scale(factor=2.0), Scale(factor=0.5)], metrics=FAST)
-    ledger = plan.run(untrained(), evaluate=digits("evaluate"), store=store).ledger
+    ledger = carried_out(plan, store).ledger
     assert [row.name for row in ledger.rows] == ["original", "scale", "scale"]
     last = ledger.rows[-1].scores
     assert last["flips"].value == 0  # doubled and halved: the very same predictions
@@ -75,7 +81,7 @@ def test_every_pass_gets_a_row_with_paired_deltas(store: Store) -> None:
 
 def test_a_second_run_takes_every_pass_from_the_store(store: Store) -> None:
     plan = sq.Plan([Scale(factor=3.0)], metrics=FAST)
-    first, second = (plan.run(untrained(), evaluate=digits("evaluate"), store=store) for _ in range(2))
+    first, second = (carried_out(plan, store) for _ in range(2))
     assert CALLS == [3.0]
     assert first.ledger.to_json(timings=False) == second.ledger.to_json(timings=False)
 
@@ -83,13 +89,13 @@ def test_a_second_run_takes_every_pass_from_the_store(store: Store) -> None:
 @pytest.mark.parametrize("change", ["option", "seed", "weights"])
 def test_whatever_makes_a_result_makes_its_key(store: Store, change: str) -> None:
     model = untrained()
-    sq.Plan([Scale(factor=3.0)], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    carried_out(sq.Plan([Scale(factor=3.0)], metrics=FAST), store, model)
     if change == "weights":
         with torch.no_grad():
             model.module.linear.bias.add_(1)  # type: ignore[union-attr,operator]
     factor = 4.0 if change == "option" else 3.0
     other = sq.Plan([Scale(factor=factor)], metrics=FAST, seed=int(change == "seed"))
-    other.run(model, evaluate=digits("evaluate"), store=store)
+    carried_out(other, store, model)
     assert len(CALLS) == 2
 
 
@@ -98,7 +104,7 @@ def test_a_pass_that_changes_nothing_fails_by_name_and_leaves_nothing(store: Sto
     for _ in range(2):  # a failure is never kept: the second run tries again
         told = r"passes\.0: scale promises changed weights, but wrote the very bytes"
         with pytest.raises(RunFailed, match=told) as failed:
-            plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+            carried_out(plan, store)
         assert isinstance(failed.value.__cause__, EffectError)
         assert failed.value.run.failure == Failure("scale", None, str(failed.value))
         assert [row.name for row in failed.value.run.ledger.rows] == ["original"]  # what was measured is not lost
@@ -109,26 +115,28 @@ def test_a_pass_that_changes_nothing_fails_by_name_and_leaves_nothing(store: Sto
 def test_a_ratio_that_rounds_to_no_channel_fails_by_name(store: Store) -> None:
     plan = sq.Plan([sq.PruneChannels(ratio=0.001)], metrics=FAST)
     with pytest.raises(PlanError, match=r"prune_channels: ratio 0\.001 rounds to no channel"):
-        plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+        carried_out(plan, store)
 
 
 def test_a_selector_that_matches_nothing_is_a_fault_before_anything_runs(store: Store) -> None:
     plan = sq.Plan([Scale(), sq.PruneChannels(ratio=0.5, include=("*.frist.*",))], metrics=FAST)
     with pytest.raises(PlanError, match="frist"):
-        plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+        carried_out(plan, store)
     assert CALLS == []
 
 
 def test_training_on_evaluation_data_is_refused(store: Store) -> None:
     plan = sq.Plan([sq.Finetune(epochs=1)], metrics=FAST)
     with pytest.raises(PlanError, match=r"128 of 128 examples are also in data\.train"):
-        plan.run(untrained(), evaluate=digits("evaluate"), train=digits("evaluate"), store=store)
+        compress(
+            plan, model=untrained(), data={"evaluate": digits("evaluate"), "train": digits("evaluate")}, store=store
+        )
 
 
 def test_the_given_model_is_not_changed(store: Store) -> None:
     model = untrained()
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    sq.Plan([Scale(factor=5.0)], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    carried_out(sq.Plan([Scale(factor=5.0)], metrics=FAST), store, model)
     assert all(torch.equal(before[name], value) for name, value in model.module.state_dict().items())
 
 
@@ -143,14 +151,14 @@ def test_the_teacher_is_the_original_and_not_the_pruned_model(store: Store) -> N
             return model
 
     model = untrained()
-    sq.Plan([sq.PruneChannels(ratio=0.5), Look()], metrics=FAST).run(model, evaluate=digits("evaluate"), store=store)
+    carried_out(sq.Plan([sq.PruneChannels(ratio=0.5), Look()], metrics=FAST), store, model)
     assert seen == [model.parameters()]
 
 
 def test_a_pruned_model_comes_back_from_the_store_as_it_was(store: Store) -> None:
     plan = sq.Plan([sq.PruneChannels(ratio=0.5)], metrics=FAST)
-    first = plan.run(untrained(), evaluate=digits("evaluate"), store=store).models[None]
-    second = plan.run(untrained(), evaluate=digits("evaluate"), store=store).models[None]
+    first = carried_out(plan, store).models[None]
+    second = carried_out(plan, store).models[None]
     batch = digits("evaluate").batch(np.arange(8))
     assert torch.equal(first.predict(batch), second.predict(batch))
     assert first.parameters() < untrained().parameters()
@@ -159,7 +167,7 @@ def test_a_pruned_model_comes_back_from_the_store_as_it_was(store: Store) -> Non
 def test_branches_share_the_trunk_and_end_in_verified_packages(store: Store, tmp_path: Path) -> None:
     targets = {"desk": (sq.Cpu(), [sq.ExportOnnx()]), "phone": (sq.Mobile(), [sq.ExportOnnx(), sq.Float16()])}
     plan = sq.Plan([Scale(factor=2.0)], targets, metrics=FAST, name="two")
-    run = plan.run(untrained(), evaluate=digits("evaluate"), store=store, out=tmp_path / "out")
+    run = carried_out(plan, store, out=tmp_path / "out")
     assert [(row.branch, row.name) for row in run.ledger.rows[1:]] == [
         (None, "scale"),
         ("desk", "export_onnx"),
@@ -177,14 +185,14 @@ def test_the_same_run_packs_the_same_bytes_but_for_measurements(tmp_path: Path) 
     plan = sq.Plan([Scale(factor=2.0)], {"cpu": (sq.Cpu(), [sq.ExportOnnx()])})
     digests = []
     for name in ("a", "b"):  # nothing shared: own store, own output
-        run = plan.run(untrained(), evaluate=digits("evaluate"), store=tmp_path / name, out=tmp_path / f"out-{name}")
+        run = carried_out(plan, tmp_path / name, out=tmp_path / f"out-{name}")
         digests.append(run.packages["cpu"].digest)
     assert digests[0] == digests[1]
 
 
 def test_a_broken_budget_is_told_with_its_numbers(store: Store) -> None:
     plan = sq.Plan([Scale(factor=2.0)], metrics=FAST, budget={"size": "<= 30 %"})
-    run = plan.run(untrained(), evaluate=digits("evaluate"), store=store)
+    run = carried_out(plan, store)
     with pytest.raises(BudgetBroken, match=r"size_bytes: <= 30 % of the original: measured 100.0 %: broken"):
         run.require_budget()
 
