@@ -1,6 +1,6 @@
 """A plan file as text: YAML read safely, with the line of every value, ``${variables}`` filled in and overrides set.
 
-What the values mean is the business of ``squeeze.plan.parse``.
+What the values mean is the business of ``squeeze.plan.file``.
 """
 
 from __future__ import annotations

@@ -129,26 +129,20 @@ class Plan:
         root: Path | str | None = None,
         document: Document | None = None,
     ) -> None:
-        values = {
-            "steps": _steps(passes, ("passes",)),
-            "branches": _branches(targets),
-            "model": model,
-            "data": dict(data or {}),
-            "metrics": tuple(metrics),
-            "budget": _bounds(budget, metrics),
-            "primary": (judged := primary_metrics(primary, metrics)),
-            "equivalence": equivalence_margins(equivalence or {}, metrics, judged),
-            "seed": seed,
-            "threads": threads or os.cpu_count() or 1,
-            "memory_bytes": memory_bytes,
-            "strict": strict,
-            "name": name,
-            "file": file,
-            "root": Path(root) if root else Path.cwd(),
-            "document": document,
-        }
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
+        judged = primary_metrics(primary, metrics)
+        plain = {"model": model, "memory_bytes": memory_bytes, "seed": seed, "strict": strict}
+        source = {"name": name, "file": file, "root": Path(root) if root else Path.cwd(), "document": document}
+        self.__dict__.update(  # frozen: nobody else sets a field
+            plain | source,
+            steps=_steps(passes, ("passes",)),
+            branches=_branches(targets),
+            data=dict(data or {}),
+            metrics=tuple(metrics),
+            budget=_bounds(budget, metrics),
+            primary=judged,
+            equivalence=equivalence_margins(equivalence or {}, metrics, judged),
+            threads=threads or os.cpu_count() or 1,
+        )
 
     def located(self, faults: list[Fault]) -> list[Fault]:
         """The faults with their lines in the plan file, if there is one."""

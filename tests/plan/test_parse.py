@@ -81,6 +81,14 @@ def test_a_wrong_name_or_value_is_told_at_its_line_with_what_would_be_right(
     [
         ("pases: []", "9: a plan has no 'pases'; did you mean 'passes'?"),
         ("1: 2", "9: a plan has no '1'"),
+        ("version: 2", "9: version: is 2; this Squeeze reads plans of version 1"),
+        ("version: true", "9: version: is True; this Squeeze reads plans of version 1"),
+        ("version: '1'", "9: version: is '1'; this Squeeze"),
+        ("version:", "9: version: is None; this Squeeze"),
+        ("version: [1]", "9: version: is [1]; this Squeeze"),
+        ("data: 3", "9: 'data' stands twice here"),
+        ("vars: 3", "9: vars: is 3; names and texts"),
+        ("threads:", "9: threads: is None; a whole number"),
         ("seed: -1", "9: seed: is -1; a whole number from 0"),
         ("seed: true", "9: seed: is True; a whole number"),
         ("seed: 1e99", "9: seed: is"),
@@ -103,6 +111,8 @@ def test_a_wrong_name_or_value_is_told_at_its_line_with_what_would_be_right(
         ("targets: [{target: cpu, runtme: x}]", "9: cpu: unknown option 'runtme'; did you mean 'runtime'?"),
         ("targets: [{target: cpu, name: ../x}]", "9: targets: name '../x' becomes a file name"),
         ("targets: [{target: cpu}, {target: cpu}]", "9: targets: 'cpu' stands twice; name: would tell the two apart"),
+        ("targets: [{name: a, pases: []}]", "9: branch a has no 'pases'; did you mean 'passes'?"),
+        ("targets: [{name: a, passes: 3}]", "9: targets.0.passes: is no list; each pass is an element"),
         ("targets: [{target: cpu, passes: [{pass: exprt_onnx}]}]", "9: unknown pass 'exprt_onnx'; did you mean"),
     ],
 )
@@ -117,6 +127,42 @@ def test_every_fault_of_a_plan_is_shown_at_once_in_the_order_of_the_file(world: 
         load(path)
     lines = str(caught.value).splitlines()
     assert [line.removeprefix(f"{path}:").partition(":")[0] for line in lines] == ["3", "5", "8", "9"]
+
+
+def test_an_option_of_a_metric_or_of_its_data_is_told_at_its_own_line(world: Path) -> None:
+    text = PLAN.replace(
+        "[top1, kl, size]",
+        "\n  - latency:\n      bach: 2"
+        "\n  - choice:\n      data:\n        pairs: x\n        sampels: 3"
+        "\n  - cosine: {data: 3}",
+    )
+    found = faults(write_plan(world, text))
+    assert found[0] == "7: latency: unknown option 'bach'; did you mean 'batch'?"
+    assert found[1].startswith("11: metrics.1.choice.data: pairs: unknown option 'sampels'; did you mean 'samples'?")
+    assert found[2].startswith("12: cosine: unknown option 'data'")
+
+
+def test_what_is_wrong_with_the_metrics_hides_no_wrong_bound(world: Path) -> None:
+    text = (
+        PLAN.replace("top1, kl", "top9, kl")
+        + "budget: {kl: small, loss: '+2 %'}\nprimary: size\nequivalence: {kl: 1 %}\n"
+    )
+    told = [fault.partition(": ")[2] for fault in faults(write_plan(world, text))]
+    assert [line.split(";")[0].split("cannot")[0].strip() for line in told] == [
+        "unknown metric 'top9'",
+        "budget 'small'",
+        "budget: 'loss' is not among the plan's metrics",
+        "primary: 'size' has no verdict that rests on chance",
+        "equivalence: 'kl' is not judged",
+    ]
+
+
+def test_a_target_that_is_wrong_itself_is_told_when_its_name_stands_twice(world: Path) -> None:
+    told = faults(write_plan(world, PLAN + "targets: [{target: cpu}, {target: cpu, x: 1}]\n"))
+    assert [line.split(";")[0] for line in told] == [
+        "9: cpu: unknown option 'x'",
+        "9: targets: 'cpu' stands twice",
+    ]
 
 
 def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
