@@ -58,6 +58,10 @@ from .models.base import Model as Model
 from .models.language.language_model import LanguageModel as LanguageModel
 from .models.onnx_model import OnnxModel as OnnxModel
 from .models.spec import ModelSpec as ModelSpec
+from .models.tasks.base import Task as Task
+from .models.tasks.classify import Classify as Classify
+from .models.tasks.embed import Embed as Embed
+from .models.tasks.generate import Generate as Generate
 from .models.torch_model import TorchModel as TorchModel
 from .passes.base import Context as Context
 from .passes.base import Pass as Pass

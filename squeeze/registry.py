@@ -1,8 +1,8 @@
-"""Names to classes: passes, targets, metrics and data sources, built in or from other packages.
+"""Names to classes: tasks, passes, targets, metrics and data sources, built in or from other packages.
 
 Nothing is imported until it is asked for by name. Other packages register through the entry-point groups
-``squeeze.passes``, ``squeeze.targets``, ``squeeze.metrics`` and ``squeeze.data``; a built-in's name cannot be taken
-over. ``package.module:Class`` names a class that is not registered at all.
+``squeeze.tasks``, ``squeeze.passes``, ``squeeze.targets``, ``squeeze.metrics`` and ``squeeze.data``; a built-in's name
+cannot be taken over. ``package.module:Class`` names a class that is not registered at all.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from squeeze.errors import ModelError, UsageError, did_you_mean
-from squeeze.models.source import resolve
+from squeeze.references import resolve
 
-Kind = Literal["passes", "targets", "metrics", "data"]
+Kind = Literal["passes", "targets", "metrics", "data", "tasks"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
@@ -75,20 +75,33 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "builtin": "squeeze.data.sources:DigitsData",
         "datasets": "squeeze.data.tables:DatasetsData",
     },
+    "tasks": {
+        "classify": "squeeze.models.tasks.classify:Classify",
+        "embed": "squeeze.models.tasks.embed:Embed",
+        "generate": "squeeze.models.tasks.generate:Generate",
+    },
 }
 BASES: dict[Kind, str] = {
     "passes": "squeeze.passes.base:Pass",
     "targets": "squeeze.targets.base:Target",
     "metrics": "squeeze.evaluate.metrics:Metric",
     "data": "squeeze.data.sources:DataSource",
+    "tasks": "squeeze.models.tasks.base:Task",
 }
 FACTS: dict[Kind, tuple[str, ...]] = {
     "passes": ("ways",),  # from the brackets: Pass[TorchModel, OnnxModel]
     "targets": ("takes",),
     "metrics": ("name", "unit", "evidence"),
     "data": ("kind",),
+    "tasks": ("name", "models", "metrics"),
 }
-SINGULAR: dict[Kind, str] = {"passes": "pass", "targets": "target", "metrics": "metric", "data": "data source"}
+SINGULAR: dict[Kind, str] = {
+    "passes": "pass",
+    "targets": "target",
+    "metrics": "metric",
+    "data": "data source",
+    "tasks": "task",
+}
 
 
 @cache

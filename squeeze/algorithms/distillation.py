@@ -53,6 +53,11 @@ def distillation_loss(
     return loss
 
 
+def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine between two embeddings ``[n, width]``, mean over examples: 0 where they point one way."""
+    return (1 - functional.cosine_similarity(student, teacher, dim=1)).mean()
+
+
 def total_feature_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Sum of :func:`feature_loss` over ``(student, teacher)`` pairs of layers."""
     return torch.stack([feature_loss(student, teacher) for student, teacher in pairs]).sum()

@@ -20,8 +20,8 @@ from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource
 from squeeze.data.text_file import DOCUMENT_END, TextFile, byte_places
 from squeeze.errors import DataError, first_line
-from squeeze.formats.regular import require_regular_folder
 from squeeze.models.base import Batch
+from squeeze.models.tokenizer import read_tokenizer as read_tokenizer
 
 TOO_SHORT = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
 Decode = Callable[[Sequence[np.ndarray]], list[str]]  # tokens of several texts to those texts
@@ -135,23 +135,6 @@ class TextData(DataSource):
             yield f"text: {TOO_SHORT}"
         if not faults and not (root / self.text).is_file():
             yield f"text: {root / self.text} is no file"
-
-
-def read_tokenizer(model: Path) -> Any:
-    """The tokenizer in a model's folder; code from the folder is never run.
-
-    Raises:
-        DataError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    require_regular_folder(model, DataError)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        tokenizer("a")  # what its config says is first looked at here
-        return tokenizer
-    except Exception as error:  # the tokenizers' own library raises nothing narrower
-        raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
 
 
 def decoder(tokenizer: Any) -> Decode:

@@ -7,9 +7,8 @@ import numpy as np
 from squeeze.data.base import Dataset
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError
-from squeeze.evaluate.labels import require_known_classes
 from squeeze.models.base import Batch, InputSpec, Model
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.tasks.base import TOKENS
 
 FREE = -1  # a dimension that the model leaves open
 
@@ -22,26 +21,27 @@ def require_fit(model: Model, role: str, data: Dataset) -> None:
     """
     if not len(data):
         raise DataError(f"data.{role}: {data.name}: no examples")
-    if isinstance(model, LanguageModel):
+    if model.task.outputs == TOKENS:
         _require_vocabulary(model, role, data)
         return
     batch = data.batch(np.arange(1))
     if fault := misfit(model.inputs, batch):
         raise DataError(f"data.{role}: {fault}")
-    classes = model.predict(batch).shape[1]
+    width = model.predict(batch).shape[1]
     labels = np.array([data.label(index) for index in range(len(data))])
     if 0 < (labels < 0).sum() < len(labels):
         raise DataError(
             f"data.{role}: {(labels < 0).sum()} of {len(labels)} examples carry no label; all or none would do"
         )
-    require_known_classes(labels, classes, f"data.{role}")
+    if len(labels) and (fault := model.task.label_fault(int(labels.max()), width)):
+        raise DataError(f"data.{role}: {fault}")
 
 
-def _require_vocabulary(model: LanguageModel, role: str, data: Dataset) -> None:
+def _require_vocabulary(model: Model, role: str, data: Dataset) -> None:
     if not isinstance(data, TokenDataset):
         raise DataError(f"data.{role}: {data.name}: a language model takes text; {{text: file}} would do")
     known = model.vocabulary
-    if (highest := int(data.tokens.max())) >= known:
+    if known is not None and (highest := int(data.tokens.max())) >= known:
         raise DataError(
             f"data.{role}: token {highest} is none of the model's {known}; its own tokenizer would give others"
         )

@@ -27,7 +27,7 @@ from squeeze.evaluate.endings import score_endings
 from squeeze.evaluate.evidence.base import Estimate
 from squeeze.evaluate.metrics import EstimateMetric
 from squeeze.models.base import Model
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import Decoder, decoder_of
 from squeeze.progress import Progress
 
 ABSENT = "lm_eval needs the package lm-eval: pip install 'squeeze[lm-eval]'"
@@ -67,7 +67,6 @@ class LmEval(EstimateMetric):
         return made | {"lm_eval": version("lm_eval")}
 
     def estimate(self, model: Model, root: Path, progress: Progress) -> Estimate:
-        assert isinstance(model, Decoder)
         try:
             from lm_eval import simple_evaluate
             from lm_eval.tasks import TaskManager
@@ -77,7 +76,7 @@ class LmEval(EstimateMetric):
             try:
                 tasks = [_config(self._file(root)) if self._is_path() else self.task]
                 found = simple_evaluate(
-                    adapter(model, progress),
+                    adapter(decoder_of(model), progress),
                     tasks=tasks,
                     num_fewshot=self.fewshot,
                     limit=self.limit,

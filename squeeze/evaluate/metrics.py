@@ -28,7 +28,7 @@ from squeeze.evaluate.windows import WindowScores
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.options import Options, Unused
-from squeeze.models.task import WORDS, Task
+from squeeze.models.tasks.base import TOKENS, Task, models_that_give
 from squeeze.progress import Progress
 
 Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "bits", "cosine"]
@@ -89,10 +89,10 @@ class Metric(Options, ABC):
 
     def misfit(self, task: Task, this: str) -> str | None:
         """Why it is no metric of models with this task; None: it is. ``this`` is what messages call the model."""
-        tasks = self.evidence_of(task).tasks
-        if task in tasks:
+        outputs = self.evidence_of(task).of_outputs
+        if outputs in (None, task.outputs):
             return None
-        return f"{self.name} is of {' and '.join(WORDS[known] for known in WORDS if known in tasks)}; this is {this}"
+        return f"{self.name} is of {models_that_give(outputs)}; this is {this}"
 
     def faults(self, root: Path) -> Iterator[str]:
         """What is missing, found before the run."""
@@ -315,6 +315,6 @@ class Latency(ClockMetric):
             yield Unused("runtime", "is of torch models; an ONNX model is timed in ONNX Runtime: leave it out")
 
     def misfit(self, task: Task, this: str) -> str | None:
-        if task != "generate":
+        if task.outputs != TOKENS:
             return None
         return f"{self.name} is of batches; a language model is timed as it reads and writes: prefill, decode"

@@ -20,7 +20,7 @@ from squeeze.evaluate.evidence.windows import WindowEvidence
 from squeeze.evaluate.metrics import MEAN, Answers, ExampleMetric
 from squeeze.evaluate.tokens import TokenScores
 from squeeze.evaluate.windows import Per, WindowScores, rates
-from squeeze.models.task import Task
+from squeeze.models.tasks.base import Task
 
 LIMITS = MEAN + "; of one tokenizer, context and stride, and comparable with no other"
 

@@ -22,12 +22,11 @@ from squeeze.formats.onnx_external import external_files
 from squeeze.formats.onnx_file import read_onnx
 from squeeze.models import ort_session
 from squeeze.models.base import Batch, Layer, Model
-from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.onnx_model import DESCRIPTION, OnnxModel
+from squeeze.models.tasks.base import Task, described, read_task, task_named
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,18 @@ class Artifact(Model):
         facts: Of the graph behind it; without them an ``.onnx`` file is counted.
         beside: Files that travel with it and that the runtime does not load, such as an operator list.
         keeper: Whatever must live as long as the files do, such as the package they were unpacked from.
+        task: None: to classify.
     """
 
     form: ClassVar[str] = "artifact"
 
     def __init__(
-        self, file: Path, facts: Facts | None = None, beside: tuple[Path, ...] = (), keeper: object = None
+        self,
+        file: Path,
+        facts: Facts | None = None,
+        beside: tuple[Path, ...] = (),
+        keeper: object = None,
+        task: Task | None = None,
     ) -> None:
         if not file.is_file():
             raise ModelError(f"{file}: no such file")
@@ -64,6 +69,7 @@ class Artifact(Model):
             raise ModelError(f"{file}: no runtime here loads '{file.suffix}' files; .onnx and .ort would do")
         self.file, self.beside, self.keeper = file, beside, keeper
         self.facts = facts
+        self.task = task or task_named("classify")
         self.threads = min(4, os.cpu_count() or 1)
         self._sessions: dict[int, InferenceSession] = {}
         self.inputs = ort_session.input_specs(self.session(self.threads))
@@ -116,19 +122,21 @@ class Artifact(Model):
             target = folder / path.relative_to(self.file.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        described = {
+        record = {
             "form": self.form,
+            **described(self),
             "file": self.file.name,
             "beside": [path.relative_to(self.file.parent).as_posix() for path in self.beside],
             "facts": asdict(self.facts) if self.facts else None,
         }
-        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         try:
-            described = json.loads((folder / DESCRIPTION).read_text())
-            facts = Facts(**described["facts"]) if described["facts"] else None
-            return cls(folder / described["file"], facts, tuple(folder / name for name in described["beside"]))
+            record = json.loads((folder / DESCRIPTION).read_text())
+            facts = Facts(**record["facts"]) if record["facts"] else None
+            beside = tuple(folder / name for name in record["beside"])
+            return cls(folder / record["file"], facts, beside, task=read_task(folder / DESCRIPTION))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not a stored artifact ({error}); {DESCRIPTION} must name its file") from error

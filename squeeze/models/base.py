@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import ClassVar, Self, get_args
+from typing import TYPE_CHECKING, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.resident import Resident
-from squeeze.models.task import Task
+
+if TYPE_CHECKING:
+    from squeeze.models.tasks.base import Task
 
 FREE_SIZE = 16  # of a dimension that a model leaves open, where an example is made up
 
@@ -88,7 +91,7 @@ class Model(ABC):
     """A model in one of its three forms."""
 
     form: ClassVar[str]
-    task: Task = "classify"
+    task: Task  # what it does with an example
     inputs: tuple[InputSpec, ...]
 
     @abstractmethod
@@ -127,6 +130,36 @@ class Model(ABC):
     def takes_images(self) -> bool:
         """Whether an example is one image ``[channels, height, width]`` of floats."""
         return len(self.inputs) == 1 and len(self.inputs[0].shape) == 3 and self.inputs[0].dtype.startswith("float")
+
+    def reads_tokens(self) -> bool:
+        """Whether an example is token numbers."""
+        return any(spec.dtype.startswith("int") for spec in self.inputs)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens there are; None: it reads none, or nobody says how many."""
+        return None
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that it reads; None: not known, or no bound."""
+        return None
+
+    def class_names(self) -> list[str] | None:
+        """What its classes are called, where the model itself says it."""
+        return None
+
+    def grid_kinds(self) -> dict[str, GridKind]:
+        """What kind of grid each quantized weight lies on, by name."""
+        return {}
+
+    def outline(self) -> Model:
+        """The same model without its weights, where it can be had so."""
+        return self
+
+    def copied(self) -> Model:
+        """A copy that may be changed in place; a model that nobody changes in place is its own."""
+        return self
 
     def marks(self) -> frozenset[str]:
         """What passes have left in the weights, in the words of their ``leaves``: ``quantized``, ``float16``."""

@@ -22,11 +22,12 @@ from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers
 from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
+from squeeze.models.tasks.base import Task, described, read_task, task_named
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FILE_NAME = "model.onnx"
+FILE_NAME, DESCRIPTION = "model.onnx", "model.json"
 
 
 class OnnxModel(Model):
@@ -37,31 +38,39 @@ class OnnxModel(Model):
     Args:
         graph_model: The ONNX model; kept as ``.ir``.
         source: Where it came from, for messages.
+        task: None: to classify.
     """
 
     form: ClassVar[str] = "onnx"
 
-    def __init__(self, graph_model: ir.Model, source: str = "ONNX model") -> None:
+    def __init__(self, graph_model: ir.Model, source: str = "ONNX model", task: Task | None = None) -> None:
         self.ir = graph_model
         self.source = source
+        self.task = task or task_named("classify")
         self.inputs = tuple(_spec(value, source) for value in _fed_inputs(graph_model.graph))
         self.threads = min(4, os.cpu_count() or 1)
         self._sessions: dict[int, InferenceSession] = {}
 
     @classmethod
-    def from_file(cls, path: Path | str) -> Self:
+    def from_file(cls, path: Path | str, task: Task | None = None) -> Self:
         """Read a ``.onnx`` file and make sure that ONNX Runtime takes it.
 
         Raises:
             ModelError: Unreadable, truncated, weights outside its folder, or refused by the runtime.
         """
-        model = cls(read_onnx(Path(path)), str(path))
+        model = cls(read_onnx(Path(path)), str(path), task)
         model.session(model.threads)
         return model
 
     def copy_ir(self) -> ir.Model:
         """A graph that a pass may change."""
         return copy_onnx(self.ir)
+
+    def with_graph(self, graph_model: ir.Model) -> Self:
+        """The same model, to do the same with, as another graph."""
+        made = type(self)(graph_model, self.source, self.task)
+        made.threads = self.threads
+        return made
 
     @cached_property
     def data(self) -> bytes:
@@ -117,11 +126,12 @@ class OnnxModel(Model):
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_bytes(self.data)
         inputs = [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in self.inputs]
-        (folder / "model.json").write_text(json.dumps({"form": self.form, "inputs": inputs}, indent=1) + "\n")
+        facts = {"form": self.form, "inputs": inputs, **described(self)}
+        (folder / DESCRIPTION).write_text(json.dumps(facts, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls.from_file(folder / FILE_NAME)
+        return cls.from_file(folder / FILE_NAME, read_task(folder / DESCRIPTION))
 
 
 def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:

@@ -11,24 +11,31 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from squeeze.models.base import Batch, Model
+    from squeeze.models.tasks.base import Task
     from squeeze.models.torch_model import TorchModel
 
 
 class Resident(ABC):
     """What a training loop may know of a model.
 
-    A prediction is one row of logits: one per example of a classifier, one per token but the last of a language model.
+    A prediction is one row: one per example of a classifier, one per token but the last of a language model. What it is
+    right about, and what a training makes smaller, the model's task says.
     """
 
     module: nn.Module
+    task: Task
 
     @abstractmethod
-    def logits(self, batch: Batch) -> Tensor:
-        """``[predictions, classes]``, with gradients."""
+    def output(self, batch: Batch) -> Tensor:
+        """What the module gives, with gradients."""
 
-    @abstractmethod
+    def predictions(self, batch: Batch) -> Tensor:
+        """``[predictions, width]``, with gradients."""
+        return self.task.predictions(self.output(batch))
+
     def targets(self, batch: Batch) -> Tensor | None:
-        """The right class of each prediction, ``[predictions]``; None where the data has none."""
+        """What is right, one entry per prediction; None where the data does not say it."""
+        return self.task.targets(batch)
 
     @abstractmethod
     def micro_batch(self, batch: Batch) -> int:
@@ -47,15 +54,12 @@ class ResidentTorchModel(Resident):
     """The module of a :class:`TorchModel` itself, with images in the layout that a CPU's convolutions are fast in."""
 
     def __init__(self, model: TorchModel) -> None:
-        self.model, self.module = model, model.module
+        self.model, self.module, self.task = model, model.module, model.task
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def logits(self, batch: Batch) -> Tensor:
+    def output(self, batch: Batch) -> Tensor:
         inputs = batch.inputs.items()
         return self.model.forward({name: channels_last(value) for name, value in inputs})
-
-    def targets(self, batch: Batch) -> Tensor | None:
-        return batch.labels
 
     def micro_batch(self, batch: Batch) -> int:
         return len(batch)  # batch norm sees a whole batch

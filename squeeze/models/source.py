@@ -6,25 +6,20 @@ and names what made it. Weights are read by ``weights``.
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from squeeze.errors import ModelError, did_you_mean, first_line
+from squeeze.errors import ModelError, did_you_mean
 from squeeze.formats.regular import read_json, require_regular, require_regular_folder
 from squeeze.models.base import InputSpec
 from squeeze.models.config_sizes import require_sizes, stored_tensors
+from squeeze.references import raised_where, resolve
 
 BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
 
@@ -46,6 +41,10 @@ class Source(ABC):
         """The inputs, where the source itself knows them."""
         return None
 
+    def class_names(self) -> list[str] | None:
+        """What classes are called, where the source itself says it."""
+        return None
+
 
 @dataclass(frozen=True)
 class FactorySource(Source):
@@ -64,7 +63,7 @@ class FactorySource(Source):
             with torch.device(device):
                 module = factory(**dict(self.arguments))
         except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            raise ModelError(f"{self.reference} raised {_told(error)}") from error
+            raise ModelError(f"{self.reference} raised {raised_where(error, __file__)}") from error
         if not isinstance(module, nn.Module):
             raise ModelError(f"{self.reference} returned a {type(module).__name__}; a torch.nn.Module would do")
         return module.eval()
@@ -158,6 +157,10 @@ class HuggingFaceSource(Source):
             raise ModelError(f"config.json: image_size is {side!r}; one number or [height, width] would do")
         return (InputSpec("image", tuple(shape)),)
 
+    def class_names(self) -> list[str] | None:
+        named = json.loads(self.config).get("id2label") or {}
+        return [str(named[key]) for key in sorted(named, key=int)] or None
+
 
 def source_from(description: dict[str, Any], folder: str | None = None) -> Source:
     """Make a source from what ``describe`` gave."""
@@ -169,46 +172,3 @@ def source_from(description: dict[str, Any], folder: str | None = None) -> Sourc
     if kind == "hf":
         return HuggingFaceSource(json.dumps(description["config"], sort_keys=True))
     raise ModelError(f"unknown kind of source {kind!r}; module, builtin and hf are known")
-
-
-def resolve(reference: str, folder: str | None = None) -> Any:
-    """Import ``package.module:name``, looking into ``folder`` too."""
-    module_name, colon, attribute = reference.partition(":")
-    if not (module_name and colon and attribute):
-        raise ModelError(f"'{reference}' is not of the form 'package.module:name'")
-    module = _imported(module_name, reference, folder)
-    if not hasattr(module, attribute):
-        raise ModelError(f"{reference}: '{module_name}' has no '{attribute}'{did_you_mean(attribute, vars(module))}")
-    return getattr(module, attribute)
-
-
-def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
-    with importable(folder):
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise ModelError(f"{reference}: cannot import '{name}' ({first_line(error)})") from error
-        except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            raise ModelError(f"{reference}: importing '{name}' raised {_told(error)}") from error
-
-
-def _told(error: BaseException) -> str:
-    """``KeyError: 'x' (nets.py:6)``: what the user's own code raised, and where."""
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}:{error.lineno})"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = "" if last.filename == __file__ else f" ({Path(last.filename).name}:{last.lineno})"
-    return f"{type(error).__name__}: {first_line(error)}{where}"
-
-
-@contextmanager
-def importable(folder: str | None) -> Iterator[None]:
-    """Find modules in ``folder`` too, for as long as the ``with`` lasts."""
-    if folder is None or folder in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

@@ -10,22 +10,23 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from squeeze.errors import ModelError, first_line
+from squeeze import registry
+from squeeze.errors import ModelError, UsageError, first_line
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
-from squeeze.models.task import Task
+from squeeze.models.tasks.base import ROWS, Task, task_named
 from squeeze.models.torch_macs import MacCounter, meta_copy
 from squeeze.models.weights import assign, read_weights, write_weights
 
-TORCH_TASKS: tuple[Task, ...] = ("classify", "embed")
 WANTED = "logits [n, classes] were"
 
 
@@ -59,6 +60,9 @@ class TorchModel(Model):
         module = self.source.build("meta")
         structure.apply(module, structure.difference(module, self.module))
         return TorchModel(module, self.source, self.inputs)
+
+    def copied(self) -> TorchModel:
+        return deepcopy(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
@@ -112,6 +116,9 @@ class TorchModel(Model):
             self._logits(example)
         return counter
 
+    def class_names(self) -> list[str] | None:
+        return self.source.class_names()
+
     def layers(self) -> list[Layer]:
         return list(_layers(self))
 
@@ -164,14 +171,25 @@ def task_of(module: nn.Module, inputs: tuple[InputSpec, ...]) -> Task:
     """As the module's own ``task`` says; else one that reads tokens is an encoder, and any other a classifier.
 
     Raises:
-        ModelError: it says something else.
+        ModelError: it names no registered task, or one that a module is not run for here.
     """
     declared = getattr(module, "task", None)
     if declared is None:
-        return "embed" if any(spec.dtype.startswith("int") for spec in inputs) else "classify"
-    if not (isinstance(declared, str) and declared in TORCH_TASKS):
-        raise ModelError(f"the module's task is {declared!r:.60}; {' or '.join(map(repr, TORCH_TASKS))} would do")
-    return declared
+        return task_named("embed" if any(spec.dtype.startswith("int") for spec in inputs) else "classify")
+    if not (isinstance(declared, str) and declared in registry.entries("tasks")):
+        raise ModelError(f"the module's task is {declared!r:.60}; {_tasks()} would do")
+    try:
+        task = task_named(declared)
+    except UsageError as error:
+        raise ModelError(f"the module's task: {error}") from error
+    if task.outputs != ROWS:
+        raise ModelError(f"the module's task is {declared!r:.60}; {_tasks()} would do")
+    return task
+
+
+def _tasks() -> str:
+    """Built-in tasks of a module that answers a batch in one call."""
+    return " or ".join(repr(name) for name in registry.BUILTIN["tasks"] if task_named(name).outputs == ROWS)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -190,6 +190,10 @@ class Pass(Options, ABC, Generic[In, Out]):
         """The same pass done a single time: what one repetition's result depends on."""
         return self
 
+    def settled(self, model: Model) -> Self:
+        """The same pass with the options filled in that the plan leaves to the model's task."""
+        return self
+
     def reads(self) -> tuple[str, ...]:
         """Files and folders that the options name: their content is part of what made the result."""
         return ()

@@ -12,7 +12,6 @@ targets    each is given the form that it packs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
@@ -22,8 +21,6 @@ from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Preview
 from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
@@ -94,14 +91,14 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
     if example is None and any(fault.path == ("data", "evaluate") for fault in result.faults):
         return unknown  # told already; the model's inputs may hang on it
     try:
-        outline = _outline(plan, example) if model is None else _outline_of(model)
+        outline = _outline(plan, example) if model is None else model.outline()
         macs = outline.macs()
     except SqueezeError as error:
         result.faults.append(Fault(("model",), str(error)))
         return unknown
     if example is not None and (message := misfit(outline.inputs, example)):
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
-    grid = outline.grid_kinds() if isinstance(outline, LanguageModel) else {}
+    grid = outline.grid_kinds()
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     marks: dict[str, Step | None] = dict.fromkeys(outline.marks())
     return State(outline.form, marks, outline, result.original)
@@ -120,10 +117,6 @@ def _outline(plan: Plan, example: Batch | None) -> Model:
     if plan.model is None:
         raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
     return plan.model.outline(plan.root, _shape(example))
-
-
-def _outline_of(model: Model) -> Model:
-    return model.outline() if isinstance(model, TorchModel) else model
 
 
 def example_shape(plan: Plan) -> tuple[int, ...] | None:
@@ -148,7 +141,7 @@ def first_example(plan: Plan) -> Batch | None:
 
 def _fork(state: State) -> State:
     """The same state once more, for one more branch: previews may change the outline in place."""
-    model = deepcopy(state.model) if isinstance(state.model, TorchModel) else state.model
+    model = state.model.copied() if state.model is not None else None
     return State(state.form, dict(state.marks), model, state.preview, state.maker)
 
 

@@ -11,8 +11,7 @@ from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.metrics import Macs, Metric, Parameters
 from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.task import Task
+from squeeze.models.tasks.base import TOKENS, task_named
 from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
 from squeeze.plan.options import unused_faults
@@ -44,7 +43,7 @@ def unknown_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
 
 
 def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[str]:
-    task: Task = model.task if model is not None else "generate" if form == "language" else "classify"
+    task = model.task if model is not None else task_named("generate" if form == "language" else "classify")
     if form is not None and (message := metric.misfit(task, FORMS[form])):
         yield message
     if TRAIN in metric.reads() and TRAIN not in {*plan.data, *given}:
@@ -52,7 +51,7 @@ def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, g
     yield from metric.faults(plan.root)
     if isinstance(metric, TextMetric) and metric.convention:
         yield from _convention_faults(plan, metric, model)
-    if isinstance(metric, GenerationMetric) and task == "generate":
+    if isinstance(metric, GenerationMetric) and task.outputs == TOKENS:
         yield from _generation_faults(plan, metric, model)
 
 
@@ -62,7 +61,7 @@ def _convention_faults(plan: Plan, metric: TextMetric, model: Model | None) -> I
     if source is not None and not isinstance(source, TextData):
         yield f"{metric.label}: data.{EVALUATE} is {source.kind}, no text to cut anew; {{text: file}} would do"
     length = metric.length or (source.length if isinstance(source, TextData) else 0)
-    longest = model.skeleton.context if isinstance(model, LanguageModel) else None
+    longest = model.context if model is not None else None
     if longest is not None and length > longest:
         yield f"{metric.label}: length: {length} tokens are more than the {longest} that the model reads"
 
@@ -73,7 +72,7 @@ def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None
     exported = any(given.form == "language artifact" for step in steps for _, given in step.pass_.ways)
     if not exported and all(branch.target is None for branch in plan.branches):
         yield f"{metric.name} times the files that a target writes; the plan names no target"
-    longest = model.skeleton.context if isinstance(model, LanguageModel) else None
+    longest = model.context if model is not None else None
     if longest is not None and metric.length() > longest:
         wanted = f"{metric.name}: {metric.length()} tokens are more than the {longest} that the model reads"
         yield f"{wanted}; a smaller prompt would do"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from squeeze.evaluate.metrics import (
     Top1,
 )
 from squeeze.evaluate.perplexity import Perplexity
+from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Pass
 from squeeze.plan.document import Document, Place
@@ -144,6 +146,14 @@ class Plan:
             threads=threads or os.cpu_count() or 1,
         )
 
+    def settled(self, model: Model) -> Plan:
+        """The same plan with the options filled in that it leaves to the original's task."""
+        made = copy(self)
+        branches = tuple(replace(branch, steps=_settled(branch.steps, model)) for branch in self.branches)
+        object.__setattr__(made, "steps", _settled(self.steps, model))
+        object.__setattr__(made, "branches", branches)
+        return made
+
     def located(self, faults: list[Fault]) -> list[Fault]:
         """The faults with their lines in the plan file, if there is one."""
         return self.document.located(faults) if self.document else faults
@@ -192,6 +202,10 @@ def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
         if not isinstance(pass_, Pass | Step):
             raise UsageError(f"{'.'.join(place)}.{index}: {pass_!r} is no pass; PruneChannels(ratio=0.5) would be one")
     return tuple(p if isinstance(p, Step) else Step(p, (*place, index)) for index, p in enumerate(passes))
+
+
+def _settled(steps: tuple[Step, ...], model: Model) -> tuple[Step, ...]:
+    return tuple(replace(step, pass_=step.pass_.settled(model)) for step in steps)
 
 
 def _branches(targets: Targets) -> tuple[Branch, ...]:

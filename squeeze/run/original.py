@@ -10,18 +10,19 @@ from typing import Any
 from squeeze.data.sources import DigitsData
 from squeeze.errors import PlanError
 from squeeze.models.base import Model
-from squeeze.models.source import BuiltinSource, FactorySource, resolve
+from squeeze.models.source import BuiltinSource, FactorySource
 from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.progress import Progress
+from squeeze.references import resolve
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import source_digest
 from squeeze.work import temporary_folder
 
-TRAINING = Finetune(epochs=12, learning_rate=0.05, batch_size=64)  # of the builtin digits network
+TRAINING = Finetune(epochs=12, optimizer="sgd", learning_rate=0.05, batch_size=64)  # of the builtin digits network
 
 
 def keep_original(model: Model, store: Store, code_folder: str | None) -> StoredModel:

@@ -22,8 +22,8 @@ from squeeze.evaluate.metrics import Metric
 from squeeze.evaluate.slack import slack
 from squeeze.ledger import Score, measure, scores
 from squeeze.models.base import Model
-from squeeze.models.source import importable
 from squeeze.plan.plan import Plan
+from squeeze.references import importable
 from squeeze.run.claims import Claim, ClaimedLedger, claim, read_ledger
 from squeeze.run.scorable import obstacle, open_sources
 from squeeze.run.stored import read_model

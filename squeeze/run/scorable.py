@@ -7,7 +7,7 @@ from squeeze.evaluate.evidence.base import EVALUATE, TRAIN, Sources, Subject
 from squeeze.evaluate.evidence.facts import Clock
 from squeeze.evaluate.metrics import Metric
 from squeeze.models.base import Model
-from squeeze.models.task import Task
+from squeeze.models.tasks.base import Task
 from squeeze.plan.forms import FORMS
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress

@@ -110,6 +110,7 @@ class Line:
             with told_at(plan, "data", role):
                 require_fit(model, role, data)
         self.original = keep_original(model, store, self.code_folder)
+        self.plan = plan = plan.settled(self.original.model)
         subject = Subject(self.original.key, self.original.model, "original")
         roles = self.data.get("evaluate"), self.data.get("train")
         sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root)

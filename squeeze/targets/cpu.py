@@ -21,4 +21,4 @@ class Cpu(Target[OnnxModel | OnnxDecoder]):
             return model  # its folder is what the runtime loads
         file = folder / FILE_NAME
         file.write_bytes(model.data)
-        return Artifact(file, facts_of(model))
+        return Artifact(file, facts_of(model), task=model.task)

@@ -30,7 +30,7 @@ def build_ort(model: OnnxModel, folder: Path) -> Artifact:
     file, operators = folder / "model.ort", folder / OPERATORS
     write_ort(model.data, file)
     operators.write_text(operator_list(file))
-    return Artifact(file, facts_of(model), beside=(operators,))
+    return Artifact(file, facts_of(model), beside=(operators,), task=model.task)
 
 
 BUILDERS: dict[str, Callable[[OnnxModel, Path], Artifact]] = {"ort": build_ort}

@@ -16,7 +16,7 @@ import numpy as np
 
 from squeeze.data.base import Dataset
 from squeeze.models.base import Model
-from squeeze.models.task import Task
+from squeeze.models.tasks.base import Task
 from squeeze.progress import Progress
 from squeeze.store import Store
 from squeeze.versions import source_digest
@@ -122,8 +122,8 @@ class Sources:
 class Evidence(ABC):
     """One kind of evidence, and its collector over one run or one check of a package."""
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"classify", "embed", "generate"})
-    """Of which models it can be collected."""
+    of_outputs: ClassVar[str | None] = None
+    """Of models with which outputs (``Task.outputs``) it can be collected; None: of all."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Roles of the plan's data that it is collected on."""
 

@@ -25,7 +25,7 @@ class Embeddings(Logits):
 class ProbedEmbeddings(Evidence):
     """The probe's logits ``[n, classes]``; it is fitted once, on the original's embeddings of ``data.train``."""
 
-    tasks = Embeddings.tasks
+    of_outputs = Embeddings.of_outputs
     reads = frozenset({EVALUATE, TRAIN})
 
     def __init__(self, sources: Sources, metric: Metric) -> None:

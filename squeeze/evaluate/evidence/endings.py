@@ -9,7 +9,8 @@ from squeeze.data.base import Dataset
 from squeeze.data.choices import ChoiceDataset
 from squeeze.evaluate.endings import EndingScores, score_endings
 from squeeze.evaluate.evidence.base import CollectedEvidence, Sources, Subject
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import decoder_of
+from squeeze.models.tasks.base import TOKENS
 
 if TYPE_CHECKING:
     from squeeze.evaluate.metrics import Metric
@@ -19,7 +20,7 @@ class Endings(CollectedEvidence[EndingScores]):
     """How likely each ending is, and whether it is what the model would write."""
 
     kind = "endings"
-    tasks = frozenset({"generate"})
+    of_outputs = TOKENS
 
     def __init__(self, sources: Sources, metric: Metric) -> None:
         super().__init__(sources, metric)
@@ -34,8 +35,7 @@ class Endings(CollectedEvidence[EndingScores]):
         return self._data
 
     def collect(self, model: Subject, folder: Path) -> None:
-        decoder, data, progress = model.model, self.data, self.sources.progress
-        assert isinstance(decoder, Decoder), "a model that generates"
+        decoder, data, progress = decoder_of(model.model), self.data, self.sources.progress
         assert isinstance(data, ChoiceDataset), "the metric's own data"
         score_endings(decoder, data, progress, f"score {model.name} on {data.name}").save(folder)
 

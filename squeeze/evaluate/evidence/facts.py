@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeeze.evaluate.evidence.base import Estimate, Evidence, Exact, Reading, Sources, Subject
+from squeeze.models.tasks.base import TOKENS
 from squeeze.versions import source_digest
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class Clock(Evidence):
 class GenerationClock(Clock):
     """Times of reading and writing tokens."""
 
-    tasks = frozenset({"generate"})
+    of_outputs = TOKENS
 
 
 class Estimates(Evidence):
     """A value and its standard error that another tool works out on data of its own."""
 
-    tasks = frozenset({"generate"})
+    of_outputs = TOKENS
 
     def __init__(self, sources: Sources, metric: Metric) -> None:
         super().__init__(sources, metric)

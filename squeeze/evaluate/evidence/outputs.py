@@ -12,9 +12,9 @@ from squeeze.errors import DataError
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
 from squeeze.evaluate.tokens import Reference, TokenScores, noise_floor, score_tokens
-from squeeze.models.language.decoder import Decoder
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.task import Task
+from squeeze.models.language.decoder import decoder_of
+from squeeze.models.language.language_model import in_shards
+from squeeze.models.tasks.base import ROWS, TOKENS, Task
 
 if TYPE_CHECKING:
     from squeeze.evaluate.metrics import Metric
@@ -28,7 +28,7 @@ class Logits(OnEvaluationData[np.ndarray]):
     """Logits ``[n, classes]`` of every example."""
 
     kind = "logits"
-    tasks = frozenset({"classify", "embed"})
+    of_outputs = ROWS
 
     def collect(self, model: Subject, folder: Path) -> None:
         np.save(folder / "logits.npy", logits_of(model.model, self.data, self.sources.progress, f"score {model.name}"))
@@ -55,24 +55,21 @@ class Tokens(OnEvaluationData[TokenScores]):
     """Per predicted token: how surprised the model is, and how far it moved from the original."""
 
     kind = "tokens"
-    tasks = frozenset({"generate"})
+    of_outputs = TOKENS
 
     def inputs(self, model: Subject) -> dict[str, object]:
         return super().inputs(model) | {"original": self._original(model).key}
 
     def collect(self, model: Subject, folder: Path) -> None:
-        data, decoder, original = self.data, model.model, self._original(model)
-        assert isinstance(decoder, Decoder), "a model that generates"
+        data, decoder, original = self.data, decoder_of(model.model), self._original(model)
         if not isinstance(data, TokenDataset):
             raise DataError(f"data.evaluate: {data.name}: a language model takes text; {{text: file}} would do")
         reference = None
         if model.key != original.key:
-            assert isinstance(original.model, LanguageModel), "an original is read from a folder"
-            reference = Reference(original.model, self.entry(original))
+            reference = Reference(in_shards(original.model), self.entry(original))
         score_tokens(decoder, data, folder, reference, self.sources.progress, f"score {model.name}").save(folder)
         if self.is_original(model):
-            assert isinstance(original.model, LanguageModel), "an original is read from a folder"
-            floor = noise_floor(Reference(original.model, folder), data, self.sources.progress, model.name)
+            floor = noise_floor(Reference(in_shards(original.model), folder), data, self.sources.progress, model.name)
             (folder / AGAIN).mkdir()
             floor.save(folder / AGAIN)
 
@@ -97,7 +94,7 @@ class Outputs(Evidence):
 
     @classmethod
     def for_task(cls, task: Task) -> type[Evidence]:
-        return Tokens if task == "generate" else Logits
+        return Tokens if task.outputs == TOKENS else Logits
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
         raise AssertionError("for_task gives the kind that is collected")

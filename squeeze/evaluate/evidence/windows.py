@@ -9,7 +9,8 @@ from squeeze.data.windows import WindowDataset
 from squeeze.evaluate.endings import score_endings
 from squeeze.evaluate.evidence.base import EVALUATE, CollectedEvidence, Sources, Subject
 from squeeze.evaluate.windows import WindowScores
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import decoder_of
+from squeeze.models.tasks.base import TOKENS
 
 if TYPE_CHECKING:
     from squeeze.evaluate.metrics import Metric
@@ -19,7 +20,7 @@ class WindowEvidence(CollectedEvidence[WindowScores]):
     """Per window or document, how surprised the model is."""
 
     kind = "windows"
-    tasks = frozenset({"generate"})
+    of_outputs = TOKENS
     reads = frozenset({EVALUATE})
 
     def __init__(self, sources: Sources, metric: Metric) -> None:
@@ -37,8 +38,7 @@ class WindowEvidence(CollectedEvidence[WindowScores]):
         return self._data
 
     def collect(self, model: Subject, folder: Path) -> None:
-        decoder, data = model.model, self.data
-        assert isinstance(decoder, Decoder), "a model that generates"
+        decoder, data = decoder_of(model.model), self.data
         scores = score_endings(decoder, data, self.sources.progress, f"score {model.name} on {data.name}")
         WindowScores.of(scores, data).save(folder)
 

@@ -6,19 +6,24 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec, Model
+from squeeze.models.tasks.generate import Generate
+from squeeze.models.tokenizer import TOKENIZER, read_tokenizer
 
+GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
+GOLDEN_TOKENS = 16  # where there is no tokenizer
 INPUTS = (InputSpec("input_ids", (-1,), "int64"),)
 
 
 class Decoder(Model):
     """Gives logits for token sequences; lies in a folder with its tokenizer."""
 
-    task = "generate"
+    task = Generate()
     folder: Path
     inputs = INPUTS
 
@@ -41,6 +46,14 @@ class Decoder(Model):
             spill: A file for what does not have to lie in memory, where the model can make use of one.
         """
 
+    def golden_prompt(self) -> list[int]:
+        """The tokens of a sentence; seeded random ones where the model has no tokenizer."""
+        if (self.folder / TOKENIZER).is_file():
+            tokens: list[int] = read_tokenizer(self.folder)(GOLDEN_PROMPT)["input_ids"]
+            return tokens
+        random: list[int] = np.random.default_rng(0).integers(0, self.tokens_known, GOLDEN_TOKENS).tolist()
+        return random
+
     def predict(self, batch: Batch) -> Tensor:
         return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
 
@@ -53,3 +66,9 @@ class Decoder(Model):
         if len(tokens) and int(tokens.max()) >= self.tokens_known:
             what = f"token {int(tokens.max())} is none of the {self.tokens_known} that the model knows"
             raise ModelError(f"{self.folder}: {what}; is the tokenizer another model's?")
+
+
+def decoder_of(model: Model) -> Decoder:
+    """A model whose task is to generate, as what it is."""
+    assert isinstance(model, Decoder), "every model that generates is one"
+    return model

@@ -22,7 +22,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.base import Batch, Layer
+from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
@@ -59,6 +59,10 @@ class LanguageModel(Decoder):
     def vocabulary(self) -> int:
         """How many tokens there are."""
         return int(self.skeleton.module.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
+
+    @property
+    def context(self) -> int | None:
+        return self.skeleton.context
 
     @property
     def tokens_known(self) -> int:
@@ -261,3 +265,9 @@ class LanguageModel(Decoder):
         if name in self.found.stacked:
             return self.found.stacked[name].shape
         return self.shards.pieces[self.found.alone[name]].shape if name in self.found.alone else None
+
+
+def in_shards(model: Model) -> LanguageModel:
+    """An original whose task is to generate, as what it is: a folder of shards."""
+    assert isinstance(model, LanguageModel), "an original that generates is read from a folder"
+    return model

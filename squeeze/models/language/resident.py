@@ -23,15 +23,12 @@ class ResidentLanguageModel(Resident):
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model = model
+        self.model, self.task = model, model.task
         self.module = model.whole().float().requires_grad_(True)
 
-    def logits(self, batch: Batch) -> Tensor:
+    def output(self, batch: Batch) -> Tensor:
         logits: Tensor = self.module(input_ids=batch.inputs["input_ids"], use_cache=False).logits
-        return logits[:, :-1].flatten(0, 1)
-
-    def targets(self, batch: Batch) -> Tensor:
-        return batch.inputs["input_ids"][:, 1:].flatten()
+        return logits
 
     def micro_batch(self, batch: Batch) -> int:
         length = batch.inputs["input_ids"].shape[1]

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
-from squeeze.models.base import Batch
+from squeeze.models.base import Batch, Model
 from squeeze.models.resident import Resident
 from squeeze.passes.base import Context
 from squeeze.passes.distill.training import TrainingPass, require_targets
@@ -19,10 +18,15 @@ from squeeze.training.loop import Loss
 class Finetune(TrainingPass):
     """Train on the plan's ``data.train``: wins back what pruning lost.
 
-    Cross-entropy with its labels; of a language model, with the next token.
+    What is learnt, the model's task says: cross-entropy with the labels, or with the next token.
     """
 
     name: ClassVar[str] = "finetune"
+
+    def faults(self, model: Model) -> Iterator[str]:
+        if not model.task.learns:
+            what = f"{self.name} learns what data says is right; no data says it of {model.task.models}"
+            yield f'{what}: distill learns from a teacher, and task = "classify" in the module makes it a classifier'
 
     @contextmanager
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
@@ -31,6 +35,6 @@ class Finetune(TrainingPass):
         def loss(batch: Batch) -> Tensor:
             targets = student.targets(batch)
             assert targets is not None, "require_targets has looked"
-            return functional.cross_entropy(student.logits(batch), targets)
+            return student.task.loss(student.predictions(batch), targets)
 
         yield loss

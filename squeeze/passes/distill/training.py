@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         """Give the loss of a batch while the training lasts."""
 
     def run(self, model: Trainable, context: Context) -> Trainable:
+        return self.settled(model)._trained(model, context)
+
+    def _trained(self, model: Trainable, context: Context) -> Trainable:
         student = model.resident()
         student.module.requires_grad_(True)
         training = Training(
@@ -47,16 +50,14 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
             context.facts["losses"] = training.run(student.module, loss)
         return student.commit(context.model_folder())
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if model.task == "embed":
-            what = f"{self.name} learns classes or next tokens; the model reads tokens and gives embeddings"
-            yield f'{what}: leave it out, or say task = "classify" in its module'
+    def settled(self, model: Model) -> Self:
+        return self.model_copy(update=self.for_model(model))
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if not model.takes_images():
             yield Unused("augment", "changes images, and the model reads none: leave it out")
-        if self.optimizer != "sgd":
-            yield Unused("momentum", f"is of optimizer: sgd; optimizer is {self.optimizer}")
+        if (optimizer := self.trains_with(model)) != "sgd":
+            yield Unused("momentum", f"is of optimizer: sgd; optimizer is {optimizer}")
 
 
 def require_targets(student: Resident, data: Dataset, name: str) -> None:

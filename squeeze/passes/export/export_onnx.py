@@ -64,7 +64,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         """Export, tidy up, compare."""
         if isinstance(model, LanguageModel):
             return self._decoder(model, context)
-        exported = OnnxModel(self._graph(model), "exported model")
+        exported = OnnxModel(self._graph(model), "exported model", model.task)
         exported.threads = context.threads
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported

@@ -53,8 +53,7 @@ class Float16(Pass[OnnxModel, OnnxModel]):
         if not count:
             raise EffectError(f"{self.name}: found no float32 weights; the model has none left")
         context.facts["float16_tensors"] = count
-        halved = OnnxModel(graph_model, model.source)
-        halved.threads = model.threads
+        halved = model.with_graph(graph_model)
         halved.session(halved.threads)
         return halved
 

@@ -75,8 +75,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
             whole = node.op_type == "Conv" or not self.per_channel
             scale = symmetric_scale(matrix.reshape(1, -1), 8) if whole else None
             write_dynamic(graph_model.graph, node, quantize_symmetric(matrix, 8, scale=scale))
-        quantized = OnnxModel(graph_model, model.source)
-        quantized.threads = model.threads
+        quantized = model.with_graph(graph_model)
         coverage = measure_coverage(model.ir.graph, quantized, reasons | kept)
         context.facts.update(coverage.facts())
         if tables or kept:

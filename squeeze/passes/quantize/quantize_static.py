@@ -88,8 +88,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
             weights = walk.correct_biases(weights, context.progress)
         written = prepared.copy_ir()
         write_qdq(written, scheme, grids, weights)
-        quantized = OnnxModel(written, model.source)
-        quantized.threads = model.threads
+        quantized = model.with_graph(written)
         coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped, self.target_cpu == "arm")
         _require_coverage(graph_model.graph, scheme, coverage)
         context.facts.update(coverage.facts())

@@ -1,0 +1,1 @@
+"""What models do: one class per task, found by name in the registry."""

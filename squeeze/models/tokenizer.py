@@ -1,0 +1,28 @@
+"""The tokenizer that lies in a model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from squeeze.errors import DataError, first_line
+from squeeze.formats.regular import require_regular_folder
+
+TOKENIZER = "tokenizer.json"
+
+
+def read_tokenizer(model: Path) -> Any:
+    """The tokenizer in a model's folder; code from the folder is never run.
+
+    Raises:
+        DataError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    require_regular_folder(model, DataError)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer("a")  # what its config says is first looked at here
+        return tokenizer
+    except Exception as error:  # the tokenizers' own library raises nothing narrower
+        raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
