@@ -29,6 +29,9 @@ from .errors import VerifyError as VerifyError
 from .evaluate.choice import Choice as Choice
 from .evaluate.choice import ChoiceNorm as ChoiceNorm
 from .evaluate.choice import LastWord as LastWord
+from .evaluate.counts import Macs as Macs
+from .evaluate.counts import Parameters as Parameters
+from .evaluate.counts import SizeBytes as SizeBytes
 from .evaluate.generation import Decode as Decode
 from .evaluate.generation import Prefill as Prefill
 from .evaluate.lm_eval import LmEval as LmEval
@@ -37,11 +40,8 @@ from .evaluate.metrics import Flips as Flips
 from .evaluate.metrics import Kl as Kl
 from .evaluate.metrics import Latency as Latency
 from .evaluate.metrics import Loss as Loss
-from .evaluate.metrics import Macs as Macs
 from .evaluate.metrics import Metric as Metric
 from .evaluate.metrics import ModelMetric as ModelMetric
-from .evaluate.metrics import Parameters as Parameters
-from .evaluate.metrics import SizeBytes as SizeBytes
 from .evaluate.metrics import Top1 as Top1
 from .evaluate.metrics import Top5 as Top5
 from .evaluate.perplexity import BitsPerByte as BitsPerByte

@@ -9,8 +9,9 @@ from squeeze.algorithms.stats import Interval
 from squeeze.budget import Bound, judge_memory, parse_bound, parse_margin
 from squeeze.comparison import delta_of
 from squeeze.errors import UsageError
+from squeeze.evaluate.counts import SizeBytes
 from squeeze.evaluate.lm_eval import LmEval
-from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Metric, SizeBytes, Top1
+from squeeze.evaluate.metrics import Flips, Kl, Latency, Loss, Metric, Top1
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.evaluate.probe import Cosine
 from squeeze.ledger import Delta, Row, Score

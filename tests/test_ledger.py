@@ -12,8 +12,9 @@ from squeeze.algorithms.stats import Interval
 from squeeze.budget import parse_margin
 from squeeze.comparison import Delta, concluded, unsure
 from squeeze.errors import DataError
+from squeeze.evaluate.counts import Macs, SizeBytes
 from squeeze.evaluate.latency import Paired
-from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Latency, Loss, Macs, Metric, SizeBytes, Top1
+from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Latency, Loss, Metric, Top1
 from squeeze.ledger import Ledger, Measured, Row, Score, ScoredOn, scores, timed_score
 
 EXAMPLES, CLASSES = 400, 5

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from squeeze.data.text import TextData
 from squeeze.errors import Fault
+from squeeze.evaluate.counts import Macs, Parameters
 from squeeze.evaluate.evidence.base import EVALUATE, TRAIN
 from squeeze.evaluate.generation import GenerationMetric
-from squeeze.evaluate.metrics import Macs, Metric, Parameters
+from squeeze.evaluate.metrics import Metric
 from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
 from squeeze.models.tasks.base import TOKENS, task_named

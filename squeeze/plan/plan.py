@@ -18,19 +18,8 @@ from squeeze.comparison import Margin
 from squeeze.data.base import Dataset
 from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, UsageError, did_you_mean
-from squeeze.evaluate.metrics import (
-    EstimateMetric,
-    ExampleMetric,
-    Flips,
-    Kl,
-    Latency,
-    Loss,
-    Macs,
-    Metric,
-    Parameters,
-    SizeBytes,
-    Top1,
-)
+from squeeze.evaluate.counts import Macs, Parameters, SizeBytes
+from squeeze.evaluate.metrics import EstimateMetric, ExampleMetric, Flips, Kl, Latency, Loss, Metric, Top1
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec

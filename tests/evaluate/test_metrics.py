@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from squeeze.errors import DataError
-from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Loss, Macs, Top1, Top5
+from squeeze.evaluate.counts import Macs
+from squeeze.evaluate.metrics import ExampleMetric, Flips, Kl, Loss, Top1, Top5
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.evaluate.slack import slack
 

@@ -19,7 +19,8 @@ from tiny import PLAN, faults, write_plan, write_world
 
 from squeeze import registry
 from squeeze.errors import Fault, ModelError
-from squeeze.evaluate.metrics import Latency, SizeBytes
+from squeeze.evaluate.counts import SizeBytes
+from squeeze.evaluate.metrics import Latency
 from squeeze.models.base import InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.spec import ModelSpec

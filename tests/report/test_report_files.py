@@ -72,8 +72,9 @@ def test_a_damaged_report_is_one_clear_line(tmp_path, content, message):
 def test_the_ledger_s_own_json_is_what_a_report_reads():
     """The two shapes are written down apart; this is what keeps them the same."""
     from squeeze.algorithms.stats import Interval
+    from squeeze.evaluate.counts import SizeBytes
     from squeeze.evaluate.latency import Paired
-    from squeeze.evaluate.metrics import Kl, Latency, SizeBytes, Top1
+    from squeeze.evaluate.metrics import Kl, Latency, Top1
     from squeeze.ledger import Ledger, Measured, Row, ScoredOn, scores, timed_score
 
     generator = np.random.default_rng(0)

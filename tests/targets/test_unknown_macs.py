@@ -15,7 +15,7 @@ from language_world import write_folder, write_tokenizer
 from onnx import TensorProto, helper, numpy_helper
 from tiny import faults, squeeze
 
-from squeeze.evaluate.metrics import Macs, Parameters
+from squeeze.evaluate.counts import Macs, Parameters
 from squeeze.models.artifact import Artifact
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.onnx_model import OnnxModel
