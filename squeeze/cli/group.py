@@ -26,8 +26,9 @@ COMMANDS = {
     "report": "Show the report of a run again, or render it anew.",
     "init": "Write a commented starter plan.",
     "passes": "List the passes and their options.",
-    "targets": "List the targets.",
-    "metrics": "List the metrics.",
+    "targets": "List the targets and their options.",
+    "metrics": "List the metrics and their options.",
+    "data": "List the sources of data and their options.",
     "schema": "Print the JSON schema of plan files, for editors.",
     "store": "List or prune what finished passes have left on disk.",
 }

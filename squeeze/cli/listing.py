@@ -1,4 +1,4 @@
-"""What ``squeeze passes``, ``targets`` and ``metrics`` share: a list of names, or one name's options."""
+"""What ``squeeze passes``, ``targets``, ``metrics`` and ``data`` share: a list of names, or one name's options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def listing_command(kind: registry.Kind) -> click.Command:
         else:
             _one(kind, name, as_json)
 
-    command.help = f"List the {kind}, built in and plugged in; with NAME, the options of that {singular}."
+    command.help = f"List every {singular}, built in and plugged in; with NAME, the options of that {singular}."
     return command
 
 

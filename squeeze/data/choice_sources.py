@@ -45,8 +45,11 @@ class PairsData(ChoiceSource):
     kind = "pairs"
 
     pairs: str
+    """A `.jsonl` or `.json` file, or a folder of them."""
     good: str = "sentence_good"
+    """The field with the sentence that should be likelier."""
     bad: str = "sentence_bad"
+    """The field with the other one."""
 
     def where(self) -> str:
         return self.pairs
@@ -66,6 +69,7 @@ class QuestionsData(ChoiceSource):
     kind = "questions"
 
     questions: str
+    """A `.jsonl` or `.json` file, or a folder of them."""
 
     def where(self) -> str:
         return self.questions
@@ -86,7 +90,9 @@ class LastWordsData(ChoiceSource):
     several = False
 
     last_words: str
+    """A `.jsonl` or `.json` file, or a folder of them."""
     field: str = "text"
+    """The field with the text."""
 
     def where(self) -> str:
         return self.last_words

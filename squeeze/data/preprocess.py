@@ -22,10 +22,12 @@ Side = Pixel | tuple[Pixel, Pixel]
 class Normalize(BaseModel):
     """``(x - mean) / std`` per channel, after scaling."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     mean: tuple[float, ...]
+    """Subtracted, one per channel."""
     std: tuple[PositiveFloat, ...]
+    """Divided by, one per channel."""
 
     @model_validator(mode="after")
     def _same_channels(self) -> Self:
@@ -37,7 +39,7 @@ class Normalize(BaseModel):
 class Preprocess(BaseModel):
     """Steps in their order; absent ones are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     resize: Side | None = None  # one number: the shorter side; two: height and width
     interpolation: Interpolation = "bilinear"  # of the resize: what the model was trained with

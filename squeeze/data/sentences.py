@@ -74,9 +74,13 @@ class SentencesData(DataSource):
     kind = "sentences"
 
     sentences: str
-    tokenizer: str  # a folder with a tokenizer
-    length: PositiveInt = 128  # tokens; what is longer is cut
-    labels: bool = True  # false: lines are sentences alone
+    """The table."""
+    tokenizer: str
+    """A folder with a tokenizer."""
+    length: PositiveInt = 128
+    """Tokens of the longest sentence; what is longer is cut."""
+    labels: bool = True
+    """False: lines are sentences alone."""
 
     def where(self) -> str:
         return self.sentences

@@ -29,13 +29,16 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm"}
 class DataSource(BaseModel, ABC):
     """Options that every source understands."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: ClassVar[str]  # the key that names this source in a plan, whose value is the path or name
 
-    samples: PositiveInt | None = None  # how many; None: all
-    skip: NonNegativeInt = 0  # leave out that many first
-    seed: NonNegativeInt = 0  # decides which ones
+    samples: PositiveInt | None = None
+    """How many examples; null: all."""
+    skip: NonNegativeInt = 0
+    """Examples left out first, in the order that `seed` gives: what another role takes."""
+    seed: NonNegativeInt = 0
+    """Decides which examples `skip` and `samples` choose."""
 
     @abstractmethod
     def where(self) -> str:
@@ -78,12 +81,19 @@ class ImageSource(DataSource):
     """Options that every source of images understands."""
 
     resize: Side | None = None
+    """One number: pixels of the shorter side; two: height and width; null: as it is."""
     interpolation: Interpolation = "bilinear"
+    """Of the resize; scores move where it is not what the model was trained with."""
     crop: Side | None = None
+    """Pixels cut from the centre, after the resize: one number, or height and width."""
     channels: Literal[1, 3] | None = None
-    scale: PositiveFloat | None = None  # None: what maps 8-bit pixels to 0..1; floating point stays as it is
+    """1: grey; 3: RGB; null: as the pictures come."""
+    scale: PositiveFloat | None = None
+    """What each pixel is multiplied by; null: what maps 8-bit pixels to 0..1, and 1 for floating point."""
     normalize: Normalize | None = None
-    processor: str | None = None  # a Hugging Face folder whose image processor says all of the above
+    """Mean and standard deviation per channel, after scaling."""
+    processor: str | None = None
+    """A Hugging Face folder whose image processor says all of the above."""
 
     @abstractmethod
     def pixels(self, root: Path) -> Pixels:
@@ -117,8 +127,11 @@ class NpzData(ImageSource):
     kind = "npz"
 
     npz: str
-    images: str = "images"  # the array's name in the file
-    labels: str | None = "labels"  # null: the data has no labels
+    """The `.npz` file."""
+    images: str = "images"
+    """The images' name in the file."""
+    labels: str | None = "labels"
+    """The labels' name in the file; null: the data has none."""
 
     def where(self) -> str:
         return self.npz
@@ -174,7 +187,9 @@ class FolderData(ImageSource):
     kind = "folder"
 
     folder: str
+    """The folder."""
     labels: Literal["folder", "filename", "none"] = "folder"
+    """From the folder of each file, from the number that its name begins with, or none."""
 
     def where(self) -> str:
         return self.folder
@@ -206,7 +221,9 @@ class DigitsData(ImageSource):
     kind = "builtin"
 
     builtin: Literal["digits"]
+    """Which data: the digits."""
     split: Literal["train", "calibrate", "evaluate"]
+    """Which of the three parts."""
 
     def where(self) -> str:
         return self.builtin

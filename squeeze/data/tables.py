@@ -22,9 +22,12 @@ class DatasetsData(ImageSource):
 
     kind = "datasets"
 
-    datasets: str  # a file, or a folder of files of one kind
+    datasets: str
+    """A file, or a folder of files of one kind."""
     image: str = "image"
+    """The column of images."""
     label: str | None = "label"
+    """The column of labels; null: the data has none."""
 
     def where(self) -> str:
         return self.datasets

@@ -88,10 +88,15 @@ class TextData(DataSource):
     kind = "text"
 
     text: str
+    """The file."""
     length: PositiveInt = 512
-    bos: bool | None = None  # each sequence begins with the token that opens a text; null: as the tokenizer does it
-    field: str = "text"  # of a .jsonl line
-    drop_overlap: bool = False  # of calibration text: leave out what shares 13 tokens or words in a row with evaluation
+    """Tokens per sequence: the context of every score."""
+    bos: bool | None = None
+    """Whether each sequence begins with the token that opens a text; null: as the tokenizer does it."""
+    field: str = "text"
+    """Of each line of a `.jsonl` file."""
+    drop_overlap: bool = False
+    """Calibration text only: leave out what shares 13 tokens or words in a row with evaluation, instead of a fault."""
 
     def where(self) -> str:
         return self.text

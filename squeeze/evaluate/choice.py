@@ -28,7 +28,9 @@ class OwnDataMetric(ExampleMetric):
     several: ClassVar[bool] = True  # endings per question; False: one, to be found
 
     data: SerializeAsAny[DataSource]
-    called: str | None = None  # in the ledger, behind the metric's name; null: as the data's file
+    """The questions: a source of pairs, questions or last words, as under `data:`."""
+    called: str | None = None
+    """Its name in the ledger, behind the metric's; null: that of the data's file."""
 
     @field_validator("data", mode="after")
     @classmethod

@@ -22,8 +22,10 @@ class GenerationMetric(ClockMetric):
 
     evidence = GenerationClock
 
-    sessions: int = Field(default=6, ge=4, multiple_of=2)  # of a language model they take seconds to open
-    prompt: PositiveInt = 128  # tokens read, drawn at random; what they say does not matter
+    sessions: int = Field(default=6, ge=4, multiple_of=2)
+    """Fresh ones of each model, half of them opened first; those of a language model take seconds to open."""
+    prompt: PositiveInt = 128
+    """Tokens read, drawn at random: what they say does not matter."""
 
     def clock(self, model: LanguageArtifact) -> Callable[[], float]:
         """A measurement, in seconds, to be repeated; the model keeps its own number of threads."""
@@ -68,7 +70,8 @@ class Decode(GenerationMetric):
 
     name: ClassVar[str] = "decode"
 
-    new: PositiveInt = 32  # tokens written
+    new: PositiveInt = 32
+    """Tokens written."""
 
     def length(self) -> int:
         return self.prompt + 1 + self.new

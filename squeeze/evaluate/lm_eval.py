@@ -43,10 +43,14 @@ class LmEval(EstimateMetric):
 
     name, unit, higher_is_better = "lm_eval", "share", True
 
-    task: str  # a name, a task file, or a folder with one task file in it
+    task: str
+    """A name, a task file, or a folder with one task file in it."""
     metric: Literal["acc", "acc_norm"] = "acc"
-    limit: PositiveInt | None = None  # the first so many examples
-    fewshot: int | None = None  # examples in the prompt; null: as the task has it
+    """acc_norm: by log-likelihood per byte of the answer."""
+    limit: PositiveInt | None = None
+    """Only the first so many examples; null: all."""
+    fewshot: int | None = None
+    """Examples in the prompt; null: as the task has it."""
 
     @property
     def label(self) -> str:

@@ -251,6 +251,7 @@ class ClockMetric(Metric):
     evidence: ClassVar[type[Evidence]] = Clock
 
     threads: PositiveInt = 1
+    """Of the runtime, for both models."""
     seconds: PositiveFloat = 1.0
     """Of alternating runs in the first `sessions`; warming and further sessions may take up to 30 times as long."""
     sessions: int = Field(default=8, ge=4, multiple_of=2)
@@ -264,7 +265,9 @@ class Latency(ClockMetric):
     name = "latency"
 
     batch: PositiveInt = 1
-    runtime: Literal["onnxruntime", "own"] = "onnxruntime"  # own: torch models are timed in torch
+    """Examples in the batch."""
+    runtime: Literal["onnxruntime", "own"] = "onnxruntime"
+    """What times torch models: ONNX Runtime, so that an export is no change, or torch itself (own)."""
 
     def reads(self) -> frozenset[str]:
         return frozenset({EVALUATE})  # a batch of it

@@ -24,7 +24,8 @@ class Probe(ExampleMetric):
     evidence = ProbedEmbeddings
     needs_original = True
 
-    penalty: PositiveFloat = 0.1  # on large weights; of logistic regression, 1 / C
+    penalty: PositiveFloat = 0.1
+    """On large weights of the classifier: 1 / C of logistic regression."""
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         return np.asarray(logits.argmax(1) == required_labels(labels, logits, self.name))

@@ -25,7 +25,9 @@ class Checkpoint(Target[LanguageModel]):
     """A package with a Hugging Face folder of packed weights, which gptqmodel, vLLM and transformers load."""
 
     format: Literal["gptq", "compressed-tensors"] = "gptq"
-    version: Literal[1, 2] = 2  # of gptq: 1 as auto-gptq wrote it; asymmetric grids need 2
+    """How the weights are packed: for gptqmodel and transformers, or for vLLM."""
+    version: Literal[1, 2] = 2
+    """Of gptq: 1 as auto-gptq wrote it; asymmetric grids need 2."""
 
     def extras(self) -> tuple[str, ...]:
         return ("gptq",) if self.format == "gptq" else ("compressed-tensors",)

@@ -15,6 +15,7 @@ class Cpu(Target[OnnxModel | OnnxDecoder]):
     """A package with ``model.onnx``, the very bytes that the last pass left and that were scored."""
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
+    """What scores and verifies the file."""
 
     def build(self, model: OnnxModel | OnnxDecoder, folder: Path) -> Built:
         if isinstance(model, OnnxDecoder):

@@ -25,7 +25,8 @@ TOLERANCE = 1e-2  # of the largest log-probability: llama.cpp rounds activations
 class Gguf(Target[LanguageModel]):
     """A package with ``model.gguf``: Q4_0, Q4_1 and Q8_0 blocks exactly from the grid, the rest as it is."""
 
-    runtime: Literal["llama.cpp", "transformers"] = "llama.cpp"  # what scores and verifies it; the file is the same
+    runtime: Literal["llama.cpp", "transformers"] = "llama.cpp"
+    """What scores and verifies the file, which is the same either way."""
 
     def extras(self) -> tuple[str, ...]:
         return ("gguf", "llama-cpp") if self.runtime == "llama.cpp" else ("gguf",)

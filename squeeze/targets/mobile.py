@@ -20,6 +20,7 @@ class Mobile(Target[OnnxModel]):
     """A package with ``model.ort`` and the list of operators for a runtime built with those only."""
 
     runtime: Literal["ort"] = "ort"
+    """What scores and verifies the file: ONNX Runtime Mobile."""
 
     def build(self, model: OnnxModel, folder: Path) -> Artifact:
         return BUILDERS[self.runtime](model, folder)

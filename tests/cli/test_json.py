@@ -26,6 +26,8 @@ COMMANDS = [
     "targets cpu",
     "metrics",
     "metrics latency",
+    "data",
+    "data text",
     "store list --store kept",
     "store prune --older-than 4w --store kept",
     "store prune --older-than 0m --dry-run --store kept",

@@ -15,10 +15,12 @@ from squeeze import registry
 from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.plan.schema import plan_schema
 
+KINDS: tuple[registry.Kind, ...] = ("passes", "targets", "metrics", "data")
 
-@pytest.mark.parametrize("name", registry.entries("passes"))
-def test_every_option_of_a_pass_explains_itself(name: str) -> None:
-    fields = registry.load("passes", name).model_fields
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in registry.entries(kind)])
+def test_every_option_explains_itself(kind: registry.Kind, name: str) -> None:
+    fields = registry.load(kind, name).model_fields
     assert not [option for option, field in fields.items() if not field.description]
 
 
@@ -29,8 +31,32 @@ def test_a_users_terminal_shows_what_an_option_means(capsys: pytest.CaptureFixtu
     assert "Rounds of coordinate descent on scales and integers after rounding" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        (("metrics", "latency"), "What times torch models: ONNX Runtime"),
+        (("data", "folder"), "One number: pixels of the shorter side"),
+        (("targets", "checkpoint"), "Of gptq: 1 as auto-gptq wrote it"),
+    ],
+    ids=["metric", "data", "target"],
+)
+def test_so_do_those_of_metrics_data_and_targets(
+    words: tuple[str, str], meaning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert squeeze(*words) == 0
+    assert meaning in capsys.readouterr().out
+
+
 def test_the_schema_shows_it_too() -> None:
-    passes = plan_schema()["properties"]["passes"]["items"]["oneOf"]
+    schema = plan_schema()
+    text = schema["properties"]["targets"]["items"]["oneOf"]
+    checkpoint = next(s["properties"] for s in text if s["properties"].get("target", {}).get("const") == "checkpoint")
+    assert checkpoint["version"]["description"].startswith("Of gptq")
+    source = schema["$defs"]["Roles"]["properties"]["evaluate"]["oneOf"]
+    assert {option: value["description"][:13] for option, value in source[0]["properties"].items()}[
+        "skip"
+    ] == "Examples left"
+    passes = schema["properties"]["passes"]["items"]["oneOf"]
     gptq = next(schema["properties"] for schema in passes if schema["properties"]["pass"]["const"] == "gptq")
     assert gptq["damping"]["description"].startswith("Share of the mean diagonal")
 

@@ -1,0 +1,5 @@
+"""``squeeze data``."""
+
+from squeeze.cli.listing import listing_command
+
+command = listing_command("data")
