@@ -81,6 +81,8 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
         return plan.model.outline(plan.root, example_shape(plan))
     if path.suffix == ".onnx" and path.is_file():
         return ModelSpec(onnx=model).outline(Path.cwd())
+    if path.suffix == ".gguf" and path.is_file():
+        return ModelSpec(gguf=model).outline(Path.cwd())
     if path.is_dir():
         return ModelSpec(hf=model, input=shape).outline(Path.cwd())
     if ":" in model:
@@ -89,7 +91,8 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
         return ModelSpec(module=model, input=shape).outline(Path.cwd())
     if model in BUILTINS:
         return ModelSpec(builtin=model).outline(Path.cwd())
-    raise UsageError(f"{model}: no such folder, .onnx file, plan, module:factory or builtin ({', '.join(BUILTINS)})")
+    known = f"plan, module:factory or builtin ({', '.join(BUILTINS)})"
+    raise UsageError(f"{model}: no such folder, .onnx or .gguf file, {known}")
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

@@ -82,7 +82,13 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
 
 def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check) -> State:
     """The original's outline, or the form alone where it cannot be built."""
-    unknown = State(_named_form(plan), {}, None, None)
+    try:
+        unknown = State(_named_form(plan), {}, None, None)
+        if plan.model is not None and model is None:
+            plan.model.folder(plan.root)  # whose tokenizer the data needs
+    except SqueezeError as error:
+        result.faults.append(Fault(("model",), str(error)))
+        return State(None, {}, None, None)
     try:
         example = None if "evaluate" in given else first_example(plan)
     except SqueezeError as error:
@@ -106,7 +112,9 @@ def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check
 
 def _named_form(plan: Plan) -> str | None:
     """The form of a model that cannot be built, as far as the plan and a config.json say it."""
-    if plan.model is None or (plan.model.kind == "hf" and not (plan.root / plan.model.reference / CONFIG).is_file()):
+    if plan.model is None or plan.model.of_hub(plan.root):
+        return None
+    if plan.model.kind == "hf" and not (plan.root / plan.model.reference / CONFIG).is_file():
         return None
     if plan.model.kind == "onnx":
         return "onnx"

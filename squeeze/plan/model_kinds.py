@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictInt, StrictStr, Tag
 
@@ -15,6 +15,7 @@ MOST_AXES, MOST_VALUES = 8, 10**9  # of one example
 
 WEIGHTS = "model: weights is {value!r}; a path would do"
 NO_WEIGHTS = "model: a module needs weights: (a safetensors file or a torch state dict)"
+DTYPE = "model: dtype is {value!r}; float32, float16, bfloat16 would do"
 PATH = Says("model: {name} is {value!r}; a path or name would do")
 
 
@@ -64,9 +65,20 @@ class HuggingFaceFolder(ModelKind):
     """A Hugging Face folder."""
 
     hf: Annotated[StrictStr, PATH]
-    """Folder with config.json and safetensors."""
+    """Folder with config.json and safetensors, or org/name on the Hugging Face hub."""
     input: Input = None
     """Shape of one example, where neither model nor data says it."""
+    revision: Annotated[StrictStr | None, Says("model: revision is {value!r}; a branch, tag or commit would do")] = None
+    """Of a model of the hub: a branch, tag or commit; null: the newest."""
+
+
+class GgufFile(ModelKind):
+    """A language model in one file."""
+
+    gguf: Annotated[StrictStr, PATH]
+    """A .gguf file."""
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, Says(DTYPE)] = None
+    """What weights are stored in; null: the narrowest that holds them exactly."""
 
 
 class ModuleFactory(ModelKind):
@@ -102,6 +114,7 @@ class OnnxFile(ModelKind):
 
 KINDS: dict[str, type[ModelKind]] = {
     "hf": HuggingFaceFolder,
+    "gguf": GgufFile,
     "module": ModuleFactory,
     "builtin": BuiltinNetwork,
     "onnx": OnnxFile,
@@ -130,6 +143,7 @@ def _unknown(key: str) -> Complaint:
 
 AnyKind = Annotated[
     Annotated[HuggingFaceFolder, Tag("hf")]
+    | Annotated[GgufFile, Tag("gguf")]
     | Annotated[ModuleFactory, Tag("module")]
     | Annotated[BuiltinNetwork, Tag("builtin")]
     | Annotated[OnnxFile, Tag("onnx")],

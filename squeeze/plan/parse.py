@@ -73,6 +73,8 @@ def _metrics(judging: Judging, document: Document) -> tuple[Metric, ...]:
     if judging.metrics is not None:
         return judging.metrics
     model = document.values.get("model")
+    if isinstance(model, dict) and "gguf" in model:
+        return LANGUAGE_METRICS
     folder = model.get("hf") if isinstance(model, dict) else None
     is_language = isinstance(folder, str) and is_language_folder(document.root / folder)
     return LANGUAGE_METRICS if is_language else DEFAULT_METRICS

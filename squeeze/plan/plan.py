@@ -161,7 +161,7 @@ class Plan:
         return source.open(self.root, self._model_folder())
 
     def _model_folder(self) -> Path | None:
-        return self.root / self.model.reference if self.model is not None and self.model.kind == "hf" else None
+        return self.model.folder(self.root) if self.model is not None else None
 
     def every_step(self) -> Iterator[tuple[Branch | None, Step]]:
         """All steps: the trunk's, then each branch's own."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.data.sources import DigitsData
-from squeeze.errors import PlanError
+from squeeze.errors import ModelError, PlanError
 from squeeze.models.base import Model
+from squeeze.models.language.from_gguf.convert import convert
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import BuiltinSource, FactorySource
 from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import TorchModel
@@ -19,6 +21,7 @@ from squeeze.progress import Progress
 from squeeze.references import resolve
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
+from squeeze.sums import file_sum
 from squeeze.versions import source_digest
 from squeeze.work import temporary_folder
 
@@ -45,7 +48,17 @@ def read_original(
         raise PlanError("the plan names no model, and none was given")
     if spec.kind == "builtin" and spec.weights is None:
         return trained_builtin(spec.reference, store, threads, progress)
+    if spec.kind == "gguf":
+        return converted(root / spec.reference, spec.dtype, store)
     return spec.read(root, shape)
+
+
+def converted(file: Path, dtype: str | None, store: Store) -> LanguageModel:
+    """A .gguf file as shards, made once and kept in the store."""
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; a .gguf file would do")
+    inputs = {"file": file_sum(file), "dtype": dtype}
+    return store.cached("gguf", inputs, lambda folder: convert(file, folder, dtype), LanguageModel, file.name)
 
 
 def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -> TorchModel:

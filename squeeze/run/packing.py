@@ -66,6 +66,7 @@ def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, 
             "original": ledger.original.key,
             "evaluated_on": ledger.to_json(timings=False)["scored_on"],
             "seed": plan.seed,
+            **(plan.model.origin(plan.root) if plan.model else {}),
         },
         scores=list(_card_scores(ledger)),
     )

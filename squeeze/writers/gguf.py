@@ -12,9 +12,11 @@ from torch import Tensor
 from squeeze.errors import ModelError
 from squeeze.formats.gguf_blocks import narrowest, to_blocks
 from squeeze.formats.gguf_file import DENSE, Entry, gguf, write
+from squeeze.models.language.from_gguf.rope import llama3_factors
 from squeeze.models.language.gguf.architecture import ARCHITECTURES, Architecture, describe, faults, head_size
-from squeeze.models.language.gguf.tensors import Source, dense_of, grid_of, kind_of_dense, shape_of, sources
+from squeeze.models.language.gguf.tensors import dense_of, grid_of, kind_of_dense, shape_of
 from squeeze.models.language.gguf.tokenizer import add_tokenizer
+from squeeze.models.language.gguf_names import Source, sources
 from squeeze.models.language.language_model import LanguageModel
 
 FILE_TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1", "Q5_0": "MOSTLY_Q5_0", "Q8_0": "MOSTLY_Q8_0"}
@@ -35,7 +37,7 @@ def write_gguf(model: LanguageModel, file: Path) -> None:
     writer = package.GGUFWriter(None, architecture.name)
     describe(writer, model.skeleton.config, architecture)
     add_tokenizer(writer, model.folder, model.vocabulary)
-    found = list(sources(model, architecture))
+    found = list(sources(model.skeleton, architecture.name))
     entries = [_entry(model, source, architecture) for source in found]
     factors = _rope_factors(model)
     entries = [*(Entry(name, tuple(value.shape), "F32") for name, value in factors.items()), *entries]
@@ -103,17 +105,8 @@ def _rope_factors(model: LanguageModel) -> dict[str, Tensor]:
     config: Any = model.skeleton.config
     rope = config.rope_parameters
     if rope.get("rope_type") == "llama3":
-        return {"rope_freqs.weight": _llama3_factors(rope, head_size(config))}
+        return {"rope_freqs.weight": llama3_factors(rope, head_size(config))}
     if rope.get("rope_type") == "longrope":
         names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
         return {name: torch.tensor(rope[key], dtype=torch.float32) for key, name in names.items()}
     return {}
-
-
-def _llama3_factors(rope: dict[str, Any], head_dim: int) -> Tensor:
-    """Llama 3.1's: long waves are stretched by ``factor``, short ones not, those between by degrees."""
-    waves = 2 * torch.pi * rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    low, high, known = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-    share = ((known / waves - low) / (high - low)).clamp(0, 1)  # 0: a long wave, 1: a short one
-    factors: Tensor = 1 / ((1 - share) / rope["factor"] + share)
-    return factors.float()

@@ -21,7 +21,7 @@ from torch import Tensor
 from squeeze.errors import EffectError, MissingExtra, ModelError
 from squeeze.formats import compressed_tensors, gguf_file, gptq_checkpoint
 from squeeze.models.language.gguf.architecture import Architecture, head_size
-from squeeze.models.language.gguf.tensors import PAIRED, Source, sources
+from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.names import as_stored
 from squeeze.models.language.shards import Shards
@@ -103,7 +103,7 @@ def prove_gguf(model: LanguageModel, file: Path) -> Iterator[Equality]:
         MissingExtra: gguf is not installed.
     """
     reader, architecture = gguf_file.read(file), architecture_of(model)
-    for source in sources(model, architecture):
+    for source in sources(model.skeleton, architecture.name):
         if source.origin in model.grid:
             own = _as_llama_cpp(model, source, architecture)
             yield _compare(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))

@@ -43,7 +43,10 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("check plan.yaml --set passes.0.factor=[", "--set: passes.0.factor: '[' is not YAML"),
         ("check plan.yaml --var real", "--var real: not of the form NAME=VALUE"),
         ("run plan.yaml --out plan.yaml", "--out plan.yaml: cannot be made (File exists); another folder would do"),
-        ("inspect gone.onnx", "gone.onnx: no such folder, .onnx file, plan, module:factory or builtin (digits-cnn)"),
+        (
+            "inspect gone.onnx",
+            "gone.onnx: no such folder, .onnx or .gguf file, plan, module:factory or builtin (",
+        ),
         ("inspect digit-cnn", "digit-cnn: no such folder"),
         ("inspect .", ".: "),
         ("inspect digits-cnn --input 1,x,8", "--input 1,x,8: not a shape; 3,32,32 would be one"),

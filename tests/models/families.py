@@ -17,6 +17,8 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "vocab_size": 128,
     "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 VISION = {

@@ -29,10 +29,14 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {  # of what families.py has
     "gemma2-256": text_model("Gemma2", head_dim=32, sliding_window=6, query_pre_attn_scalar=32),
     "command-r-plain": text_model("Cohere", logit_scale=0.25),
     "cohere2-4": text_model("Cohere2", logit_scale=0.25, sliding_window=6, num_hidden_layers=4),
+    "qwen3-128": text_model("Qwen3", head_dim=128),
     "qwen3-moe-topk": text_model("Qwen3Moe", head_dim=32, **MOE),
     "cohere2-full": text_model("Cohere2", logit_scale=0.25, layer_types=["full_attention"] * 2),
     "phi3-long": text_model(
-        "Phi3", max_position_embeddings=1024, original_max_position_embeddings=512, rope_parameters=LONG
+        "Phi3",
+        max_position_embeddings=1024,
+        original_max_position_embeddings=512,
+        rope_parameters=LONG,
     ),
 }
 AS_THEY_ARE = ["llama3.1", "mixtral", "phi3", "gemma", "cohere2", "qwen2", "qwen3"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from families import text_model, tokens, write_family
 from packed_world import AS_THEY_ARE, REFUSED, VARIANTS, quantized, write_letters
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizer_world import TEXT, TOKENIZERS
+from tokenizers import Tokenizer
 
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.gguf.tensors import paired_rows
-from squeeze.models.language.gguf.tokenizer import PATTERNS
+from squeeze.models.language.gguf_names import paired_rows
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -100,51 +100,6 @@ def test_a_file_that_llama_cpp_cannot_load_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelError, match=r"model\.gguf: llama\.cpp cannot load it"):
         list(GgufDecoder(tmp_path, FACTS).logits(torch.ones(1, 5, dtype=torch.int64)))
-
-
-TEXT = "Once upon a time, there were 1234 cats!\n\n  They weren't happy: it's 10.5..\tÜber café, naïve. 你好 \U0001f600"
-
-
-def byte_level(before: pre_tokenizers.PreTokenizer) -> Tokenizer:
-    """A byte-level BPE tokenizer with a few hundred merges."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = before
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([TEXT] * 3, trainer)
-    return tokenizer
-
-
-def sentencepiece() -> Tokenizer:
-    """A BPE tokenizer as converted from SentencePiece: spaces are letters, unknown characters are bytes."""
-    letters = Tokenizer(models.BPE(unk_token="<unk>"))
-    letters.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trainer = trainers.BpeTrainer(vocab_size=130, special_tokens=["<unk>", "<s>", "</s>"])
-    letters.train_from_iterator(["Once upon a time, there were cats! They were happy."] * 3, trainer)
-    values = json.loads(letters.to_str())
-    known = values["model"]["vocab"]
-    for byte in range(256):
-        known[f"<0x{byte:02X}>"] = len(known)
-    values["model"] |= {"byte_fallback": True, "fuse_unk": True}
-    tokenizer: Tokenizer = Tokenizer.from_str(json.dumps(values))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return tokenizer
-
-
-def split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    from tokenizers import Regex
-
-    levels = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), levels])
-
-
-DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-TOKENIZERS = {
-    "gpt-2": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)),
-    "command-r": lambda: byte_level(DIGITS),
-    "sentencepiece": sentencepiece,
-} | {name: lambda pattern=pattern: byte_level(split(pattern)) for pattern, name in PATTERNS.items()}
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))

@@ -205,7 +205,7 @@ class LanguageModel(Decoder):
         """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
         for file in self._files():
             try:
-                os.link(file, folder / file.name)
+                os.link(file.resolve(), folder / file.name)  # a hub's cache holds links
             except OSError:
                 shutil.copyfile(file, folder / file.name)
 

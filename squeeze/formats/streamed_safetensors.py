@@ -1,0 +1,70 @@
+"""A safetensors file written piece by piece, no tensor whole in memory; or only its header, the rest a hole on disk.
+
+Layout: https://huggingface.co/docs/safetensors/index
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the file before its bytes are there."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def write_outline(file: Path, slots: Sequence[Slot]) -> None:
+    """Write a file that readers take for whole; its tensors are a hole that takes no disk and reads as zeros."""
+    header = _header(slots)
+    with file.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + sum(slot.nbytes for slot in slots))
+
+
+def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[Tensor]]) -> None:
+    """Write a file; it appears whole or not at all.
+
+    Args:
+        pieces: For each slot, in the same order, its values in order, in parts of its own dtype.
+    """
+    temporary = file.with_name(file.name + ".part")
+    with temporary.open("wb") as stream:
+        stream.write(_header(slots))
+        for slot, parts in zip(slots, pieces, strict=True):
+            count = sum(_written(stream, part) for part in parts)
+            assert count == slot.nbytes, f"{slot.name}: {count} bytes, and {slot.nbytes} were promised"
+    temporary.replace(file)
+
+
+def _written(stream: BinaryIO, part: Tensor) -> int:
+    return stream.write(part.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _header(slots: Sequence[Slot]) -> bytes:
+    values: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for slot in slots:
+        begin, end = end, end + slot.nbytes
+        values[slot.name] = {"dtype": NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": [begin, end]}
+    text = json.dumps(values, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
