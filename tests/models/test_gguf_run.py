@@ -13,9 +13,9 @@ from families import text_model, write_family
 from tiny import faults, squeeze
 from tokenizer_world import TEXT, TOKENIZERS
 
+from squeeze.api import compress, load
 from squeeze.models.language.from_gguf import folder_of
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.plan.plan import Plan
 from squeeze.sums import file_sum
 from squeeze.writers.gguf import write_gguf
 
@@ -39,14 +39,14 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_a_run_starts_from_the_file_and_a_second_one_converts_nothing(world: Path) -> None:
-    plan = Plan.load(world / "plan.yaml")
-    run = plan.run(store=world / "store")
+    plan = load(world / "plan.yaml")
+    run = compress(plan, store=world / "store")
     original, rounded = run.ledger.rows
     assert rounded.scores["size_bytes"].value < original.scores["size_bytes"].value
     assert plan.model is not None
     assert plan.model.origin(world) == {"gguf_sha256": file_sum(world / "model.gguf")}
     before = sorted((world / "store/entries").iterdir())
-    again = Plan.load(world / "plan.yaml").run(store=world / "store")
+    again = compress(load(world / "plan.yaml"), store=world / "store")
     assert again.ledger.to_json(timings=False) == run.ledger.to_json(timings=False)
     assert sorted((world / "store/entries").iterdir()) == before
 
