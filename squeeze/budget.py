@@ -34,7 +34,7 @@ EXAMPLES = "'<= 30 %', '+2 %', '-1 points', '<= 0.05' or '<= 300 KB'"
 
 
 @dataclass(frozen=True)
-class Found:
+class Measurement:
     """What a bound is held against: a number and its interval (None: exact, or ``lacking`` says what is missing).
 
     ``unknown``: nobody can measure it; then nothing is kept.
@@ -61,43 +61,47 @@ class Bound:
     def judge(self, row: Row) -> Judgement:
         """Kept when the whole interval keeps it, broken when the whole interval breaks it, else unproven."""
         score = row.score(self.metric)
-        found = self._found(score) if score else Found(None, lacking="not measured")
-        outcome = self._outcome(found)
-        return Judgement(self, found.value, found.interval, outcome, found.level, found.lacking, found.unknown)
+        measured = self._measurement(score) if score else Measurement(None, lacking="not measured")
+        outcome = self._outcome(measured)
+        return Judgement(
+            self, measured.value, measured.interval, outcome, measured.level, measured.lacking, measured.unknown
+        )
 
-    def _found(self, score: Score) -> Found:
+    def _measurement(self, score: Score) -> Measurement:
         delta = score.to_original
         if score.exact and (score.value is None or (delta is None and self.statistic != "value")):
-            return Found(None, lacking=UNKNOWN, unknown=True)
+            return Measurement(None, lacking=UNKNOWN, unknown=True)
         if self.statistic == "value":
             return _proof(score.value, score.interval, score.at, score.exact, score.units)
         if delta is None:
-            return Found(None, lacking="not measured")
+            return Measurement(None, lacking="not measured")
         exact = score.exact or delta.verdict == "same"
         if self.statistic == "difference":
             return _proof(delta.difference, delta.difference_interval, delta.at, exact, delta.units)
         return _proof(delta.ratio, delta.ratio_interval, delta.ratio_at, exact, delta.units)
 
-    def _outcome(self, found: Found) -> Outcome:
-        if found.value is None or found.lacking:
+    def _outcome(self, measured: Measurement) -> Outcome:
+        if measured.value is None or measured.lacking:
             return "unproven"
-        ends = found.interval or Interval(found.value, found.value)
+        ends = measured.interval or Interval(measured.value, measured.value)
         inside = [end <= self.limit if self.at_most else end >= self.limit for end in ends]
         return "kept" if all(inside) else "unproven" if any(inside) else "broken"
 
 
-def _proof(value: float | None, interval: Interval | None, at: At | None, exact: bool, units: int | None) -> Found:
+def _proof(
+    value: float | None, interval: Interval | None, at: At | None, exact: bool, units: int | None
+) -> Measurement:
     """A number with the interval that proves it, or what is missing for a proof."""
     if value is None:
-        return Found(None, lacking="not measured")
+        return Measurement(None, lacking="not measured")
     if exact:
-        return Found(value)
-    found, level = (at(PROOF_LEVEL), PROOF_LEVEL) if at else (interval, 0.95)
-    if found is None:
-        return Found(value, lacking="no interval")
+        return Measurement(value)
+    proof, level = (at(PROOF_LEVEL), PROOF_LEVEL) if at else (interval, 0.95)
+    if proof is None:
+        return Measurement(value, lacking="no interval")
     if units is not None and units < FEWEST_UNITS:
-        return Found(value, found, level, f"{units} independent units; {FEWEST_UNITS} or more would do")
-    return Found(value, found, level)
+        return Measurement(value, proof, level, f"{units} independent units; {FEWEST_UNITS} or more would do")
+    return Measurement(value, proof, level)
 
 
 @dataclass(frozen=True)
@@ -216,10 +220,10 @@ def parse_margin(metric: Metric, text: str | float) -> Margin:
         UsageError: it is none, or the metric is not judged by an interval.
     """
     share, name = metric.unit == "share", metric.label
-    wanted = "'1 points'" if share else "'2 %'"
+    example = "'1 points'" if share else "'2 %'"
     match = MARGIN.match(str(text).strip())
     if match is None or match.group(2).startswith("point") != share or not float(match.group(1)):
-        raise UsageError(f"equivalence '{text}' of {name} cannot be read; {wanted} can")
+        raise UsageError(f"equivalence '{text}' of {name} cannot be read; {example} can")
     return Margin(name, str(text), "difference" if share else "ratio", float(match.group(1)) / 100)
 
 

@@ -18,7 +18,7 @@ from squeeze.evaluate.metrics import ExampleMetric
 
 Verdict = Literal["better", "worse", "not told apart", "equivalent", "same", "no verdict"]
 At = Callable[[float], Interval | None]  # the interval at a level of confidence
-FOUND_4_IN_5 = (
+DETECTED_4_IN_5 = (
     1.959964 + 0.841621
 ) / 1.959964  # half widths that a true change must be, to be found four times in five
 TOO_FEW = "{} independent units; {} or more would do"
@@ -140,8 +140,8 @@ def concluded(moved: Delta, why: str = "") -> Delta:
     """A change with its 95 % intervals and what they say; ``why`` there is no verdict, if so."""
     assert moved.at is not None
     interval, ratio_interval = moved.at(CONFIDENCE), moved.ratio_at(CONFIDENCE) if moved.ratio_at else None
-    seen = (interval.high - interval.low) / 2 * FOUND_4_IN_5 if interval else None
-    moved = replace(moved, difference_interval=interval, ratio_interval=ratio_interval, smallest_seen=seen)
+    smallest = (interval.high - interval.low) / 2 * DETECTED_4_IN_5 if interval else None
+    moved = replace(moved, difference_interval=interval, ratio_interval=ratio_interval, smallest_seen=smallest)
     if moved.units is None or moved.units < FEWEST_UNITS:
         why = why or TOO_FEW.format(moved.units, FEWEST_UNITS)
     return moved.unjudged(why) if why else moved.judged_at(CONFIDENCE)

@@ -180,14 +180,14 @@ def _example_score(
 ) -> Score:
     values, this = _per_example(metric, labels, new, original), new.on(metric)
     assert this is not None, "it was asked for"
-    found = value_of(metric, values, this.units)
+    estimate = value_of(metric, values, this.units)
     deltas: list[Delta] = []
     for other in [] if previous is None else [original, previous]:
         again = deltas and other is original
         deltas.append(deltas[0] if again else _example_delta(metric, labels, values, new, other, original))
     own = None if this.scored_on == new.scored_on else this.scored_on
-    score = Score(metric.label, metric.unit, found.value, found.at(CONFIDENCE), *_two(deltas), own)
-    return replace(score, units=found.units, floor=_floor(metric, labels, original), at=found.at)
+    score = Score(metric.label, metric.unit, estimate.value, estimate.at(CONFIDENCE), *_two(deltas), own)
+    return replace(score, units=estimate.units, floor=_floor(metric, labels, original), at=estimate.at)
 
 
 def _example_delta(

@@ -31,12 +31,12 @@ def listing_command(kind: registry.Kind) -> click.Command:
 
 
 def _list(kind: registry.Kind, as_json: bool) -> None:
-    found = {name: _summary(kind, name) for name in registry.entries(kind)}
+    summaries = {name: _summary(kind, name) for name in registry.entries(kind)}
     if as_json:
-        show_json(found)
+        show_json(summaries)
         return
-    width = max(map(len, found))
-    for name, summary in found.items():
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
         click.echo(f"{name:<{width}}  {summary}")
 
 

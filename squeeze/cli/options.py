@@ -37,12 +37,12 @@ class _PathName(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
 PATH = _PathName()
 
 
-def _keep_stdout_clean(context: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
+def _keep_stdout_clean(context: click.Context, _parameter: click.Parameter, as_json: bool) -> bool:
     """With ``--json``, whatever libraries and users' code print goes to standard error."""
-    if wanted:
+    if as_json:
         context.meta[JSON_STREAM] = sys.stdout
         context.with_resource(redirect_stdout(sys.stderr))
-    return wanted
+    return as_json
 
 
 json_option = click.option(
@@ -80,8 +80,8 @@ def limit_options(command: F) -> F:
     @wraps(command)
     def limited(*arguments: Any, time_limit: float | None, memory_limit: str | None, **options: Any) -> Any:
         memory = None if memory_limit is None else _bytes(memory_limit)
-        given = {"seconds": time_limit, "memory_bytes": memory}
-        limits = {name: value for name, value in given.items() if value is not None}
+        set_limits = {"seconds": time_limit, "memory_bytes": memory}
+        limits = {name: value for name, value in set_limits.items() if value is not None}
         return command(*arguments, limits=limits, **options)
 
     time = click.option(

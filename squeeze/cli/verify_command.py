@@ -55,10 +55,10 @@ def command(
     verification = verify(opened, Limits(**limits))
     progress, scored = progress_for_terminal(), None
     if data is not None:
-        kept = Store(store, progress) if store.is_dir() else None
-        scored = rescore(opened, load_plan(data, (), variables), progress, kept, replace(SCORING, **limits))
+        cache = Store(store, progress) if store.is_dir() else None
+        scored = rescore(opened, load_plan(data, (), variables), progress, cache, replace(SCORING, **limits))
     if as_json:
-        found = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
-        show_json(found | asdict(verification) | {"rescored": scored})
+        result = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
+        show_json(result | asdict(verification) | {"rescored": scored})
     else:
         show_verified(package, opened.manifest.digest, verification, scored)

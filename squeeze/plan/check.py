@@ -157,20 +157,22 @@ def _walk(
     plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, given: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        found = [Fault(step.place, message) for message in _step_faults(plan, step, state, given)]
+        faults = [Fault(step.place, message) for message in _step_faults(plan, step, state, given)]
         if misfit_of(step.pass_, state) is None:
-            found += unused_options(step.pass_, step.place, state, step.pass_.name)
-        result.faults += found
-        preview = _previewed(step, state) if not found else None
+            faults += unused_options(step.pass_, step.place, state, step.pass_.name)
+        result.faults += faults
+        preview = _previewed(step, state) if not faults else None
         if preview:
-            told = _explained(step, branch, state, preview)
+            explained = _explained(step, branch, state, preview)
             takes = memory_of(plan, step, state.model)
-            result.explained.append(replace(told, memory_bytes=takes))
+            result.explained.append(replace(explained, memory_bytes=takes))
             result.faults += too_little_memory(plan, step, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
-        made = step.pass_.gives(state.form) if state.form else None
-        form = made.form if made else step.pass_.ways[0][1].form
-        state = State(form, marks, state.model if made else None, preview, state.maker if form == state.form else step)
+        output = step.pass_.gives(state.form) if state.form else None
+        form = output.form if output else step.pass_.ways[0][1].form
+        state = State(
+            form, marks, state.model if output else None, preview, state.maker if form == state.form else step
+        )
     return state
 
 
@@ -202,12 +204,12 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         yield from pass_.grid_faults(state.preview.grid)
 
 
-def _repetition_faults(plan: Plan, wanted: int, given: frozenset[str]) -> Iterator[str]:
+def _repetition_faults(plan: Plan, seeds: int, given: frozenset[str]) -> Iterator[str]:
     source = plan.data.get("calibrate")
     if "calibrate" in given:
-        yield f"calibration_seeds {wanted} wants data.calibrate named in the plan, so that other samples can be chosen"
+        yield f"calibration_seeds {seeds} wants data.calibrate named in the plan, so that other samples can be chosen"
     elif source is not None and source.samples is None:
-        yield f"calibration_seeds {wanted} would take the same text each time; samples: in data.calibrate would choose"
+        yield f"calibration_seeds {seeds} would take the same text each time; samples: in data.calibrate would choose"
 
 
 def _absent(who: str, extras: tuple[str, ...]) -> Iterator[str]:
@@ -228,9 +230,9 @@ def _explained(step: Step, branch: Branch | None, state: State, preview: Preview
     needs = tuple(sorted(pass_.needed()))
     name = branch.name if branch else None
     assert state.form is not None, "only a model that is known is previewed"
-    made = pass_.gives(state.form)
-    assert made is not None, "only a pass that fits is previewed"
-    return Explained(pass_.name, name, state.form, made.form, preview, needs, pass_.extra)
+    output = pass_.gives(state.form)
+    assert output is not None, "only a pass that fits is previewed"
+    return Explained(pass_.name, name, state.form, output.form, preview, needs, pass_.extra)
 
 
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:

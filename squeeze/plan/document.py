@@ -52,8 +52,8 @@ class Document:
 
     def located(self, faults: list[Fault]) -> list[Fault]:
         """The faults with their lines, in the order of the file."""
-        found = [Fault(fault.path, fault.message, self.line(fault.path)) for fault in faults]
-        return sorted(found, key=lambda fault: fault.line or 0)
+        located = [Fault(fault.path, fault.message, self.line(fault.path)) for fault in faults]
+        return sorted(located, key=lambda fault: fault.line or 0)
 
 
 def read_document(path: Path, overrides: tuple[str, ...] = (), variables: Mapping[str, str] | None = None) -> Document:
@@ -161,14 +161,14 @@ def _step(holder: Any, part: str, path: str) -> Any:
     return holder[part]
 
 
-def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], list[Fault]]:
+def _fill(raw: dict[str, Any], cli_variables: dict[str, str]) -> tuple[dict[str, Any], list[Fault]]:
     """Variables filled in everywhere: from ``--var``, the plan's ``vars:``, the environment, in that order."""
     own = raw.get("vars") or {}
     faults: list[Fault] = []
     if not isinstance(own, dict) or any(isinstance(value, dict | list) for value in own.values()):
         faults.append(Fault(("vars",), f"vars: is {own!r}; names and texts, as in {{real: ../data}}, would do"))
         own = {}
-    known = {**os.environ, **{str(name): str(value) for name, value in own.items()}, **given}
+    variables = {**os.environ, **{str(name): str(value) for name, value in own.items()}, **cli_variables}
 
     def fill(value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -188,10 +188,10 @@ def _fill(raw: dict[str, Any], given: dict[str, str]) -> tuple[dict[str, Any], l
         return "" if fault else text
 
     def look_up(name: str, place: Place) -> str:
-        if name not in known:
+        if name not in variables:
             near = did_you_mean(name, own).removesuffix("?")
             faults.append(Fault(place, f"unknown variable '${{{name}}}'{near}; vars: or --var {name}=... would set it"))
-        return known.get(name, "")
+        return variables.get(name, "")
 
     return fill(deepcopy(raw), ()), faults
 

@@ -75,7 +75,9 @@ def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None
         yield f"{metric.name} times the files that a target writes; the plan names no target"
     longest = model.context if model is not None else None
     if longest is not None and metric.length() > longest:
-        wanted = f"{metric.name}: {metric.length()} tokens are more than the {longest} that the model reads"
-        yield f"{wanted}; a smaller prompt would do"
+        yield (
+            f"{metric.name}: {metric.length()} tokens are more than the {longest} that the model reads"
+            "; a smaller prompt would do"
+        )
     if model is not None and (message := timing_fault(plan, metric.name, model)):
         yield message

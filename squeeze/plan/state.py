@@ -29,7 +29,7 @@ class State:
     maker: Step | None = None  # the pass that gave the model this form; None: it came so
 
 
-def worded(forms: list[str]) -> str:
+def form_names(forms: list[str]) -> str:
     """Forms as readers call them."""
     return " or ".join(FORMS[form] for form in forms)
 
@@ -39,16 +39,16 @@ def misfit_of(pass_: AnyPass, state: State) -> str | None:
     if state.form is None or pass_.gives(state.form) is not None:
         return None
     taken = [form.form for form, _ in pass_.ways]
-    return f"{pass_.name} takes {worded(taken)} and is given {FORMS[state.form]}{bridge(taken, state)}"
+    return f"{pass_.name} takes {form_names(taken)} and is given {FORMS[state.form]}{bridge(taken, state)}"
 
 
 def misfit_of_target(target: Target[Any], name: str, state: State) -> str | None:
     """The same of a target, and what would pack such a model."""
-    wanted = [form.form for form in target.takes]
-    if state.form is None or state.form in wanted:
+    forms = [form.form for form in target.takes]
+    if state.form is None or state.form in forms:
         return None
-    message = f"target {name} packs {worded(wanted)} and is given {FORMS[state.form]}"
-    if export_makes(wanted, state.form):
+    message = f"target {name} packs {form_names(forms)} and is given {FORMS[state.form]}"
+    if export_makes(forms, state.form):
         return f"{message}; passes: [{{pass: export_onnx}}] under it would make one"
     takers = [name for name in registry.BUILTIN["targets"] if _packs(name, state.form)]
     return f"{message}, which {' or '.join(takers) or 'no target'} packs; leave it out"
@@ -56,13 +56,13 @@ def misfit_of_target(target: Target[Any], name: str, state: State) -> str | None
 
 def _packs(target: str, form: str) -> bool:
     """Whether a built-in target packs a model in that form, or what its export is."""
-    wanted = [taken.form for taken in registry.load("targets", target).takes]
-    return form in wanted or export_makes(wanted, form)
+    forms = [taken.form for taken in registry.load("targets", target).takes]
+    return form in forms or export_makes(forms, form)
 
 
-def bridge(wanted: list[str], state: State) -> str:
+def bridge(forms: list[str], state: State) -> str:
     """What would be right where a pass is given a form that it does not take."""
-    if state.form is not None and export_makes(wanted, state.form):
+    if state.form is not None and export_makes(forms, state.form):
         return "; put export_onnx before it"
     if state.maker is None:
         return ", with which the plan starts; leave it out"
@@ -70,10 +70,10 @@ def bridge(wanted: list[str], state: State) -> str:
     return f"; it must come before {state.maker.pass_.name}{at}"
 
 
-def export_makes(wanted: list[str], form: str) -> bool:
-    """Whether an export of a model in that form is one of the forms that are wanted."""
+def export_makes(forms: list[str], form: str) -> bool:
+    """Whether an export of a model in that form is among ``forms``."""
     exported = registry.load("passes", "export_onnx").gives(form)
-    return exported is not None and exported.form in wanted
+    return exported is not None and exported.form in forms
 
 
 def unused_options(options: Options, place: Place, state: State, what: str) -> Iterator[Fault]:

@@ -20,8 +20,9 @@ Wording = Callable[[Any], str]
 
 def fact_lines(row: Row) -> list[tuple[str, str]]:
     """Pairs of name and text, in the order in which the pass gave them."""
-    shown = {name: fact for name, fact in row.facts.items() if (name, fact) != ("layers", {})}  # nothing of any weight
-    facts = [(heading(name), _worded(name, fact, row)) for name, fact in shown.items()]
+    # an empty table of layers: of a pass that touched no weight
+    entries = [(name, fact) for name, fact in row.facts.items() if (name, fact) != ("layers", {})]
+    facts = [(heading(name), _worded(name, fact, row)) for name, fact in entries]
     return facts + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
 
 

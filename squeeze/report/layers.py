@@ -20,9 +20,9 @@ class LayerPair:
     @property
     def layer(self) -> Layer:
         """Whichever is there, the later first."""
-        found = self.after or self.before
-        assert found is not None
-        return found
+        layer = self.after or self.before
+        assert layer is not None
+        return layer
 
     @property
     def note(self) -> str:
@@ -36,8 +36,8 @@ class LayerPair:
 
     def change(self, field: str) -> str:
         """``16x3x3x3 → 8x3x3x3``, or the one value where it did not change."""
-        shown = [_shown(layer, field) for layer in (self.before, self.after) if layer is not None]
-        return " → ".join(dict.fromkeys(shown))
+        texts = [_shown(layer, field) for layer in (self.before, self.after) if layer is not None]
+        return " → ".join(dict.fromkeys(texts))
 
     def number(self, field: str) -> int:
         """What a table sorts by."""
@@ -58,11 +58,11 @@ def side_by_side(before: list[Layer], after: list[Layer]) -> list[LayerPair]:
 
     Two graphs that have no name in common cannot be matched: the result stands alone.
     """
-    found, known = {layer.name: layer for layer in after}, {layer.name for layer in before}
-    if not found.keys() & known:
+    later, names = {layer.name: layer for layer in after}, {layer.name for layer in before}
+    if not later.keys() & names:
         return [LayerPair(layer, layer) for layer in after]
-    pairs = [LayerPair(layer, found.get(layer.name)) for layer in before]
-    return pairs + [LayerPair(None, layer) for layer in after if layer.name not in known]
+    pairs = [LayerPair(layer, later.get(layer.name)) for layer in before]
+    return pairs + [LayerPair(None, layer) for layer in after if layer.name not in names]
 
 
 def _shown(layer: Layer, field: str) -> str:

@@ -62,8 +62,8 @@ def _label_axes(axis: Axes, size: Score, score: Score) -> None:
 
 def _panels(report: Report) -> list[Score]:
     timed = next((metric for metric in report.metrics() if metric.unit == "ratio"), None)
-    found = (_size_metric(report), _score_metric(report), timed)
-    return [metric for metric in found if metric is not None and _every_end(report, metric)]
+    metrics = (_size_metric(report), _score_metric(report), timed)
+    return [metric for metric in metrics if metric is not None and _every_end(report, metric)]
 
 
 def _size_metric(report: Report) -> Score | None:

@@ -178,11 +178,11 @@ class Report(Part):
 
     def metrics(self) -> list[Score]:
         """The first score of each metric: its name and unit, in the order in which they were asked for."""
-        found: dict[str, Score] = {}
+        first: dict[str, Score] = {}
         for row in self.rows:
             for score in (*row.scores.values(), *row.timings.values()):
-                found.setdefault(score.metric, score)
-        return list(found.values())
+                first.setdefault(score.metric, score)
+        return list(first.values())
 
     def ends(self) -> dict[str | None, Row]:
         """The last row of each branch; of the trunk, where there are no branches."""

@@ -171,8 +171,8 @@ def marked(score: Score) -> str:
 
 def own_data(report: Report) -> list[str]:
     """``choice:blimp: 6,800 examples of pairs:blimp (sha256 0a1b2c)``: metrics that are scored on data of their own."""
-    found = {score.metric: score.scored_on for row in report.rows for score in row.scores.values() if score.scored_on}
-    return [f"{heading(metric)}: {examples(on)} (sha256 {on.sha256[:12]})" for metric, on in found.items()]
+    data = {score.metric: score.scored_on for row in report.rows for score in row.scores.values() if score.scored_on}
+    return [f"{heading(metric)}: {examples(on)} (sha256 {on.sha256[:12]})" for metric, on in data.items()]
 
 
 def examples(on: ScoredOn) -> str:
@@ -199,8 +199,8 @@ def judged(report: Report) -> str:
 
 def floors(report: Report) -> list[str]:
     """``KL floor 3.1e-13: what an unchanged model reads on this host``: a smaller distance says nothing."""
-    found = {s.metric: s for row in report.rows for s in row.scores.values() if s.floor is not None}
-    return [f"{heading(n)} {floor(s)}: what an unchanged model reads on this host" for n, s in found.items()]
+    scores = {s.metric: s for row in report.rows for s in row.scores.values() if s.floor is not None}
+    return [f"{heading(n)} {floor(s)}: what an unchanged model reads on this host" for n, s in scores.items()]
 
 
 def floor(score: Score) -> str:
@@ -224,7 +224,7 @@ def arithmetics(report: Report) -> list[str]:
 
 def host_spreads(report: Report) -> list[str]:
     """``latency: this host times the original against itself to within 1.2 %``: nothing nearer to 1 is a change."""
-    found = {
+    spreads = {
         name: clock["host_spread"]
         for row in report.rows
         for name in row.timings
@@ -232,16 +232,16 @@ def host_spreads(report: Report) -> list[str]:
     }
     return [
         f"{heading(n)}: this host times the original against itself to within {100 * spread:.1f} %"
-        for n, spread in found.items()
+        for n, spread in spreads.items()
     ]
 
 
 def clock(row: Row, metric: str) -> str:
     """What the stopwatch said of a timed score, ``1.20 ms → 0.66 ms``; nothing where it says nothing."""
-    found = row.measured.get(metric)
-    times = [found.get(name) for name in ("original_ms", "new_ms")] if isinstance(found, dict) else []
-    known = [milliseconds(time) for time in times if isinstance(time, int | float)]
-    return " → ".join(known) if len(known) == 2 else ""
+    timing = row.measured.get(metric)
+    times = [timing.get(name) for name in ("original_ms", "new_ms")] if isinstance(timing, dict) else []
+    texts = [milliseconds(time) for time in times if isinstance(time, int | float)]
+    return " → ".join(texts) if len(texts) == 2 else ""
 
 
 def sentence(score: Score) -> str:

@@ -36,14 +36,14 @@ class WeightLine:
 
     def numbers(self) -> tuple[float, ...]:
         """What a table sorts by, for every column between the name and the note."""
-        found = (self.tokens, self.before, self.after, self.left, self.clipped)
-        return tuple(-1.0 if number is None else float(number) for number in found)
+        columns = (self.tokens, self.before, self.after, self.left, self.clipped)
+        return tuple(-1.0 if number is None else float(number) for number in columns)
 
 
 def weight_tables(report: Report) -> list[tuple[Row, list[WeightLine]]]:
     """Rows whose pass looked at data, and their weights in the model's order."""
-    found = [(row, weight_lines(row)) for row in report.rows]
-    return [(row, lines) for row, lines in found if lines]
+    tables = [(row, weight_lines(row)) for row in report.rows]
+    return [(row, lines) for row, lines in tables if lines]
 
 
 def weight_lines(row: Row) -> list[WeightLine]:

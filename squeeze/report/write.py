@@ -51,8 +51,10 @@ def read_report(out: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SqueezeError(f"{path}: not a whole report ({error}); run the plan again to write it anew") from None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else None
-        raise SqueezeError(f"{path}: report schema {found!r}; this squeeze reads {SCHEMA}: run the plan again with it")
+        version = values.get("schema") if isinstance(values, dict) else None
+        raise SqueezeError(
+            f"{path}: report schema {version!r}; this squeeze reads {SCHEMA}: run the plan again with it"
+        )
     _check(values, path)
     return values
 
