@@ -1,6 +1,6 @@
 """Do the ledger's intervals and verdicts keep what they promise? Simulated with the ledger's own functions.
 
-    python benchmarks/coverage.py [--runs 2000] [--tables 100000]
+    python benchmarks/coverage.py [--runs 2000] [--tables 100000] [--jobs 2]
 
 Prints coverage of 95 % intervals, false verdicts per test and per ledger, contradictions between intervals and verdicts
 in random tables, and false "kept" of a budget. `tests/test_promises.py` is the short version.
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -31,12 +34,21 @@ def normal(generator: np.random.Generator, units: int) -> np.ndarray:
     return generator.normal(size=units)
 
 
-def lognormal(sigma: float) -> Draw:
+def lognormal(sigma: float, generator: np.random.Generator, units: int) -> np.ndarray:
     """Mean 0, a long tail to the right."""
-    return lambda generator, units: generator.lognormal(0, sigma, units) - np.exp(sigma**2 / 2)
+    return generator.lognormal(0, sigma, units) - np.exp(sigma**2 / 2)
 
 
-DRAWS: dict[str, Draw] = {"normal": normal, "lognormal .5": lognormal(0.5), "lognormal 1": lognormal(1.0)}
+def mirrored(draw: Draw, generator: np.random.Generator, units: int) -> np.ndarray:
+    """The tail to the left."""
+    return -draw(generator, units)
+
+
+DRAWS: dict[str, Draw] = {
+    "normal": normal,
+    "lognormal .5": partial(lognormal, 0.5),
+    "lognormal 1": partial(lognormal, 1.0),
+}
 
 
 def mean_coverage(draw: Draw, units: int, runs: int, seed: int = 0) -> float:
@@ -191,55 +203,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="simulated data sets per figure")
     parser.add_argument("--tables", type=int, default=100_000, help="random tables searched for contradictions")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on how many")
     options = parser.parse_args()
-    show_coverage(options.runs)
-    show_verdicts(options.runs // 4)
-    print(f"\ncontradictions in {options.tables:,} random tables: {contradictions(random_tables(options.tables))}")
-    show_kept(options.runs)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        show_coverage(pool, options.runs)
+        show_verdicts(pool, options.runs // 4)
+        found = contradictions(random_tables(options.tables))
+        print(f"\ncontradictions in {options.tables:,} random tables: {found}", flush=True)
+        show_kept(pool, options.runs)
 
 
-def show_coverage(runs: int) -> None:
+def show_coverage(pool: Executor, runs: int) -> None:
     print(f"coverage of 95 % intervals, {runs} data sets each; goal 93 to 97 %\n{'units':<34}", end="")
     print("".join(f"{units:>7}" for units in UNITS))
-    for name, draw in DRAWS.items():
-        print(f"{'mean, ' + name:<34}" + "".join(f"{mean_coverage(draw, units, runs):>7.3f}" for units in UNITS))
-    for correlation in (0.0, 0.2, 0.3):
-        found = [document_coverage(correlation, units, runs) for units in UNITS]
-        print(f"{f'mean, documents of {PARTS}, ICC {correlation}':<34}" + "".join(f"{share:>7.3f}" for share in found))
-    for correlation in (0.0, 0.2, 0.3):
-        found = [clustered_yes_no_coverage(correlation, units, runs) for units in UNITS]
-        print(
-            f"{f'yes/no, documents of {PARTS}, ICC {correlation}':<34}" + "".join(f"{share:>7.3f}" for share in found)
-        )
-    for lost, gained in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.1)):
-        found = [yes_no_coverage(lost, gained, units, runs) for units in UNITS]
-        print(f"{f'yes/no, lost {lost}, gained {gained}':<34}" + "".join(f"{share:>7.3f}" for share in found))
+    rows: list[tuple[str, Callable[[int, int], float]]] = [
+        *((f"mean, {name}", partial(mean_coverage, draw)) for name, draw in DRAWS.items()),
+        *((f"mean, documents of {PARTS}, ICC {icc}", partial(document_coverage, icc)) for icc in (0.0, 0.2, 0.3)),
+        *(
+            (f"yes/no, documents of {PARTS}, ICC {icc}", partial(clustered_yes_no_coverage, icc))
+            for icc in (0.0, 0.2, 0.3)
+        ),
+        *(
+            (f"yes/no, lost {lost}, gained {gained}", partial(yes_no_coverage, lost, gained))
+            for lost, gained in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.1))
+        ),
+    ]
+    asked = [[pool.submit(figure, units, runs) for units in UNITS] for _, figure in rows]
+    for (name, _), found in zip(rows, asked, strict=True):
+        print(f"{name:<34}" + "".join(f"{figure.result():>7.3f}" for figure in found), flush=True)
 
 
-def show_verdicts(ledgers: int) -> None:
+def show_verdicts(pool: Executor, ledgers: int) -> None:
     print(f"\nfalse verdicts, {ledgers} ledgers of 10 rows x 2 metrics in which nothing is true; goal at most 5 %")
-    for examples in (20, 100, 500):
-        alone, together = false_verdicts(10, examples, ledgers)
-        print(f"{examples:>5} examples: {alone:.3f} of single verdicts, {together:.3f} of ledgers")
+    asked = {examples: pool.submit(false_verdicts, 10, examples, ledgers) for examples in (20, 100, 500)}
+    for examples, found in asked.items():
+        alone, together = found.result()
+        print(f"{examples:>5} examples: {alone:.3f} of single verdicts, {together:.3f} of ledgers", flush=True)
 
 
-def show_kept(runs: int) -> None:
+def show_kept(pool: Executor, runs: int) -> None:
     print(f'\nfalse "kept", {runs} runs each; goal at most 2.5 %')
     for examples in (10, 20, 50, 200, 1000):
         one = false_kept_shares("-1 points", 0.03, 0.01, examples, runs)
         edge = false_kept_shares("-10 points", 0.1, 0.0, examples, runs)
         print(f"{examples:>5} examples: top1 '-1 points', true -2: {one:.4f}; '-10 points', true -10: {edge:.4f}")
-    for units in UNITS:
-        found = [
-            f"{metric.name} '+2 %', true +2 %, {name}: {false_kept_means(metric, '+2 %', draw, units, runs):.4f}"
-            for metric in (LOSS, PERPLEXITY)
-            for name, draw in (("normal", normal), ("tail below", _mirrored(lognormal(1.0))), ("above", lognormal(1.0)))
-        ]
-        print(f"{units:>5} units: " + "; ".join(found))
-
-
-def _mirrored(draw: Draw) -> Draw:
-    return lambda generator, units: -draw(generator, units)
+    tails = {"normal": normal, "tail below": partial(mirrored, DRAWS["lognormal 1"]), "above": DRAWS["lognormal 1"]}
+    kinds = list(product((LOSS, PERPLEXITY), tails.items()))
+    asked = [
+        [pool.submit(false_kept_means, metric, "+2 %", draw, units, runs) for metric, (_, draw) in kinds]
+        for units in UNITS
+    ]
+    for units, found in zip(UNITS, asked, strict=True):
+        named = zip(kinds, found, strict=True)
+        shown = [f"{metric.name} '+2 %', true +2 %, {tail}: {one.result():.4f}" for (metric, (tail, _)), one in named]
+        print(f"{units:>5} units: " + "; ".join(shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.wide_products import wide_products
 from squeeze.errors import ModelError
 
@@ -87,6 +88,7 @@ class Walk:
         self.network, self.tokens, self.chunk, self.spill, self.wide = network, tokens, chunk, spill, wide
         self.calls: dict[int, list[Call]] = {}  # by number of sequences in a chunk: what each block is called with
         self.hidden = torch.empty(0)
+        self.mapped: MappedTensor | None = None
 
     def chunks(self) -> Iterator[slice]:
         """The sequences, a chunk at a time."""
@@ -107,6 +109,7 @@ class Walk:
             if not len(self.hidden):
                 self.hidden = self._room(first)
             self.hidden[part] = first
+            self._release(part)
 
     def twin(self) -> Walk:
         """The same activations on a way of their own; in a file beside this one's, where that has one."""
@@ -130,6 +133,7 @@ class Walk:
                 self.hidden[part] = output
             if each is not None:
                 each(part)
+            self._release(part)
 
     @torch.no_grad()
     def block(self, index: int, hidden: Tensor) -> Tensor:
@@ -148,6 +152,7 @@ class Walk:
                 stand_in.output = self.hidden[part]
             with self.network.in_place_of_blocks(list(stand_ins)):
                 yield part, self._model(self.tokens[part]).float()
+            self._release(part)
 
     @contextmanager
     def _embedding(self, part: slice) -> Iterator[Tensor]:
@@ -179,11 +184,14 @@ class Walk:
         return "logits_to_keep" in inspect.signature(self.network.module.forward).parameters
 
     def _room(self, first: Tensor) -> Tensor:
-        """Where all activations lie: in memory, or mapped from a file."""
+        """Where all activations lie: in memory, or in a file."""
         shape = (len(self.tokens), *first.shape[1:])
         if self.spill is None:
             return torch.empty(shape, dtype=first.dtype)
-        count = 1
-        for size in shape:
-            count *= size
-        return torch.from_file(str(self.spill), shared=True, size=count, dtype=first.dtype).reshape(shape)
+        self.mapped = MappedTensor.create(self.spill, shape, first.dtype)
+        return self.mapped.tensor
+
+    def _release(self, part: slice) -> None:
+        """What lies in a file need not stay in memory."""
+        if self.mapped is not None:
+            self.mapped.release(part)

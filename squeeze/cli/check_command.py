@@ -44,8 +44,9 @@ def command(
                 "plan": str(plan),
                 "ok": True,
                 "warnings": warnings,
-                "original": result.original,
+                "original": asdict(result.original) if result.original else None,
                 "passes": [asdict(e) for e in result.explained],
+                "kept_of_original": asdict(result.kept) if result.kept else None,
             }
         )
     elif explain:

@@ -40,7 +40,12 @@ def show_explained(check: Check) -> None:
         *cells, needs, layers = _explained(row)
         peak = f"about {text.size(row.memory_bytes)}" if row.memory_bytes is not None else ""
         table.add_row(*cells, *([peak] if has_memory else []), needs, layers)
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if (kept := check.kept) is not None:
+        whole = "" if kept.size_bytes is None else f", {text.size(kept.size_bytes)} in all"
+        told = f"the store keeps {kept.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"
+        console.print(told, soft_wrap=True)
 
 
 def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:

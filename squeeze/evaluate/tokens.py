@@ -28,7 +28,8 @@ CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabul
 LOGITS = 2**26  # of a chunk, 256 MB
 FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
 ROWS = 2**24  # logits that are compared together, 64 MB
-HIDDEN = "hidden.f32"  # what comes out of the last block, [sequences, length, hidden]
+HIDDEN = "hidden.f32"  # of the original, what comes out of the last block, [sequences, length, hidden]
+ACTIVATIONS = "activations.f32"  # of a model that is compared, while it is scored
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,20 @@ class TokenScores(SavedArrays):
 
 
 def score_tokens(
-    model: Decoder, data: TokenDataset, folder: Path, original: Reference | None, progress: Progress, what: str
+    model: Decoder,
+    data: TokenDataset,
+    folder: Path,
+    original: Reference | None,
+    progress: Progress,
+    what: str,
+    in_file: bool = False,
 ) -> TokenScores:
     """Score every sequence.
 
     Args:
         folder: Where the original's hidden states are written.
         original: What is compared to; None: ``model`` is the original, and has moved by nothing.
+        in_file: Activations lie in a file, not in memory; the original's always do.
 
     Raises:
         ModelError: a logit is not finite.
@@ -79,7 +87,8 @@ def score_tokens(
         raise DataError(f"{data.name}: a sequence of one token leaves nothing to predict; length: 2 or more would do")
     tokens = torch.from_numpy(data.tokens)
     chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
-    spill = folder / HIDDEN if original is None else None
+    own = folder / HIDDEN if original is None else folder / ACTIVATIONS
+    spill = own if in_file or original is None else None
     expected = None if original is None else original.logits(tokens, chunk)
     parts = []
     for part, logits in progress.track(model.logits(tokens, chunk, spill), what, -(-len(tokens) // chunk)):
@@ -87,6 +96,7 @@ def score_tokens(
             raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
         reference = logits if expected is None else next(expected)[1]
         parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
+    (folder / ACTIVATIONS).unlink(missing_ok=True)
     nll, kl, flips = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TokenScores(nll, kl, flips, data.size_bytes)
 
@@ -125,13 +135,8 @@ def _rows(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarra
     return nll.numpy(), kl.numpy(), (logits.argmax(-1) != reference.argmax(-1)).numpy()
 
 
-def reference_bytes(model: LanguageModel, tokens: int) -> int:
-    """What the original takes on disk for so many evaluation tokens."""
-    return FLOAT * model.skeleton.hidden_size * tokens
-
-
 def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = None) -> int:
-    """The peak of scoring sequences of that length, by the model's shapes; None: a great many."""
+    """The peak of scoring sequences of that length, by shapes, activations in a file; None: a great many."""
     together = chunk_sequences(length, model.vocabulary)
     tokens = length * (together if sequences is None else min(together, sequences))
     logits = 2 * tokens * model.vocabulary * FLOAT  # the model's and the original's

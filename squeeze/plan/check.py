@@ -22,7 +22,7 @@ from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
-from squeeze.plan.memory import memory_of, scoring_faults, too_little_memory
+from squeeze.plan.memory import KeptOriginal, kept_original, memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
@@ -61,6 +61,7 @@ class Check:
     faults: list[Fault] = field(default_factory=list)
     original: Preview | None = None
     explained: list[Explained] = field(default_factory=list)
+    kept: KeptOriginal | None = None  # of a language model
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -72,6 +73,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     start = _start(plan, model, given_roles, result)
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
+    result.kept = kept_original(plan, start.model)
     result.faults += unknown_faults(plan, start.model)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
     for branch in plan.branches:

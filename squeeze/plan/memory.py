@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from squeeze.data.text import TextData
 from squeeze.errors import Fault
@@ -15,6 +16,19 @@ from squeeze.plan.plan import Plan, Step
 from squeeze.report.text import size
 
 PLACE = ("memory",)
+
+
+@dataclass(frozen=True)
+class KeptOriginal:
+    """What the store keeps of an original language model, so that KL and flips of every row are exact.
+
+    Args:
+        token_bytes: For each token of ``data.evaluate``.
+        size_bytes: For all of them; None: as many as the text has.
+    """
+
+    token_bytes: int
+    size_bytes: int | None
 
 
 def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
@@ -30,11 +44,19 @@ def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fau
     yield from _fault(plan, at, takes)
 
 
+def kept_original(plan: Plan, model: Model | None) -> KeptOriginal | None:
+    """None where no metric reads a language model's tokens."""
+    source = plan.data.get("evaluate")
+    if not isinstance(model, LanguageModel) or not isinstance(source, TextData) or not _scored(plan):
+        return None
+    tokens = None if source.samples is None else source.samples * source.length
+    return KeptOriginal(model.hidden_bytes(1), None if tokens is None else model.hidden_bytes(tokens))
+
+
 def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     """A fault where scoring takes more than the plan allows."""
     source = plan.data.get("evaluate")
-    scored = any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
-    if isinstance(model, LanguageModel) and isinstance(source, TextData) and scored:
+    if isinstance(model, LanguageModel) and isinstance(source, TextData) and _scored(plan):
         yield from _fault(plan, "scoring", scoring_bytes(model, source.length, source.samples))
     if model is not None and not isinstance(model, LanguageModel):
         yield from _fault(plan, "a run", least_bytes(model), "takes at least")
@@ -52,6 +74,10 @@ def timing_fault(plan: Plan, metric: str, model: Model) -> str | None:
         return None
     allowed = size(plan.memory_bytes)
     return f"{metric} loads the original as float32: {size(takes)} of memory; {allowed} is allowed: leave it out"
+
+
+def _scored(plan: Plan) -> bool:
+    return any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
 
 
 def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes") -> Iterator[Fault]:

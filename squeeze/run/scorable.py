@@ -23,7 +23,8 @@ def open_sources(plan: Plan, task: Task, original: Subject | None, store: Store,
     data: dict[str, Dataset] = {role: plan.open_data(role) for role in sorted(roles)}
     found = {m.label: own_data(plan, m, data.get(EVALUATE)) for m in plan.metrics}
     own = {label: one for label, one in found.items() if one is not None}
-    return Sources(store, progress, task, original, data.get(EVALUATE), data.get(TRAIN), own, plan.root)
+    opened, limited = (data.get(EVALUATE), data.get(TRAIN), own), plan.memory_bytes is not None
+    return Sources(store, progress, task, original, *opened, plan.root, limited)
 
 
 def obstacle(plan: Plan, metric: Metric, model: Model, sources: Sources) -> str | None:

@@ -113,7 +113,8 @@ class Line:
         self.plan = plan = plan.settled(self.original.model)
         subject = Subject(self.original.key, self.original.model, "original")
         roles = self.data.get("evaluate"), self.data.get("train")
-        sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root)
+        limited = plan.memory_bytes is not None
+        sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root, limited)
         self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch

@@ -9,9 +9,10 @@ import pytest
 import torch
 from language_world import write_folder
 
+from squeeze.blocks.mapped import MappedTensor
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
-from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, noise_floor, reference_bytes, score_tokens
+from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, noise_floor, score_tokens
 from squeeze.models.language.artifact import LanguageFacts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
@@ -106,9 +107,23 @@ def test_int8_rounding_reads_as_stock_transformers_in_float32_says(original, tmp
     assert found.flips.mean() == pytest.approx(float((log_p.argmax(-1) != log_q.argmax(-1)).double().mean()), abs=0.01)
 
 
+def test_activations_in_a_file_give_the_same_scores_and_leave_no_file(original, tmp_path: Path) -> None:
+    rounded = Rtn(bits=4, group_size=32).run(LanguageModel(original[0].folder), Context())
+    in_memory = scored(rounded, original, tmp_path)
+    in_file = score_tokens(rounded, DATA, tmp_path, Reference(*original), Progress(), "score", in_file=True)
+    assert np.array_equal(in_file.nll, in_memory.nll)
+    assert np.array_equal(in_file.kl, in_memory.kl)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_activations_is_an_error_and_no_dead_process(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"space|large|limit"):
+        MappedTensor.create(tmp_path / "huge", (1 << 40, 1 << 10), torch.float32)
+
+
 def test_the_original_takes_four_bytes_a_channel_and_token_on_disk(original) -> None:
     size = (original[1] / HIDDEN).stat().st_size
-    assert size == reference_bytes(original[0], DATA.tokens.size) == 4 * 64 * DATA.tokens.size
+    assert size == original[0].hidden_bytes(DATA.tokens.size) == 4 * 64 * DATA.tokens.size
 
 
 def test_another_vocabulary_cannot_be_compared(original, tmp_path: Path) -> None:

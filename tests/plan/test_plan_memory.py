@@ -66,6 +66,7 @@ def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.Cap
     assert squeeze("check", world / "plan.yaml", "--explain") == 0
     assert "memory" in (shown := capsys.readouterr().out)
     assert "about 45" in shown
+    assert "the store keeps 256 bytes of the original for each token of data.evaluate" in shown
     assert squeeze("check", world / "plan.yaml", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["passes"]
     model = load(world / "plan.yaml").model

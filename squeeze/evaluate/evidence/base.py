@@ -107,6 +107,7 @@ class Sources:
         original: What metrics with ``needs_original`` compare to; None: there is none, and no such metric is scored.
         own: By a metric's label, the data that it brings or cuts anew.
         root: Folder that paths in metrics start from.
+        little_memory: What can lie in a file should not lie in memory: the plan limits that.
     """
 
     store: Store
@@ -117,6 +118,7 @@ class Sources:
     train: Dataset | None = None
     own: Mapping[str, Dataset] = field(default_factory=dict)
     root: Path = field(default_factory=Path)
+    little_memory: bool = False
 
 
 class Evidence(ABC):

@@ -67,9 +67,10 @@ class Tokens(OnEvaluationData[TokenScores]):
         reference = None
         if model.key != original.key:
             reference = Reference(in_shards(original.model), self.entry(original))
-        score_tokens(decoder, data, folder, reference, self.sources.progress, f"score {model.name}").save(folder)
+        progress, in_file = self.sources.progress, self.sources.little_memory
+        score_tokens(decoder, data, folder, reference, progress, f"score {model.name}", in_file).save(folder)
         if self.is_original(model):
-            floor = noise_floor(Reference(in_shards(original.model), folder), data, self.sources.progress, model.name)
+            floor = noise_floor(Reference(in_shards(original.model), folder), data, progress, model.name)
             (folder / AGAIN).mkdir()
             floor.save(folder / AGAIN)
 

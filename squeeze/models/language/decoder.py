@@ -54,6 +54,10 @@ class Decoder(Model):
         random: list[int] = np.random.default_rng(0).integers(0, self.tokens_known, GOLDEN_TOKENS).tolist()
         return random
 
+    def hidden_bytes(self, tokens: int) -> int:
+        """What lies between two blocks for so many tokens, in float32; 0: they are not walked block by block."""
+        return 0
+
     def predict(self, batch: Batch) -> Tensor:
         return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
 

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
@@ -153,11 +153,15 @@ class LanguageModel(Decoder):
         with self.outside(wide=True):
             yield from walk.finish()
 
+    def hidden_bytes(self, tokens: int) -> int:
+        return torch.float32.itemsize * int(self.skeleton.hidden_size) * tokens
+
     def logits_of(self, hidden: Path, tokens: Tensor, chunk: int = 8) -> Iterator[tuple[slice, Tensor]]:
         """The same logits again, from what came out of the last block: norm and head only."""
         walk = Walk(self.skeleton, tokens, chunk, wide=True)
         shape = (*tokens.shape, self.skeleton.hidden_size)
-        walk.hidden = torch.from_file(str(hidden), size=prod(shape), dtype=torch.float32).reshape(shape)
+        walk.mapped = MappedTensor.open(hidden, shape, torch.float32)
+        walk.hidden = walk.mapped.tensor
         with self.outside(wide=True):
             yield from walk.finish()
 
