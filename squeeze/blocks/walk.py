@@ -156,14 +156,17 @@ class Walk:
 
     @contextmanager
     def _embedding(self, part: slice) -> Iterator[Tensor]:
-        """The tokens of a chunk; where activations are wide, numbered anew in a float32 table of theirs alone."""
+        """The tokens of a chunk; where activations are wide, numbered anew in a float32 table of theirs alone.
+
+        A model with a further table (of positions, of tokens for each block) keeps their numbers and widens the whole.
+        """
         tokens = self.tokens[part]
         if not self.wide or self.network.dtype == torch.float32:
             yield tokens
             return
         embedding = self.network.module.get_input_embeddings()  # type: ignore[operator]
         whole, padding = embedding._parameters["weight"], embedding.padding_idx
-        used, places = torch.unique(tokens, return_inverse=True)
+        used, places = (slice(None), tokens) if self._has_tables else torch.unique(tokens, return_inverse=True)
         embedding._parameters["weight"] = nn.Parameter(whole[used].float(), requires_grad=False)
         embedding.padding_idx = None  # may lie outside the small table
         try:
@@ -182,6 +185,13 @@ class Walk:
     def _keeps_last(self) -> bool:
         """Whether the model can leave out the head for all tokens but the last."""
         return "logits_to_keep" in inspect.signature(self.network.module.forward).parameters
+
+    @cached_property
+    def _has_tables(self) -> bool:
+        """Whether there is an embedding outside the blocks beside that of the tokens."""
+        inside = {id(module) for module in self.network.layers.modules()}
+        tables = [m for m in self.network.module.modules() if isinstance(m, nn.Embedding) and id(m) not in inside]
+        return len(tables) > 1
 
     def _room(self, first: Tensor) -> Tensor:
         """Where all activations lie: in memory, or in a file."""
