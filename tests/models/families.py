@@ -44,6 +44,18 @@ def text_model(name: str, **changes: Any) -> Callable[[], nn.Module]:
     return build
 
 
+def gemma3(**changes: Any) -> Callable[[], nn.Module]:
+    """A Gemma 3 of text alone: seven blocks, one of which sees the whole text."""
+
+    def build() -> nn.Module:
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        sizes = SMALL | {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 6}
+        return Gemma3ForCausalLM(Gemma3TextConfig(**sizes | changes))
+
+    return build
+
+
 def _llava() -> nn.Module:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 

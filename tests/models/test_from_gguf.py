@@ -26,7 +26,7 @@ from squeeze.writers.gguf import write_gguf
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
 FAMILIES = [*AS_THEY_ARE, *(name for name in VARIANTS if name not in REFUSED)]
-BY_TRANSFORMERS = ["llama3.1", "phi3", "qwen2", "qwen3-128", "gemma2-256"]  # whose sizes and tensors it reads wholly
+BY_TRANSFORMERS = ["llama3.1", "phi3", "qwen2", "qwen3-128", "gemma2-256", "gemma3"]  # which it reads wholly
 
 
 def converted(file: Path, **options: Any) -> LanguageModel:

