@@ -1,7 +1,7 @@
 """The torch form: a module, where it came from, and what it takes in.
 
-On disk: ``weights.safetensors``, ``model.json`` (source and inputs) and, where sizes differ from what the source
-builds, ``structure.json``. Never a pickled module.
+On disk: ``weights.safetensors``, ``model.json`` (source and inputs), where weights are quantized ``grid.safetensors``
+and, where sizes differ from what the source builds, ``structure.json``. Never a pickled module.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from squeeze import registry
+from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError, UsageError, first_line
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
 from squeeze.models.tasks.base import ROWS, Task, task_named
+from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
 from squeeze.models.torch_macs import MacCounter, meta_copy
 from squeeze.models.weights import assign, read_weights, write_weights
 
@@ -31,14 +33,26 @@ WANTED = "logits [n, classes] were"
 
 
 class TorchModel(Model):
-    """A ``torch.nn.Module`` in evaluation mode, with its source and its inputs."""
+    """A ``torch.nn.Module`` in evaluation mode, with its source and its inputs.
+
+    Args:
+        grid: Quantized weights by parameter name, a convolution's as its matrix; the module computes with what they
+            stand for, and the integers are what is stored, counted and exported.
+    """
 
     form = "torch"
 
-    def __init__(self, module: nn.Module, source: Source, inputs: tuple[InputSpec, ...]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        source: Source,
+        inputs: tuple[InputSpec, ...],
+        grid: Mapping[str, QuantizedTensor] | None = None,
+    ) -> None:
         self.module = module.eval()
         self.source = source
         self.inputs = inputs
+        self.grid = dict(grid or {})
         self.task = task_of(module, inputs)
 
     @classmethod
@@ -59,7 +73,20 @@ class TorchModel(Model):
         """The same network without weights, on the meta device."""
         module = self.source.build("meta")
         structure.apply(module, structure.difference(module, self.module))
-        return TorchModel(module, self.source, self.inputs)
+        return TorchModel(module, self.source, self.inputs, self.grid)
+
+    def marks(self) -> frozenset[str]:
+        return frozenset({"quantized"} if self.grid else ())
+
+    def require_floats(self, work: str) -> None:
+        """Refuse a model whose weights are integers, which that work would lose.
+
+        Raises:
+            ModelError: weights are quantized.
+        """
+        if self.grid:
+            what = f"{len(self.grid)} weights are quantized, {next(iter(self.grid))} for one"
+            raise ModelError(f"{what}, and {work} would lose their integers; quantize after it")
 
     def copied(self) -> TorchModel:
         return deepcopy(self)
@@ -72,7 +99,12 @@ class TorchModel(Model):
         return [name for name, _ in self.module.named_modules() if name]
 
     def resident(self) -> ResidentTorchModel:
-        """The model as a training loop sees it."""
+        """The model as a training loop sees it.
+
+        Raises:
+            ModelError: its weights are integers.
+        """
+        self.require_floats("training")
         return ResidentTorchModel(self)
 
     def predict(self, batch: Batch) -> Tensor:
@@ -124,7 +156,8 @@ class TorchModel(Model):
 
     def nbytes(self) -> int:
         """Bytes of all tensors that ``save`` writes."""
-        return sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        dense = [value for name, value in self.module.state_dict().items() if name not in self.grid]
+        return sum(int(value.nbytes) for value in dense) + sum(map(grid_bytes, self.grid.values()))
 
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.module.parameters())
@@ -134,7 +167,9 @@ class TorchModel(Model):
         return structure.difference(self.source.build("meta"), self.module)
 
     def save(self, folder: Path) -> None:
-        write_weights(self.module.state_dict(), folder / "weights.safetensors")
+        dense = {name: value for name, value in self.module.state_dict().items() if name not in self.grid}
+        write_weights(dense, folder / "weights.safetensors")
+        write_grids(self.grid, folder)
         facts = {"source": self.source.describe(), "inputs": [vars(i) for i in self.inputs]}
         (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
         if changed := self.structure():
@@ -151,8 +186,15 @@ class TorchModel(Model):
         module = source.build()
         if changed.exists():
             structure.apply(module, _read_json(changed))
-        assign(module, read_weights(folder / "weights.safetensors"), str(folder))
-        return cls(module, source, inputs)
+        grid, expected = read_grids(folder), module.state_dict()
+        if unknown := [name for name in grid if name not in expected]:
+            raise ModelError(f"{folder}: quantized weights hold '{unknown[0]}', which the model has not")
+        weights = read_weights(folder / "weights.safetensors")
+        weights |= {name: expected[name] for name in grid}
+        assign(module, weights, str(folder))
+        for name, quantized in grid.items():
+            put_grid(module, name, quantized)
+        return cls(module, source, inputs, grid)
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         def run() -> object:
@@ -232,4 +274,6 @@ def _layers(model: TorchModel) -> Iterator[Layer]:
             shape = tuple(getattr(modules[name], "weight", own[0]).shape)
             buffers = sum(buffer.nbytes for buffer in modules[name].buffers(recurse=False))
             count, size = sum(p.numel() for p in own), sum(p.nbytes for p in own) + buffers
+            if grid := model.grid.get(f"{name}.weight"):
+                size += grid_bytes(grid) - modules[name].weight.nbytes
             yield Layer(name, type(modules[name]).__name__, count, size, counter.by_module.get(name, 0), shape)

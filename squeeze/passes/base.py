@@ -144,6 +144,7 @@ class Pass(Options, ABC, Generic[In, Out]):
             cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         for base in cls.__mro__:
             args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
+            args = args * 2 if len(args) == 1 else args  # the form of a base that gives what it takes
             taken, given = (forms_of(arg) for arg in args) if len(args) == 2 else ((), ())
             if taken and len(taken) == len(given):
                 cls.ways = tuple(zip(taken, given, strict=True))
@@ -206,8 +207,8 @@ class Pass(Options, ABC, Generic[In, Out]):
         """What the pass will do to ``model`` (meta tensors; may be changed in place), for ``check --explain``."""
         return replace(before, touched=())
 
-    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
-        """Which of the grids that weights lie on by then this pass cannot hold, and what it could."""
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
+        """Which of the grids that weights of ``model`` lie on by then this pass cannot hold, and what it could."""
         return iter(())
 
     def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:

@@ -203,7 +203,7 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
     if state.model is not None:
         yield from pass_.faults(state.model)
     if state.preview is not None:
-        yield from pass_.grid_faults(state.preview.grid)
+        yield from pass_.grid_faults(state.preview.grid, state.model)
 
 
 def _repetition_faults(plan: Plan, seeds: int, given: frozenset[str]) -> Iterator[str]:

@@ -23,9 +23,9 @@ from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer, Model
+from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
-from squeeze.models.language.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.words import dtype_fault
-from squeeze.models.language.grid_file import GridEntry
+from squeeze.models.grid_file import GridEntry
 from squeeze.models.language.names import Found
 from squeeze.models.language.shards import Piece, Shards
 

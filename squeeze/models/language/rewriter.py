@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.models.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.dense import copy_side_files
-from squeeze.models.language.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill

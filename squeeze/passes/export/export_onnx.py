@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.errors import EffectError, ModelError
-from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats import onnx_blocked, onnx_grid, onnx_nbits
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import simplify
@@ -34,6 +34,7 @@ from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.export import Options, export_decoder
 from squeeze.writers.decoder.lowering import WeightEncoding
 from squeeze.writers.decoder.trace import trace
+from squeeze.writers.onnx_grid import prove_grid, store_weights
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
 PREFIX = "module."  # where the wrapper keeps the user's module
@@ -66,6 +67,8 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
             return self._decoder(model, context)
         exported = OnnxModel(self._graph(model), "exported model", model.task)
         exported.threads = context.threads
+        if model.grid:
+            context.facts["proof"] = prove_grid(model.grid, exported)
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported
 
@@ -92,12 +95,24 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
     def preview(self, model: Any, before: Preview) -> Preview:
         return replace(before, touched=(), exact=False)
 
-    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         holds = onnx_nbits.holds if self.weights == "nbits" else onnx_blocked.holds
+        holds = self._torch_holds if isinstance(model, TorchModel) else holds
         for name, kind in grid.items():
             if reason := holds(kind):
                 yield f"{self.name}: {name}: {reason}"
                 return  # one tells; the others say the same
+
+    def _torch_holds(self, kind: GridKind) -> str | None:
+        """Why the file of a classifier or encoder cannot hold such a grid."""
+        least = onnx_grid.least_opset(kind)
+        if "opset" in self.model_fields_set and self.opset < least:
+            return f"opset {self.opset} has neither int4 nor groups; {least} would do"
+        return onnx_grid.holds(kind)
+
+    def _opset(self, model: TorchModel) -> int:
+        """As the option says; more where integers need it."""
+        return max(self.opset, *(onnx_grid.least_opset(GridKind.of(grid)) for grid in model.grid.values()), 0)
 
     def _decoder(self, model: LanguageModel, context: Context) -> OnnxDecoder:
         """Written afresh: whatever a killed run left is no part of it."""
@@ -107,10 +122,11 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         return export_decoder(model, folder, options, context)
 
     def _graph(self, model: TorchModel) -> ir.Model:
-        graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self.opset)
+        graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self._opset(model))
         simplify(graph_model)
         _strip(graph_model)
         _rename(graph_model.graph)
+        store_weights(graph_model.graph, model.grid)
         return graph_model
 
 

@@ -117,6 +117,7 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
         return Preview(tuple(facts["widths"]), copy.parameters(), copy.nbytes(), copy.macs(), exact)
 
     def run(self, model: TorchModel, context: Context) -> TorchModel:
+        model.require_floats("pruning")
         context.facts.update(Pruning(self, model, context).run())
         return model
 

@@ -16,10 +16,11 @@ from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
+from squeeze.passes.quantize.language.block_pass import CalibratedPass
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.work import BlockWork, Found
 
 
 class Inputs(NamedTuple):
@@ -29,7 +30,7 @@ class Inputs(NamedTuple):
     H: Tensor
 
 
-class Awq(CalibratedPass):
+class Awq(CalibratedPass[LanguageModel]):
     """Scale up the input channels that matter before rounding, and clip each group where it hurts least.
 
     Lin et al., 2023, https://arxiv.org/abs/2306.00978. The scales go into the norm or linear that writes the input,

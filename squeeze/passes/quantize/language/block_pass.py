@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import PositiveInt
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
-from squeeze.blocks.visit import Visit, visit_blocks
+from squeeze.blocks.visit import visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight
 from squeeze.errors import ModelError, SqueezeError
@@ -30,6 +29,8 @@ from squeeze.models.language.footprint import (
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.memory import keep_large_apart, trim_heap
 from squeeze.models.language.rewriter import Rewriter
+from squeeze.models.options import Unused
+from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.passes.quantize.language.scheme import (
@@ -39,21 +40,19 @@ from squeeze.passes.quantize.language.scheme import (
     kind_of,
     matrices,
     stored_bytes,
+    weight_shapes,
 )
+from squeeze.passes.quantize.layers.quantize import quantize_layers
+from squeeze.passes.quantize.work import BlockWork, Found, Inputs
+
+M = TypeVar("M", bound=Model)
 
 
-@dataclass
-class BlockWork(Visit):
-    """One block on its way, and how each of its weights is to be quantized."""
+class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
+    """A quantizer of weights: of a language model one decoder block at a time, else one layer at a time.
 
-    schemes: dict[Weight, Scheme] = field(default_factory=dict)
-
-
-Found = dict[Weight, QuantizedTensor]
-
-
-class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
-    """A quantizer that looks at one decoder block at a time."""
+    ``BlockPass[LanguageModel]`` takes language models alone, ``BlockPass[TorchModel | LanguageModel]`` any torch model.
+    """
 
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
@@ -64,23 +63,40 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         """Whether the original model's activations are to be walked along."""
         return False
 
+    def advances(self) -> bool:
+        """Whether a layer's inputs are those that the quantized layers before it give."""
+        return self.looks_at_data
+
     @abstractmethod
     def quantize(self, work: BlockWork, context: Context) -> Found:
         """The grids of all weights in ``work.schemes``."""
 
+    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Found:
+        """The same for a layer that is in memory alone, one matrix per group of its channels.
+
+        Args:
+            inputs: What goes into each, where the pass looks at data.
+        """
+        return self.quantize(work, context)
+
     def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, LanguageModel):
+        if isinstance(model, LanguageModel | TorchModel):
             yield from self.option_faults(model, self.name)
 
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if isinstance(model, TorchModel):
+            yield Unused("embeddings", "is of language models, which this is not: leave it out")
+
     def preview(self, model: Model, before: Preview) -> Preview:
-        assert isinstance(model, LanguageModel)
-        shapes = dict(model.skeleton.module.named_parameters())
-        schemes = self.schemes(model)
-        saved = sum(shapes[name].nbytes - stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
-        grid = {name: self._kind(tuple(shapes[name].shape), scheme) for name, scheme in schemes.items()}
-        if self.embeddings is not None:
+        assert isinstance(model, LanguageModel | TorchModel)
+        module = model.skeleton.module if isinstance(model, LanguageModel) else model.module
+        values, shapes = dict(module.named_parameters()), weight_shapes(model)
+        schemes = {name: shapes[name].flat(scheme) for name, scheme in self.schemes(model).items()}
+        saved = sum(values[name].nbytes - stored_bytes(shapes[name].matrix, s) for name, s in schemes.items())
+        grid = {name: self._kind(shapes[name].matrix, scheme) for name, scheme in schemes.items()}
+        if self.embeddings is not None and isinstance(model, LanguageModel):
             ends = Scheme(self.embeddings, self.group_size, self.symmetric)
-            grid |= {name: kind_of(tuple(shapes[name].shape), ends) for name in model.skeleton.ends}
+            grid |= {name: kind_of(tuple(values[name].shape), ends) for name in model.skeleton.ends}
         return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
 
     def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
@@ -101,7 +117,16 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         """What a weight will lie on."""
         return kind_of(shape, scheme)
 
-    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+    def run(self, model: M, context: Context) -> M:
+        made: Any = (
+            quantize_layers(self, model, context) if isinstance(model, TorchModel) else self._blocks(model, context)
+        )
+        result: M = made
+        return result
+
+    def _blocks(self, model: Any, context: Context) -> LanguageModel:
+        """Block by block, each on disk before the next."""
+        assert isinstance(model, LanguageModel)
         if model.grid:
             raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
         keep_large_apart()
@@ -164,8 +189,8 @@ class BlockPass(WeightOptions, Pass[LanguageModel, LanguageModel]):
         rewriter.put_outside(new, {})
 
 
-class CalibratedPass(BlockPass):
-    """A quantizer that looks at calibration text."""
+class CalibratedPass(BlockPass[M], Generic[M]):
+    """A quantizer that looks at calibration data."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     looks_at_data: ClassVar[bool] = True

@@ -26,10 +26,12 @@ from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
+from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockWork, CalibratedPass, Found
-from squeeze.passes.quantize.language.hessians import FEW_TOKENS, Inputs, block_inputs, fallback
+from squeeze.passes.quantize.language.block_pass import CalibratedPass
+from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_inputs, fallback
 from squeeze.passes.quantize.language.scheme import Scheme, kind_of
+from squeeze.passes.quantize.work import BlockWork, Found, Inputs
 
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 
@@ -38,13 +40,13 @@ PART_VALUES = 1 << 24  # of a weight that are solved at once: each copy takes 64
 COPIES = 9  # of a part, while it is shifted, solved and refined
 
 
-class Gptq(CalibratedPass):
-    """Quantize a language model's weights column by column, pushing each error onto the columns still to come.
+class Gptq(CalibratedPass[TorchModel | LanguageModel]):
+    """Quantize weights column by column, pushing each error onto the columns still to come.
 
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323; towards the original model's outputs as in GPTAQ (Li et al.,
     2025, https://arxiv.org/abs/2504.02692), then coordinate descent as in QuantEase (Behdin et al., 2023,
     https://arxiv.org/abs/2309.01885). Weights that share an input (q, k, v; gate, up) share one Hessian and one
-    factorization.
+    factorization. A convolution is a product with its unfolded inputs (im2col), for each group of its channels.
     """
 
     name: ClassVar[str] = "gptq"
@@ -69,6 +71,9 @@ class Gptq(CalibratedPass):
     def follows_original(self) -> bool:
         return self.target == "original"
 
+    def advances(self) -> bool:
+        return self.true_sequential
+
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
         return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
@@ -88,6 +93,7 @@ class Gptq(CalibratedPass):
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        yield from super().unused(model, grid)
         symmetric = self.symmetric or any(override.symmetric for override in self.overrides.values())
         if not symmetric:
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
@@ -110,6 +116,12 @@ class Gptq(CalibratedPass):
                 work.was.clear()  # nobody asks any more, and mapped pages count as memory
             for group in together:
                 found |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
+        return found
+
+    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Found:
+        found: Found = {}
+        for weight in work.schemes:
+            found |= self._solve(work, [weight], inputs[weight])
         return found
 
     def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:

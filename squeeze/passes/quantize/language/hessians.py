@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -14,25 +13,9 @@ from squeeze.algorithms.rtn import round_to_nearest
 from squeeze.blocks.inputs import Inputs as ChunkInputs
 from squeeze.blocks.inputs import chunk_inputs
 from squeeze.blocks.watch import Weight
-from squeeze.passes.quantize.language.block_pass import BlockWork
+from squeeze.passes.quantize.work import BlockWork, Inputs
 
 FEW_TOKENS = 64  # an expert that saw fewer tokens says too little: rtn
-
-
-@dataclass
-class Inputs:
-    """What went into the weights of a group, over all calibration tokens.
-
-    Args:
-        hessian: Of the inputs that they are given now.
-        drift: How far the block is from the original's by then; None where nobody asked, or where the two models send
-            other tokens to an expert.
-        place: Where what the weight gives is in the stream; None where that is not known.
-    """
-
-    hessian: Hessian
-    drift: Drift | None = None
-    place: str | None = None
 
 
 def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:

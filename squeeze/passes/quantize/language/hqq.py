@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from squeeze.algorithms.hqq import half_quadratic
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.block_pass import BlockPass
+from squeeze.passes.quantize.work import BlockWork, Found
 
 
-class Hqq(BlockPass):
-    """Fit the grid of every weight of a language model so that a few outliers count little; looks at no data.
+class Hqq(BlockPass[TorchModel | LanguageModel]):
+    """Fit the grid of every weight so that a few outliers count little; looks at no data.
 
     Badri & Shaji, 2023, "Half-Quadratic Quantization of Large Machine Learning Models".
     """

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockPass, BlockWork, Found
+from squeeze.passes.quantize.language.block_pass import BlockPass
+from squeeze.passes.quantize.work import BlockWork, Found
 
 
-class Rtn(BlockPass):
-    """Round every weight of a language model to the nearest point of its group's grid; looks at no data."""
+class Rtn(BlockPass[TorchModel | LanguageModel]):
+    """Round every weight to the nearest point of its group's grid; looks at no data."""
 
     name: ClassVar[str] = "rtn"
 

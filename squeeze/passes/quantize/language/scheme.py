@@ -15,6 +15,8 @@ from squeeze.blocks.watch import Weight
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.quantize.layers.choice import layer_names, without_grid
 
 Bits = Literal[2, 3, 4, 8]
 
@@ -46,11 +48,12 @@ class WeightChoice(BaseModel):
     bits: Bits = 4
     """Width of the integers."""
     group_size: PositiveInt | None = 128
-    """Input channels that share a scale; null: one scale per output channel."""
+    """Input channels that share a scale, a convolution's with all places of its kernel; null: one scale per output
+    channel, all that a depthwise convolution can have."""
     symmetric: bool = True
     """false: a zero point per group, for weights that are not centred on zero."""
     include: tuple[str, ...] = ("*",)
-    """Weights to quantize, by name; embedding and head have an option of their own."""
+    """Weights to quantize, by name; a language model's embedding and head have an option of their own."""
     exclude: tuple[str, ...] = ()
     """Weights that stay as they are."""
     overrides: dict[str, Override] = Field(default_factory=dict)
@@ -71,19 +74,22 @@ class WeightChoice(BaseModel):
                 scheme = _overridden(scheme, override)
         return scheme
 
-    def schemes(self, model: LanguageModel) -> dict[str, Scheme]:
+    def schemes(self, model: LanguageModel | TorchModel) -> dict[str, Scheme]:
         """By full parameter name, for every weight that is quantized."""
         found = {name: self.scheme(_module_name(name)) for name in quantizable(model)}
         return {name: scheme for name, scheme in found.items() if scheme is not None}
 
-    def option_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
-        """Patterns that match nothing, groups that do not divide."""
+    def option_faults(self, model: LanguageModel | TorchModel, what: str) -> Iterator[str]:
+        """Patterns that match nothing, or what has no grid; groups that do not divide."""
         names = [_module_name(name) for name in quantizable(model)]
+        gridless = without_grid(model) if isinstance(model, TorchModel) else {}
         patterns = (*self.include, *self.exclude, *self.overrides)
         idle = [pattern for pattern in patterns if not any(_matches(name, (pattern,)) for name in names)]
         for pattern in idle:
             near = did_you_mean(pattern, {_pattern_of(name, pattern.count(".")) for name in names})
-            yield f'{what}: "{pattern}" matches no weight{near}'
+            reason = next((f"{name}: {gridless[name]}" for name in gridless if _matches(name, (pattern,))), None)
+            others = f"; {', '.join(names[:3])} would do" if names else ""
+            yield f"{what}: {reason}{others}" if reason else f'{what}: "{pattern}" matches no weight{near}'
         if not idle and not self.schemes(model) and not self.takes_ends():
             yield f"{what}: include and exclude leave no weight to quantize"
         yield from self._group_faults(model, what)
@@ -92,17 +98,17 @@ class WeightChoice(BaseModel):
         """Whether the embedding and the head are quantized too."""
         return False
 
-    def _group_faults(self, model: LanguageModel, what: str) -> Iterator[str]:
-        shapes = dict(model.skeleton.module.named_parameters())
+    def _group_faults(self, model: LanguageModel | TorchModel, what: str) -> Iterator[str]:
+        shapes = weight_shapes(model)
         wrong: dict[tuple[int, int], list[str]] = {}
         for name, scheme in self.schemes(model).items():
-            columns = shapes[name].shape[-1]
+            columns = shapes[name].channels
             if scheme.group_size is not None and columns % scheme.group_size:
                 wrong.setdefault((scheme.group_size, columns), []).append(_pattern_of(_module_name(name)))
         for (size, columns), names in wrong.items():
             fit = [str(n) for n in range(2, columns) if columns % n == 0 and n <= 256]
             where = ", ".join(sorted(set(names)))
-            cure = f"{', '.join(fit)} or null would"
+            cure = f"{', '.join(fit)} or null would" if fit else "null would"
             yield f"{what}: group_size {size} does not divide the {columns} inputs of {where}; {cure}"
 
 
@@ -116,11 +122,42 @@ class WeightOptions(WeightChoice):
         return self.embeddings is not None
 
 
-def quantizable(model: LanguageModel) -> list[str]:
-    """Full parameter names of the weights in blocks that a quantizer may take: linears, and experts in one 3-D tensor.
+@dataclass(frozen=True)
+class WeightShape:
+    """A weight as the matrix ``[rows, channels x kernel]``: experts one under the other, kernels flattened."""
 
-    Routers stay as they are: a few rows that decide where every token goes.
+    rows: int
+    channels: int
+    kernel: int = 1
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        return self.rows, self.channels * self.kernel
+
+    def flat(self, scheme: Scheme) -> Scheme:
+        """The same scheme with its groups counted in columns of the matrix."""
+        size = scheme.group_size
+        return Scheme(scheme.bits, None if size is None else size * self.kernel, scheme.symmetric)
+
+
+def weight_shapes(model: LanguageModel | TorchModel) -> dict[str, WeightShape]:
+    """By full parameter name, of every weight that a quantizer may take."""
+    if isinstance(model, LanguageModel):
+        shapes = dict(model.skeleton.module.named_parameters())
+        return {n: WeightShape(math.prod(shapes[n].shape[:-1]), shapes[n].shape[-1]) for n in quantizable(model)}
+    found = {name: model.module.get_parameter(name).shape for name in quantizable(model)}
+    return {name: WeightShape(shape[0], shape[1], math.prod(shape[2:])) for name, shape in found.items()}
+
+
+def quantizable(model: LanguageModel | TorchModel) -> list[str]:
+    """Full parameter names of the weights that a quantizer may take.
+
+    In the blocks of a language model: linears, and experts in one 3-D tensor. Routers stay as they are: a few rows that
+    decide where every token goes. Of any other torch model: linears and convolutions.
     """
+    if isinstance(model, TorchModel):
+        return [f"{name}.weight" for name in layer_names(model)]
     return [model.skeleton.prefix(i) + name for i in range(model.blocks) for name in block_weights(model, i)]
 
 

@@ -1,0 +1,91 @@
+"""Batch norms folded into the convolutions before them, so that what is rounded is what runtimes multiply with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from squeeze.models.torch_model import TorchModel
+
+SAME = 1e-4  # of the largest logit: what another order of float32 products explains
+
+
+def fold_norms(model: TorchModel) -> list[str]:
+    """Fold every batch norm whose input is a convolution's output; gives the names of the norms.
+
+    Found by running the network, not from names. One without which the network computes something else (the
+    convolution's output is read elsewhere, too) stays.
+    """
+    folded = []
+    for norm, convolution in _pairs(model):
+        before, example = model.predict(model.example(2)), model.example(2)
+        with _kept(model.module, norm, convolution) as undo:
+            _fold(model.module, norm, convolution)
+            change = (model.predict(example) - before).abs().max() / before.abs().max().clamp_min(1e-6)
+            if change <= SAME:
+                folded.append(norm)
+            else:
+                undo()
+    return folded
+
+
+def _pairs(model: TorchModel) -> list[tuple[str, str]]:
+    """Norm and convolution, where the one is given the very tensor that the other gave; each runs once."""
+    outputs: list[tuple[Tensor, str]] = []
+    pairs: list[tuple[str, str]] = []
+    calls: list[str] = []
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            calls.append(name)
+            pairs.extend((name, source) for tensor, source in outputs if args and tensor is args[0])
+            outputs.append((output, name))
+
+        return hook
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    handles = [m.register_forward_hook(note(name)) for name, m in model.module.named_modules() if isinstance(m, kinds)]
+    try:
+        model.predict(model.example())
+    finally:
+        for handle in handles:
+            handle.remove()
+    module = model.module
+    return [pair for pair in pairs if _fits(module, *pair) and all(calls.count(name) == 1 for name in pair)]
+
+
+def _fits(module: nn.Module, norm: str, convolution: str) -> bool:
+    """A norm with statistics of its own behind a convolution that can be stored with another bias."""
+    bn, conv = module.get_submodule(norm), module.get_submodule(convolution)
+    return isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and type(conv) is nn.Conv2d
+
+
+def _fold(module: nn.Module, norm: str, convolution: str) -> None:
+    bn, conv = module.get_submodule(norm), module.get_submodule(convolution)
+    assert isinstance(bn, nn.BatchNorm2d)
+    assert isinstance(conv, nn.Conv2d)
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    with torch.no_grad():
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+        )
+    module.set_submodule(norm, nn.Identity())
+
+
+@contextmanager
+def _kept(module: nn.Module, norm: str, convolution: str) -> Iterator[Any]:
+    """What both were, for as long as the ``with`` lasts, and how to go back."""
+    bn, conv = module.get_submodule(norm), module.get_submodule(convolution)
+    weight, bias = conv.weight, conv.bias
+
+    def undo() -> None:
+        conv.weight, conv.bias = weight, bias
+        module.set_submodule(norm, bn)
+
+    yield undo
