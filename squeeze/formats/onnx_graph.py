@@ -65,6 +65,11 @@ def holds_integers(node: ir.Node) -> bool:
     return node.op_type in INTEGER_OPS or node.op_type == "DequantizeLinear"
 
 
+def takes_integers(node: ir.Node) -> bool:
+    """Whether a quantizer has been at the node's activations too, not at its weights alone."""
+    return node.op_type in INTEGER_OPS or node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
+
+
 def _behind(value: ir.Value, is_weight: bool) -> Iterator[Held]:
     if value.const_value is not None and (value.is_initializer() or value.producer() is None):
         yield Held(value, is_weight)

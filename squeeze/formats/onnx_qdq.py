@@ -59,9 +59,9 @@ def hold_bias(weight: QuantizedTensor, bias: Tensor | None, input_scale: float) 
         return weight
     least = bias.abs().double() / (input_scale * LARGEST_BIAS)
     least = least[:, None] if len(weight.scale) > 1 else least.max().reshape(1, 1)
-    if not bool((weight.scale < least).any()):
+    if not bool((weight.scale.abs() < least).any()):
         return weight
-    scale = torch.maximum(weight.scale.double(), least).float()
+    scale = torch.maximum(weight.scale.double().abs(), least).float()
     q = torch.round(weight.dequantize() / scale).clamp(-127, 127).to(torch.int8)
     return QuantizedTensor(q, scale, weight.zero_point, weight.bits, weight.group_size, True)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import onnx_ir as ir
 from torch import Tensor
 
+from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
-from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers
+from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, takes_integers
 from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 FILE_NAME, DESCRIPTION = "model.onnx", "model.json"
+FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
 
 
 class OnnxModel(Model):
@@ -39,14 +42,22 @@ class OnnxModel(Model):
         graph_model: The ONNX model; kept as ``.ir``.
         source: Where it came from, for messages.
         task: None: to classify.
+        ranges: What calibration found for the activations that are integers, by the value's name before they were.
     """
 
     form: ClassVar[str] = "onnx"
 
-    def __init__(self, graph_model: ir.Model, source: str = "ONNX model", task: Task | None = None) -> None:
+    def __init__(
+        self,
+        graph_model: ir.Model,
+        source: str = "ONNX model",
+        task: Task | None = None,
+        ranges: Mapping[str, Grid] | None = None,
+    ) -> None:
         self.ir = graph_model
         self.source = source
         self.task = task or task_named("classify")
+        self.ranges = dict(ranges or {})
         self.inputs = tuple(_spec(value, source) for value in _fed_inputs(graph_model.graph))
         self.threads = min(4, os.cpu_count() or 1)
         self._sessions: dict[int, InferenceSession] = {}
@@ -101,6 +112,7 @@ class OnnxModel(Model):
 
     def marks(self) -> frozenset[str]:
         quantized = {"quantized"} if any(holds_integers(node) for node in self.ir.graph) else set()
+        quantized |= {FULLY} if any(takes_integers(node) for node in self.ir.graph) else set()
         stored = (value.const_value for value in self.ir.graph.initializers.values())
         half = any(tensor is not None and tensor.dtype == ir.DataType.FLOAT16 for tensor in stored)
         return frozenset(quantized | ({"float16"} if half else set()))
@@ -126,12 +138,16 @@ class OnnxModel(Model):
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_bytes(self.data)
         inputs = [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in self.inputs]
-        facts = {"form": self.form, "inputs": inputs, **described(self)}
+        ranges = {name: asdict(grid) for name, grid in self.ranges.items()}
+        facts = {"form": self.form, "inputs": inputs, **described(self), **({"ranges": ranges} if ranges else {})}
         (folder / DESCRIPTION).write_text(json.dumps(facts, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls.from_file(folder / FILE_NAME, read_task(folder / DESCRIPTION))
+        model = cls.from_file(folder / FILE_NAME, read_task(folder / DESCRIPTION))
+        ranges = json.loads((folder / DESCRIPTION).read_text()).get("ranges", {})
+        model.ranges = {name: Grid(**values) for name, values in ranges.items()}
+        return model
 
 
 def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:

@@ -207,6 +207,10 @@ class Pass(Options, ABC, Generic[In, Out]):
         """What the pass will do to ``model`` (meta tensors; may be changed in place), for ``check --explain``."""
         return replace(before, touched=())
 
+    def promised(self, before: Model) -> frozenset[str]:
+        """What the pass promises of this very model: fewer than ``promises`` where there is less to win."""
+        return type(self).promises
+
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         """Which of the grids that weights of ``model`` lie on by then this pass cannot hold, and what it could."""
         return iter(())

@@ -35,14 +35,15 @@ def check_effect(step: Step, before: Model, after: Model, folders: tuple[Path, P
 
 
 def _broken(step: Step, before: Model, after: Model, folders: tuple[Path, Path]) -> Iterator[str]:
-    for promise in sorted(step.pass_.promises & COUNTED.keys()):
+    promised = step.pass_.promised(before)
+    for promise in sorted(promised & COUNTED.keys()):
         noun, count = COUNTED[promise]
         was, now = count(before), count(after)
         if was is None or now is None:
             yield f"promises fewer {noun}, but they are not known"
         elif now >= was:
             yield f"promises fewer {noun}, but left {now:,} of {was:,}"
-    if "weights_changed" in step.pass_.promises and _digests(folders[0]) == _digests(folders[1]):
+    if "weights_changed" in promised and _digests(folders[0]) == _digests(folders[1]):
         yield "promises changed weights, but wrote the very bytes that it was given"
 
 

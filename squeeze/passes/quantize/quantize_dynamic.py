@@ -20,7 +20,7 @@ from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.formats.onnx_table import table_matrix, why_no_table, write_table
 from squeeze.models.base import Model
-from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.onnx_model import FULLY, OnnxModel
 from squeeze.models.options import Unused
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.onnx_coverage import measure_coverage
@@ -41,7 +41,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
     depthwise layers, and ran at a tenth of float's speed.
     """
 
-    leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    leaves: ClassVar[frozenset[str]] = frozenset({"quantized", FULLY})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized", "float16"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 

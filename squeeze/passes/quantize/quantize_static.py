@@ -10,19 +10,22 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from annotated_types import Gt, Le
+from torch import Tensor
 
-from squeeze.algorithms.affine import Grid, activation_grid, quantize_symmetric, symmetric_scale
+from squeeze.algorithms.affine import Grid, QuantizedTensor, activation_grid, quantize_symmetric, symmetric_scale
 from squeeze.algorithms.ranges import Method, choose_range
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_entry import slow_entry
+from squeeze.formats.onnx_grid import store_grids, stored_grid, take_grids
 from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_matrix
 from squeeze.formats.onnx_qdq import LayerWeights, hold_bias, write_qdq
 from squeeze.formats.onnx_scheme import Scheme, plan_scheme
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Model
-from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.onnx_model import FULLY, OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.ort_session import Feed, feed
 from squeeze.passes.base import Context, Pass, Preview
@@ -35,15 +38,18 @@ WALK_BYTES = 96 * 2**20  # of the largest activation, for all examples that walk
 
 
 class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
-    """Store weights as int8 and compute on integers, with ranges taken from calibration data.
+    """Compute on integers: ranges of activations from calibration data, weights of 8 bits.
+
+    Weights that another pass has quantized (rtn, gptq: bits 8, group_size null) keep their integers; all others are
+    rounded here.
 
     Each layer's bias is moved so that its output keeps its mean: on networks with depthwise convolutions that is the
     difference between usable and not.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
-    leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
-    refuses: ClassVar[frozenset[str]] = frozenset({"quantized", "float16"})
+    leaves: ClassVar[frozenset[str]] = frozenset({"quantized", FULLY})
+    refuses: ClassVar[frozenset[str]] = frozenset({FULLY, "float16"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
 
     method: Method = "mse"
@@ -79,16 +85,20 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         """Plan, calibrate, round, write, and look at what the runtime makes of it."""
         graph_model = model.copy_ir()
         simplify(graph_model)
+        given = take_grids(graph_model.graph)
         prepared = OnnxModel(graph_model, model.source)
         scheme = self._scheme(graph_model.graph)
-        grids = self._grids(prepared, scheme, context)
-        weights = self._weights(graph_model.graph, scheme, grids)
+        ranges = self.calibrate(prepared, scheme, context)
+        weights = self._weights(graph_model.graph, scheme, ranges, given)
         if self.bias_correction:
-            walk = Walk(graph_model, scheme, grids, _examples(prepared, context), context.threads)
+            walk = Walk(graph_model, scheme, ranges, _examples(prepared, context), context.threads)
             weights = walk.correct_biases(weights, context.progress)
         written = prepared.copy_ir()
-        write_qdq(written, scheme, grids, weights)
+        write_qdq(written, scheme, ranges, weights)
+        store_grids(written.graph, {name: grid for name, grid in given.items() if name not in weights})
+        _require_kept(written.graph, given)
         quantized = model.with_graph(written)
+        quantized.ranges = ranges
         coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped, self.target_cpu == "arm")
         _require_coverage(graph_model.graph, scheme, coverage)
         context.facts.update(coverage.facts())
@@ -96,6 +106,17 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         return selection_faults(_layer_names(model), self.include, self.exclude)
+
+    def promised(self, before: Model) -> frozenset[str]:
+        """Weights that are integers already do not get smaller."""
+        return self.promises - ({"fewer_bytes"} if "quantized" in before.marks() else set())
+
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
+        names = {name.removesuffix(".weight"): kind for name, kind in grid.items()}
+        for name in select(names, self.include, self.exclude):
+            if fault := self._misfit(names[name]):
+                yield f"{self.name}: {name}: {fault}"
+                return  # one tells; the others say the same
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if self.method != "percentile":
@@ -105,7 +126,8 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(_layer_names(model), self.include, self.exclude))
-        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in chosen)
+        rounded = chosen - {name.removesuffix(".weight") for name in before.grid}
+        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in rounded)
         touched = tuple(layer.name for layer in model.layers() if layer.name in chosen)
         return Preview(touched, before.parameters, before.nbytes - saved, before.macs, exact=False)
 
@@ -125,7 +147,8 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
             raise EffectError(f"{self.name}: no layer can be quantized: {reason}")
         return scheme
 
-    def _grids(self, model: OnnxModel, scheme: Scheme, context: Context) -> dict[str, Grid]:
+    def calibrate(self, model: OnnxModel, scheme: Scheme, context: Context) -> dict[str, Grid]:
+        """The grid of every activation that becomes integers, by name: what the model's ``ranges`` are."""
         histograms = collect_histograms(model, scheme.roots, context.calibration, context.threads, context.progress)
         ranges = {name: choose_range(seen, self.method, self.percent) for name, seen in histograms.items()}
         if self.method != "minmax" and all(ranges[name] == (seen.low, seen.high) for name, seen in histograms.items()):
@@ -135,16 +158,34 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
             )
         return {name: activation_grid(low, high, self.signed) for name, (low, high) in ranges.items()}
 
-    def _weights(self, graph: ir.Graph, scheme: Scheme, grids: dict[str, Grid]) -> dict[str, LayerWeights]:
+    def _weights(
+        self, graph: ir.Graph, scheme: Scheme, ranges: dict[str, Grid], given: dict[str, QuantizedTensor]
+    ) -> dict[str, LayerWeights]:
+        """On the grid that a pass before has given, else rounded to nearest."""
         chosen = {}
         for node in graph:
-            if str(node.name) in scheme.layers:
-                matrix, bias = weight_matrix(node), bias_vector(node)
-                scale = None if self.per_channel else symmetric_scale(matrix.reshape(1, -1), self.weight_bits)
-                weight = quantize_symmetric(matrix, self.weight_bits, scale=scale)
-                source = grids[scheme.root[str(node.inputs[0].name)]]  # type: ignore[union-attr]
-                chosen[str(node.name)] = LayerWeights(hold_bias(weight, bias, source.scale), bias)
+            name = str(node.name)
+            if name in scheme.layers:
+                bias, source = bias_vector(node), ranges[scheme.root[str(node.inputs[0].name)]]  # type: ignore[union-attr]
+                if name in given and (fault := self._misfit(GridKind.of(given[name]))):
+                    raise ModelError(f"{self.name}: {name}: {fault}")
+                weight = given[name] if name in given else self._rounded(weight_matrix(node))
+                chosen[name] = LayerWeights(hold_bias(weight, bias, source.scale), bias)
         return chosen
+
+    def _rounded(self, matrix: Tensor) -> QuantizedTensor:
+        scale = None if self.per_channel else symmetric_scale(matrix.reshape(1, -1), self.weight_bits)
+        return quantize_symmetric(matrix, self.weight_bits, scale=scale)
+
+    def _misfit(self, kind: GridKind) -> str | None:
+        """Why integer kernels cannot multiply with such a grid; None where they can."""
+        if (kind.bits, kind.group_size, kind.symmetric) != (8, None, True):
+            groups = "" if kind.group_size is None else f" in groups of {kind.group_size} weights"
+            what = f"its weights have {kind.bits} bits{groups}{'' if kind.symmetric else ' and zero points'}"
+            return f"{what}; integer kernels take bits: 8, group_size: null, symmetric: true; so does exclude here"
+        if self.weight_bits < 8:
+            return f"its weights have 8 bits, and {self.target_cpu} takes 7; quantize_static alone would round to them"
+        return None
 
 
 def _layer_names(model: Model) -> list[str]:
@@ -159,6 +200,19 @@ def _examples(model: OnnxModel, context: Context) -> Feed:
     largest = max(4 * int(np.prod(size)) for size in sizes)
     count = max(1, min(len(data), WALK_BYTES // largest))
     return feed(model.inputs, data.batch(np.linspace(0, len(data) - 1, count).astype(np.int64)), model.source)
+
+
+def _require_kept(graph: ir.Graph, given: Mapping[str, QuantizedTensor]) -> None:
+    """The integers and scales of weights that were quantized before must be in the file as they were.
+
+    Raises:
+        EffectError: They are not: a bias does not fit beside them into 32 bits.
+    """
+    for node in graph:
+        was, now = given.get(str(node.name)), stored_grid(node) if str(node.name) in given else None
+        if was is not None and not (now and torch.equal(now.q, was.q) and torch.equal(now.scale, was.scale)):
+            what = "its bias is too large for the scale of its weights, which would have to change"
+            raise EffectError(f"quantize_static: {node.name}: {what}; exclude would leave it as it is")
 
 
 def _require_coverage(graph: ir.Graph, scheme: Scheme, coverage: Coverage) -> None:

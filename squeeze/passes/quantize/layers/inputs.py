@@ -6,9 +6,9 @@ Shapes: ``groups`` = groups of channels that do not see each other, ``columns`` 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from squeeze.passes.quantize.layers.choice import Layer, groups_of
 
 EXAMPLES = 32  # that run together
 VALUES = 1 << 23  # of unfolded inputs at once: 32 MB
+TOKENS = 1 << 16  # of a layer that are looked at: neighbouring places of an image say nearly the same
 
 
 def batches(data: Dataset) -> Iterator[Batch]:
@@ -33,15 +34,19 @@ class _Enough(Exception):
     """No error: all that was to be seen has been."""
 
 
-def count_calls(model: TorchModel, names: list[str]) -> Counter[str]:
-    """How often each layer runs for one example."""
-    calls: Counter[str] = Counter()
+def outputs_of(model: TorchModel, names: list[str]) -> dict[str, list[Tensor]]:
+    """What each layer gives for one made-up example, once per call; those that do not run are left out."""
+    outputs: dict[str, list[Tensor]] = {}
     with ExitStack() as hooks:
         for name in names:
-            layer = model.module.get_submodule(name)
-            hooks.enter_context(layer.register_forward_hook(lambda *_, name=name: calls.update([name])))
+            see = partial(_see, outputs, name)
+            hooks.enter_context(model.module.get_submodule(name).register_forward_hook(see))
         model.predict(model.example())
-    return calls
+    return outputs
+
+
+def _see(outputs: dict[str, list[Tensor]], name: str, *call: Any) -> None:
+    outputs.setdefault(name, []).append(call[-1])  # module, inputs, output
 
 
 @torch.no_grad()
@@ -60,17 +65,31 @@ def inputs_of(model: TorchModel, layer: Layer, batch: Batch, calls: int) -> list
 
 
 @torch.no_grad()
-def unfolded(layer: Layer, given: Tensor) -> Iterator[Tensor]:
-    """``[groups, tokens, columns]``, parts that fit VALUES; columns as the flattened weight has them."""
+def unfolded(layer: Layer, given: Tensor, step: int = 1) -> Iterator[Tensor]:
+    """``[groups, tokens, columns]``, parts that fit VALUES; columns as the flattened weight has them.
+
+    Args:
+        step: One token in so many is taken.
+    """
     if isinstance(layer, nn.Linear):
-        yield given.reshape(1, -1, given.shape[-1])
+        yield given.reshape(1, -1, given.shape[-1])[:, ::step]
         return
     padded = _padded(layer, given)
     per_example = layer.weight[0].numel() * groups_of(layer) * padded[0, 0].numel()
     for part in torch.split(padded, max(1, VALUES // per_example)):
-        columns = _im2col(layer, part)  # [examples, channels x kernel, places]
+        columns = _im2col(layer, part)[..., ::step]  # [examples, channels x kernel, places]
         grouped = columns.reshape(len(part), groups_of(layer), -1, columns.shape[-1])
         yield grouped.permute(1, 0, 3, 2).reshape(groups_of(layer), -1, grouped.shape[2])
+
+
+def step_for(layer: Layer, output: Tensor, examples: int) -> int:
+    """Which part of the tokens of so many examples are at most TOKENS, by what the layer gives for one.
+
+    Odd, so that every column of an image of even width has its turn.
+    """
+    places = output[0, ..., 0].numel() if isinstance(layer, nn.Linear) else output[0, 0].numel()
+    step = -(-places * examples // TOKENS)
+    return step + (step > 1 and step % 2 == 0)
 
 
 def _padded(layer: nn.Conv1d | nn.Conv2d, given: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.scheme import Scheme, weight_shapes
 from squeeze.passes.quantize.layers.choice import Layer, groups_of, layer_of
-from squeeze.passes.quantize.layers.inputs import batches, count_calls, inputs_of, unfolded
+from squeeze.passes.quantize.layers.inputs import batches, inputs_of, outputs_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.work import BlockWork, Inputs
 
@@ -76,7 +76,11 @@ class _Layers:
         fold_norms(model)
         shapes = weight_shapes(model)
         self.schemes: dict[str, Scheme] = {n: shapes[n].flat(s) for n, s in pass_.schemes(model).items()}
-        self.calls = count_calls(model, [name.removesuffix(".weight") for name in self.schemes])
+        names = [name.removesuffix(".weight") for name in self.schemes]
+        outputs = outputs_of(model, names) if pass_.looks_at_data else {}
+        examples = len(context.calibration) if pass_.looks_at_data else 0
+        self.calls = {name: len(given) for name, given in outputs.items()}
+        self.steps = {n: step_for(layer_of(model, n), given[0], examples) for n, given in outputs.items()}
         self.originals: dict[str, Tensor] = {}  # weights before anything, of layers that are quantized by now
 
     def walk(self) -> TorchModel:
@@ -103,7 +107,7 @@ class _Layers:
         matrices = Matrices(layer)
         work = BlockWork(index, matrices, schemes=dict.fromkeys(matrices.weights(), self.schemes[name]))
         try:
-            inputs = self._inputs(layer, work) if self.pass_.looks_at_data else {}
+            inputs = self._inputs(name.removesuffix(".weight"), layer, work) if self.pass_.looks_at_data else {}
             found = self.pass_.quantize_layer(work, inputs, self.context)
         except SqueezeError as error:
             raise type(error)(f"{name.removesuffix('.weight')}: {error}") from None
@@ -113,19 +117,19 @@ class _Layers:
         self._keep(index, name, grid, facts)
         return grid, facts
 
-    def _inputs(self, layer: Layer, work: BlockWork) -> dict[Weight, Inputs]:
+    def _inputs(self, name: str, layer: Layer, work: BlockWork) -> dict[Weight, Inputs]:
         """Hessians of what goes into each matrix, and how far that is from what the original gets."""
-        name = next(name for name, module in self.model.module.named_modules() if module is layer)
         follows = self.pass_.follows_original() and bool(self.originals)
         found = {}
         for weight in work.schemes:
             matrix = weight.of(work.block)
             found[weight] = Inputs(Hessian(matrix.shape[1]), Drift(matrix.clone()) if follows else None)
-        for batch in batches(self.context.calibration) if self.calls[name] else ():
-            given = inputs_of(self.model, layer, batch, self.calls[name])
-            before = self._original_inputs(layer, batch, self.calls[name]) if follows else given
+        calls, step = self.calls.get(name, 0), self.steps.get(name, 1)
+        for batch in batches(self.context.calibration) if calls else ():
+            given = inputs_of(self.model, layer, batch, calls)
+            before = self._original_inputs(layer, batch, calls) if follows else given
             for now, was in zip(given, before, strict=True):
-                for X, original in zip(unfolded(layer, now), unfolded(layer, was), strict=True):
+                for X, original in zip(unfolded(layer, now, step), unfolded(layer, was, step), strict=True):
                     _add(found, X, original)
         return found
 
