@@ -19,6 +19,7 @@ from squeeze.data.base import Dataset
 from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
 from squeeze.data.npz import require_expandable
 from squeeze.data.preprocess import Interpolation, Normalize, Preprocess, Side
+from squeeze.data.tensors import TensorDataset, require_examples
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import require_regular
 
@@ -103,7 +104,7 @@ class ImageSource(DataSource):
         """What maps this source's pixels to 0..1."""
         return 1 / 255
 
-    def open(self, root: Path | str, model: Path | None = None) -> ImageDataset:
+    def open(self, root: Path | str, model: Path | None = None) -> Dataset:
         root = Path(root)
         pixels = self.pixels(root)
         if not len(pixels.labels):
@@ -122,7 +123,7 @@ class ImageSource(DataSource):
 
 
 class NpzData(ImageSource):
-    """Arrays in an ``.npz`` file: images ``[n, h, w]`` or ``[n, h, w, c]``, labels ``[n]``."""
+    """Arrays in an ``.npz`` file: images ``[n, h, w]`` or ``[n, h, w, c]``, or any inputs by name; labels ``[n]``."""
 
     kind = "npz"
 
@@ -132,9 +133,34 @@ class NpzData(ImageSource):
     """The images' name in the file."""
     labels: str | None = "labels"
     """The labels' name in the file; null: the data has none."""
+    inputs: dict[str, str] | None = None
+    """The model's inputs, each with its array's name in the file, fed as they are; null: the data is images."""
 
     def where(self) -> str:
         return self.npz
+
+    def faults(self, root: Path) -> Iterator[str]:
+        yield from super().faults(root)
+        if self.inputs is None:
+            return
+        if not self.inputs:
+            yield "npz: inputs names none; {the model's name: the array's name} would"
+        if given := sorted(self.model_fields_set & (set(ImageSource.model_fields) - set(DataSource.model_fields))):
+            yield f"npz: {', '.join(given)} would change images; arrays named by inputs are fed as they are"
+
+    def open(self, root: Path | str, model: Path | None = None) -> Dataset:
+        if self.inputs is None:
+            return super().open(root, model)
+        path = Path(root) / self.npz
+        named = [*self.inputs.values(), *([self.labels] if self.labels is not None else [])]
+        arrays = _read_npz(path, named)
+        count = require_examples({name: arrays[name] for name in self.inputs.values()}, str(path))
+        labels = np.full(count, -1)
+        if self.labels is not None:
+            labels = whole_labels(arrays[self.labels], count, f"{path}: '{self.labels}'")
+        chosen = self.chosen(count)
+        inputs = {name: arrays[key][chosen] for name, key in self.inputs.items()}
+        return TensorDataset(f"{self.kind}:{path.name}", inputs, np.asarray(labels)[chosen])
 
     def has_labels(self) -> bool:
         return self.labels is not None

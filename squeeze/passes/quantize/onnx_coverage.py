@@ -9,11 +9,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from squeeze.formats.onnx_file import parse_onnx
+from squeeze.formats.onnx_graph import INTEGER_OPS, WEIGHTED_OPS, held
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_scheme import COMBINING_OPS
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.work import temporary_folder
 
+RECURRENT_OPS = ("GRU", "LSTM", "RNN")
 INTEGER_KERNELS = {
     "QLinearConv": "Conv",
     "ConvInteger": "Conv",
@@ -51,7 +53,22 @@ def measure_coverage(before: ir.Graph, after: OnnxModel, reasons: dict[str, str]
         0, found["MatMul"] - wanted["MatMul"]
     )  # without calibration, a Gemm runs as a MatMul and an Add
     counts = {kind: (min(found[kind], total), total) for kind, total in sorted(wanted.items())}
-    return Coverage(counts, reasons)
+    return Coverage(counts, reasons | untouched(before))
+
+
+def untouched(graph: ir.Graph) -> dict[str, str]:
+    """Operators whose weights no int8 pass takes, each with its share of the bytes of all weights."""
+    sizes: dict[str, int] = {}
+    for node in graph:
+        if node.op_type in WEIGHTED_OPS - INTEGER_OPS:
+            sizes[node.name or node.op_type] = sum(item.tensor.nbytes for item in held(node) if item.is_weight)
+    total = sum(sizes.values())
+    stay = {node.name or node.op_type: node.op_type for node in graph if node.op_type in RECURRENT_OPS}
+    return {
+        name: f"the weights of {kind} stay float: {100 * sizes[name] / total:.0f} % of all bytes of weights"
+        for name, kind in stay.items()
+        if sizes.get(name)
+    }
 
 
 def runtime_operators(model: OnnxModel, arm: bool = False) -> list[str]:
