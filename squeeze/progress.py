@@ -97,8 +97,11 @@ class Status:
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
         new = folder / f".{STATUS}.{os.getpid()}"
-        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        new.replace(folder / STATUS)
+        try:
+            new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            new.replace(folder / STATUS)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 class Followed(Progress):
@@ -128,6 +131,8 @@ class Followed(Progress):
         self._write()
 
     def __enter__(self) -> Self:
+        for part in self.folder.glob(f".{STATUS}.*") if self.folder is not None else ():
+            part.unlink(missing_ok=True)  # of a process that was killed
         self._write(now=True)
         return self
 

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from squeeze.errors import RefusedError, SqueezeError
 
-NO_SPACE = "the disk is full; space there, or --store and --out on another disk would do"
+ELSEWHERE = "--store, --out and TMPDIR on another disk would do"
+NO_SPACE = f"the disk is full; space there, or {ELSEWHERE}"
 HELP = {
     errno.ENOSPC: NO_SPACE,
-    errno.EDQUOT: "the disk quota is used up; space there, or --store and --out on another disk would do",
-    errno.EROFS: "the disk is read-only; --store and --out on another disk would do",
+    errno.EDQUOT: f"the disk quota is used up; space there, or {ELSEWHERE}",
+    errno.EROFS: f"the disk is read-only; {ELSEWHERE}",
     errno.EACCES: "no permission; the right to write there, or another --store or --out would do",
     errno.EPERM: "not permitted; the right to write there, or another --store or --out would do",
     errno.EFBIG: "the file is larger than this process may write; a higher `ulimit -f` would do",
@@ -31,6 +32,7 @@ HELP = {
     errno.EIO: "the disk does not answer; a sound one would do",
 }
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's, which carries no error number
+OF_THIS_HOST = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # whatever they quote
 SAID_BY_LIBRARIES = {os.strerror(number): number for number in HELP}  # whose errors carry no number
 
@@ -53,6 +55,11 @@ def refusal(error: BaseException, folder: Path | None = None) -> str | None:
         return None
     where = getattr(error, "filename", None) or folder
     return f"{where}: {HELP[number]}" if where is not None else HELP[number]
+
+
+def is_of_this_host(error: BaseException) -> bool:
+    """Whether it is a refusal that no content of a file can bring about, however it was made."""
+    return _number(error) in OF_THIS_HOST
 
 
 def _number(error: BaseException) -> int | None:

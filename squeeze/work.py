@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 
 from filelock import FileLock, Timeout
 
+from squeeze.errors import RefusedError
+
 PREFIX, LOCK = "squeeze-work-", ".lock"
 _PARENT: ContextVar[Path | None] = ContextVar("parent of work folders", default=None)
 
@@ -45,7 +47,7 @@ class OwnedFolder:
 
     def _release(self) -> None:
         self._lock.release()
-        _lock_of(self.path).unlink(missing_ok=True)
+        _forget(self.path)
 
 
 def living(parent: Path) -> list[Path]:
@@ -57,6 +59,20 @@ def remove_abandoned(parent: Path) -> None:
     """Remove the owned folders of processes that were killed."""
     for folder in _owned(parent):
         _abandoned(folder)
+
+
+@contextmanager
+def owned_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, gone with the ``with``; what killed processes left there goes first.
+
+    For what will be renamed into ``parent`` once it is whole: on the same disk, and a kill leaves no part for long.
+    """
+    remove_abandoned(parent)
+    owned = OwnedFolder(parent)
+    try:
+        yield owned.path
+    finally:
+        owned.remove()
 
 
 @contextmanager
@@ -81,6 +97,20 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+def place_of_temporary_files() -> Path:
+    """``TMPDIR``, or where Python finds room instead.
+
+    Raises:
+        RefusedError: nowhere.
+    """
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError:
+        raise RefusedError(
+            "TMPDIR: no folder for temporary files can be written; one on a disk with space would do"
+        ) from None
+
+
 def _parent() -> Path:
     return _PARENT.get() or _folder_of_process(os.getpid())
 
@@ -88,7 +118,7 @@ def _parent() -> Path:
 @cache
 def _folder_of_process(_process: int) -> Path:
     """One per process: a forked child makes its own."""
-    parent = Path(gettempdir())
+    parent = place_of_temporary_files()
     remove_abandoned(parent)
     owned = OwnedFolder(parent)
     atexit.register(owned.remove)
@@ -110,10 +140,16 @@ def _abandoned(folder: Path) -> bool:
     try:
         with FileLock(_lock_of(folder)).acquire(timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
-            _lock_of(folder).unlink(missing_ok=True)
+            _forget(folder)
             return True
     except Timeout:
         return False
+
+
+def _forget(folder: Path) -> None:
+    """Remove the lock of a folder that is gone; one that could not be removed is found again by it."""
+    if not folder.exists():
+        _lock_of(folder).unlink(missing_ok=True)
 
 
 def _lock_of(folder: Path) -> Path:

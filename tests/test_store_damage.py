@@ -124,7 +124,7 @@ def test_a_warm_store_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     Store(tmp_path).make("k", "thing", {}, write)
     program = (
-        "import os, sys; from pathlib import Path; from squeeze.store import Store\n"
+        "import encodings.ascii, os, sys; from pathlib import Path; from squeeze.store import Store\n"
         "os.chdir(sys.argv[1]); os.setgid(65534); os.setuid(65534)\n"  # pytest's own folders are closed to others
         "store = Store(Path()); assert not store.writable\n"
         "with store.run(): print((store.get('k') / 'said.json').read_text())"

@@ -5,7 +5,10 @@ Plans name the things here as ``tiny:network``, ``tiny:Scale``; nothing is train
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,26 @@ class Litter(Scale):
         stops = {"fail": ModelError("on purpose"), "Ctrl-C": KeyboardInterrupt(), "SIGTERM": Terminated()}
         if self.then in stops:
             raise stops[self.then]
+        return super().run(model, context)
+
+
+class Remove(Scale):
+    """Somebody removes a folder meanwhile."""
+
+    folder: str = ""
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        shutil.rmtree(self.folder)
+        return super().run(model, context)
+
+
+class Wait(Scale):
+    """Says that it has begun and waits for a line, where the environment asks for it."""
+
+    def run(self, model: TorchModel, context: Context) -> TorchModel:
+        if "WAIT" in os.environ:
+            print("waiting", flush=True)
+            sys.stdin.readline()
         return super().run(model, context)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from squeeze.cli.options import PATH, json_option, load_plan, plan_options, show_json, store_option
 from squeeze.errors import UsageError
+
+if TYPE_CHECKING:
+    from squeeze.run import RunFailed
 
 EPILOG = """\b
 Example:
@@ -40,6 +44,7 @@ def command(
     """
     from squeeze.cli.show import show_run
     from squeeze.cli.terminal import progress_for_terminal
+    from squeeze.refused import one_line_if_refused
     from squeeze.report.write import write_reports
     from squeeze.run import RunFailed, run
     from squeeze.run.reporting import report_of
@@ -56,13 +61,31 @@ def command(
         with progress_for_terminal(folder, quiet=quiet or as_json, verbose=verbose) as progress:
             result = run(loaded, out=folder, store=store, progress=progress)
     except RunFailed as failed:
-        write_reports(report_of(failed.run, folder), folder)
-        raise
+        raise _reported(failed, folder) from failed
     report = report_of(result, folder)
-    written = write_reports(report, folder)
+    with one_line_if_refused(folder):
+        written = write_reports(report, folder)
     if as_json:
         show_json(report)
     else:
         show_run(report)
         click.echo(f"\nReport: {os.path.relpath(written['html'])}")
     result.require_budget()
+
+
+def _reported(failed: RunFailed, folder: Path) -> RunFailed:
+    """A failure whose report is written; where that is refused as well, the one line says both."""
+    from squeeze.errors import RefusedError
+    from squeeze.refused import refusal
+    from squeeze.report.write import write_reports
+    from squeeze.run import RunFailed
+    from squeeze.run.reporting import report_of
+
+    try:
+        write_reports(report_of(failed.run, folder), folder)
+    except OSError as error:
+        if (line := refusal(error, folder)) is None:
+            raise
+        if not isinstance(failed.__cause__, RefusedError):
+            return RunFailed(f"{failed}; no report is written: {line}", failed.run, failed.exit_code)
+    return failed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from squeeze.errors import SqueezeError, UsageError
 from squeeze.formats.regular import parse_json, require_regular
 from squeeze.report.shape import SCHEMA, as_report, plain
+from squeeze.work import owned_folder
 
 
 def write_reports(report: Mapping[str, Any], out: Path) -> dict[str, Path]:
@@ -32,7 +32,11 @@ def write_reports(report: Mapping[str, Any], out: Path) -> dict[str, Path]:
         "junit": ("junit.xml", junit_xml(report)),
     }
     out.mkdir(parents=True, exist_ok=True)
-    return {kind: _write(out / name, content) for kind, (name, content) in contents.items()}
+    with owned_folder(out) as parts:
+        for name, content in contents.values():
+            (parts / name).write_text(content, encoding="utf-8", newline="\n")
+            (parts / name).replace(out / name)
+    return {kind: out / name for kind, (name, _) in contents.items()}
 
 
 def read_report(out: Path) -> dict[str, Any]:
@@ -67,13 +71,3 @@ def _check(values: dict[str, Any], path: Path) -> None:
         where = ".".join(str(part) for part in first["loc"])
         message = f"{where}: {first['msg'].lower()}"
         raise SqueezeError(f"{path}: {message}; run the plan again to write it anew") from None
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

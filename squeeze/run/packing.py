@@ -23,15 +23,11 @@ from squeeze.targets.host import host
 from squeeze.versions import library_versions, source_digest, squeeze_version
 from squeeze.work import temporary_folder
 
+TARGET = "target"  # what the store calls an artifact
+
 
 def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_folder: str) -> StoredModel:
     """What the target's runtime loads, in the store like any other step."""
-    inputs = {
-        "before": end.key,
-        "target": target.name,
-        "options": target.options(),
-        "code": source_digest(type(target)),
-    }
 
     def write(folder: Path) -> None:
         with temporary_folder("target") as work:
@@ -40,7 +36,17 @@ def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_fol
             write_model(folder, built, {"proof": proof} if proof else {}, {})
 
     read = partial(read_model, code_folder=code_folder)
-    return store.cached("target", inputs, write, read, f"target {target.name}")
+    return store.cached(TARGET, artifact_inputs(target, end.key), write, read, f"target {target.name}")
+
+
+def artifact_inputs(target: Target[Any], before: str) -> dict[str, Any]:
+    """What decides the artifact, for the store's key; ``before`` is the key of the branch's last model."""
+    return {
+        "before": before,
+        "target": target.name,
+        "options": target.options(),
+        "code": source_digest(type(target)),
+    }
 
 
 def pack(target: Target[Any], artifact: StoredModel, inputs: PackageInputs, path: Path) -> Packed:

@@ -6,6 +6,7 @@ run in a confined process only.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pickle import PicklingError
 from typing import Any
 
@@ -78,16 +79,17 @@ def rescore(
     if "evaluate" not in plan.data and any(EVALUATE in metric.reads() for metric in plan.metrics):
         raise DataError(f"{plan.file}: names no data.evaluate to score on")
     torch.set_num_threads(plan.threads)
-    with temporary_folder("verify") as folder:
-        store = store or Store(folder, progress)
-        original, reason = _original(plan, store, progress)
+    with temporary_folder("verify") as folder, ExitStack() as held:
+        kept = store or Store(folder, progress)
+        held.enter_context(kept.run())  # no prune takes it while it is read
+        original, reason = _original(plan, kept, progress)
         progress.say(f"scoring {package.path} by {plan.file}")
         arguments = {
             "path": str(package.path),
             "folder": str(package.folder.resolve()),
             "root": str(plan.root.resolve()),
             "plan": _pickled(plan),
-            "store": str(store.folder.resolve()),
+            "store": str(kept.folder.resolve()),
             "original": str(original.folder.resolve()) if original else None,
             "reason": reason,
         }

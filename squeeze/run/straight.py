@@ -28,7 +28,7 @@ from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
 from squeeze.run.opened import CALIBRATE, Opened, open_all, told_at
 from squeeze.run.original import keep_original, read_original
-from squeeze.run.packing import build_artifact, pack, package_inputs
+from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
@@ -121,6 +121,7 @@ class Line:
 
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""
+        self._hold_all()
         self._add_row(self.original, "original", None, {}, None)
         self.result.layers["original"] = self.original.model.layers()
         trunk = self._steps(self.plan.steps, None, self.original)
@@ -148,7 +149,8 @@ class Line:
         self.result.models[branch.name] = artifact.model
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
-            self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
+            with one_line_if_refused(out):
+                self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
             self.progress.say(f"packed and verified {path}")
 
     def _package_inputs(self, branch: Branch) -> PackageInputs:
@@ -168,7 +170,7 @@ class Line:
 
     def _made(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:
         """The model after a pass, calibrated on that: from the store, or by running it."""
-        inputs = self._inputs(step, before, calibrate)
+        inputs = self._inputs(step, before.key, calibrate)
         key = self.store.key("pass", inputs)
 
         def write(folder: Path) -> None:
@@ -188,11 +190,28 @@ class Line:
         read = partial(read_model, code_folder=self.code_folder)
         return self.store.cached("pass", inputs, write, read, step.pass_.name)
 
-    def _inputs(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> dict[str, object]:
+    def _hold_all(self) -> None:
+        """Every model of the plan from the beginning: a prune leaves alone what the run will only come to later."""
+        trunk = self._hold(self.plan.steps, self.original.key)
+        for branch in self.plan.branches:
+            end = self._hold(branch.steps, trunk)
+            if branch.target is not None:
+                self.store.hold(self.store.key(TARGET, artifact_inputs(branch.target, end)))
+
+    def _hold(self, steps: tuple[Step, ...], before: str) -> str:
+        """Hold the models of these passes; gives the last one's key."""
+        for step in steps:
+            data = (self.data.get(CALIBRATE), *self.recalibrated[: step.pass_.repetitions() - 1])
+            keys = [self.store.key("pass", self._inputs(step, before, calibrate)) for calibrate in data]
+            self.store.hold(*keys)
+            before = keys[0]
+        return before
+
+    def _inputs(self, step: Step, before: str, calibrate: Dataset | None) -> dict[str, object]:
         roles = [NEED_TO_ROLE[need] for need in sorted(step.pass_.needed()) if need in NEED_TO_ROLE]
         data = self.data | ({CALIBRATE: calibrate} if calibrate is not None else {})
         return {
-            "before": before.key,
+            "before": before,
             "original": self.original.key,
             "pass": step.pass_.name,
             "options": step.pass_.once().options(),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from squeeze.work import OwnedFolder, living, remove_abandoned
+from squeeze.work import living, owned_folder
 
 KEYS, WORK = "keys", "work"
 
@@ -28,22 +28,20 @@ class Holds:
     @contextmanager
     def run(self) -> Iterator[Path]:
         """A run begins; gives its work folder, which is gone with it."""
-        remove_abandoned(self.runs)
-        owned = OwnedFolder(self.runs)
-        before, self._mine = self._mine, owned.path / KEYS
-        try:
-            (owned.path / WORK).mkdir()
-            yield owned.path / WORK
-        finally:
-            self._mine = before
-            owned.remove()
+        with owned_folder(self.runs) as folder:
+            before, self._mine = self._mine, folder / KEYS
+            try:
+                (folder / WORK).mkdir()
+                yield folder / WORK
+            finally:
+                self._mine = before
 
-    def add(self, key: str) -> None:
-        """Keep an entry, there already or yet to come, for as long as the run lasts."""
-        if self._mine is None or key in _keys(self._mine):
+    def add(self, *keys: str) -> None:
+        """Keep entries, there already or yet to come, for as long as the run lasts."""
+        if self._mine is None or not (new := set(keys) - set(_keys(self._mine))):
             return
         with self.guard, self._mine.open("a") as file:
-            file.write(f"{key}\n")
+            file.write("".join(f"{key}\n" for key in sorted(new)))
 
     def in_use(self) -> set[str]:
         """The keys that living runs hold."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from squeeze.refused import is_of_this_host
 from squeeze.sums import file_sum, sync
 
 LAYOUT = 2
@@ -34,7 +35,9 @@ class Entry:
         """Whether every file still has the bytes that were written."""
         try:
             return all(file_sum(self.folder / name) == digest for name, (_, digest) in self.files.items())
-        except OSError:
+        except OSError as error:
+            if is_of_this_host(error):  # too many open files are no damage
+                raise
             return False
 
 
@@ -62,7 +65,9 @@ def read_entry(folder: Path) -> Entry | None:
         files = {name: (size, digest) for name, (size, digest) in facts["files"].items()}
         used = (folder / SEAL).stat().st_mtime
         entry = Entry(facts["key"], folder, facts["what"], facts["made_from"], files, used)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if is_of_this_host(error):
+            raise
         return None
     return entry if _sizes(folder) == {name: size for name, (size, _) in files.items()} else None
 

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,8 +92,16 @@ class Store:
         if not self.writable:
             yield work_folder("run")
             return
-        with self.holds.run() as work:
-            yield work
+        try:
+            with self.holds.run() as work:
+                yield work
+        except Exception as error:
+            if not all((self.folder / name).is_dir() for name in FOLDERS):
+                raise StoreError(
+                    f"{self.folder}: was removed while it was in use; the same command begins anew, "
+                    "and `squeeze store prune` is what leaves a running command alone"
+                ) from error
+            raise
 
     def get(self, key: str) -> Path | None:
         """The folder of a finished entry, or None; an entry whose files were damaged counts as absent."""
@@ -110,6 +118,10 @@ class Store:
         with self.lock(key):
             return self._whole(key) or self._make(key, what, made_from, write)
 
+    def hold(self, *keys: str) -> None:
+        """Keep what a run will come to later: no prune removes it as long as the run lasts."""
+        self.holds.add(*keys)
+
     def journal(self, key: str) -> Journal:
         """Where a pass keeps what it has finished so far."""
         return Journal(self.folder / "journals" / key)
@@ -120,12 +132,15 @@ class Store:
         return sorted((entry for entry in found if entry), key=lambda entry: -entry.used)
 
     def prune(self, older_than_s: float, dry_run: bool = False) -> list[Entry]:
-        """Remove entries not used for that long, and journals as old; what a living run uses stays."""
+        """Remove entries not used for that long, and journals as old.
+
+        What a living run holds stays, and what was made directly from that: what a pass's model answers, say.
+        """
         limit = time.time() - older_than_s
         old = [entry for entry in self.entries() if entry.used < limit]
         if dry_run:
             return old
-        removed = [entry for entry in old if self._remove(entry.folder)]
+        removed = [entry for entry in old if self._remove(entry.folder, _texts(entry.made_from))]
         for place in ("journals", "work"):
             for folder in (self.folder / place).iterdir():
                 if _changed(folder) < limit:
@@ -175,15 +190,23 @@ class Store:
         shutil.rmtree(self.folder / "journals" / key, ignore_errors=True)
         return final
 
-    def _remove(self, folder: Path) -> bool:
-        """Remove what is under a key, unless a living run uses or makes it."""
+    def _remove(self, folder: Path, made_from: Set[str] = frozenset()) -> bool:
+        """Remove what is under a key, unless a living run uses or makes it, or something that it was made from."""
         with self.holds.guard:
-            if folder.name in self.holds.in_use():
+            if not self.holds.in_use().isdisjoint({folder.name, *made_from}):
                 return False
             with self.lock(folder.name, wait=False) as held:
                 if held:
                     shutil.rmtree(folder, ignore_errors=True)
                 return held
+
+
+def _texts(value: Any) -> set[str]:
+    """All texts in JSON values; the keys of other entries are among them."""
+    if isinstance(value, str):
+        return {value}
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {text for one in inner for text in _texts(one)}
 
 
 def _changed(folder: Path) -> float:

@@ -18,7 +18,8 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from squeeze.errors import VerifyError
+from squeeze.errors import RefusedError, VerifyError
+from squeeze.refused import is_of_this_host, refusal
 
 Source = Path | bytes
 CHUNK_BYTES = 1 << 20
@@ -73,6 +74,7 @@ def unpack(package: Path, folder: Path, limits: Limits) -> None:
 
     Raises:
         VerifyError: No zip, too many or too large entries, a name that leaves the folder, an entry that lies.
+        RefusedError: The disk is full or read-only.
     """
     try:
         with zipfile.ZipFile(package) as archive:
@@ -83,6 +85,8 @@ def unpack(package: Path, folder: Path, limits: Limits) -> None:
     except FileNotFoundError as error:
         raise VerifyError(f"{package}: no such package") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, UnicodeError) as error:
+        if is_of_this_host(error) and (line := refusal(error, folder)):
+            raise RefusedError(line) from error
         raise VerifyError(f"{package}: cannot be unpacked ({error}); copy or make the package again") from error
 
 

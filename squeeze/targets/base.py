@@ -25,7 +25,7 @@ from squeeze.targets.card import Score
 from squeeze.targets.package import Contents, write_package
 from squeeze.targets.predictor import NARROW_TOLERANCE
 from squeeze.targets.verify import Verification, open_package, verify
-from squeeze.work import temporary_folder
+from squeeze.work import owned_folder, temporary_folder
 
 In = TypeVar("In", bound=Model)
 Built = Artifact | LanguageArtifact  # what a runtime loads
@@ -120,16 +120,14 @@ class Target(Options, ABC, Generic[In]):
             VerifyError: The runtime does not take the package back; ``out`` is left as it was.
             UsageError: The model has another form than the target takes.
         """
-        written = out.with_name(f".{out.name}.unverified")
-        try:
+        with owned_folder(out.parent) as unverified:
+            written = unverified / out.name
             with temporary_folder("pack") as folder:
                 artifact = model if isinstance(model, Built) else self.build(self._taken(model), folder)
                 digest = write_package(self.contents(artifact, inputs), written)
             package = open_package(written)
             verification = verify(package)
             written.replace(out)
-        finally:
-            written.unlink(missing_ok=True)
         package.path = out
         return Packed(out, digest, package.load_model(), verification)
 

@@ -6,7 +6,9 @@ might write is read as data only.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.errors import RefusedError, SqueezeError, VerifyError, first_line, printable, relayed
+from squeeze.formats.regular import parse_json
 from squeeze.progress import Progress
-from squeeze.refused import refusal
+from squeeze.refused import NO_SPACE, refusal
 from squeeze.targets.confined import Limits, Stopped, run_confined
-from squeeze.work import temporary_folder
+from squeeze.work import place_of_temporary_files, temporary_folder
 
 RESULT, ARRAYS = "result.json", "arrays.npz"
+MOST_ANSWER_BYTES = 64 << 20  # of JSON
+NO_SPACE_LEFT = os.strerror(errno.ENOSPC)
 START = "from squeeze.targets.child import main; main()"
 
 
@@ -59,8 +64,8 @@ def call(
         except Stopped as stopped:
             raise VerifyError(f"{where}: {stopped}") from None
         if not (scratch / RESULT).is_file():
-            raise VerifyError(f"{where}: the runtime's process gave no answer ({_last_line(done.error)})")
-        answer = Answer(json.loads((scratch / RESULT).read_bytes()))
+            raise _no_answer(where, done.error)
+        answer = _answer(scratch / RESULT, where)
         if "error" in answer:
             raise _error(answer)
         if (scratch / ARRAYS).is_file():
@@ -82,12 +87,32 @@ def main() -> None:
         if (refused := refusal(error)) is None:
             raise
         result = {"error": refused, "kind": RefusedError.__name__}
-    (scratch / RESULT).write_text(json.dumps(result))
+    part = scratch / f"{RESULT}.part"
+    part.write_text(json.dumps(result))
+    part.replace(scratch / RESULT)
 
 
 def _path() -> list[str]:
     """Where this process finds modules: the user's own, which a plan may name, are not where Squeeze is."""
     return [str(Path(place).resolve()) for place in sys.path]
+
+
+def _no_answer(where: str, said: str) -> SqueezeError:
+    """No result was written: the process died, or the disk of temporary files is full."""
+    last = _last_line(said)
+    if NO_SPACE_LEFT in last:
+        return RefusedError(f"{place_of_temporary_files()}: {NO_SPACE}")
+    return VerifyError(f"{where}: the runtime's process gave no answer ({last})")
+
+
+def _answer(file: Path, where: str) -> Answer:
+    """What the process wrote, as far as it is one: it ran a stranger's model."""
+    try:
+        if file.stat().st_size <= MOST_ANSWER_BYTES and isinstance(found := parse_json(file.read_text()), dict):
+            return Answer(found)
+    except (OSError, ValueError):
+        pass
+    raise VerifyError(f"{where}: the runtime's process gave no answer that can be read; make the package again")
 
 
 def _error(answer: Mapping[str, Any]) -> SqueezeError:

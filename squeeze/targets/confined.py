@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -86,24 +87,25 @@ def run_confined(
         Stopped: by the time limit, or by a signal (most often: out of memory, or a fault in the runtime).
     """
     memory = limits.memory_for(model_bytes)
-    heard, reporting = _pipe()
-    ends, alive = _pipe()
-    launched = [sys.executable, "-I", "-S", launcher.__file__, str(memory), str(ends.fileno())]
-    with alive:
-        with ends, reporting:
-            child = subprocess.Popen(
-                [*launched, str(len(folders)), *map(str, folders), *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment(folders[0] if folders else None, reporting.fileno() if progress else None),
-                pass_fds=[ends.fileno(), *([reporting.fileno()] if progress else [])],
-                start_new_session=True,
-                text=True,
-                errors="replace",
-            )
+    with ExitStack() as unread, ExitStack() as ours, ExitStack() as theirs:
+        heard, reporting = _pipe(unread, theirs)
+        ends, _ = _pipe(theirs, ours)
+        launched = [sys.executable, "-I", "-S", launcher.__file__, str(memory), str(ends.fileno())]
+        child = subprocess.Popen(
+            [*launched, str(len(folders)), *map(str, folders), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(folders[0] if folders else None, reporting.fileno() if progress else None),
+            pass_fds=[ends.fileno(), *([reporting.fileno()] if progress else [])],
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        theirs.close()
         with child:
             reports = _Reports(heard, progress)
+            unread.pop_all()  # its thread closes the pipe
             try:
                 out, error = _communicate(child, stdin, limits.seconds, reports)
             finally:
@@ -158,10 +160,10 @@ def _communicate(child: subprocess.Popen[str], stdin: str, seconds: float, repor
     raise Stopped(f"{what} within {seconds:g} s; --time-limit would give it more")
 
 
-def _pipe() -> tuple[IO[bytes], IO[bytes]]:
-    """Where to read and where to write."""
+def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Where to read and where to write; each goes with its stack."""
     reader, writer = os.pipe()
-    return os.fdopen(reader, "rb"), os.fdopen(writer, "wb")
+    return readers.enter_context(os.fdopen(reader, "rb")), writers.enter_context(os.fdopen(writer, "wb"))
 
 
 def _end(child: subprocess.Popen[str]) -> None:
