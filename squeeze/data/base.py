@@ -65,6 +65,22 @@ class Dataset(ABC):
         texts = self.plain_texts()
         return None if texts is None else [[word_hashes(text) for text in example] for example in texts]
 
+    def longest(self) -> int | None:
+        """Tokens of the longest example; None: these are no texts."""
+        return None
+
+    def highest_token(self) -> int | None:
+        """None: these are no texts."""
+        return None
+
+    def packaged_files(self) -> dict[str, bytes]:
+        """What the packaged script needs beside the model to prepare an input."""
+        return {}
+
+    def packaged(self) -> dict[str, object]:
+        """How the packaged script makes the model's input of pictures or sentences; JSON values."""
+        return self.preprocessing()
+
     def example_name(self, index: int) -> str:
         """What messages call an example."""
         return f"example {index}"

@@ -6,6 +6,7 @@ Examples stand in the order of their length, so that what goes through a model t
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -17,9 +18,10 @@ from pydantic import PositiveInt
 from squeeze.data.base import Dataset, Example
 from squeeze.data.sources import DataSource, whole_labels
 from squeeze.data.text import Decode, decoder, encoded, read_tokenizer
-from squeeze.errors import DataError, first_line
+from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import require_regular
 from squeeze.models.base import Batch
+from squeeze.models.tokenizer import TOKENIZER
 
 
 class SentenceDataset(Dataset):
@@ -30,12 +32,36 @@ class SentenceDataset(Dataset):
         labels: ``[n]``; -1: none.
         fill: The token that fills up a batch; the mask leaves it out.
         decode: Makes text of tokens again; None: only tokens can be compared.
+        tokenizer: The file that the tokenizers library reads; None: it is of another kind.
+        most: Tokens that a sentence was cut to; None: it was not.
     """
 
     def __init__(
-        self, name: str, tokens: list[np.ndarray], labels: np.ndarray, fill: int, decode: Decode | None = None
+        self,
+        name: str,
+        tokens: list[np.ndarray],
+        labels: np.ndarray,
+        fill: int,
+        decode: Decode | None = None,
+        tokenizer: bytes | None = None,
+        most: int | None = None,
     ) -> None:
         self.name, self.tokens, self.labels, self.fill, self.decode = name, tokens, labels, fill, decode
+        self.tokenizer, self.most = tokenizer, most
+
+    def longest(self) -> int:
+        return max(map(len, self.tokens), default=0)
+
+    def highest_token(self) -> int:
+        return max((int(tokens.max(initial=0)) for tokens in self.tokens), default=0)
+
+    def packaged_files(self) -> dict[str, bytes]:
+        return {} if self.tokenizer is None else {TOKENIZER: self.tokenizer}
+
+    def packaged(self) -> dict[str, object]:
+        if self.tokenizer is None:
+            return self.preprocessing()
+        return {"tokenizer": TOKENIZER, "length": self.most, "fill": self.fill}
 
     def plain_texts(self) -> list[list[str]] | None:
         return None if self.decode is None else [[text] for text in self.decode(self.tokens)]
@@ -69,18 +95,26 @@ class SentenceDataset(Dataset):
 
 
 class SentencesData(DataSource):
-    """A table, ``.tsv`` or ``.csv``: in the first column a sentence, in the last the number of its class."""
+    """A table, ``.tsv``, ``.csv`` or ``.jsonl``: sentences, and the numbers of their classes.
+
+    Without named columns a sentence stands in the first one and its class in the last; a table whose columns are named
+    begins with their names. A line of ``.jsonl`` is a mapping; its columns are ``sentence`` and ``label`` unless named.
+    """
 
     kind = "sentences"
 
     sentences: str
     """The table."""
-    tokenizer: str
-    """A folder with a tokenizer."""
+    tokenizer: str | None = None
+    """A folder with a tokenizer; null: the plan's model's own."""
     length: PositiveInt = 128
     """Tokens of the longest sentence; what is longer is cut."""
     labels: bool = True
     """False: lines are sentences alone."""
+    column: str | None = None
+    """The column of the sentences; null: the first one, or `sentence` of a .jsonl line."""
+    label: str | None = None
+    """The column of the classes; null: the last one, or `label` of a .jsonl line."""
 
     def where(self) -> str:
         return self.sentences
@@ -90,15 +124,17 @@ class SentencesData(DataSource):
 
     def faults(self, root: Path) -> Iterator[str]:
         yield from super().faults(root)
-        if not (root / self.tokenizer).is_dir():
+        if self.label is not None and not self.labels:
+            yield f"label: {self.label} names a column, and labels: false reads none; leave one of them out"
+        if self.tokenizer is not None and not (root / self.tokenizer).is_dir():
             yield f"tokenizer: {root / self.tokenizer} is no folder"
 
     def open(self, root: Path, model: Path | None = None) -> SentenceDataset:
-        rows = _rows(root / self.sentences, 2 if self.labels else 1)
+        rows = self._rows(root / self.sentences)
         if not rows:
             raise DataError(f"{self.sentences}: holds no sentences")
         rows = [rows[index] for index in self.chosen(len(rows))]
-        tokenizer = read_tokenizer(root / self.tokenizer)
+        tokenizer = read_tokenizer(self._tokenizer_folder(root, model))
         texts = [row[0] for row in rows]
         tokens = encoded(tokenizer, texts, truncation=True, max_length=self.length, padding=False)["input_ids"]
         labels = _labels(rows, self.sentences) if self.labels else np.full(len(rows), -1)
@@ -106,7 +142,25 @@ class SentencesData(DataSource):
         sorted_tokens = [np.array(tokens[index], dtype=np.int64) for index in order]
         fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         name = f"sentences:{Path(self.sentences).name}"
-        return SentenceDataset(name, sorted_tokens, labels[order], fill, decoder(tokenizer))
+        written = tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else None
+        return SentenceDataset(name, sorted_tokens, labels[order], fill, decoder(tokenizer), written, self.length)
+
+    def _tokenizer_folder(self, root: Path, model: Path | None) -> Path:
+        if self.tokenizer is not None:
+            return root / self.tokenizer
+        if model is None:
+            raise DataError(f"{self.sentences}: no tokenizer is named; tokenizer: folder would name one")
+        return model
+
+    def _rows(self, path: Path) -> list[list[str]]:
+        """Of each line the sentence, and where there are labels its class."""
+        if path.suffix == ".jsonl":
+            wanted = [self.column or "sentence", *([self.label or "label"] if self.labels else [])]
+            return list(_json_rows(path, wanted))
+        rows = _rows(path, 2 if self.labels else 1)
+        if self.column is None and self.label is None:
+            return rows
+        return _named_columns(path, rows, self.column, self.label)
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:
@@ -120,6 +174,43 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
         if len(row) < columns or not row[0].strip():
             raise DataError(f"{path}: row {number} has {len(row)} columns; a sentence and a class would do")
     return rows
+
+
+def _json_rows(path: Path, names: list[str]) -> Iterator[list[str]]:
+    require_regular(path, DataError)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is no JSON ({first_line(error)})") from None
+        if not isinstance(values, dict):
+            raise DataError(f'{where} is no mapping; {{"{names[0]}": "a sentence"}} would be one')
+        for name in names:
+            if name not in values:
+                raise DataError(f"{where} has no '{name}'{did_you_mean(name, values)}")
+        if not isinstance(values[names[0]], str) or not values[names[0]].strip():
+            raise DataError(f"{where}: '{names[0]}' is no sentence")
+        yield [values[names[0]], *(str(int(v) if isinstance(v, bool) else v) for v in map(values.get, names[1:]))]
+
+
+def _named_columns(path: Path, rows: list[list[str]], column: str | None, label: str | None) -> list[list[str]]:
+    """Sentence and class of the rows behind the first one, which names the columns."""
+    head = rows[0] if rows else []
+    for name in filter(None, (column, label)):
+        if name not in head:
+            raise DataError(f"{path}: row 1 names no column '{name}'{did_you_mean(name, head)}")
+    places = [head.index(column) if column else 0, head.index(label) if label else -1]
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(head) or not row[places[0]].strip():
+            raise DataError(f"{path}: row {number} has {len(row)} columns, row 1 names {len(head)}; none may be empty")
+    return [[row[place] for place in places] for row in rows[1:]]
 
 
 def _reader(file: TextIO, suffix: str) -> Iterator[list[str]]:

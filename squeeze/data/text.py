@@ -53,6 +53,12 @@ class TokenDataset(Dataset):
     def plain_texts(self) -> list[list[str]] | None:
         return None if self.decode is None else [[text] for text in self.decode(list(self.tokens))]
 
+    def longest(self) -> int:
+        return int(self.tokens.shape[1])
+
+    def highest_token(self) -> int:
+        return int(self.tokens.max())
+
     @property
     def scored_tokens(self) -> int:
         return int(self.tokens[:, 1:].size)

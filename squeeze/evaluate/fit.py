@@ -24,6 +24,7 @@ def require_fit(model: Model, role: str, data: Dataset) -> None:
     if model.task.outputs == TOKENS:
         _require_vocabulary(model, role, data)
         return
+    _require_readable(model, role, data)
     batch = data.batch(np.arange(1))
     if fault := misfit(model.inputs, batch):
         raise DataError(f"data.{role}: {fault}")
@@ -40,11 +41,20 @@ def require_fit(model: Model, role: str, data: Dataset) -> None:
 def _require_vocabulary(model: Model, role: str, data: Dataset) -> None:
     if not isinstance(data, TokenDataset):
         raise DataError(f"data.{role}: {data.name}: a language model takes text; {{text: file}} would do")
-    known = model.vocabulary
-    if known is not None and (highest := int(data.tokens.max())) >= known:
+    _require_readable(model, role, data)
+
+
+def _require_readable(model: Model, role: str, data: Dataset) -> None:
+    """Texts of tokens that the model knows, no longer than it reads."""
+    known, highest = model.vocabulary, data.highest_token()
+    if known is not None and highest is not None and highest >= known:
         raise DataError(
             f"data.{role}: token {highest} is none of the model's {known}; its own tokenizer would give others"
         )
+    most, longest = model.context, data.longest()
+    if model.task.outputs != TOKENS and most is not None and longest is not None and longest > most:
+        what = f"the longest sentence has {longest} tokens"
+        raise DataError(f"data.{role}: {data.name}: {what}, and the model reads {most}; length: {most} would cut it")
 
 
 def misfit(inputs: tuple[InputSpec, ...], batch: Batch) -> str | None:

@@ -19,6 +19,17 @@ from squeeze.errors import ModelError, did_you_mean
 from squeeze.formats.regular import read_json, require_regular, require_regular_folder
 from squeeze.models.base import InputSpec
 from squeeze.models.config_sizes import require_sizes, stored_tensors
+from squeeze.models.text_folder import (
+    SENTENCE_INPUTS,
+    WORDS,
+    Head,
+    build_text,
+    fitted,
+    head_of,
+    longest_sentence,
+    read_pooling,
+)
+from squeeze.models.weights import Weights
 from squeeze.references import raised_where, resolve
 
 BUILTINS = {"digits-cnn": ("squeeze.models.digits_cnn:digits_cnn", (1, 8, 8))}
@@ -39,6 +50,18 @@ class Source(ABC):
 
     def inputs(self) -> tuple[InputSpec, ...] | None:
         """The inputs, where the source itself knows them."""
+        return None
+
+    def fitted(self, weights: Weights, module: nn.Module) -> Weights:
+        """A checkpoint's tensors by the names that the module has for them."""
+        return weights
+
+    def vocabulary(self) -> int | None:
+        """How many tokens there are, where the source itself says it."""
+        return None
+
+    def context(self) -> int | None:
+        """The most tokens that are read, where the source itself says it."""
         return None
 
     def class_names(self) -> list[str] | None:
@@ -108,9 +131,10 @@ class BuiltinSource(Source):
 
 @dataclass(frozen=True)
 class HuggingFaceSource(Source):
-    """The ``config.json`` of an image-classification folder; code from the folder is never run."""
+    """The ``config.json`` of a classifier's or encoder's folder; code from the folder is never run."""
 
     config: str  # JSON text: hashable, and what is written back
+    pooling: str | None = None  # JSON text: of an encoder
 
     kind = "hf"
 
@@ -126,29 +150,40 @@ class HuggingFaceSource(Source):
             raise ModelError(f"{file}: is no mapping; a Hugging Face config is one")
         require_regular_folder(folder)
         require_sizes(config, file, stored_tensors(folder))
-        return cls(json.dumps(config, sort_keys=True))
+        pooling = read_pooling(folder) if head_of(config) == "encoder" else None
+        return cls(json.dumps(config, sort_keys=True), None if pooling is None else json.dumps(pooling, sort_keys=True))
+
+    @property
+    def head(self) -> Head:
+        """What the module does with an example."""
+        return head_of(json.loads(self.config))
 
     def build(self, device: str = "cpu") -> nn.Module:
         from transformers import AutoConfig, AutoModelForImageClassification
 
-        config = json.loads(self.config)
+        config, head = json.loads(self.config), self.head
         kind = config.pop("model_type", None)
         try:
             settings = AutoConfig.for_model(kind, **config)
             with torch.device(device):
+                if head != "image":
+                    return build_text(settings, head, json.loads(self.pooling or "null")).eval()
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
         except Exception as error:  # transformers checks a config in many places, each with a kind of its own
             reason = " ".join(str(error).split())[:200]  # what is wrong often stands in the second line
             raise ModelError(
-                f"config.json: model_type '{kind}' is no image classifier that transformers can build: {reason}"
+                f"config.json: model_type '{kind}' is no {WORDS[head]} that transformers can build: {reason}"
             ) from error
         return module.eval()
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "config": json.loads(self.config)}
+        pooling = {} if self.pooling is None else {"pooling": json.loads(self.pooling)}
+        return {"kind": self.kind, "config": json.loads(self.config), **pooling}
 
     def inputs(self) -> tuple[InputSpec, ...] | None:
         config = json.loads(self.config)
+        if self.head != "image":
+            return SENTENCE_INPUTS
         side = config.get("image_size")
         if side is None:
             return None
@@ -157,7 +192,19 @@ class HuggingFaceSource(Source):
             raise ModelError(f"config.json: image_size is {side!r}; one number or [height, width] would do")
         return (InputSpec("image", tuple(shape)),)
 
+    def fitted(self, weights: Weights, module: nn.Module) -> Weights:
+        return weights if self.head == "image" else fitted(weights, module, self.head)
+
+    def vocabulary(self) -> int | None:
+        size = json.loads(self.config).get("vocab_size")
+        return size if self.head != "image" and isinstance(size, int) else None
+
+    def context(self) -> int | None:
+        return None if self.head == "image" else longest_sentence(json.loads(self.config))
+
     def class_names(self) -> list[str] | None:
+        if self.head == "encoder":
+            return None
         named = json.loads(self.config).get("id2label") or {}
         return [str(named[key]) for key in sorted(named, key=int)] or None
 
@@ -170,5 +217,7 @@ def source_from(description: dict[str, Any], folder: str | None = None) -> Sourc
     if kind == "builtin":
         return BuiltinSource(description["name"])
     if kind == "hf":
-        return HuggingFaceSource(json.dumps(description["config"], sort_keys=True))
+        pooling = description.get("pooling")
+        described = None if pooling is None else json.dumps(pooling, sort_keys=True)
+        return HuggingFaceSource(json.dumps(description["config"], sort_keys=True), described)
     raise ModelError(f"unknown kind of source {kind!r}; module, builtin and hf are known")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.errors import ModelError
+from squeeze.formats.regular import read_json
 from squeeze.models.base import InputSpec, Model
 from squeeze.models.hub import is_hub_id, snapshot
 from squeeze.models.language.from_gguf import folder_of
@@ -14,6 +15,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import is_language_folder
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.source import BuiltinSource, FactorySource, HuggingFaceSource, Source
+from squeeze.models.text_folder import head_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.sums import file_sum
 
@@ -138,3 +140,14 @@ class ModelSpec:
         folder = self.folder(root)
         assert folder is not None, "only a folder is a language model here"
         return LanguageModel(folder)
+
+
+def folder_task(folder: Path) -> str:
+    """The name of what a folder's model does, as its config.json says; whoever reads the folder says what is wrong."""
+    if is_language_folder(folder):
+        return "generate"
+    try:
+        config = read_json(folder / "config.json")
+    except ModelError:
+        return "classify"
+    return "embed" if isinstance(config, dict) and head_of(config) == "encoder" else "classify"

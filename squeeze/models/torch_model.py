@@ -61,7 +61,7 @@ class TorchModel(Model):
         if weights is None:
             return cls(source.build("meta"), source, inputs)
         module = source.build()
-        assign(module, read_weights(weights), str(weights))
+        assign(module, source.fitted(read_weights(weights), module), str(weights))
         return cls(module, source, inputs)
 
     @property
@@ -147,6 +147,14 @@ class TorchModel(Model):
         with MacCounter().watching(self.module) as counter:
             self._logits(example)
         return counter
+
+    @property
+    def vocabulary(self) -> int | None:
+        return self.source.vocabulary()
+
+    @property
+    def context(self) -> int | None:
+        return self.source.context()
 
     def class_names(self) -> list[str] | None:
         return self.source.class_names()

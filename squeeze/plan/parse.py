@@ -10,17 +10,16 @@ from pydantic import ValidationError
 from squeeze.budget import ALIASES, Bound, parse_bound
 from squeeze.errors import Fault, PlanError, SqueezeError, did_you_mean
 from squeeze.evaluate.metrics import Metric
-from squeeze.models.language.skeleton import is_language_folder
+from squeeze.models.spec import folder_task
 from squeeze.plan.document import Document, Place
 from squeeze.plan.file import Judging, PlanFile
 from squeeze.plan.parts import BranchPart
 from squeeze.plan.plan import (
-    DEFAULT_METRICS,
-    LANGUAGE_METRICS,
     AnyPass,
     Branch,
     Plan,
     Step,
+    default_metrics,
     equivalence_margins,
     primary_metrics,
 )
@@ -74,10 +73,9 @@ def _metrics(judging: Judging, document: Document) -> tuple[Metric, ...]:
         return judging.metrics
     model = document.values.get("model")
     if isinstance(model, dict) and "gguf" in model:
-        return LANGUAGE_METRICS
+        return default_metrics("generate")
     folder = model.get("hf") if isinstance(model, dict) else None
-    is_language = isinstance(folder, str) and is_language_folder(document.root / folder)
-    return LANGUAGE_METRICS if is_language else DEFAULT_METRICS
+    return default_metrics(folder_task(document.root / folder) if isinstance(folder, str) else "classify")
 
 
 class Judgement:

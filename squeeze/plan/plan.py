@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from squeeze import registry
 from squeeze.budget import ALIASES, Bound, parse_bound, parse_margin
 from squeeze.comparison import Margin
 from squeeze.data.base import Dataset
@@ -20,15 +21,14 @@ from squeeze.data.sources import DataSource
 from squeeze.errors import Fault, UsageError, did_you_mean
 from squeeze.evaluate.counts import Macs, Parameters, SizeBytes
 from squeeze.evaluate.metrics import EstimateMetric, ExampleMetric, Flips, Kl, Latency, Loss, Metric, Top1
-from squeeze.evaluate.perplexity import Perplexity
 from squeeze.models.base import Model
 from squeeze.models.spec import ModelSpec
+from squeeze.models.tasks.base import task_named
 from squeeze.passes.base import Pass
 from squeeze.plan.document import Document, Place
 from squeeze.targets.base import Target
 
 ROLES = ("evaluate", "calibrate", "train")
-LANGUAGE_METRICS: tuple[Metric, ...] = (Perplexity(), Kl(), Flips(), SizeBytes(), Parameters())
 DEFAULT_METRICS: tuple[Metric, ...] = (Top1(), Loss(), Kl(), Flips(), SizeBytes(), Parameters(), Macs(), Latency())
 AnyPass = Pass[Any, Any]
 Tail = tuple[Target[Any], Sequence["AnyPass | Step"]]
@@ -191,6 +191,11 @@ def _steps(passes: Sequence[AnyPass | Step], place: Place) -> tuple[Step, ...]:
         if not isinstance(pass_, Pass | Step):
             raise UsageError(f"{'.'.join(place)}.{index}: {pass_!r} is no pass; PruneChannels(ratio=0.5) would be one")
     return tuple(p if isinstance(p, Step) else Step(p, (*place, index)) for index, p in enumerate(passes))
+
+
+def default_metrics(task: str) -> tuple[Metric, ...]:
+    """What a plan that names no metrics measures of models with that task."""
+    return tuple(registry.load("metrics", name)() for name in task_named(task).metrics)
 
 
 def _settled(steps: tuple[Step, ...], model: Model) -> tuple[Step, ...]:

@@ -65,7 +65,8 @@ def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, 
         ledger=ledger.to_json(timings=False),
         measurements=_measurements(ledger),
         labels=original.class_names() or (data.classes if data is not None else None),
-        preprocessing=data.preprocessing() if data is not None else {},
+        preprocessing=_preprocessing(original, data),
+        beside=data.packaged_files() if data is not None and _knows_tokens(original) else {},
         provenance={
             "squeeze": squeeze_version(),
             "versions": library_versions(),
@@ -76,6 +77,18 @@ def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, 
         },
         scores=list(_card_scores(ledger)),
     )
+
+
+def _preprocessing(original: Model, data: Dataset | None) -> dict[str, Any]:
+    """How the packaged script prepares an input."""
+    if data is None:
+        return {}
+    return data.packaged() if _knows_tokens(original) else data.preprocessing()
+
+
+def _knows_tokens(original: Model) -> bool:
+    """Whether the data's tokenizer is known to be the model's."""
+    return original.vocabulary is not None
 
 
 def _measurements(ledger: Ledger) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class PackageInputs:
 
     Args:
         golden: A few examples; the outputs are computed from the packed file itself.
-        plan, ledger, measurements, labels, preprocessing, provenance, scores: As in ``Contents``.
+        plan, ledger, measurements, labels, preprocessing, provenance, scores, beside: As in ``Contents``.
     """
 
     name: str
@@ -52,6 +52,7 @@ class PackageInputs:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     scores: Sequence[Score] = ()
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Target(Options, ABC, Generic[In]):
             preprocessing=inputs.preprocessing,
             provenance=inputs.provenance,
             scores=inputs.scores,
+            beside=inputs.beside,
         )
 
     def _taken(self, model: In) -> In:

@@ -50,6 +50,7 @@ class Contents:
         preprocessing: ``Dataset.preprocessing()``.
         provenance: Versions, the original's digest, licences; no dates and no paths.
         scores: Lines for the model card.
+        beside: Files that the script prepares an input with, such as a tokenizer, by name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Contents:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     scores: Sequence[Score] = ()
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_package(contents: Contents, path: Path) -> str:
@@ -95,11 +97,11 @@ def _listed_files(contents: Contents) -> dict[str, Source]:
         PLAN: yaml.safe_dump(dict(contents.plan), sort_keys=False, allow_unicode=True).encode(),
         RUN: resources("squeeze.targets").joinpath(SCRIPTS[description.task]).read_bytes(),
     }
-    taken = set(description.files) & {*made, README, MANIFEST, MEASUREMENTS}
+    taken = {*description.files, *contents.beside} & {*made, README, MANIFEST, MEASUREMENTS}
     assert not taken, f"model files may not be called {taken}"
     size = sum(path.stat().st_size for path in description.files.values())
     card = model_card(_manifest(contents, {}), size, contents.scores, list(description.files), description.requirements)
-    return {**description.files, **made, README: card.encode()}
+    return {**description.files, **contents.beside, **made, README: card.encode()}
 
 
 def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,52 @@ def test_what_is_missing_is_found_before_the_run(world: Path) -> None:
     assert len(found) == 2
     assert "gone.tsv does not exist" in found[0]
     assert "nowhere is no folder" in found[1]
+
+
+TABLES = {
+    "lines.jsonl": '{"sentence": "a b", "label": 1}\n\n{"label": true, "sentence": "c"}\n',
+    "other.jsonl": '{"text": "a b", "class": 1}\n{"text": "c", "class": "1"}\n',
+    "head.csv": "class,note,text\n1,x,a b\n1,y,c\n",
+    "head.tsv": "text\tclass\tnote\na b\t1\tx\nc\t1\ty\n",
+}
+
+
+@pytest.mark.parametrize("file", TABLES)
+def test_columns_are_found_by_name(world: Path, file: str) -> None:
+    named = {} if file == "lines.jsonl" else {"column": "text", "label": "class"}
+    data = opened(world, TABLES[file], file, **named)
+    assert data.plain_texts() == [["c"], ["a b"]]
+    assert data.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "options", "message"),
+    [
+        ("a.jsonl", '{"sentense": "a", "label": 1}', {}, "line 1 has no 'sentence'; did you mean 'sentense'"),
+        ("a.jsonl", '{"sentence": 3, "label": 1}', {}, "line 1: 'sentence' is no sentence"),
+        ("a.jsonl", "[1]", {}, 'line 1 is no mapping; {"sentence": "a sentence"} would be one'),
+        ("a.jsonl", "{", {}, "line 1 is no JSON"),
+        ("a.jsonl", '{"sentence": "a", "label": "good"}', {}, "a class is no number"),
+        ("a.csv", "text,label\na,1\n", {"column": "txt"}, "row 1 names no column 'txt'; did you mean 'text'"),
+        ("a.csv", "text,label\na,1\nb,2,3\n", {"column": "text"}, "row 3 has 3 columns, row 1 names 2"),
+    ],
+)
+def test_a_column_that_is_not_there_is_one_line(
+    world: Path, file: str, content: str, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        opened(world, content, file, **options)
+
+
+def test_without_a_tokenizer_the_models_own_reads_the_sentences(world: Path) -> None:
+    (world / "s.tsv").write_text("a b\t1\n")
+    source = SentencesData(sentences="s.tsv")
+    assert source.open(world, world).plain_texts() == [["a b"]]
+    with pytest.raises(DataError, match="no tokenizer is named; tokenizer: folder would name one"):
+        source.open(world)
+
+
+def test_classes_named_and_left_out_are_one_line(world: Path) -> None:
+    (world / "s.tsv").write_text("a\t1\n")
+    found = list(SentencesData(sentences="s.tsv", tokenizer=".", labels=False, label="class").faults(world))
+    assert found == ["label: class names a column, and labels: false reads none; leave one of them out"]
