@@ -16,6 +16,7 @@ from squeeze.api import compress, load
 from squeeze.data.sentences import SentenceDataset
 from squeeze.errors import ModelError
 from squeeze.evaluate.probe import Cosine
+from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.source import FactorySource
@@ -23,6 +24,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
+from squeeze.targets.cpu import Cpu
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,18 @@ def test_any_batch_and_any_length_give_torchs_embeddings(module: nn.Module, expo
         with torch.no_grad():
             wanted = module(**batch.inputs)
         assert torch.allclose(exported.predict(batch), wanted, atol=1e-5)
+
+
+def test_what_the_model_does_is_kept_on_its_way_to_a_runtime(exported: OnnxModel, tmp_path: Path) -> None:
+    small, _ = quantized(exported, include=("embeddings.*",))
+    stored, built = tmp_path / "stored", tmp_path / "built"
+    for folder in (stored, built, tmp_path / "again"):
+        folder.mkdir()
+    small.save(stored)
+    artifact = Cpu().build(OnnxModel.load(stored), built)
+    artifact.save(tmp_path / "again")
+    every = [exported, small, OnnxModel.load(stored), artifact, Artifact.load(tmp_path / "again")]
+    assert [model.task.name for model in every] == ["embed"] * 5
 
 
 def test_filling_up_changes_no_embedding(exported: OnnxModel) -> None:
