@@ -5,9 +5,10 @@ What only the user knows, where his data lies, is marked with ``FILL IN``.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from squeeze.errors import SqueezeError
+from squeeze.errors import SqueezeError, printable
 from squeeze.models.base import Model
 from squeeze.models.language.gguf.architecture import ARCHITECTURES, faults
 from squeeze.models.language.language_model import LanguageModel
@@ -22,7 +23,7 @@ HEAD = """\
 # `squeeze check PLAN --explain` says what this plan will do, `squeeze run PLAN` does it. Lines with FILL IN are yours.
 version: 1
 
-model: {{{kind}: "{reference}"}}
+model: {{{kind}: {reference}}}
 """
 LANGUAGE = """
 data:
@@ -87,7 +88,7 @@ def draft(model: Path) -> tuple[str, str]:
     known = {"gguf": ModelSpec(gguf=place), "onnx": ModelSpec(onnx=place), "hf": ModelSpec(hf=place)}
     outline = known[kind].outline(Path.cwd())
     what = _what(outline)
-    head = HEAD.format(what=f"{model.name}: {what}", kind=kind, reference=place)
+    head = HEAD.format(what=printable(f"{model.name}: {what}"), kind=kind, reference=json.dumps(place))
     if isinstance(outline, LanguageModel):
         return what, head + _language(outline)
     return what, head + (_pictures(outline) if _takes_pictures(outline) else _arrays(outline))
@@ -146,7 +147,8 @@ def _pictures(model: Model) -> str:
 
 def _arrays(model: Model) -> str:
     shapes = ", ".join(f"{spec.name} {spec.dtype} {_shape(spec.shape)}" for spec in model.inputs)
-    return ARRAYS.format(shapes=shapes, inputs=", ".join(f'"{spec.name}": "{spec.name}"' for spec in model.inputs))
+    names = [json.dumps(spec.name) for spec in model.inputs]  # a stranger's: quoted, whatever letters they have
+    return ARRAYS.format(shapes=printable(shapes), inputs=", ".join(f"{name}: {name}" for name in names))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
