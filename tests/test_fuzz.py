@@ -10,7 +10,7 @@ import pytest
 from benchmarks import fuzz
 
 INPUTS = 300  # over all doors
-SLOW = {"store"}  # its good input is a whole run; tests of the store damage it on purpose
+SLOW = {"store", "verify", "bench"}  # each input is a whole run or a process; other tests break these on purpose
 DOORS = [name for name in fuzz.DOORS if name not in SLOW]
 
 

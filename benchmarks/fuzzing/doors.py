@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.fuzzing import data, models, packages, plans
+from benchmarks.fuzzing import data, models, packages, plans, stores
 from benchmarks.fuzzing.door import Door
 
 DOORS: dict[str, Callable[[], Door]] = {
@@ -24,6 +24,8 @@ DOORS: dict[str, Callable[[], Door]] = {
         packages.PackageDoor,
         packages.StandaloneDoor,
         packages.ReportDoor,
-        packages.StoreDoor,
+        packages.VerifyDoor,
+        packages.BenchDoor,
+        stores.StoreDoor,
     )
 }

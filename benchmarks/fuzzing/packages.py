@@ -22,9 +22,7 @@ from benchmarks.fuzzing import TESTS
 from benchmarks.fuzzing.door import Door, WronglyAcceptedError
 from benchmarks.fuzzing.models import OnnxDoor
 from benchmarks.fuzzing.mutate import TEXTS, json_text, some_bytes, some_file
-from benchmarks.fuzzing.plans import PLAN, PlanDoor
-from squeeze.api import compress, load
-from squeeze.cli import main as command_line
+from benchmarks.fuzzing.plans import PLAN
 from squeeze.errors import PlanError
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
@@ -35,10 +33,12 @@ from squeeze.report.write import read_report
 from squeeze.run.claims import claim, read_ledger
 from squeeze.targets import standalone
 from squeeze.targets.base import PackageInputs
+from squeeze.targets.bench import bench
+from squeeze.targets.confined import Limits
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.manifest import MANIFEST, canonical_json
 from squeeze.targets.package import write_package
-from squeeze.targets.verify import open_package
+from squeeze.targets.verify import open_package, verify
 
 SHORT_PLAN = PLAN[: PLAN.index("metrics")] + "metrics: [top1]\ntargets: [{target: cpu}]\n"
 CODES = (
@@ -95,6 +95,24 @@ class PackageDoor(Door):
         package = open_package(folder / "p.zip")
         package.golden()
         return claim(read_ledger(package), "top1")
+
+
+class VerifyDoor(PackageDoor):
+    """The same package, run by ``squeeze verify`` in its confined process, which costs seconds."""
+
+    name, share = "verify", 0.02
+
+    def enter(self, folder: Path) -> object:
+        return verify(open_package(folder / "p.zip"), Limits(seconds=30.0))
+
+
+class BenchDoor(PackageDoor):
+    """The same package, measured by ``squeeze bench`` in confined processes."""
+
+    name, share = "bench", 0.01
+
+    def enter(self, folder: Path) -> object:
+        return bench(open_package(folder / "p.zip"), seconds=0.1, batch_sizes=(1,), limits=Limits(seconds=30.0))
 
 
 class StandaloneDoor(Door):
@@ -190,25 +208,3 @@ def some_texts(random: Random, value: Any) -> Any:
     if isinstance(value, str) and random.random() < 0.05:
         return random.choice((*CODES, *TEXTS))
     return value
-
-
-class StoreDoor(Door):
-    """A store with the entries of a finished run, listed and used again."""
-
-    name, share = "store", 0.5
-
-    def write(self, folder: Path) -> None:
-        PlanDoor().write(folder)
-        (folder / "plan.yaml").write_text(SHORT_PLAN)
-        assert compress(load(folder / "plan.yaml"), out=folder / "out", store=folder / "store") is not None
-
-    def spoil(self, random: Random, folder: Path) -> bool:
-        files = sorted(path for path in (folder / "store").rglob("*") if path.is_file())
-        some_file(random, random.choice(files), some_bytes)
-        return False
-
-    def enter(self, folder: Path) -> object:
-        out = io.StringIO()
-        with suppress(SystemExit), redirect_stdout(out), redirect_stderr(out):
-            command_line(["store", "list", "--store", str(folder / "store")])
-        return None
