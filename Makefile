@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 SQUEEZE := $(BIN)/squeeze
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check run gate package verify report bench bench-quick format clean
+.PHONY: help install demo test test-all coverage check run gate package verify report bench bench-quick format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,10 +40,14 @@ test: $(READY) ## Run the tests, WORKERS=2 processes side by side.
 test-all: $(READY) ## The tests, and those that take minutes.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m ''
 
-check: $(READY) ## Lint, types, and every plan in plans/.
+coverage: $(READY) ## The tests with branch coverage of squeeze/, also in htmlcov/.
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+
+check: $(READY) ## Lint, types (of the tests too), and every plan in plans/.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict squeeze
+	$(BIN)/mypy --config-file tests/mypy.ini tests
 	@for plan in $(PLANS); do $(SQUEEZE) check $$plan --var real=$(abspath $(REAL)) || exit $$?; done
 
 run: $(READY) ## Carry out PLAN=..., results in OUT=... (ARGS="--set passes.0.ratio=0.5").

@@ -41,5 +41,5 @@ def test_what_breaks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(type(door), "spoil", lambda *_: True)
     monkeypatch.chdir(tmp_path)
-    assert judged_with(lambda *_: {}["absent"]) == "traceback"
+    assert judged_with(lambda *_: dict[str, int]()["absent"]) == "traceback"
     assert judged_with(lambda *_: None) == "accepted"

@@ -53,7 +53,8 @@ def imported(node: ast.AST) -> list[str]:
 
 def at_run_time(tree: ast.Module) -> list[ast.AST]:
     """Every node outside ``if TYPE_CHECKING:``, where only names for annotations are imported."""
-    found, queue = [], [tree]
+    found: list[ast.AST] = []
+    queue: list[ast.AST] = [tree]
     while queue:
         node = queue.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

@@ -17,8 +17,13 @@ def write_text(text: str):
 
 def test_an_entry_is_made_once_and_found_again(tmp_path: Path) -> None:
     store, made = Store(tmp_path), []
+
+    def write(folder: Path) -> None:
+        made.append(1)
+        write_text("x")(folder)
+
     for _ in range(2):
-        folder = store.make("k", "thing", {}, lambda folder: made.append(1) or write_text("x")(folder))
+        folder = store.make("k", "thing", {}, write)
     assert (folder / "a.txt").read_text() == "x"
     assert made == [1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -123,9 +123,13 @@ def test_the_slower_of_two_is_found_with_its_whole_interval() -> None:
 def test_each_block_opens_fresh_sessions_in_swapped_order_and_its_runs_alternate() -> None:
     told: list[str] = []
 
-    def opened(name: str) -> Iterator[object]:
+    def opened(name: str) -> Callable[[], float]:
+        def timed() -> float:
+            told.append(name)
+            return 1.0
+
         told.append(f"open {name}")
-        return lambda: told.append(name) or 1.0
+        return timed
 
     compare(lambda: opened("new"), lambda: opened("old"), seconds=0.001, blocks=2)
     opens = [what for what in told if what.startswith("open")]

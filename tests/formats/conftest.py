@@ -16,7 +16,7 @@ def residual_net() -> onnx.ModelProto:
     random = np.random.default_rng(0)
 
     def weight(name: str, *shape: int) -> TensorProto:
-        values = random.normal(size=shape).astype(np.float32) / np.sqrt(max(1, np.prod(shape[1:])))
+        values = random.normal(size=shape).astype(np.float32) / np.sqrt(max(1, int(np.prod(shape[1:]))))
         if name == "b.weight":
             values[3] = 1e-13
         return numpy_helper.from_array(values.astype(np.float32), name)

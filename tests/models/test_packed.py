@@ -106,6 +106,7 @@ def test_an_old_checkpoint_says_all_in_its_own_file(tmp_path: Path) -> None:
 
 
 NAME = "model.layers.1.self_attn.q_proj"
+WIDTHS = {"qweight": 2, "scales": 2, "qzeros": 16}
 BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "wrong g_idx": (
         lambda w: w[f"{NAME}.g_idx"].add_(1),
@@ -126,7 +127,6 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
         r"bias' is not zero, and the model has no such bias",
     ),
 }
-WIDTHS = {"qweight": 2, "scales": 2, "qzeros": 16}
 
 
 @pytest.mark.parametrize(("change", "line"), list(BROKEN.values()), ids=list(BROKEN))

@@ -89,7 +89,9 @@ def test_a_network_that_cannot_take_the_data_says_so_in_one_line(
 def test_tied_weights_are_stored_and_loaded(tmp_path: Path) -> None:
     module = network()
     module[4].weight.data.zero_()
-    module[4].bias = nn.Parameter(module[0].bias[:4].detach().clone())
+    bias = module[0].bias
+    assert isinstance(bias, torch.Tensor)
+    module[4].bias = nn.Parameter(bias[:4].detach().clone())
     model = model_of(module)
     model.save(tmp_path)
     batch = model.example(2)

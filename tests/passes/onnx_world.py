@@ -48,7 +48,9 @@ def torch_model() -> TorchModel:
 
 @cache
 def exported() -> OnnxModel:
-    return ExportOnnx().run(torch_model(), Context())
+    made = ExportOnnx().run(torch_model(), Context())
+    assert isinstance(made, OnnxModel)
+    return made
 
 
 class Noise(Dataset):

@@ -29,7 +29,7 @@ from squeeze.passes.quantize.backends.gptqmodel import Gptqmodel
 from squeeze.passes.quantize.backends.job import Answer
 from squeeze.passes.quantize.backends.neural_compressor import NeuralCompressor
 from squeeze.passes.quantize.language.rtn import Rtn
-from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.language.scheme import Override, Scheme
 from squeeze.plan.plan import Plan
 
 TESTS = Path(__file__).parent.parent
@@ -185,7 +185,7 @@ def plan(tmp_path: Path) -> Plan:
     [
         (Gptqmodel(bits=4, group_size=32), "gptqmodel"),
         (Gptqmodel(bits=3, group_size=32, act_order=True, asymmetric_calibration=0.25), "gptqmodel"),
-        (Gptqmodel(bits=4, group_size=32, symmetric=False, overrides={"*.up_proj": {"bits": 8}}), "gptqmodel"),
+        (Gptqmodel(bits=4, group_size=32, symmetric=False, overrides={"*.up_proj": Override(bits=8)}), "gptqmodel"),
         (NeuralCompressor(bits=3, group_size=32, order="act_order"), "neural_compressor"),
         (NeuralCompressor(bits=4, group_size=None, symmetric=False, mse=True), "neural_compressor"),
         (AutoRound(bits=2, group_size=32, iterations=2), "auto_round"),

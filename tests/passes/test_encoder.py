@@ -37,7 +37,9 @@ def exported(module: nn.Module) -> OnnxModel:
     source = FactorySource("minilm:encoder", tuple(sorted(SIZES.items())))
     inputs = source.inputs()
     assert inputs is not None
-    return ExportOnnx().run(TorchModel(module, source, inputs), Context(threads=1))
+    made = ExportOnnx().run(TorchModel(module, source, inputs), Context(threads=1))
+    assert isinstance(made, OnnxModel)
+    return made
 
 
 def sentences(count: int = 40, seed: int = 0) -> SentenceDataset:

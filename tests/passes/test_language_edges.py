@@ -21,7 +21,7 @@ from squeeze.passes.quantize.language.gptq import Gptq
 from squeeze.passes.quantize.language.hqq import Hqq
 from squeeze.passes.quantize.language.rtn import Rtn
 
-QUANTIZERS = [Rtn(group_size=16), Gptq(group_size=16), Awq(group_size=16), Hqq(group_size=16)]
+QUANTIZERS: list[Any] = [Rtn(group_size=16), Gptq(group_size=16), Awq(group_size=16), Hqq(group_size=16)]
 every_quantizer = pytest.mark.parametrize("method", QUANTIZERS, ids=[method.name for method in QUANTIZERS])
 DOWN, Q = "model.layers.1.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight"
 

@@ -35,9 +35,8 @@ def counting(sequences: int = 32) -> TokenDataset:
 
 
 def context(folder: Path, original: Path | None = None) -> Context:
-    return Context(
-        train_data=counting(), journal=Journal(folder), original=lambda: LanguageModel(original) if original else None
-    )
+    load = (lambda: LanguageModel(original)) if original else None
+    return Context(train_data=counting(), journal=Journal(folder), original=load)
 
 
 def loss_of(model: LanguageModel) -> float:

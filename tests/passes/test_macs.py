@@ -159,7 +159,8 @@ def test_what_a_network_keeps_while_it_is_counted_does_not_stay(tmp_path: Path) 
     class Keeping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc, self.seen = nn.Linear(4, 5), None
+            self.fc = nn.Linear(4, 5)
+            self.seen: Tensor | None = None
 
         def forward(self, image: Tensor) -> Tensor:
             self.seen = torch.zeros_like(image) if self.seen is None else self.seen

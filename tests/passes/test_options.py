@@ -65,9 +65,9 @@ def test_an_old_name_is_accepted_with_a_line_that_says_the_new_one() -> None:
     with pytest.warns(
         FutureWarning, match="gptq: option 'sweeps' is now 'refinements'; the old name ends with the next"
     ):
-        assert Gptq(sweeps=1).refinements == 1
+        assert Gptq.model_validate({"sweeps": 1}).refinements == 1
     with pytest.raises(ValidationError, match="sweep"):
-        Gptq(sweep=1)
+        Gptq.model_validate({"sweep": 1})
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def run(world: Path, seeds: int) -> tuple[list[float], float]:
     """Perplexities of the repetitions, and of the row itself."""
     plan = load(world / "plan.yaml", [f"passes.0.calibration_seeds={seeds}"])
     row = compress(plan, store=world / "store").ledger.rows[1]
-    return row.spread.get("perplexity", []), row.scores["perplexity"].value
+    own = row.scores["perplexity"].value
+    assert own is not None
+    return row.spread.get("perplexity", []), own
 
 
 def test_the_row_is_the_first_and_the_others_differ(world: Path) -> None:

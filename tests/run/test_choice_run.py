@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from language_world import write_folder, write_tokenizer
@@ -27,7 +28,7 @@ metrics:
 budget: {"choice:pairs": "-50 points"}
 passes: [{pass: rtn, bits: 2, group_size: 16}]
 """
-LINES = {
+LINES: dict[str, list[dict[str, Any]]] = {
     "pairs.jsonl": [
         {"sentence_good": f"a cat sat on {word}", "sentence_bad": f"on {word} sat cat a"} for word in "xyz"
     ],
@@ -41,7 +42,7 @@ def world(tmp_path: Path) -> Path:
     write_tokenizer(write_folder(tmp_path / "model"))
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 4)
     for name, entries in LINES.items():
-        (tmp_path / name).write_text("\n".join(map(json.dumps, entries)))
+        (tmp_path / name).write_text("\n".join(json.dumps(entry) for entry in entries))
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
 

@@ -40,6 +40,7 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
         assert set(row.timings) == {"prefill", "decode"}
         assert row.timings["decode"].to_original is not None
         told = row.measured["decode"]
+        assert row.timings["decode"].interval is not None
         low, high = row.timings["decode"].interval
         assert low <= row.timings["decode"].value <= high
         assert 6 <= told["sessions"] <= 24

@@ -50,7 +50,7 @@ def kinds_asked_for() -> set[str]:
     asked = [n.args[0] for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "cached"]
     collectors = [path.read_text() for path in (ROOT / "evaluate" / "evidence").glob("*.py")]
     named = {kind for text in collectors for kind in re.findall(r'^    kind = "(.+)"$', text, re.MULTILINE)}
-    return named | {argument.value for argument in asked if isinstance(argument, ast.Constant)}
+    return named | {str(argument.value) for argument in asked if isinstance(argument, ast.Constant)}
 
 
 def test_every_kind_of_entry_is_known_here() -> None:

@@ -22,7 +22,6 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
-from squeeze.run.packing import golden_batch
 from squeeze.targets.base import PackageInputs, Target
 from squeeze.targets.bench_language import bench_language
 from squeeze.targets.checkpoint import Checkpoint
@@ -200,7 +199,7 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
 
 
 def test_the_golden_prompt_is_a_sentence_where_there_is_a_tokenizer(quantized: LanguageModel) -> None:
-    assert golden_batch(quantized).inputs["input_ids"].shape[1] > 40  # letters
+    assert quantized.task.golden(quantized).inputs["input_ids"].shape[1] > 40  # letters
 
 
 def _new(folder: Path) -> Path:
