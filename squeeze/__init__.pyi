@@ -86,6 +86,8 @@ from .passes.quantize.quantize_static import QuantizeStatic as QuantizeStatic
 from .progress import Progress as Progress
 from .run.result import Run as Run
 from .run.result import RunFailed as RunFailed
+from .runtimes.base import Opened as Opened
+from .runtimes.base import Runtime as Runtime
 from .store import Store as Store
 from .targets.base import Target as Target
 from .targets.checkpoint import Checkpoint as Checkpoint
@@ -95,3 +97,4 @@ from .targets.gguf import Gguf as Gguf
 from .targets.mobile import Mobile as Mobile
 from .targets.verify import open_package as open_package
 from .targets.verify import verify as verify
+from .writers.base import Writer as Writer

@@ -1,8 +1,8 @@
-"""Names to classes: tasks, passes, targets, metrics and data sources, built in or from other packages.
+"""Names to classes: tasks, passes, targets, runtimes, writers, metrics, data; built in or from other packages.
 
-Nothing is imported until it is asked for by name. Other packages register through the entry-point groups
-``squeeze.tasks``, ``squeeze.passes``, ``squeeze.targets``, ``squeeze.metrics`` and ``squeeze.data``; a built-in's name
-cannot be taken over. ``package.module:Class`` names a class that is not registered at all.
+Nothing is imported until it is asked for by name. Other packages register through the entry-point group of a kind, such
+as ``squeeze.passes``; a built-in's name cannot be taken over. ``package.module:Class`` names a class that is not
+registered at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from squeeze.errors import ModelError, UsageError, did_you_mean
 from squeeze.references import resolve
 
-Kind = Literal["passes", "targets", "metrics", "data", "tasks"]
+Kind = Literal["passes", "targets", "metrics", "data", "tasks", "runtimes", "writers"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
@@ -80,6 +80,23 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "embed": "squeeze.models.tasks.embed:Embed",
         "generate": "squeeze.models.tasks.generate:Generate",
     },
+    "runtimes": {
+        "onnxruntime": "squeeze.runtimes.ort:OnnxRuntime",
+        "onnxruntime-genai": "squeeze.runtimes.genai:GenaiRuntime",
+        "llama.cpp": "squeeze.runtimes.llama_cpp:LlamaCpp",
+        "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:TransformersGguf",
+        "transformers": "squeeze.runtimes.checkpoint:Transformers",
+    },
+    "writers": {
+        "gptq": "squeeze.writers.gptq:GptqWriter",
+        "compressed-tensors": "squeeze.writers.compressed_tensors:CompressedTensorsWriter",
+        "gguf": "squeeze.writers.gguf:GgufWriter",
+        "onnx": "squeeze.writers.onnx:OnnxWriter",
+        "onnx-nbits": "squeeze.writers.onnx:NBitsWriter",
+        "onnx-qdq": "squeeze.writers.onnx:BlockedWriter",
+        "ort": "squeeze.writers.ort:OrtWriter",
+        "genai": "squeeze.writers.genai:GenaiWriter",
+    },
 }
 BASES: dict[Kind, str] = {
     "passes": "squeeze.passes.base:Pass",
@@ -87,6 +104,8 @@ BASES: dict[Kind, str] = {
     "metrics": "squeeze.evaluate.metrics:Metric",
     "data": "squeeze.data.sources:DataSource",
     "tasks": "squeeze.models.tasks.base:Task",
+    "runtimes": "squeeze.runtimes.base:Runtime",
+    "writers": "squeeze.writers.base:Writer",
 }
 FACTS: dict[Kind, tuple[str, ...]] = {
     "passes": ("ways",),  # from the brackets: Pass[TorchModel, OnnxModel]
@@ -94,6 +113,8 @@ FACTS: dict[Kind, tuple[str, ...]] = {
     "metrics": ("name", "unit", "evidence"),
     "data": ("kind",),
     "tasks": ("name", "models", "metrics"),
+    "runtimes": ("name", "distribution", "modules", "loads", "beside", "script"),
+    "writers": ("name",),
 }
 SINGULAR: dict[Kind, str] = {
     "passes": "pass",
@@ -101,6 +122,8 @@ SINGULAR: dict[Kind, str] = {
     "metrics": "metric",
     "data": "data source",
     "tasks": "task",
+    "runtimes": "runtime",
+    "writers": "writer",
 }
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import faults, squeeze, write_npz
+from tiny import PLAN as TINY_PLAN
+from tiny import faults, squeeze, write_npz, write_plan, write_world
 
 from squeeze import registry
+from squeeze.errors import ModelError, UsageError
+from squeeze.models.artifact import Artifact
 from squeeze.models.tasks.base import task_named
+from squeeze.targets.script import script
 
 PACKAGE = '''\
 """A task that nobody has here: to rate a picture by one number; and how far off ratings are."""
@@ -68,15 +75,20 @@ passes:
 """
 
 
+def install(site: Path, name: str, code: str, entry_points: str) -> None:
+    """A package as pip would leave it."""
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{name}.py").write_text(code)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package as pip would leave it, on the path for one test, and a world for its plan."""
-    site, info = tmp_path / "site", tmp_path / "site" / "rating-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "rating.py").write_text(PACKAGE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rating\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    monkeypatch.syspath_prepend(site)
+    install(tmp_path / "site", "rating", PACKAGE, ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path / "site")
     registry.entries.cache_clear()
     task_named.cache_clear()
     save_file({"2.weight": torch.zeros(1, 3), "2.bias": torch.full((1,), 9.0)}, tmp_path / "rating.safetensors")
@@ -119,3 +131,153 @@ def test_a_task_that_cannot_be_used_is_a_fault_of_the_plan(installed: Path, task
     module = installed / "site/rating.py"
     module.write_text(PACKAGE.replace('task = "rate"', f'task = "{task}"'))
     assert faults(installed / "plan.yaml")[0].startswith(said)
+
+
+TABLING = '''\
+"""Models as one .npz file of their classes' mean outputs, run by numpy."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze import ModelError, OnnxModel, Opened, Runtime, Target, Writer
+from squeeze.formats.tensor_spec import TensorSpec
+
+
+class OpenedTable(Opened):
+    def __init__(self, file: Path, where: str) -> None:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                self.weight = arrays["weight"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{where}: no table of weights ({error})") from None
+        self.inputs = (TensorSpec(name="image", shape=("n", 3, 6, 6), dtype="float32"),)
+        self.outputs = (TensorSpec(name="logits", shape=("n", self.weight.shape[1]), dtype="float32"),)
+
+    def run(self, feed):
+        return [feed["image"].reshape(len(feed["image"]), -1) @ self.weight]
+
+
+class TableScript:
+    """The table in numpy."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import numpy as np
+
+        self.weight = np.load(file, allow_pickle=False)["weight"]
+
+    def run(self, feed: dict[str, Any]) -> Any:
+        """All outputs, in their order."""
+        return [feed["image"].reshape(len(feed["image"]), -1) @ self.weight]
+
+
+class Table(Runtime):
+    """numpy."""
+
+    name = "table"
+    distribution = "numpy"
+    modules = ("numpy",)
+    loads = {"predict": (".npz",)}
+    beside = (".npz",)
+    script = {"predict": (TableScript,)}
+
+    @classmethod
+    def open(cls, file: Path, threads: int, where: str) -> OpenedTable:
+        return OpenedTable(file, where)
+
+
+class TableWriter(Writer[OnnxModel]):
+    """What the model answers to each pixel alone."""
+
+    name = "table"
+
+    def holds(self, kind):
+        return "a table holds no grid; exclude all would do"
+
+    def write(self, model: OnnxModel, folder: Path) -> Path:
+        pixels = np.eye(108, dtype=np.float32).reshape(-1, 3, 6, 6)
+        session = model.session(1)
+        np.savez(folder / "model.npz", weight=session.run(None, {session.get_inputs()[0].name: pixels})[0])
+        return folder / "model.npz"
+
+
+class Tables(Target[OnnxModel]):
+    """A package with a table."""
+
+    name = "tables"
+
+    def writer(self) -> TableWriter:
+        return TableWriter()
+
+    @property
+    def runs_in(self) -> str:
+        return "table"
+'''
+TABLING_POINTS = """\
+[squeeze.runtimes]
+table = tabling:Table
+onnxruntime = tabling:Table
+[squeeze.writers]
+table = tabling:TableWriter
+[squeeze.targets]
+tables = tabling:Tables
+"""
+TABLED = TINY_PLAN.replace('  - pass: "tiny:Scale"\n    factor: 2.0\n', "  - pass: export_onnx\n")
+
+
+@pytest.fixture
+def tabling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Another package on the path for one test, and a world."""
+    install(tmp_path / "site", "tabling", TABLING, TABLING_POINTS)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    registry.entries.cache_clear()
+    yield write_world(tmp_path)
+    sys.modules.pop("tabling", None)
+    registry.entries.cache_clear()
+
+
+def test_a_runtime_and_a_writer_of_another_package_go_from_a_plan_to_a_script(
+    tabling: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = write_plan(tabling, TABLED + "targets: [{target: tables}]\n")
+    assert faults(plan) == []
+    assert squeeze("run", plan, "--out", tabling / "out", "--store", tabling / "store") == 0
+    (package,) = (tabling / "out").glob("*.zip")
+    capsys.readouterr()
+    assert squeeze("bench", package, "--batch", "2", "--seconds", "0.1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["batches"][0]["batch"] == 2
+    folder = tabling / "unpacked"
+    zipfile.ZipFile(package).extractall(folder)
+    np.save(tabling / "x.npy", np.ones((3, 6, 6), np.float32))
+    command = [sys.executable, "-I", str(folder / "run.py"), str(tabling / "x.npy"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    weight = np.load(folder / "model.npz")["weight"]
+    assert json.loads(done.stdout)["examples"][0][0]["class"] == int(weight.sum(0).argmax())
+
+
+@pytest.mark.usefixtures("tabling")
+def test_a_built_in_runtime_cannot_be_taken_over_and_a_writer_says_what_it_holds() -> None:
+    assert registry.load("runtimes", "onnxruntime").__module__ == "squeeze.runtimes.ort"
+    assert registry.load("runtimes", "table").__module__ == "tabling"
+    assert registry.load("writers", "table").__module__ == "tabling"
+
+
+@pytest.mark.usefixtures("tabling")
+def test_a_runtime_without_a_script_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.load("runtimes", "table"), "script", {})
+    with pytest.raises(UsageError, match=r"runtime 'table': its script has no classes that predict; Runtime\.script"):
+        script("predict", "table", "classes")
+
+
+@pytest.mark.usefixtures("tabling")
+def test_a_table_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.npz").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"model\.npz: no table of weights"):
+        Artifact(tmp_path / "model.npz", runtime="table")
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"table loads no '\.onnx' files; \.npz would do"):
+        Artifact(tmp_path / "model.onnx", runtime="table")
+    with pytest.raises(UsageError, match="unknown runtime 'tabel'; did you mean 'table'"):
+        Artifact(tmp_path / "model.npz", runtime="tabel")

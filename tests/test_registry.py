@@ -151,7 +151,7 @@ def test_a_class_in_the_plans_own_folder_is_found(tmp_path: Path) -> None:
     assert str(tmp_path) not in sys.path
 
 
-@pytest.mark.parametrize("kind", registry.BUILTIN)
+@pytest.mark.parametrize("kind", sorted(set(registry.BUILTIN) - {"runtimes", "writers"}))  # a plan says targets
 def test_every_class_of_a_plan_is_in_the_python_api(kind: registry.Kind) -> None:
     built_in = {registry.load(kind, name) for name in registry.BUILTIN[kind]}
     assert {cls.__name__ for cls in built_in} <= set(dir(api))

@@ -31,13 +31,15 @@ from squeeze.report.junit import junit_xml
 from squeeze.report.markdown import markdown_report
 from squeeze.report.write import read_report
 from squeeze.run.claims import claim, read_ledger
-from squeeze.targets import standalone
+from squeeze.runtimes.ort import OnnxRuntimeSession
 from squeeze.targets.base import PackageInputs
-from squeeze.targets.bench import bench
+from squeeze.targets.bench import Load, bench
 from squeeze.targets.confined import Limits
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.manifest import MANIFEST, canonical_json
 from squeeze.targets.package import write_package
+from squeeze.targets.scripts import rows
+from squeeze.targets.scripts.classes import Classes
 from squeeze.targets.verify import open_package, verify
 
 SHORT_PLAN = PLAN[: PLAN.index("metrics")] + "metrics: [top1]\ntargets: [{target: cpu}]\n"
@@ -112,7 +114,7 @@ class BenchDoor(PackageDoor):
     name, share = "bench", 0.01
 
     def enter(self, folder: Path) -> object:
-        return bench(open_package(folder / "p.zip"), seconds=0.1, batch_sizes=(1,), limits=Limits(seconds=30.0))
+        return bench(open_package(folder / "p.zip"), load=Load((1,), 0.1), limits=Limits(seconds=30.0))
 
 
 class StandaloneDoor(Door):
@@ -147,7 +149,9 @@ class StandaloneDoor(Door):
         os.chdir(folder)
         out = io.StringIO()
         with redirect_stdout(out), redirect_stderr(out):
-            code = standalone.main([*json.loads((folder / "words.json").read_text()), "--folder", "."])
+            code = rows.main(
+                OnnxRuntimeSession, Classes, [*json.loads((folder / "words.json").read_text()), "--folder", "."]
+            )
         if code:
             raise PlanError(out.getvalue().rstrip("\n") or "nothing was said")
         return None

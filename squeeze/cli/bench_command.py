@@ -40,22 +40,16 @@ def command(
 
     Of a language model: tokens per second, reading and writing, and the time to the first token.
     """
-    from squeeze.cli.show import show_bench, show_language_bench
+    from squeeze.cli.show import show_bench
     from squeeze.cli.terminal import progress_for_terminal
-    from squeeze.targets.bench import bench
-    from squeeze.targets.bench_language import bench_language
+    from squeeze.targets.bench import Load, bench
     from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package
 
-    opened = open_package(existing(package))
-    language = opened.manifest.task == "generate"
-    if language:
-        found = bench_language(opened, threads, prompt, tokens, rounds, Limits(**limits))
-    else:
-        found = bench(opened, threads, batches, seconds, progress_for_terminal(), Limits(**limits))
+    opened, load = open_package(existing(package)), Load(batches, seconds, prompt, tokens, rounds)
+    progress_for_terminal().say(f"measuring {package}")
+    measured = bench(opened, threads, load, Limits(**limits))
     if as_json:
-        show_json({"package": str(package)} | found)
-    elif language:
-        show_language_bench(package, found)
+        show_json({"package": str(package)} | measured)
     else:
-        show_bench(package, found)
+        show_bench(package, measured)

@@ -95,33 +95,23 @@ def _beside_ledger(found: dict[str, Any], name: str, score: dict[str, Any]) -> s
 
 
 def show_bench(package: Path, found: dict[str, Any]) -> None:
-    """Latency and throughput per batch size."""
+    """Latency and throughput per batch size; of a language model tokens per second, reading and writing."""
     console = _console()
-    table = _table((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
-    table.title = f"{package}, {found['threads']} thread(s)"
-    for row in found["batches"]:
-        values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
-        table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
+    threads = f"{found['threads']} thread(s)"
+    if "batches" in found:
+        table = _table((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
+        table.title = f"{package}, {threads}"
+        for row in found["batches"]:
+            values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
+            table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
+    else:
+        table = _table(("",), ("median", "p10", "p90"))
+        table.title = f"{package}: {found['prompt_tokens']} tokens read, {found['new_tokens']} written, {threads}"
+        for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
+            table.add_row(name, *(f"{found[name][part]:,.1f}" for part in ("median", "p10", "p90")))
     console.print(table)
-    _show_rest(console, found)
-
-
-def show_language_bench(package: Path, found: dict[str, Any]) -> None:
-    """Tokens per second, reading and writing."""
-    console = _console()
-    table = _table(("",), ("median", "p10", "p90"))
-    sizes = f"{found['prompt_tokens']} tokens read, {found['new_tokens']} written"
-    table.title = f"{package}: {sizes}, {found['threads']} thread(s)"
-    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
-        table.add_row(name, *(f"{found[name][part]:,.1f}" for part in ("median", "p10", "p90")))
-    console.print(table)
-    _show_rest(console, found)
-
-
-def _show_rest(console: Console, found: dict[str, Any]) -> None:
     for name in ("load_ms", "peak_rss_bytes", "model_bytes", "package_bytes", "host"):
-        if found.get(name) is not None:
-            console.print(f"{name}: {found[name]}")
+        console.print(f"{name}: {found[name]}")
 
 
 def _explained(row: Explained) -> tuple[str, ...]:

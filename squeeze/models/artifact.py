@@ -1,6 +1,6 @@
 """The artifact form: the files that a runtime loads, run as they lie on disk.
 
-ONNX Runtime takes ``.onnx`` and ``.ort`` files. How an artifact is made is the business of ``squeeze.targets``.
+Which runtime is a name in the registry. How an artifact is made is the business of ``squeeze.targets``.
 """
 
 from __future__ import annotations
@@ -8,42 +8,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from squeeze import registry
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files
 from squeeze.formats.onnx_file import read_onnx
-from squeeze.models import ort_session
-from squeeze.models.base import Batch, Layer, Model
+from squeeze.models.base import Batch, InputSpec, Layer, Model
+from squeeze.models.facts import Facts
 from squeeze.models.onnx_model import DESCRIPTION, OnnxModel
+from squeeze.models.ort_session import Feed, feed, logits, parts
 from squeeze.models.tasks.base import Task, described, read_task, task_named
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of the graph that an artifact was built from; a runtime's file need not tell. None: not known.
-
-    Args:
-        tolerance: How far another host's output may be off, as a share of the largest output.
-    """
-
-    parameters: int | None
-    macs: int | None
-    tolerance: float
 
 
 class Artifact(Model):
-    """A ``.onnx`` or ``.ort`` file and the files that lie beside it.
+    """A file that a runtime loads to answer a batch in one call, and the files that lie beside it.
 
     Args:
         file: What the runtime loads.
@@ -51,6 +37,10 @@ class Artifact(Model):
         beside: Files that travel with it and that the runtime does not load, such as an operator list.
         keeper: Whatever must live as long as the files do, such as the package they were unpacked from.
         task: None: to classify.
+        runtime: Registered name of the runtime that runs it.
+
+    Raises:
+        ModelError: no such file, or none that the runtime loads.
     """
 
     form: ClassVar[str] = "artifact"
@@ -62,17 +52,23 @@ class Artifact(Model):
         beside: tuple[Path, ...] = (),
         keeper: object = None,
         task: Task | None = None,
+        runtime: str = "onnxruntime",
     ) -> None:
+        endings = registry.load("runtimes", runtime).loads.get("predict", ())
         if not file.is_file():
             raise ModelError(f"{file}: no such file")
-        if file.suffix not in {".onnx", ".ort"}:
-            raise ModelError(f"{file}: no runtime here loads '{file.suffix}' files; .onnx and .ort would do")
-        self.file, self.beside, self.keeper = file, beside, keeper
+        if not file.name.endswith(endings):
+            what = f"{runtime} loads no '{file.suffix}' files"
+            raise ModelError(f"{file}: {what}; {' and '.join(endings)} would do")
+        self.file, self.beside, self.keeper, self.runtime = file, beside, keeper, runtime
         self.facts = facts
         self.task = task or task_named("classify")
         self.threads = min(4, os.cpu_count() or 1)
-        self._sessions: dict[int, InferenceSession] = {}
-        self.inputs = ort_session.input_specs(self.session(self.threads))
+        self._opened: dict[int, Any] = {}
+        self.inputs = tuple(
+            InputSpec(spec.name, tuple(size if isinstance(size, int) else -1 for size in spec.shape[1:]), spec.dtype)
+            for spec in self.opened(self.threads).inputs
+        )
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -80,24 +76,50 @@ class Artifact(Model):
         side = external_files(self.file) if self.file.suffix == ".onnx" else ()
         return (self.file, *(self.file.parent / name for name in side))
 
+    @property
+    def main(self) -> Path:
+        """The file that the runtime is pointed at."""
+        return self.file
+
+    def packed(self) -> dict[str, Path]:
+        """All files by their names in a package."""
+        return {path.relative_to(self.file.parent).as_posix(): path for path in (*self.files, *self.beside)}
+
     def reopened(self) -> Self:
         again = copy(self)
-        again._sessions = {}
+        again._opened = {}
         return again
 
-    def session(self, threads: int) -> InferenceSession:
-        """ONNX Runtime's session on the stored file, made once per number of threads."""
-        if threads not in self._sessions:
-            self._sessions[threads] = ort_session.open_session(self.file, threads, str(self.file))
-        return self._sessions[threads]
+    def opened(self, threads: int) -> Any:
+        """The stored file in its runtime (``squeeze.runtimes.base.Opened``), once per number of threads."""
+        if threads not in self._opened:
+            runtime = registry.load("runtimes", self.runtime)
+            self._opened[threads] = runtime.open(self.file, threads, str(self.file))
+        return self._opened[threads]
+
+    def signature(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Inputs and outputs as the runtime tells them (``TensorSpec``)."""
+        opened = self.opened(1)
+        return opened.inputs, opened.outputs
+
+    def feed(self, batch: Batch) -> Feed:
+        """Arrays as the runtime takes them; as many examples as it takes, where it takes one number only."""
+        arrays = feed(self.inputs, batch, str(self.file))
+        size = self.opened(1).batch
+        return next(parts(arrays, len(batch), size)) if size else arrays
+
+    def answer(self, arrays: Feed) -> Feed:
+        """All outputs by name, on one thread, so that the same host gives the same bits."""
+        opened = self.opened(1)
+        return dict(zip((spec.name for spec in opened.outputs), opened.run(arrays), strict=True))
 
     def predict(self, batch: Batch) -> Tensor:
-        arrays = ort_session.feed(self.inputs, batch, str(self.file))
-        return ort_session.logits(self.session(self.threads), arrays, len(batch))
+        opened = self.opened(self.threads)
+        return logits(opened.run, opened.batch, feed(self.inputs, batch, str(self.file)), len(batch))
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
-        arrays = ort_session.feed(self.inputs, batch, str(self.file))
-        return ort_session.stopwatch_call(self.session(threads), arrays)
+        call: Callable[[], object] = self.opened(threads).stopwatch_call(feed(self.inputs, batch, str(self.file)))
+        return call
 
     def layers(self) -> list[Layer]:
         """The layers of an ``.onnx`` file; an ``.ort`` file does not list them."""
@@ -118,13 +140,13 @@ class Artifact(Model):
         return sum(path.stat().st_size for path in self.files)
 
     def save(self, folder: Path) -> None:
-        for path in (*self.files, *self.beside):
-            target = folder / path.relative_to(self.file.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+        for name, path in self.packed().items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
         record = {
             "form": self.form,
             **described(self),
+            "runtime": self.runtime,
             "file": self.file.name,
             "beside": [path.relative_to(self.file.parent).as_posix() for path in self.beside],
             "facts": asdict(self.facts) if self.facts else None,
@@ -137,6 +159,7 @@ class Artifact(Model):
             record = json.loads((folder / DESCRIPTION).read_text())
             facts = Facts(**record["facts"]) if record["facts"] else None
             beside = tuple(folder / name for name in record["beside"])
-            return cls(folder / record["file"], facts, beside, task=read_task(folder / DESCRIPTION))
+            task = read_task(folder / DESCRIPTION)
+            return cls(folder / record["file"], facts, beside, task=task, runtime=record["runtime"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not a stored artifact ({error}); {DESCRIPTION} must name its file") from error

@@ -186,6 +186,11 @@ class Model(ABC):
         return None
 
 
+def has_form(model: Model, forms: tuple[type[Model], ...]) -> bool:
+    """Whether a model is in one of these forms."""
+    return isinstance(model, forms)
+
+
 def forms_of(bracket: object) -> tuple[type[Model], ...]:
     """The forms that a bracket names: one class, or several joined by ``|``; none where it is no form yet."""
     named = get_args(bracket) if isinstance(bracket, UnionType) else (bracket,)

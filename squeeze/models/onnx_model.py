@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -24,6 +24,7 @@ from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, takes
 from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
+from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
 from squeeze.models.tasks.base import Task, described, read_task, task_named
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FILE_NAME, DESCRIPTION = "model.onnx", "model.json"
 FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
+WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
 class OnnxModel(Model):
@@ -88,12 +90,27 @@ class OnnxModel(Model):
         """The stored file."""
         return onnx_bytes(self.ir)
 
+    def write_file(self, folder: Path) -> Path:
+        """The stored file, in a folder."""
+        file = folder / FILE_NAME
+        file.write_bytes(self.data)
+        return file
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Of the file; quantized weights make another host's outputs differ by whole steps."""
+        stored = (value.const_value for graph in self.ir.graphs() for value in graph.initializers.values())
+        wide = all(tensor is None or tensor.dtype in WIDE for tensor in stored)
+        return Facts(self.parameters(), FLOAT_TOLERANCE if wide else NARROW_TOLERANCE, self.macs())
+
     def nbytes(self) -> int:
         return len(self.data)
 
     def predict(self, batch: Batch) -> Tensor:
         arrays = ort_session.feed(self.inputs, batch, self.source)
-        return ort_session.logits(self.session(self.threads), arrays, len(batch))
+        session = self.session(self.threads)
+        size = ort_session.fixed_batch(session)
+        return ort_session.logits(partial(ort_session.run_limited, session), size, arrays, len(batch))
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         arrays = ort_session.feed(self.inputs, batch, self.source)

@@ -96,16 +96,6 @@ def _session(model: bytes | Path, threads: int, entries: Mapping[str, str]) -> I
     return ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
 
 
-def input_specs(session: InferenceSession) -> tuple[InputSpec, ...]:
-    """What the session wants to be fed; a free dimension is -1."""
-    from squeeze.models.base import InputSpec
-
-    return tuple(
-        InputSpec(value.name, tuple(size if isinstance(size, int) else -1 for size in value.shape[1:]), dtype(value))
-        for value in session.get_inputs()
-    )
-
-
 def dtype(value: Any) -> str:
     """The numpy name of an input's or output's element type."""
     element = str(value.type).removeprefix("tensor(").removesuffix(")")
@@ -123,17 +113,18 @@ def feed(specs: tuple[InputSpec, ...], batch: Batch, source: str) -> Feed:
     return {spec.name: _array(batch.inputs[spec.name], spec) for spec in specs}
 
 
-def logits(session: InferenceSession, arrays: Feed, examples: int) -> Tensor:
-    """The first output for all examples, float32 ``[n, classes]``."""
+def logits(run: Callable[[Feed], list[Any]], size: int | None, arrays: Feed, examples: int) -> Tensor:
+    """The first output for all examples, float32 ``[n, classes]``.
+
+    Args:
+        size: The one number of examples that ``run`` takes; None: any.
+    """
     import torch
 
-    size = fixed_batch(session)
     if size in (None, examples):
-        found = run_limited(session, arrays)[0]
+        found = run(arrays)[0]
     else:
-        found = np.concatenate([run_limited(session, part)[0] for part in parts(arrays, examples, size or examples)])[
-            :examples
-        ]
+        found = np.concatenate([run(part)[0] for part in parts(arrays, examples, size or examples)])[:examples]
     return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(examples, -1))
 
 

@@ -53,7 +53,7 @@ def pack(target: Target[Any], artifact: StoredModel, inputs: PackageInputs, path
     """Write the package of a branch and verify it; then it appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert isinstance(artifact.model, Artifact | LanguageArtifact)
-    return target.pack(artifact.model, inputs, path)
+    return target.pack_built(artifact.model, inputs, path)
 
 
 def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> PackageInputs:

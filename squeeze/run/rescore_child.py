@@ -93,7 +93,7 @@ def scores_in_child(
 def _shift(package: Package) -> float:
     """Twice what the golden outputs differ by, in the outputs' own unit: other inputs may differ by more."""
     golden, manifest, where = package.golden(), package.manifest, str(package.path)
-    found = outputs(package.folder, manifest.task, manifest.model, manifest.runtime.name, golden, where)
+    found = outputs(package.folder / manifest.model, manifest.task, manifest.runtime.name, golden, where)
     if set(golden.outputs) - set(found) or not largest_difference(golden.outputs, found) <= manifest.tolerance:
         raise VerifyError(
             f"{where}: golden output differs by more than the manifest allows; squeeze verify says how far"

@@ -16,12 +16,14 @@ from typing import Any, ClassVar
 import torch
 
 from squeeze.errors import ModelError, first_line
+from squeeze.models.facts import Facts
 from squeeze.progress import no_foreign_bars
-from squeeze.runtimes.in_transformers import InTransformers
+from squeeze.runtimes.base import GENERATE, Runtime
+from squeeze.runtimes.in_transformers import InTransformers, TransformersScript
 
-NEEDS = {  # by quant_method: what must be importable, and the extra that installs it
-    "gptq": ("gptqmodel", "gptq"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+NEEDS = {  # by quant_method: what must be importable, the extra that installs it, what pip is told
+    "gptq": ("gptqmodel", "gptq", ("gptqmodel", "optimum")),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors", ("compressed-tensors",)),
 }
 
 
@@ -33,7 +35,6 @@ class CheckpointDecoder(InTransformers):
     """
 
     runtime: ClassVar[str] = "transformers"
-    modules: ClassVar[tuple[str, ...]] = ("transformers",)
 
     @property
     def main(self) -> Path:
@@ -51,25 +52,18 @@ class CheckpointDecoder(InTransformers):
     @property
     def packing(self) -> dict[str, Any]:
         """``quantization_config`` of config.json."""
-        values = self._config.get("quantization_config")
-        if not isinstance(values, dict) or values.get("quant_method") not in NEEDS:
-            raise ModelError(f"{self.main}: names no packing of {' or '.join(NEEDS)}")
-        return values
+        return packing_of(self._config, self.main)
 
     def arithmetic(self) -> str:
         if self.packing["quant_method"] == "gptq":
             return "transformers with gptqmodel: float16 activations, head and logits"
         return "transformers: float32 activations, head and logits, weights unpacked"
 
-    def requirements(self) -> tuple[str, ...]:
-        packages = ("gptqmodel", "optimum") if self.packing["quant_method"] == "gptq" else ("compressed-tensors",)
-        return ("torch", "transformers", *packages, "tokenizers")
-
     @cached_property
     def module(self) -> Any:
         """The model in memory, as its package loads it."""
         method = self.packing["quant_method"]
-        needed, extra = NEEDS[method]
+        needed, extra, _ = NEEDS[method]
         if find_spec(needed) is None:
             raise ModelError(f"{self.folder}: {self.runtime} needs {needed}: pip install 'squeeze[{extra}]'")
         try:
@@ -80,10 +74,31 @@ class CheckpointDecoder(InTransformers):
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.main.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{self.main}: no config can be read here ({error})") from None
+        return read_config(self.main)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{file}: no config can be read here ({error})") from None
+
+
+def packing_of(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a config says of packed weights.
+
+    Raises:
+        ModelError: nothing, or a packing that is not known here.
+    """
+    values = config.get("quantization_config")
+    if not isinstance(values, dict) or values.get("quant_method") not in NEEDS:
+        raise ModelError(f"{file}: names no packing of {' or '.join(NEEDS)}")
+    return values
 
 
 def _gptq(folder: Path, packing: dict[str, Any]) -> Any:
@@ -112,3 +127,43 @@ def _unpacked(folder: Path, packing: dict[str, Any]) -> Any:
         config.quantization_config["dequantize"] = True
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     return kind.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False)
+
+
+class CheckpointScript(TransformersScript):
+    """A packed checkpoint folder in transformers."""
+
+    def load(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoConfig
+
+        torch.set_num_threads(self.threads)
+        config = AutoConfig.from_pretrained(self.file.parent, local_files_only=True, trust_remote_code=False)
+        if config.quantization_config.get("quant_method") == "gptq":
+            config.quantization_config["backend"] = "gptq_torch"  # the reference: others for CPUs round more
+            return self.opened(config, torch.float16), torch
+        return self.opened(config, torch.float32), torch
+
+    def opened(self, config: Any, dtype: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        given = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval()
+
+
+class Transformers(Runtime):
+    """transformers on a folder of packed weights."""
+
+    name = "transformers"
+    distribution = "transformers"
+    modules = ("transformers",)
+    loads: ClassVar = {GENERATE: ("config.json",)}
+    beside = (".safetensors", ".json", ".txt", ".model", ".jinja")
+    script: ClassVar = {GENERATE: (TransformersScript, CheckpointScript)}
+
+    @classmethod
+    def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> CheckpointDecoder:
+        return CheckpointDecoder(folder, facts, keeper)
+
+    @classmethod
+    def requirements(cls, file: Path) -> tuple[str, ...]:
+        return ("torch", "transformers", *NEEDS[packing_of(read_config(file), file)["quant_method"]][2])

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.models.facts import Facts
 from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.runtimes.base import GENERATE, Runtime
 from squeeze.runtimes.onnx_decoder import in_onnx_runtime
 
 CONFIG = "genai_config.json"
@@ -24,9 +26,6 @@ class GenaiDecoder(LanguageArtifact):
     """A folder that ``onnxruntime_genai.Model`` takes."""
 
     runtime: ClassVar[str] = "onnxruntime-genai"
-    distribution: ClassVar[str] = "onnxruntime-genai"
-    modules: ClassVar[tuple[str, ...]] = ("onnxruntime_genai",)
-    extra: ClassVar[str | None] = "genai"
 
     @property
     def main(self) -> Path:
@@ -131,3 +130,50 @@ class GenaiDecoder(LanguageArtifact):
             return call()
         except Exception as error:  # GenAI raises plain RuntimeError and others
             raise ModelError(f"{self.folder}: GenAI stopped: {' '.join(str(error).split())[:300]}") from error
+
+
+class GenaiScript:
+    """A folder of ONNX Runtime GenAI."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import onnxruntime_genai as og
+
+        config = og.Config(str(file.parent))
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+        self.og, self.model = og, og.Model(config)
+        self.most = int(json.loads((file.parent / "genai_config.json").read_text())["search"]["max_length"])
+        self.reset()
+
+    def reset(self) -> None:
+        parameters = self.og.GeneratorParams(self.model)
+        parameters.set_search_options(max_length=self.most, do_sample=False)
+        self.generator = self.og.Generator(self.model, parameters)
+
+    def feed(self, tokens: list[int], every: bool = False) -> Any:
+        import numpy as np
+
+        steps = [[token] for token in tokens] if every else [tokens]
+        rows = []
+        for step in steps:
+            self.generator.append_tokens(np.array([step], np.int32))
+            rows.append(np.asarray(self.generator.get_logits(), np.float32).reshape(-1, self.width())[-1])
+        return np.stack(rows)
+
+    def width(self) -> int:
+        return int(self.generator.get_logits().shape[-1])
+
+
+class GenaiRuntime(Runtime):
+    """ONNX Runtime's own generation loop."""
+
+    name = "onnxruntime-genai"
+    distribution = "onnxruntime-genai"
+    modules = ("onnxruntime_genai",)
+    extra = "genai"
+    loads: ClassVar = {GENERATE: ("genai_config.json",)}
+    beside = (".onnx", ".data", ".json", ".txt", ".model", ".jinja")
+    script: ClassVar = {GENERATE: (GenaiScript,)}
+
+    @classmethod
+    def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> GenaiDecoder:
+        return GenaiDecoder(folder, facts, keeper)

@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import torch
 
 from squeeze.errors import ModelError, first_line
+from squeeze.models.facts import Facts
 from squeeze.progress import no_foreign_bars
-from squeeze.runtimes.in_transformers import InTransformers
+from squeeze.runtimes.base import GENERATE, Runtime
+from squeeze.runtimes.in_transformers import InTransformers, TransformersScript
 from squeeze.runtimes.llama_cpp import FILE_NAME
 
 
@@ -26,8 +28,6 @@ class GgufInTransformers(InTransformers):
     """
 
     runtime: ClassVar[str] = "transformers-gguf"
-    modules: ClassVar[tuple[str, ...]] = ("gguf", "accelerate")
-    extra: ClassVar[str | None] = "gguf"
 
     @property
     def main(self) -> Path:
@@ -43,9 +43,6 @@ class GgufInTransformers(InTransformers):
     @property
     def vocabulary(self) -> int:
         return int(self.module.get_output_embeddings().weight.shape[0])
-
-    def requirements(self) -> tuple[str, ...]:
-        return ("torch", "transformers", "gguf", "accelerate", "tokenizers")
 
     @cached_property
     def module(self) -> Any:
@@ -65,3 +62,23 @@ class GgufInTransformers(InTransformers):
         except Exception as error:  # transformers and gguf raise what they like
             raise ModelError(f"{self.main}: transformers cannot read it ({first_line(error)})") from error
         return loaded.eval()
+
+
+class TransformersGguf(Runtime):
+    """transformers on a .gguf file."""
+
+    name = "transformers-gguf"
+    distribution = "transformers"
+    modules = ("gguf", "accelerate")
+    extra = "gguf"
+    loads: ClassVar = {GENERATE: (".gguf",)}
+    beside = (".gguf", ".json", ".txt", ".model", ".jinja")
+    script: ClassVar = {GENERATE: (TransformersScript,)}
+
+    @classmethod
+    def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> GgufInTransformers:
+        return GgufInTransformers(folder, facts, keeper)
+
+    @classmethod
+    def requirements(cls, file: Path) -> tuple[str, ...]:
+        return ("torch", "transformers", "gguf", "accelerate")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,6 @@ from squeeze.progress import no_foreign_bars
 
 class InTransformers(LanguageArtifact):
     """Files that transformers loads as a module."""
-
-    distribution: ClassVar[str] = "transformers"
 
     @property
     @abstractmethod
@@ -47,3 +46,38 @@ class InTransformers(LanguageArtifact):
         """Some packages unpack weights at the first call, with bars and compilers of their own."""
         with threads(self.threads), torch.no_grad(), torch.compiler.set_stance("force_eager"), no_foreign_bars():
             yield
+
+
+class TransformersScript:
+    """A ``.gguf`` file, dequantized by transformers."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self.file, self.threads = file, threads
+        self.model, self.torch = self.load()
+        arguments = inspect.signature(self.model.forward).parameters
+        self.cache = "cache" if "cache" in arguments else "past_key_values"  # its name before transformers 5.24
+        self.reset()
+
+    def load(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(self.threads)
+        given = {
+            "gguf_file": self.file.name,
+            "dtype": torch.float32,
+            "local_files_only": True,
+            "trust_remote_code": False,
+        }
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval(), torch
+
+    def reset(self) -> None:
+        self.past: Any = None
+
+    def feed(self, tokens: list[int], every: bool = False) -> Any:
+        with self.torch.no_grad():
+            given = self.torch.tensor([tokens])
+            found = self.model(input_ids=given, use_cache=True, **{self.cache: self.past})
+        self.past = found[self.cache]
+        logits = found.logits[0].float().numpy()
+        return logits if every else logits[-1:]

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError, first_line
+from squeeze.models.facts import Facts
 from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.runtimes.base import GENERATE, Runtime
 
 FILE_NAME = "model.gguf"
 STEP = 256  # llama.cpp's room for a text comes in pieces of so many tokens
@@ -31,9 +33,6 @@ class GgufDecoder(LanguageArtifact):
     """
 
     runtime: ClassVar[str] = "llama.cpp"
-    distribution: ClassVar[str] = "llama-cpp-python"
-    modules: ClassVar[tuple[str, ...]] = ("llama_cpp",)
-    extra: ClassVar[str | None] = "llama-cpp"
 
     @property
     def main(self) -> Path:
@@ -99,3 +98,45 @@ class GgufDecoder(LanguageArtifact):
             raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
         weakref.finalize(self, model.close)  # before the interpreter takes the library apart
         return model
+
+
+class LlamaCppScript:
+    """A ``.gguf`` file in llama.cpp."""
+
+    ROOM = 4096  # tokens of a text: llama.cpp takes memory for all of them at once
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import llama_cpp
+
+        self.library = llama_cpp
+        many = {"n_threads": threads, "n_threads_batch": threads}
+        self.llama = llama_cpp.Llama(str(file), n_ctx=self.ROOM, verbose=False, **many)
+
+    def reset(self) -> None:
+        self.llama.reset()
+
+    def feed(self, tokens: list[int], every: bool = False) -> Any:
+        import numpy as np
+
+        rows = []
+        for step in [[token] for token in tokens] if every else [tokens]:  # it keeps the logits of the last one
+            self.llama.eval(step)
+            found = self.library.llama_get_logits_ith(self.llama.ctx, -1)
+            rows.append(np.ctypeslib.as_array(found, shape=(self.llama.n_vocab(),)).copy())
+        return np.stack(rows)
+
+
+class LlamaCpp(Runtime):
+    """llama.cpp on a processor."""
+
+    name = "llama.cpp"
+    distribution = "llama-cpp-python"
+    modules = ("llama_cpp",)
+    extra = "llama-cpp"
+    loads: ClassVar = {GENERATE: (".gguf",)}
+    beside = (".gguf", ".json", ".txt", ".model", ".jinja")
+    script: ClassVar = {GENERATE: (LlamaCppScript,)}
+
+    @classmethod
+    def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> GgufDecoder:
+        return GgufDecoder(folder, facts, keeper)

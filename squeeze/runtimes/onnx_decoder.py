@@ -40,8 +40,6 @@ class OnnxDecoder(LanguageArtifact):
     """
 
     runtime: ClassVar[str] = "onnxruntime"
-    distribution: ClassVar[str] = "onnxruntime"
-    modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     @property
     def main(self) -> Path:

@@ -1,6 +1,6 @@
 """What a packed model makes of its golden input, in its runtime.
 
-A classifier's or an encoder's needs ONNX Runtime and numpy only, so that the child of a stranger's package starts fast.
+What answers in one call needs its runtime and numpy only, so that the child of a stranger's package starts fast.
 """
 
 from __future__ import annotations
@@ -8,43 +8,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from squeeze.errors import ModelError, VerifyError
-from squeeze.models.ort_session import open_session
+from squeeze import registry
+from squeeze.errors import ModelError, VerifyError, first_line
+from squeeze.runtimes.base import GENERATE, Call
 from squeeze.targets.golden import Arrays, Golden, npz_bytes
 
 
-def golden_answer(scratch: Path, folder: str, task: str, model: str, runtime: str, where: str) -> dict[str, Any]:
+def golden_answer(scratch: Path, folder: str, call: Call, model: str, runtime: str, where: str) -> dict[str, Any]:
     """In a child: the outputs for the golden input, written to ``scratch`` as ``arrays.npz``."""
     from squeeze.targets.child import ARRAYS
     from squeeze.targets.manifest import GOLDEN
 
     golden = Golden.from_npz((Path(folder) / GOLDEN).read_bytes(), f"{where}: {GOLDEN}")
-    found = outputs(Path(folder), task, model, runtime, golden, where)
-    (scratch / ARRAYS).write_bytes(npz_bytes(found))
+    (scratch / ARRAYS).write_bytes(npz_bytes(outputs(Path(folder) / model, call, runtime, golden, where)))
     return {}
 
 
-def outputs(folder: Path, task: str, model: str, runtime: str, golden: Golden, where: str) -> Arrays:
-    """What the model of an opened package makes of the golden input."""
-    if task == "generate":
-        from squeeze.targets import generator
-
-        return generator.answer(folder, runtime, golden, where)
-    return predict(folder / model, golden, where)
-
-
-def predict(model: Path, golden: Golden, where: str) -> Arrays:
-    """All outputs for the golden input, on one thread, so that the same host gives the same bits.
+def outputs(file: Path, call: Call, runtime: str, golden: Golden, where: str) -> Arrays:
+    """What the model of an opened package makes of the golden input, on one thread.
 
     Raises:
         VerifyError: the runtime refuses the model or its input.
     """
     try:
-        session = open_session(model, 1, where)
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(golden.inputs)), strict=True))
+        if call == GENERATE:
+            return _log_probabilities(file, runtime, golden, where)
+        opened = registry.load("runtimes", runtime).open(file, 1, where)
     except ModelError as error:
         raise VerifyError(str(error)) from error
-    except Exception as error:  # ONNX Runtime's own exception classes share no base
-        reason = " ".join(str(error).split())[:200]
-        raise VerifyError(f"{where}: {model.name} does not take the golden input ({reason})") from error
+    try:
+        return dict(zip((spec.name for spec in opened.outputs), opened.run(dict(golden.inputs)), strict=True))
+    except ModelError as error:
+        reason = first_line(error)[:200]
+        raise VerifyError(f"{where}: {file.name} does not take the golden input ({reason})") from error
+
+
+def _log_probabilities(file: Path, runtime: str, golden: Golden, where: str) -> Arrays:
+    from squeeze.models.facts import Facts
+    from squeeze.models.language.artifact import PROMPT
+
+    prompt = golden.inputs.get(PROMPT)
+    if prompt is None or prompt.ndim != 2 or prompt.shape[0] != 1 or prompt.shape[1] < 2 or prompt.dtype.kind != "i":
+        raise VerifyError(f"{where}: the golden input holds no prompt; input_ids [1, length] would be one")
+    unknown = Facts(None, 0.0)  # who only runs the files need not know what they were made from
+    found: Arrays = registry.load("runtimes", runtime).decoder(file.parent, unknown).answer(golden.inputs)
+    return found

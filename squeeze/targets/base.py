@@ -1,4 +1,4 @@
-"""A target: where a model will run. It builds what the runtime there loads, packs it and proves the package.
+"""A target: where a model will run. A writer makes what the runtime there loads; the package is proven in it.
 
 A target is its options, as a pass is. What is inside a package is the business of ``package``.
 """
@@ -9,29 +9,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
-import onnx_ir as ir
-
+from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.artifact import Artifact, Facts
-from squeeze.models.base import Batch, Model, forms_of
+from squeeze.models.artifact import Artifact
+from squeeze.models.base import Batch, Model, forms_of, has_form
+from squeeze.models.facts import NARROW_TOLERANCE, Facts
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Options
-from squeeze.targets import generator, predictor
+from squeeze.runtimes.base import call_of
 from squeeze.targets.card import Score
+from squeeze.targets.described import describe
 from squeeze.targets.package import Contents, write_package
-from squeeze.targets.predictor import NARROW_TOLERANCE
 from squeeze.targets.verify import Verification, open_package, verify
 from squeeze.work import owned_folder, temporary_folder
+from squeeze.writers.base import Writer
+from squeeze.writers.proof import proven
 
 In = TypeVar("In", bound=Model)
 Built = Artifact | LanguageArtifact  # what a runtime loads
-
-FLOAT_TOLERANCE = 1e-3  # other vector units add in another order
-_WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
 @dataclass(frozen=True)
@@ -87,20 +85,41 @@ class Target(Options, ABC, Generic[In]):
                 break
 
     @abstractmethod
+    def writer(self) -> Writer[In]:
+        """What writes the files."""
+
+    @property
+    @abstractmethod
+    def runs_in(self) -> str:
+        """Registered name of the runtime that scores and verifies them."""
+
+    def facts(self, model: In) -> Facts:
+        """Counts of the model, and how far another host may be off."""
+        facts: Facts = getattr(model, "facts", None) or Facts(model.parameters(), NARROW_TOLERANCE, model.macs())
+        return facts
+
     def build(self, model: In, folder: Path) -> Built:
         """Write what the runtime loads into an empty folder; the same model gives the same bytes."""
+        file = self.writer().write(model, folder)
+        runtime = registry.load("runtimes", self.runs_in)
+        beside = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and path != file)
+        call, facts = call_of(model.task), self.facts(model)
+        built: Built = runtime.artifact(file, call, facts, task=model.task, beside=beside)
+        return built
 
     def faults(self, model: Model) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights."""
-        return iter(())
+        if has_form(model, self.takes):
+            yield from self.writer().faults(cast(In, model))
 
     def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
         """Which of the grids that weights will lie on this target cannot hold, and what it could."""
-        return iter(())
+        return self.writer().grid_faults(grid)
 
     def extras(self) -> tuple[str, ...]:
         """Extras of Squeeze that this target with these options needs."""
-        return ()
+        needed = (self.writer().extra, registry.load("runtimes", self.runs_in).extra)
+        return tuple(dict.fromkeys(extra for extra in needed if extra))
 
     def prove(self, model: In, built: Built) -> list[dict[str, Any]]:
         """What shows that the built files hold the model's very weights, for the ledger; JSON values.
@@ -108,24 +127,30 @@ class Target(Options, ABC, Generic[In]):
         Raises:
             EffectError: they do not.
         """
-        return []
+        return proven(self.writer().prove(model, built.main))
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, defaults included."""
         return self.model_dump(mode="json")
 
-    def pack(self, model: In | Built, inputs: PackageInputs, out: Path) -> Packed:
-        """Build (an artifact is taken as it is), write the zip, open it again and verify it; then ``out`` appears.
+    def pack(self, model: In, inputs: PackageInputs, out: Path) -> Packed:
+        """Build, write the zip, open it again and verify it; then ``out`` appears.
 
         Raises:
             VerifyError: The runtime does not take the package back; ``out`` is left as it was.
             UsageError: The model has another form than the target takes.
         """
+        if not has_form(model, self.takes):
+            wanted = " or ".join(kind.form for kind in self.takes)
+            raise UsageError(f"target {self.name} takes {wanted}, not {model.form}")
+        with temporary_folder("pack") as folder:
+            return self.pack_built(self.build(model, folder), inputs, out)
+
+    def pack_built(self, artifact: Built, inputs: PackageInputs, out: Path) -> Packed:
+        """As :meth:`pack`, of what was built before."""
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
-            with temporary_folder("pack") as folder:
-                artifact = model if isinstance(model, Built) else self.build(self._taken(model), folder)
-                digest = write_package(self.contents(artifact, inputs), written)
+            digest = write_package(self.contents(artifact, inputs), written)
             package = open_package(written)
             verification = verify(package)
             written.replace(out)
@@ -134,14 +159,10 @@ class Target(Options, ABC, Generic[In]):
 
     def contents(self, artifact: Built, inputs: PackageInputs) -> Contents:
         """All that goes into the package of this artifact."""
-        if isinstance(artifact, LanguageArtifact):
-            described = generator.describe(artifact, inputs.golden)
-        else:
-            described = predictor.describe(artifact, inputs.golden)
         return Contents(
             name=inputs.name,
             target=self.name,
-            described=described,
+            described=describe(artifact, inputs.golden),
             plan=inputs.plan,
             ledger=inputs.ledger,
             measurements=inputs.measurements,
@@ -151,16 +172,3 @@ class Target(Options, ABC, Generic[In]):
             scores=inputs.scores,
             beside=inputs.beside,
         )
-
-    def _taken(self, model: In) -> In:
-        if not isinstance(model, self.takes):
-            wanted = " or ".join(kind.form for kind in self.takes)
-            raise UsageError(f"target {self.name} takes {wanted}, not {model.form}")
-        return model
-
-
-def facts_of(model: OnnxModel) -> Facts:
-    """Counts and tolerance for an artifact that is built from this graph."""
-    stored = (value.const_value for graph in model.ir.graphs() for value in graph.initializers.values())
-    wide = all(tensor is None or tensor.dtype in _WIDE for tensor in stored)
-    return Facts(model.parameters(), model.macs(), FLOAT_TOLERANCE if wide else NARROW_TOLERANCE)

@@ -1,164 +1,98 @@
-"""How fast and how large a package or a model is on this host.
+"""How fast and how large a package is on this host, by its own script in a confined process of its own.
 
 Absolute numbers of one model; whether one model is faster than another is asked of ``squeeze.evaluate``, which
-lets the two alternate.
+lets the two alternate. The script is made anew here: the package's own is a stranger's.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from squeeze.errors import ModelError, VerifyError, printable
-from squeeze.models.base import Batch, Model
-from squeeze.models.language.decoder import Decoder
-from squeeze.progress import Progress
-from squeeze.targets import child, standalone
-from squeeze.targets.check import read_manifest
+from squeeze.errors import VerifyError, printable
+from squeeze.runtimes.base import GENERATE
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.host import host
+from squeeze.targets.script import script
 from squeeze.targets.verify import Package
-
-WARM_UP_RUNS = 3
-WARM_UP_S = 0.1
-LEAST_RUNS = 10
+from squeeze.work import temporary_folder
 
 
-def bench(
-    subject: Package | Model,
-    threads: int = 1,
-    batch_sizes: Sequence[int] = (1, 8),
-    seconds: float = 1.0,
-    progress: Progress | None = None,
-    limits: Limits | None = None,
-) -> dict[str, Any]:
-    """Latency per batch size, and for a package load time and peak memory of a fresh process; JSON values.
+@dataclass(frozen=True)
+class Load:
+    """What is measured.
 
     Args:
-        seconds: How long to measure each batch size, after the warm-up.
-        limits: Of the confined process that runs a package; its time comes on top of what is measured.
+        batch_sizes, seconds: Of a model that answers in one call: examples at once, and how long to measure each.
+        prompt, tokens, rounds: Of a language model: tokens that are read, tokens that are written, times that both
+            are done after one that warms up.
     """
-    if isinstance(subject, Package):
-        (progress or Progress()).say(f"measuring {subject.path}, about {seconds * len(batch_sizes):.0f} s")
-        return _bench_package(subject, threads, batch_sizes, seconds, limits or Limits())
-    if isinstance(subject, Decoder):
-        raise ModelError("a language model is benched as a package, by the tokens it reads and writes")
-    sizes = (progress or Progress()).track(list(batch_sizes), "bench", None)
-    return _measured(subject, _noise(subject), threads, list(sizes), seconds)
+
+    batch_sizes: Sequence[int] = (1, 8)
+    seconds: float = 1.0
+    prompt: int = 128
+    tokens: int = 64
+    rounds: int = 5
+
+    def arguments(self, generates: bool) -> list[str]:
+        """As the script takes them."""
+        if generates:
+            return _words(prompt_tokens=self.prompt, tokens=self.tokens, rounds=self.rounds)
+        batches = [word for size in self.batch_sizes for word in _words(batch=size)]
+        return [*batches, *_words(seconds=self.seconds)]
+
+    def limits(self, generates: bool, limits: Limits) -> Limits:
+        """The same, with the time that is measured on top."""
+        if generates:
+            return replace(limits, seconds=limits.seconds * (self.rounds + 1))
+        return replace(limits, seconds=limits.seconds + 2 * self.seconds * len(self.batch_sizes))
 
 
-def bench_in_child(path: str, folder: str, **asked: Any) -> dict[str, Any]:
-    """In a child: the latencies of an opened package's model."""
-    package = Package(Path(path), Path(folder), read_manifest(Path(path), Path(folder)))
-    model = package.load_model()
-    fixed = [size for size in package.manifest.inputs[0].shape[:1] if isinstance(size, int)]
-    sizes = fixed or asked["batch_sizes"]
-    return _measured(model, _golden_batch(package), asked["threads"], sizes, asked["seconds"])
+def bench(package: Package, threads: int = 1, load: Load | None = None, limits: Limits | None = None) -> dict[str, Any]:
+    """Time per batch or tokens per second, load time and peak memory of a fresh process; JSON values.
+
+    Args:
+        limits: On time and memory of the confined process; of a language model the time is that of one round.
+
+    Raises:
+        ModelError: the package's runtime is not installed.
+        VerifyError: it does not run the model.
+    """
+    load, manifest = load or Load(), package.manifest
+    package.runtime().require_installed(str(package.path))
+    package.golden()  # read whole, by a reader that refuses what is no plain array
+    generates = manifest.task == GENERATE
+    with temporary_folder("bench") as folder:
+        file = folder / "run.py"
+        file.write_text(script(manifest.task, manifest.runtime.name, "numbers"))
+        place = ["--folder", str(package.folder.resolve()), "--threads", str(threads)]
+        command = [sys.executable, "-I", str(file), "--bench", "--json", *load.arguments(generates), *place]
+        measured = _last_line(command, load.limits(generates, limits or Limits()), package, [folder])
+    sizes = {"model_bytes": package.loaded_bytes(), "package_bytes": package.nbytes()}
+    return {"host": host(), "threads": threads, **sizes, **measured}
 
 
-def _bench_package(
-    package: Package, threads: int, batch_sizes: Sequence[int], seconds: float, limits: Limits
-) -> dict[str, Any]:
-    where = str(package.path)
-    asked = {"threads": threads, "batch_sizes": list(batch_sizes), "seconds": seconds}
-    arguments = {"path": where, "folder": str(package.folder.resolve()), **asked}
-    fresh = _fresh_process(package, threads, limits)
-    longer = replace(limits, seconds=limits.seconds + 2 * seconds * len(batch_sizes))
-    size, folders = package.model_bytes(), package.temporary()
-    found = child.call("squeeze.targets.bench:bench_in_child", arguments, longer, size, where, folders=folders)
-    return dict(found) | {"package_bytes": package.nbytes(), **fresh}
+def _words(**options: float) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")]
 
 
-def _measured(model: Model, examples: Batch, threads: int, sizes: Sequence[int], seconds: float) -> dict[str, Any]:
-    batches = [_latency(model, _sized(examples, size), threads, seconds) for size in sizes]
-    return {"host": host(), "threads": threads, "model_bytes": model.nbytes(), "batches": batches}
-
-
-def _latency(model: Model, batch: Batch, threads: int, seconds: float) -> dict[str, float]:
-    try:
-        run = model.runner(batch, threads)
-        run()
-    except Exception as error:  # torch and ONNX Runtime raise what they like for a batch that does not fit
-        raise ModelError(
-            f"batch of {len(batch)}: the model refuses it ({' '.join(str(error).split())[:200]})"
-        ) from error
-    _timed(run, WARM_UP_S, WARM_UP_RUNS)
-    times = _timed(run, seconds, LEAST_RUNS)
-    low, median, high = (float(1000 * value) for value in np.percentile(times, (10, 50, 90)))
-    return {
-        "batch": len(batch),
-        "runs": len(times),
-        "median_ms": median,
-        "p10_ms": low,
-        "p90_ms": high,
-        "examples_per_s": 1000 * len(batch) / median,
-    }
-
-
-def _timed(run: Callable[[], object], seconds: float, least: int) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def _golden_batch(package: Package) -> Batch:
-    """The golden input of a package."""
-    arrays = package.golden().inputs
-    if any(array.ndim == 0 or len(array) == 0 for array in arrays.values()):
-        raise VerifyError(f"{package.path}: the golden input holds no example; make the package again")
-    return Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
-
-
-def _noise(model: Model) -> Batch:
-    """Seeded noise for a bare model."""
-    unknown = [spec.name for spec in model.inputs if -1 in spec.shape]
-    if unknown:
-        raise ModelError(
-            f"input '{unknown[0]}' has a free size besides the batch; bench a package of the model instead"
-        )
-    noise = torch.Generator().manual_seed(0)
-    return Batch({spec.name: torch.randn(1, *spec.shape, generator=noise) for spec in model.inputs})
-
-
-def _sized(examples: Batch, size: int) -> Batch:
-    """Exactly ``size`` examples, repeated as often as needed."""
-    chosen = torch.arange(size) % len(examples)
-    return Batch({name: tensor[chosen] for name, tensor in examples.inputs.items()})
-
-
-def _fresh_process(package: Package, threads: int, limits: Limits) -> dict[str, Any]:
-    """Load time and peak memory of a process that holds the model and little else; our script, not the package's."""
-    script = [sys.executable, "-I", str(Path(standalone.__file__)), "--golden", "--json"]
-    place = ["--folder", str(package.folder), "--threads", str(threads)]
-    found = run_script([*script, *place], limits, package)
-    return {"load_ms": found["load_ms"], "peak_rss_bytes": found["peak_rss_bytes"]}
-
-
-def run_script(command: Sequence[str], limits: Limits, package: Package) -> dict[str, Any]:
-    """What one of our scripts, run confined on a package, prints as JSON in its last line.
+def _last_line(command: Sequence[str], limits: Limits, package: Package, folders: Sequence[Path]) -> dict[str, Any]:
+    """What the script prints as JSON in its last line.
 
     Raises:
         VerifyError: it does not.
     """
     try:
-        done = run_confined(command, limits, package.model_bytes())
+        done = run_confined(command, limits, package.model_bytes(), folders=[*folders, *package.temporary()])
     except Stopped as stopped:
         raise VerifyError(f"{package.path}: {stopped}") from None
     try:
-        found: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     except (ValueError, IndexError):
         last = (done.error.strip().splitlines() or ["it gave no answer"])[-1]
         raise VerifyError(f"{package.path}: {printable(last.removeprefix('run.py: '))[:300]}") from None
-    return found
+    return answer

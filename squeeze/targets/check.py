@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from squeeze import registry
 from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.targets.archive import Limits
-from squeeze.targets.configs import SUFFIXES, check_config
+from squeeze.targets.configs import check_config
 from squeeze.targets.manifest import (
     GOLDEN,
     LEDGER,
@@ -24,7 +25,6 @@ from squeeze.targets.manifest import (
     README,
     RUN,
     Manifest,
-    Task,
 )
 from squeeze.targets.package import file_sum
 
@@ -35,16 +35,6 @@ PROGRAMS = {b"\x7fELF": "ELF"} | {
 }
 LARGEST_JSON_BYTES = 16 << 20
 OWN_FILES = {MANIFEST, MEASUREMENTS, GOLDEN, PLAN, LEDGER, RUN, README}  # what every package holds
-RUNTIMES: dict[Task, dict[str, tuple[str, ...]]] = {  # what each loads
-    "predict": {"onnxruntime": (".onnx", ".ort")},
-    "generate": {
-        "onnxruntime": (".onnx",),
-        "onnxruntime-genai": ("genai_config.json",),
-        "llama.cpp": (".gguf",),
-        "transformers-gguf": (".gguf",),
-        "transformers": ("config.json",),
-    },
-}
 
 
 def read_manifest(package: Path, folder: Path) -> Manifest:
@@ -54,13 +44,13 @@ def read_manifest(package: Path, folder: Path) -> Manifest:
     for name in (manifest.model, GOLDEN):
         if name not in manifest.files:
             raise VerifyError(f"{where}: does not list {name}, which the package needs")
-    runtimes = RUNTIMES[manifest.task]
-    if manifest.runtime.name not in runtimes:
-        raise VerifyError(f"{where}: runtime {manifest.runtime.name!r} is none of {', '.join(runtimes)}")
-    suffixes = runtimes[manifest.runtime.name]
-    if not manifest.model.endswith(suffixes):
-        wanted = " or ".join(suffixes)
-        raise VerifyError(f"{where}: model {manifest.model!r} is no {wanted} file, which {manifest.runtime.name} loads")
+    known = registry.entries("runtimes")
+    if manifest.runtime.name not in known:
+        raise VerifyError(f"{where}: runtime {manifest.runtime.name!r} is none of {', '.join(sorted(known))}")
+    endings = registry.load("runtimes", manifest.runtime.name).loads.get(manifest.task, ())
+    if not endings or not manifest.model.endswith(endings):
+        wanted = f"no {' or '.join(endings)} file, which" if endings else f"nothing to {manifest.task} with, which"
+        raise VerifyError(f"{where}: model {manifest.model!r} is {wanted} {manifest.runtime.name} loads")
     try:
         right = manifest.computed_digest()
     except (ValueError, RecursionError) as error:  # NaN, or half a surrogate pair
@@ -72,7 +62,7 @@ def read_manifest(package: Path, folder: Path) -> Manifest:
 
 def check_kinds(package: Path, manifest: Manifest) -> None:
     """No kind of file that the package's runtime has no use for: shared libraries, scripts, pickles."""
-    suffixes = SUFFIXES[manifest.runtime.name]
+    suffixes = registry.load("runtimes", manifest.runtime.name).beside
     for name in sorted(manifest.files):
         if name not in OWN_FILES and not name.endswith(suffixes):
             what = f"is no file that {manifest.runtime.name} reads"

@@ -17,13 +17,6 @@ from squeeze.errors import VerifyError, printable
 
 GENAI = "genai_config.json"
 RUNS_CODE = ("auto_map", "custom_generate", "attn_implementation", "_attn_implementation")
-SUFFIXES = {  # of files beside the model, by runtime; what every package holds is listed by name
-    "onnxruntime": (".onnx", ".ort", ".data", ".config", ".json", ".txt", ".model", ".jinja", ".npz"),
-    "onnxruntime-genai": (".onnx", ".data", ".json", ".txt", ".model", ".jinja"),
-    "llama.cpp": (".gguf", ".json", ".txt", ".model", ".jinja"),
-    "transformers-gguf": (".gguf", ".json", ".txt", ".model", ".jinja"),
-    "transformers": (".safetensors", ".json", ".txt", ".model", ".jinja"),
-}
 
 Count = Annotated[int, Ge(1), Le(1 << 24)]
 Token = Annotated[int, Ge(0), Le(1 << 24)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from squeeze.models.artifact import Artifact
-from squeeze.models.onnx_model import FILE_NAME, OnnxModel
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
-from squeeze.targets.base import Built, Target, facts_of
+from squeeze.targets.base import Target
+from squeeze.writers.onnx import OnnxWriter
 
 
 class Cpu(Target[OnnxModel | OnnxDecoder]):
@@ -17,9 +16,9 @@ class Cpu(Target[OnnxModel | OnnxDecoder]):
     runtime: Literal["onnxruntime"] = "onnxruntime"
     """What scores and verifies the file."""
 
-    def build(self, model: OnnxModel | OnnxDecoder, folder: Path) -> Built:
-        if isinstance(model, OnnxDecoder):
-            return model  # its folder is what the runtime loads
-        file = folder / FILE_NAME
-        file.write_bytes(model.data)
-        return Artifact(file, facts_of(model), task=model.task)
+    def writer(self) -> OnnxWriter:
+        return OnnxWriter()
+
+    @property
+    def runs_in(self) -> str:
+        return self.runtime

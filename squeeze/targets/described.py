@@ -1,4 +1,4 @@
-"""What a package has to say of the artifact in it, whichever kind that is."""
+"""What a package has to say of the artifact in it, whichever runtime it is for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from squeeze import registry
+from squeeze.formats.tensor_spec import TensorSpec
+from squeeze.models.artifact import Artifact
+from squeeze.models.base import Batch
+from squeeze.models.facts import NARROW_TOLERANCE, Facts
+from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.runtimes.base import GENERATE, Call, call_of
 from squeeze.targets.golden import Golden
-from squeeze.targets.manifest import Runtime, Task, TensorSpec
+from squeeze.targets.manifest import Runtime
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,8 @@ class Described:
     """An artifact as a package tells of it.
 
     Args:
-        task: What it does: answer a batch in one call, or continue a text.
+        call: How it is run: a batch in one call, or token after token.
+        shows: What its script makes of the outputs.
         model: Name of the file that the runtime is pointed at; one of ``files``.
         files: Model files by their name in the package.
         inputs, outputs: Of the golden run.
@@ -26,7 +34,8 @@ class Described:
         requirements: What ``run.py`` needs, as pip is told.
     """
 
-    task: Task
+    call: Call
+    shows: str
     model: str
     files: Mapping[str, Path]
     inputs: Sequence[TensorSpec]
@@ -37,3 +46,32 @@ class Described:
     parameters: int | None
     macs: int | None
     requirements: tuple[str, ...]
+
+
+def describe(artifact: Artifact | LanguageArtifact, examples: Batch) -> Described:
+    """What a package says of the files that a runtime loads.
+
+    Args:
+        examples: The golden input; the outputs are computed here, from the files themselves.
+    """
+    runtime, files = registry.load("runtimes", artifact.runtime), artifact.packed()
+    inputs, outputs = artifact.signature()
+    feed, call = artifact.feed(examples), call_of(artifact.task)
+    facts = artifact.facts or Facts(artifact.parameters(), NARROW_TOLERANCE, artifact.macs())
+    return Described(
+        call=call,
+        shows=artifact.task.shows,
+        model=next(name for name, path in files.items() if path == artifact.main),
+        files=files,
+        inputs=inputs,
+        outputs=outputs,
+        runtime=Runtime(name=artifact.runtime, version=runtime.version()),
+        golden=Golden(feed, artifact.answer(feed)),
+        tolerance=facts.tolerance,
+        parameters=facts.parameters,
+        macs=facts.macs,
+        requirements=(
+            *runtime.requirements(artifact.main),
+            *(["tokenizers"] if call == GENERATE else []),
+        ),
+    )

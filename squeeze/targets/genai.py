@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from squeeze.runtimes.genai import GenaiDecoder
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.targets.base import Target
-from squeeze.writers.genai import write_genai
+from squeeze.writers.genai import GenaiWriter
 
 
 class Genai(Target[OnnxDecoder]):
     """A package with the exported decoder's own graph and weights, and the ``genai_config.json`` that GenAI reads."""
 
-    def extras(self) -> tuple[str, ...]:
-        return ("genai",)
+    def writer(self) -> GenaiWriter:
+        return GenaiWriter()
 
-    def build(self, model: OnnxDecoder, folder: Path) -> GenaiDecoder:
-        return write_genai(model, folder)
+    @property
+    def runs_in(self) -> str:
+        return "onnxruntime-genai"

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from squeeze.errors import SqueezeError
-from squeeze.formats import gguf_blocks
-from squeeze.formats.grid_kind import GridKind
-from squeeze.models.base import Model
-from squeeze.models.language.artifact import LanguageFacts
-from squeeze.models.language.dense import copy_side_files
+from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.runtimes.gguf_in_transformers import GgufInTransformers
-from squeeze.runtimes.llama_cpp import FILE_NAME, GgufDecoder
-from squeeze.targets.base import Built, Target
-from squeeze.writers.gguf import architecture_of, write_gguf
-from squeeze.writers.proof import prove_gguf, proven
+from squeeze.targets.base import Target
+from squeeze.writers.gguf import GgufWriter
 
 TOLERANCE = 1e-2  # of the largest log-probability: llama.cpp rounds activations to int8, on each processor its way
 
@@ -28,28 +18,12 @@ class Gguf(Target[LanguageModel]):
     runtime: Literal["llama.cpp", "transformers"] = "llama.cpp"
     """What scores and verifies the file, which is the same either way."""
 
-    def extras(self) -> tuple[str, ...]:
-        return ("gguf", "llama-cpp") if self.runtime == "llama.cpp" else ("gguf",)
+    def writer(self) -> GgufWriter:
+        return GgufWriter()
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, LanguageModel):
-            try:
-                architecture_of(model)
-            except SqueezeError as error:
-                yield str(error)
+    @property
+    def runs_in(self) -> str:
+        return "llama.cpp" if self.runtime == "llama.cpp" else "transformers-gguf"
 
-    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
-        for name, kind in grid.items():
-            if reason := gguf_blocks.holds(kind):
-                yield f"{name}: {reason}"
-                return  # one tells; the others say the same
-
-    def build(self, model: LanguageModel, folder: Path) -> Built:
-        copy_side_files(model.folder, folder)
-        write_gguf(model, folder / FILE_NAME)
-        facts = LanguageFacts(model.parameters(), TOLERANCE, model.macs())
-        return GgufDecoder(folder, facts) if self.runtime == "llama.cpp" else GgufInTransformers(folder, facts)
-
-    def prove(self, model: LanguageModel, built: Built) -> list[dict[str, Any]]:
-        assert isinstance(built, GgufDecoder | GgufInTransformers)
-        return proven(prove_gguf(model, built.main))
+    def facts(self, model: LanguageModel) -> Facts:
+        return Facts(model.parameters(), TOLERANCE, model.macs())

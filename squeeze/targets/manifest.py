@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt
 
+from squeeze.formats.tensor_spec import TensorSpec
+from squeeze.runtimes.base import PREDICT, Call
+
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
 GOLDEN = "golden.npz"
@@ -20,7 +23,6 @@ LEDGER = "ledger.json"
 RUN = "run.py"
 README = "README.md"
 
-Task = Literal["predict", "generate"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -33,14 +35,6 @@ class FileSum(_Part):
 
     sha256: Sha256
     size: NonNegativeInt
-
-
-class TensorSpec(_Part):
-    """One input or output of the model; a free dimension is a name, such as ``"n"``."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
 
 
 class Runtime(_Part):
@@ -64,7 +58,7 @@ class Manifest(_Part):
     schema_version: Literal[1] = 1
     name: str
     target: str
-    task: Task = "predict"
+    task: Call = PREDICT
     runtime: Runtime
     model: str
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)

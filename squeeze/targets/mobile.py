@@ -1,19 +1,15 @@
-"""Phones: a file for a runtime that fits into an app.
-
-Each runtime is one builder; so far ONNX Runtime Mobile (``ort``).
-"""
+"""Phones: a file for a runtime that fits into an app; so far ONNX Runtime Mobile (``ort``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from squeeze.models.artifact import Artifact
+from squeeze import registry
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import Target, facts_of
-from squeeze.targets.verify import OPERATORS
-from squeeze.writers.ort import operator_list, write_ort
+from squeeze.targets.base import Target
+from squeeze.writers.base import Writer
+
+RUNS_IN = {"ort": "onnxruntime"}  # which runtime here scores and verifies what a phone's loads
 
 
 class Mobile(Target[OnnxModel]):
@@ -22,16 +18,10 @@ class Mobile(Target[OnnxModel]):
     runtime: Literal["ort"] = "ort"
     """What scores and verifies the file: ONNX Runtime Mobile."""
 
-    def build(self, model: OnnxModel, folder: Path) -> Artifact:
-        return BUILDERS[self.runtime](model, folder)
+    def writer(self) -> Writer[Any]:
+        writer: Writer[Any] = registry.load("writers", self.runtime)()
+        return writer
 
-
-def build_ort(model: OnnxModel, folder: Path) -> Artifact:
-    """ONNX Runtime Mobile."""
-    file, operators = folder / "model.ort", folder / OPERATORS
-    write_ort(model.data, file)
-    operators.write_text(operator_list(file))
-    return Artifact(file, facts_of(model), beside=(operators,), task=model.task)
-
-
-BUILDERS: dict[str, Callable[[OnnxModel, Path], Artifact]] = {"ort": build_ort}
+    @property
+    def runs_in(self) -> str:
+        return RUNS_IN[self.runtime]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,9 @@ from squeeze.targets.manifest import (
     RUN,
     FileSum,
     Manifest,
-    Task,
     readable_json,
 )
-
-SCRIPTS: dict[Task, str] = {"predict": "standalone.py", "generate": "standalone_language.py"}
+from squeeze.targets.script import script
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def _listed_files(contents: Contents) -> dict[str, Source]:
         GOLDEN: description.golden.npz(),
         LEDGER: readable_json(dict(contents.ledger)),
         PLAN: yaml.safe_dump(dict(contents.plan), sort_keys=False, allow_unicode=True).encode(),
-        RUN: resources("squeeze.targets").joinpath(SCRIPTS[description.task]).read_bytes(),
+        RUN: script(description.call, description.runtime.name, description.shows).encode(),
     }
     taken = {*description.files, *contents.beside} & {*made, README, MANIFEST, MEASUREMENTS}
     assert not taken, f"model files may not be called {taken}"
@@ -109,7 +106,7 @@ def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:
     manifest = Manifest(
         name=contents.name,
         target=contents.target,
-        task=description.task,
+        task=description.call,
         runtime=description.runtime,
         model=description.model,
         inputs=tuple(description.inputs),

@@ -11,12 +11,16 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from squeeze import registry
 from squeeze.errors import VerifyError
+from squeeze.formats.onnx_external import external_files
 from squeeze.formats.regular import require_regular
-from squeeze.models.artifact import Artifact, Facts
-from squeeze.models.language.artifact import LanguageArtifact, runtime_class
+from squeeze.models.artifact import Artifact
+from squeeze.models.facts import Facts
+from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import products_overflow
-from squeeze.targets import child, generator, predictor
+from squeeze.runtimes.base import PREDICT, Runtime
+from squeeze.targets import child
 from squeeze.targets.archive import Limits, check_names, unpack
 from squeeze.targets.check import (
     check_configs,
@@ -30,12 +34,13 @@ from squeeze.targets.confined import Limits as Confinement
 from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, Manifest
 from squeeze.work import work_folder
+from squeeze.writers.ort import OPERATORS
 
 OVERFLOW = (
     "this CPU's int8 products overflow 16 bits, and an .ort file cannot be told to use others: its outputs and scores "
     "are this CPU's; ARM and x86 with VNNI compute exactly"
 )
-OPERATORS, INTEGER_OPERATORS = "required_operators.config", ("QLinear", "QGemm", "Integer", "DynamicQuantizeMatMul")
+INTEGER_OPERATORS = ("QLinear", "QGemm", "Integer", "DynamicQuantizeMatMul")
 GOLDEN_ANSWER = "squeeze.targets.answers:golden_answer"
 
 
@@ -54,10 +59,15 @@ class Package:
 
     def load_model(self) -> Artifact | LanguageArtifact:
         """The model, run by the package's own runtime on the package's own file."""
-        if self.manifest.task == "generate":
-            return generator.load(self.folder, self.manifest, self)
-        facts = Facts(self.manifest.parameters, self.manifest.macs, self.manifest.tolerance)
-        return Artifact(self.folder / self.manifest.model, facts, keeper=self)
+        manifest = self.manifest
+        macs = manifest.macs if manifest.task == PREDICT else manifest.macs or None  # a 0 is an unknown of old
+        facts = Facts(manifest.parameters, manifest.tolerance, macs)
+        return self.runtime().artifact(self.folder / manifest.model, manifest.task, facts, self)
+
+    def runtime(self) -> type[Runtime]:
+        """What the manifest names."""
+        found: type[Runtime] = registry.load("runtimes", self.manifest.runtime.name)
+        return found
 
     def golden(self) -> Golden:
         """The golden input and output."""
@@ -66,6 +76,12 @@ class Package:
     def model_bytes(self) -> int:
         """Bytes of all listed files."""
         return sum(file.size for file in self.manifest.files.values())
+
+    def loaded_bytes(self) -> int:
+        """Bytes of the model's file and of the weights beside it; no runtime opens them for that."""
+        file = self.folder / self.manifest.model
+        side = external_files(file) if file.suffix == ".onnx" else ()
+        return sum(path.stat().st_size for path in (file, *(file.parent / name for name in side)))
 
     def temporary(self) -> list[Path]:
         """Folders that go with the package: none where it was opened as a folder."""
@@ -127,7 +143,7 @@ def verify(package: Package, limits: Confinement | None = None) -> Verification:
     Raises:
         VerifyError: The runtime refuses the model, or the output is further off than the manifest allows.
     """
-    manifest, golden, version = package.manifest, package.golden(), runtime_version(package.manifest)
+    manifest, golden, version = package.manifest, package.golden(), runtime_version(package)
     found = answer(package, limits or Confinement())
     missing = set(golden.outputs) - set(found)
     if missing:
@@ -159,7 +175,7 @@ def answer(package: Package, limits: Confinement) -> Arrays:
     manifest = package.manifest
     arguments = {
         "folder": str(package.folder.resolve()),
-        "task": manifest.task,
+        "call": manifest.task,
         "model": manifest.model,
         "runtime": manifest.runtime.name,
         "where": str(package.path),
@@ -169,17 +185,14 @@ def answer(package: Package, limits: Confinement) -> Arrays:
     return read_npz(found.arrays)
 
 
-def runtime_version(manifest: Manifest) -> str:
+def runtime_version(package: Package) -> str:
     """Of the package's runtime as it is installed here.
 
     Raises:
         ModelError: it is not.
     """
-    if manifest.task == "predict":
-        return predictor.runtime_version()
-    kind = runtime_class(manifest.runtime.name)
-    kind.require_installed(manifest.name)
-    return kind.version()
+    package.runtime().require_installed(package.manifest.name)
+    return package.runtime().version()
 
 
 def _checked(path: Path, folder: Path, limits: Limits) -> Package:

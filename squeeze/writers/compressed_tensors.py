@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from squeeze.formats.compressed_tensors import holds, to_tensors
+from torch import Tensor
+
+from squeeze.errors import MissingExtra
+from squeeze.formats.compressed_tensors import PARTS, holds, to_tensors
 from squeeze.formats.compressed_tensors_config import config_of
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.writers.base import Writer
 from squeeze.writers.packed_folder import linears, write_packed
+from squeeze.writers.proof import Equality, Read, packed_linears
 
 
 def write_compressed_tensors(model: LanguageModel, folder: Path) -> None:
@@ -18,3 +27,51 @@ def write_compressed_tensors(model: LanguageModel, folder: Path) -> None:
     """
     found = linears(model, holds)
     write_packed(model, folder, to_tensors, config_of(found.packed, [*found.left_out, *found.ends]))
+
+
+def prove_compressed_tensors(model: LanguageModel, folder: Path) -> Iterator[Equality]:
+    """Each packed linear of a compressed-tensors folder, as its own package decompresses it.
+
+    Raises:
+        MissingExtra: compressed-tensors is not installed.
+    """
+    form, parts = "compressed-tensors", PARTS
+    return packed_linears(model, folder, form, form, parts, _decompressor(folder))
+
+
+def _decompressor(folder: Path) -> Read:
+    try:
+        from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+        from compressed_tensors.quantization import QuantizationConfig
+        from compressed_tensors.utils.match import match_name
+    except ImportError:
+        raise MissingExtra(
+            "packed tensors are read by compressed-tensors; pip install 'squeeze[compressed-tensors]'"
+        ) from None
+    values = json.loads((folder / "config.json").read_text())["quantization_config"]
+    groups: list[Any] = list(QuantizationConfig.model_validate(values).config_groups.values())
+
+    def read(module: str, stored: Mapping[str, Tensor]) -> Tensor:
+        named = [group for group in groups if any(match_name(module, target) for target in group.targets)]
+        scheme = (named or [group for group in groups if "Linear" in group.targets])[0]
+        weight: Tensor = PackedQuantizationCompressor.decompress(dict(stored), scheme)["weight"]
+        return weight
+
+    return read
+
+
+class CompressedTensorsWriter(Writer[LanguageModel]):
+    """A folder of pack-quantized tensors."""
+
+    name = "compressed-tensors"
+    extra = "compressed-tensors"
+
+    def holds(self, kind: GridKind) -> str | None:
+        return holds(kind)
+
+    def write(self, model: LanguageModel, folder: Path) -> Path:
+        write_compressed_tensors(model, folder)
+        return folder / "config.json"
+
+    def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
+        return prove_compressed_tensors(model, file.parent)

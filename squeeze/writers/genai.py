@@ -6,14 +6,13 @@ Any family goes this way, since nothing in the file depends on one: GenAI's kind
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from squeeze.errors import ModelError
 from squeeze.runtimes.genai import CONFIG, GenaiDecoder
 from squeeze.runtimes.onnx_decoder import FILE_NAME, MASK, POSITIONS, TOKENS, OnnxDecoder
+from squeeze.writers.base import Writer
 
 KIND = "decoder"
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -27,13 +26,7 @@ def write_genai(decoder: OnnxDecoder, folder: Path) -> GenaiDecoder:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(_config(decoder), indent=2, sort_keys=True) + "\n"
-    for file in decoder.files:
-        target = folder / file.relative_to(decoder.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+    decoder.write_file(folder)
     (folder / CONFIG).write_text(config)
     return GenaiDecoder(folder, decoder.facts)
 
@@ -93,3 +86,13 @@ def _said(folder: Path) -> dict[str, Any]:
             found |= values.get("text_config") or {}
             found |= {key: value for key, value in values.items() if value is not None}
     return found
+
+
+class GenaiWriter(Writer[OnnxDecoder]):
+    """The decoder's own graph and weights, and what GenAI asks to be told of them."""
+
+    name = "genai"
+    extra = "genai"
+
+    def write(self, model: OnnxDecoder, folder: Path) -> Path:
+        return write_genai(model, folder).main

@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeeze.errors import ModelError
-from squeeze.formats.gguf_blocks import narrowest, to_blocks
+from squeeze.errors import ModelError, SqueezeError
+from squeeze.formats import gguf_file
+from squeeze.formats.gguf_blocks import holds, narrowest, to_blocks
 from squeeze.formats.gguf_file import DENSE, Entry, gguf, write
+from squeeze.formats.grid_kind import GridKind
+from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.from_gguf.rope import llama3_factors
 from squeeze.models.language.gguf.architecture import ARCHITECTURES, Architecture, describe, faults, head_size
 from squeeze.models.language.gguf.tensors import dense_of, grid_of, kind_of_dense, shape_of
 from squeeze.models.language.gguf.tokenizer import add_tokenizer
-from squeeze.models.language.gguf_names import Source, sources
+from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.runtimes.llama_cpp import FILE_NAME
+from squeeze.writers.base import Writer
+from squeeze.writers.proof import Equality, compared
 
 FILE_TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1", "Q5_0": "MOSTLY_Q5_0", "Q8_0": "MOSTLY_Q8_0"}
 
@@ -110,3 +116,51 @@ def _rope_factors(model: LanguageModel) -> dict[str, Tensor]:
         names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
         return {name: torch.tensor(rope[key], dtype=torch.float32) for key, name in names.items()}
     return {}
+
+
+def prove_gguf(model: LanguageModel, file: Path) -> Iterator[Equality]:
+    """Each block-quantized tensor of a .gguf file, as the gguf package dequantizes it.
+
+    Raises:
+        MissingExtra: gguf is not installed.
+    """
+    reader, architecture = gguf_file.read(file), architecture_of(model)
+    for source in sources(model.skeleton, architecture.name):
+        if source.origin in model.grid:
+            own = _as_llama_cpp(model, source, architecture)
+            yield compared(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))
+
+
+def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor:
+    """The real numbers in llama.cpp's order, moved as its own convert_hf_to_gguf.py moves them."""
+    real = model.quantized(source.origin).dequantize().reshape(model.grid[source.origin].shape)
+    if source.parts > 1:
+        return real.tensor_split(source.parts, dim=-2)[source.part]
+    if architecture.interleaved and source.origin.endswith(tuple(f".{name}.weight" for name in PAIRED)):
+        heads = real.shape[0] // head_size(model.skeleton.config)
+        return real.reshape(heads, 2, -1, real.shape[1]).swapaxes(1, 2).reshape(real.shape)
+    return real
+
+
+class GgufWriter(Writer[LanguageModel]):
+    """``model.gguf`` and the tokenizer beside it."""
+
+    name = "gguf"
+    extra = "gguf"
+
+    def holds(self, kind: GridKind) -> str | None:
+        return holds(kind)
+
+    def faults(self, model: LanguageModel) -> Iterator[str]:
+        try:
+            architecture_of(model)
+        except SqueezeError as error:
+            yield str(error)
+
+    def write(self, model: LanguageModel, folder: Path) -> Path:
+        copy_side_files(model.folder, folder)
+        write_gguf(model, folder / FILE_NAME)
+        return folder / FILE_NAME
+
+    def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
+        return prove_gguf(model, file)

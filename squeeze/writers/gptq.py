@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any, ClassVar
 
-from squeeze.formats import gptq_config
-from squeeze.formats.gptq_checkpoint import holds, to_tensors
+import torch
+from torch import Tensor
+
+from squeeze.errors import MissingExtra
+from squeeze.formats import gptq_checkpoint, gptq_config
+from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.progress import no_foreign_bars
+from squeeze.writers.base import Writer
 from squeeze.writers.packed_folder import Linears, linears, write_packed
+from squeeze.writers.proof import Equality, Read, packed_linears
 
 
 def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:
@@ -21,12 +32,12 @@ def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:
     Raises:
         ModelError: a weight that a GPTQ checkpoint of this version cannot hold.
     """
-    found = linears(model, lambda kind: holds(kind, version))
+    found = linears(model, lambda kind: gptq_checkpoint.holds(kind, version))
     quantizer = f"squeeze:{installed('squeeze')}"
     values = gptq_config.config_of(found.packed, found.left_out, version, quantizer)
     if found.left_out and (inside := _inside_blocks(model, found)):
         values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
-    write_packed(model, folder, lambda grid: to_tensors(grid, version), values)
+    write_packed(model, folder, lambda grid: gptq_checkpoint.to_tensors(grid, version), values)
     (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -39,3 +50,65 @@ def _inside_blocks(model: LanguageModel, found: Linears) -> list[str]:
             return []
         by_block[int(number)].add(inside)
     return sorted(by_block[0]) if all(names == by_block[0] for names in by_block) else []
+
+
+def prove_gptq(model: LanguageModel, folder: Path) -> Iterator[Equality]:
+    """Each packed linear of a GPTQ checkpoint, as gptqmodel's reference linear dequantizes it.
+
+    Raises:
+        MissingExtra: gptqmodel is not installed.
+    """
+    return packed_linears(model, folder, "gptq", "gptqmodel", gptq_checkpoint.PARTS, _gptqmodel(folder))
+
+
+def _gptqmodel(folder: Path) -> Read:
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
+    try:
+        with no_foreign_bars():
+            from gptqmodel import QuantizeConfig
+            from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+            from gptqmodel.quantization import FORMAT
+            from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+    except ImportError:
+        raise MissingExtra("GPTQ checkpoints are read by gptqmodel; pip install 'squeeze[gptq]'") from None
+    config: Any = QuantizeConfig.from_pretrained(str(folder))
+
+    def read(module: str, stored: Mapping[str, Tensor]) -> Tensor:
+        rows, columns = stored["qweight"].shape[1], len(stored["g_idx"])
+        bits, size, symmetric = (
+            config.dynamic_get(module, key, default)
+            for key, default in (("bits", config.bits), ("group_size", config.group_size), ("sym", config.sym))
+        )
+        linear = TorchLinear(bits, size, symmetric, config.desc_act, columns, rows)
+        linear.load_state_dict(dict(stored), strict=False)
+        if config.format == FORMAT.GPTQ:
+            convert_gptq_v1_to_v2_format_module(linear, bits, torch.int32)
+        linear.optimized = True  # it would be compiled for a single call
+        linear.post_init()
+        weight: Tensor = linear.eval().dequantize_weight().T
+        return weight
+
+    return read
+
+
+@dataclass(frozen=True)
+class GptqWriter(Writer[LanguageModel]):
+    """A GPTQ checkpoint.
+
+    Args:
+        version: 1 stores zero points less one, as auto-gptq did; 2 as they are.
+    """
+
+    name: ClassVar[str] = "gptq"
+    extra: ClassVar[str | None] = "gptq"
+    version: int = 2
+
+    def holds(self, kind: GridKind) -> str | None:
+        return gptq_checkpoint.holds(kind, self.version)
+
+    def write(self, model: LanguageModel, folder: Path) -> Path:
+        write_gptq(model, folder, self.version)
+        return folder / "config.json"
+
+    def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
+        return prove_gptq(model, file.parent)

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from squeeze.errors import ModelError
 from squeeze.formats.ort_canonical import required_operators, sorted_resolver
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.writers.base import Writer
+
+OPERATORS = "required_operators.config"
 
 
 def write_ort(onnx_data: bytes, out: Path) -> None:
@@ -47,3 +51,15 @@ def operator_list(ort_file: Path) -> str:
         for opset, operators in sorted(opsets.items())
     ]
     return "\n".join([f"# operators of {ort_file.name}", *lines]) + "\n"
+
+
+class OrtWriter(Writer[OnnxModel]):
+    """``model.ort``, and the list of operators for a runtime built with those only."""
+
+    name = "ort"
+
+    def write(self, model: OnnxModel, folder: Path) -> Path:
+        file = folder / "model.ort"
+        write_ort(model.data, file)
+        (folder / OPERATORS).write_text(operator_list(file))
+        return file

@@ -8,8 +8,6 @@ for packed checkpoints (their scales are float16) and float32 for GGUF.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeeze.errors import EffectError, MissingExtra, ModelError
-from squeeze.formats import compressed_tensors, gguf_file, gptq_checkpoint
-from squeeze.models.language.gguf.architecture import Architecture, head_size
-from squeeze.models.language.gguf_names import PAIRED, Source, sources
+from squeeze.errors import EffectError, ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.names import as_stored
 from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.progress import no_foreign_bars
-from squeeze.writers.gguf import architecture_of
 from squeeze.writers.packed_folder import WEIGHT, packed_names
 
 Read = Callable[[str, Mapping[str, Tensor]], Tensor]  # a module's name and its stored tensors -> [out, in]
@@ -77,56 +70,18 @@ def proven(equalities: Iterable[Equality]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def prove_gptq(model: LanguageModel, folder: Path) -> Iterator[Equality]:
-    """Each packed linear of a GPTQ checkpoint, as gptqmodel's reference linear dequantizes it.
-
-    Raises:
-        MissingExtra: gptqmodel is not installed.
-    """
-    return _packed(model, folder, "gptq", "gptqmodel", gptq_checkpoint.PARTS, _gptqmodel(folder))
-
-
-def prove_compressed_tensors(model: LanguageModel, folder: Path) -> Iterator[Equality]:
-    """Each packed linear of a compressed-tensors folder, as its own package decompresses it.
-
-    Raises:
-        MissingExtra: compressed-tensors is not installed.
-    """
-    form, parts = "compressed-tensors", compressed_tensors.PARTS
-    return _packed(model, folder, form, form, parts, _decompressor(folder))
-
-
-def prove_gguf(model: LanguageModel, file: Path) -> Iterator[Equality]:
-    """Each block-quantized tensor of a .gguf file, as the gguf package dequantizes it.
-
-    Raises:
-        MissingExtra: gguf is not installed.
-    """
-    reader, architecture = gguf_file.read(file), architecture_of(model)
-    for source in sources(model.skeleton, architecture.name):
-        if source.origin in model.grid:
-            own = _as_llama_cpp(model, source, architecture)
-            yield _compare(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))
-
-
-def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor:
-    """The real numbers in llama.cpp's order, moved as its own convert_hf_to_gguf.py moves them."""
-    real = model.quantized(source.origin).dequantize().reshape(model.grid[source.origin].shape)
-    if source.parts > 1:
-        return real.tensor_split(source.parts, dim=-2)[source.part]
-    if architecture.interleaved and source.origin.endswith(tuple(f".{name}.weight" for name in PAIRED)):
-        heads = real.shape[0] // head_size(model.skeleton.config)
-        return real.reshape(heads, 2, -1, real.shape[1]).swapaxes(1, 2).reshape(real.shape)
-    return real
-
-
-def _packed(
+def packed_linears(
     model: LanguageModel, folder: Path, form: str, reader: str, parts: tuple[str, ...], read: Read
 ) -> Iterator[Equality]:
+    """Each packed linear of a folder as ``reader`` sees it.
+
+    Args:
+        parts: The tensors that lie beside a linear's name.
+    """
     shards = Shards(folder)
     for module, own in _weights(model):
         stored = {part: shards.read(f"{module}.{part}") for part in parts if f"{module}.{part}" in shards}
-        yield _compare(module, form, reader, own, read(module, stored))
+        yield compared(module, form, reader, own, read(module, stored))
 
 
 def _weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +94,12 @@ def _weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
         yield from ((name.removesuffix(WEIGHT), value) for name, value in stored.items())
 
 
-def _compare(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Equality:
+def compared(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Equality:
+    """One weight as it is and as it was read, bit for bit.
+
+    Raises:
+        ModelError: another shape or float type.
+    """
     if own.shape != read.shape or own.dtype != read.dtype:
         what = f"{list(read.shape)} {read.dtype}, and {list(own.shape)} {own.dtype} was written"
         raise ModelError(f"{name}: {reader} reads {what}")
@@ -147,54 +107,3 @@ def _compare(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Eq
     zero = torch.zeros((), dtype=own.dtype)  # -0.0 and 0.0 are the same weight
     same = torch.eq((own + zero).contiguous().view(bits), (read + zero).contiguous().view(bits))
     return Equality(name, form, reader, str(own.dtype).removeprefix("torch."), own.numel(), int((~same).sum()))
-
-
-def _gptqmodel(folder: Path) -> Read:
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
-    try:
-        with no_foreign_bars():
-            from gptqmodel import QuantizeConfig
-            from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-            from gptqmodel.quantization import FORMAT
-            from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
-    except ImportError:
-        raise MissingExtra("GPTQ checkpoints are read by gptqmodel; pip install 'squeeze[gptq]'") from None
-    config: Any = QuantizeConfig.from_pretrained(str(folder))
-
-    def read(module: str, stored: Mapping[str, Tensor]) -> Tensor:
-        rows, columns = stored["qweight"].shape[1], len(stored["g_idx"])
-        bits, size, symmetric = (
-            config.dynamic_get(module, key, default)
-            for key, default in (("bits", config.bits), ("group_size", config.group_size), ("sym", config.sym))
-        )
-        linear = TorchLinear(bits, size, symmetric, config.desc_act, columns, rows)
-        linear.load_state_dict(dict(stored), strict=False)
-        if config.format == FORMAT.GPTQ:
-            convert_gptq_v1_to_v2_format_module(linear, bits, torch.int32)
-        linear.optimized = True  # it would be compiled for a single call
-        linear.post_init()
-        weight: Tensor = linear.eval().dequantize_weight().T
-        return weight
-
-    return read
-
-
-def _decompressor(folder: Path) -> Read:
-    try:
-        from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
-        from compressed_tensors.quantization import QuantizationConfig
-        from compressed_tensors.utils.match import match_name
-    except ImportError:
-        raise MissingExtra(
-            "packed tensors are read by compressed-tensors; pip install 'squeeze[compressed-tensors]'"
-        ) from None
-    values = json.loads((folder / "config.json").read_text())["quantization_config"]
-    groups: list[Any] = list(QuantizationConfig.model_validate(values).config_groups.values())
-
-    def read(module: str, stored: Mapping[str, Tensor]) -> Tensor:
-        named = [group for group in groups if any(match_name(module, target) for target in group.targets)]
-        scheme = (named or [group for group in groups if "Linear" in group.targets])[0]
-        weight: Tensor = PackedQuantizationCompressor.decompress(dict(stored), scheme)["weight"]
-        return weight
-
-    return read

@@ -13,7 +13,7 @@ from squeeze.blocks.mapped import MappedTensor
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.evaluate.tokens import HIDDEN, Reference, TokenScores, noise_floor, score_tokens
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -73,7 +73,7 @@ def test_the_floor_is_what_another_order_of_summation_reads_as(original) -> None
 def test_every_runtime_says_its_arithmetic(original, tmp_path: Path) -> None:
     assert original[0].arithmetic() == "torch: float32 activations, head and logits, bfloat16 weights"
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
-    packed = CheckpointDecoder(tmp_path, LanguageFacts(1, 0.1))
+    packed = CheckpointDecoder(tmp_path, Facts(1, 0.1))
     assert packed.arithmetic() == "transformers with gptqmodel: float16 activations, head and logits"
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.checkpoint import CheckpointDecoder
-from squeeze.writers.proof import prove_gptq
+from squeeze.writers.gptq import prove_gptq
 
 FOLDER = Path(__file__).parent / "autogptq"
 KINDS = {"act-order": (4, 32, True, True), "asymmetric": (4, 64, False, False)}  # bits, group, symmetric, ordered
-FACTS = LanguageFacts(1, 0.1)
+FACTS = Facts(1, 0.1)
 
 
 def reference(name: str) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
-from squeeze.models.artifact import Artifact, Facts
+from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch
+from squeeze.models.facts import Facts
 from squeeze.models.onnx_model import OnnxModel
 
 
@@ -85,15 +86,15 @@ def test_weights_beside_the_model_are_counted_and_stored_with_it(tmp_path: Path,
 
 def test_facts_are_stored_too(file: Path, tmp_path: Path):
     (tmp_path / "copy").mkdir()
-    Artifact(file, Facts(1, 2, 0.5)).save(tmp_path / "copy")
-    assert Artifact.load(tmp_path / "copy").facts == Facts(1, 2, 0.5)
+    Artifact(file, Facts(1, 0.5, 2)).save(tmp_path / "copy")
+    assert Artifact.load(tmp_path / "copy").facts == Facts(1, 0.5, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
         ("absent.onnx", None, "no such file"),
-        ("m.tflite", b"x", r"no runtime here loads '\.tflite' files; \.onnx and \.ort would do"),
+        ("m.tflite", b"x", r"onnxruntime loads no '\.tflite' files; \.onnx and \.ort would do"),
         ("cut.onnx", gemm().SerializeToString()[:300], "ONNX Runtime refuses the model"),
         ("cut.ort", b"\x00\x00ORTM", "ONNX Runtime refuses the model"),
     ],

@@ -16,7 +16,7 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -201,7 +201,7 @@ def test_a_graph_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
-    facts = LanguageFacts(1, 1e-3)
+    facts = Facts(1, 1e-3)
     with pytest.raises(ModelError, match="no decoder: it has no 'input_ids'"):
         _ = OnnxDecoder(tmp_path, facts).vocabulary
     (tmp_path / "model.onnx").write_bytes(b"nothing")

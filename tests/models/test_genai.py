@@ -10,7 +10,8 @@ import torch
 from families import FAMILIES, tokens, write_family
 
 from squeeze.errors import ModelError
-from squeeze.models.language.artifact import LanguageArtifact, LanguageFacts
+from squeeze.models.facts import Facts
+from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
@@ -74,7 +75,7 @@ BAD = {
 def test_a_config_that_cannot_serve_is_one_line(tmp_path: Path, config: object, line: str) -> None:
     (tmp_path / "genai_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ModelError, match=line):
-        list(GenaiDecoder(tmp_path, LanguageFacts(1, 1e-3)).logits(torch.tensor([[1, 2]])))
+        list(GenaiDecoder(tmp_path, Facts(1, 1e-3)).logits(torch.tensor([[1, 2]])))
 
 
 def test_a_model_that_genai_refuses_is_one_line(tmp_path: Path) -> None:

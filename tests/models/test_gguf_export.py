@@ -14,18 +14,17 @@ from tokenizers import Tokenizer
 
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.gguf_names import paired_rows
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.runtimes.llama_cpp import GgufDecoder
-from squeeze.writers.gguf import write_gguf
-from squeeze.writers.proof import prove_gguf
+from squeeze.writers.gguf import prove_gguf, write_gguf
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
 FAMILIES = [*AS_THEY_ARE, *(name for name in VARIANTS if name not in REFUSED)]
-FACTS = LanguageFacts(1, 0.1)
+FACTS = Facts(1, 0.1)
 
 
 def need_llama_cpp() -> None:

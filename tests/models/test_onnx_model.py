@@ -16,7 +16,7 @@ from squeeze.errors import ModelError
 from squeeze.models import ort_session
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets import standalone
+from squeeze.runtimes.ort import OnnxRuntimeSession
 
 
 def classifier(input_name: str = "image", batch: int | str = "n") -> onnx.ModelProto:
@@ -93,7 +93,10 @@ def test_a_graph_that_the_runtime_refuses_is_one_clear_line(tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-OPENERS = [lambda model: ort_session.open_session(model, 1, "m"), lambda model: standalone.open_session(model, 1)]
+OPENERS = [
+    lambda model: ort_session.open_session(model, 1, "m"),
+    lambda model: OnnxRuntimeSession.exact_session(model, 1),
+]
 
 
 def product(session: ort.InferenceSession) -> int:

@@ -15,17 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.runtimes.checkpoint import CheckpointDecoder
-from squeeze.writers.compressed_tensors import write_compressed_tensors
-from squeeze.writers.gptq import write_gptq
-from squeeze.writers.proof import prove_compressed_tensors, prove_gptq
+from squeeze.writers.compressed_tensors import prove_compressed_tensors, write_compressed_tensors
+from squeeze.writers.gptq import prove_gptq, write_gptq
 
 DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits": 3}}
-FACTS = LanguageFacts(1, 0.1)
+FACTS = Facts(1, 0.1)
 QUIET = pytest.mark.filterwarnings("ignore")  # gptqmodel and its company deprecate many things on import
 
 

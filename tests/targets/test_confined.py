@@ -24,11 +24,10 @@ from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.runtimes.ort import OnnxRuntime
 from squeeze.targets.base import PackageInputs, Packed
-from squeeze.targets.bench import bench
-from squeeze.targets.bench_language import bench_language
+from squeeze.targets.bench import Load, bench
 from squeeze.targets.check import program_kind
-from squeeze.targets.configs import SUFFIXES
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.genai import Genai
 from squeeze.targets.golden import Golden
@@ -63,7 +62,7 @@ def genai(tmp_path_factory: pytest.TempPathFactory) -> Files:
     pieces = PackageInputs("tiny", Batch({"input_ids": torch.tensor([[1, 5, 9, 2]])}), {"passes": []}, {"rows": []})
     (folder / "built").mkdir()
     built = Genai().build(ExportOnnx().run(model, Context()), folder / "built")
-    return read(Genai().pack(built, pieces, folder / "tiny.zip").path)
+    return read(Genai().pack_built(built, pieces, folder / "tiny.zip").path)
 
 
 def config_with(files: Files, *place: str, value: Any) -> Files:
@@ -160,7 +159,7 @@ PROGRAMS = {
 def test_a_program_is_refused_under_any_name_that_a_package_may_hold(packed: Packed, tmp_path: Path, kind: str) -> None:
     """A loader of libraries looks at what a file begins with; a suffix says nothing to it."""
     files = read(packed.path)
-    for suffix in SUFFIXES["onnxruntime"]:
+    for suffix in OnnxRuntime.beside:
         with pytest.raises(VerifyError, match=rf"lib\{suffix}: holds a program \({kind[:6].strip()}"):
             open_package(resealed(tmp_path / "p.zip", {**files, f"lib{suffix}": PROGRAMS[kind]}))
     with pytest.raises(VerifyError, match="holds a program"):
@@ -216,8 +215,8 @@ def test_a_model_that_never_ends_is_ended(packed: Packed, tmp_path: Path) -> Non
     package = open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "model.onnx": endless()}))
     with pytest.raises(VerifyError, match=r"p\.zip: gave no answer within 2 s; --time-limit would give it more"):
         verify(package, Limits(seconds=2))
-    with pytest.raises(VerifyError, match="gave no answer within 2 s"):
-        bench(package, seconds=0.1, limits=Limits(seconds=2))
+    with pytest.raises(VerifyError, match=r"gave no answer within 2\.2 s"):  # 0.1 s are measured, twice at most
+        bench(package, load=Load((1,), 0.1), limits=Limits(seconds=2))
 
 
 def test_memory_files_and_environment_of_a_child_are_limited() -> None:
@@ -261,7 +260,7 @@ def test_a_language_package_is_benched_within_its_limits(genai: Files, tmp_path:
     package = open_package(resealed(tmp_path / "p.zip", genai))
     assert verify(package).bit_equal
     with pytest.raises(VerifyError, match=r"gave no answer within 0\.02 s"):
-        bench_language(package, 1, 8, 4, 1, Limits(seconds=0.01))
+        bench(package, 1, Load(prompt=8, tokens=4, rounds=1), Limits(seconds=0.01))
 
 
 @pytest.mark.parametrize("option", ["--time-limit 0", "--time-limit x", "--memory-limit 8", "--memory-limit -1GB"])
@@ -273,8 +272,9 @@ ASKS = "import socket\ntry: socket.getaddrinfo('host.invalid', 80)\nexcept OSErr
 LOADS = """
 import sys
 from pathlib import Path
-from squeeze.models.language.artifact import LanguageFacts, runtime_class
-model = runtime_class("onnxruntime-genai")(Path(sys.argv[1]), LanguageFacts(0, 0.0))
+from squeeze import registry
+from squeeze.models.facts import Facts
+model = registry.load("runtimes", "onnxruntime-genai").decoder(Path(sys.argv[1]), Facts(0, 0.0))
 assert len(model.log_probabilities([1, 5, 9, 2])[0]) == 3
 """
 EXPORTED = (

@@ -14,16 +14,16 @@ import pytest
 import torch
 from language_world import write_folder
 
+from squeeze import registry
 from squeeze.errors import EffectError, ModelError, VerifyError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
-from squeeze.models.language.artifact import RUNTIMES, runtime_class
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.targets.base import PackageInputs, Target
-from squeeze.targets.bench_language import bench_language
+from squeeze.targets.bench import Load, bench
 from squeeze.targets.checkpoint import Checkpoint
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.genai import Genai
@@ -119,7 +119,7 @@ def run(folder: Path, *arguments: str) -> dict[str, Any]:
 
 def test_a_language_package_is_benched_by_the_tokens_it_reads_and_writes(decoder: Any, tmp_path: Path) -> None:
     packed = Cpu().pack(decoder, pieces(), tmp_path / "tiny.zip")
-    found = bench_language(open_package(packed.path), threads=1, prompt=8, new=4, rounds=2)
+    found = bench(open_package(packed.path), load=Load(prompt=8, tokens=4, rounds=2))
     for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
         assert found[name]["p10"] <= found[name]["median"] <= found[name]["p90"]
         assert found[name]["p10"] > 0
@@ -141,7 +141,7 @@ def test_other_weights_in_the_file_do_not_verify(decoder: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"runtime": {"name": "torch", "version": "1"}}, "runtime 'torch' is none of onnxruntime"),
+        ({"runtime": {"name": "torch", "version": "1"}}, "runtime 'torch' is none of .*onnxruntime"),
         ({"model": "model/tokenizer.json"}, r"is no \.onnx file, which onnxruntime loads"),
         ({"task": "sing"}, "task: Input should be 'predict' or 'generate'"),
     ],
@@ -190,10 +190,8 @@ def test_a_reader_that_sees_another_weight_stops_the_run() -> None:
 
 
 def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in RUNTIMES:
-        assert runtime_class(name).runtime == name
-    kind = runtime_class("llama.cpp")
-    monkeypatch.setattr("squeeze.models.language.artifact.find_spec", lambda module: None)
+    kind = registry.load("runtimes", "llama.cpp")
+    monkeypatch.setattr("squeeze.runtimes.base.find_spec", lambda module: None)
     with pytest.raises(ModelError, match=r"x\.zip: llama\.cpp needs llama_cpp: pip install 'squeeze\[llama-cpp\]'"):
         kind.require_installed("x.zip")
 

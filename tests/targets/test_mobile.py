@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.ort_canonical import sorted_resolver
 from squeeze.models.base import Batch
+from squeeze.models.facts import NARROW_TOLERANCE
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import NARROW_TOLERANCE, PackageInputs, Packed, facts_of
+from squeeze.targets.base import PackageInputs, Packed
 from squeeze.targets.mobile import Mobile
 from squeeze.targets.verify import OVERFLOW, open_package, verify
 from squeeze.writers.ort import write_ort
@@ -100,7 +101,7 @@ def test_reading_the_file_leaves_logging_alone(mobile: Packed):
 
 def test_an_int8_graph_runs_as_integers_and_gets_the_wider_tolerance(quantized, pieces, batch, tmp_path):
     packed = Mobile().pack(quantized, pieces, tmp_path / "int8.zip")
-    assert facts_of(quantized).tolerance == NARROW_TOLERANCE
+    assert quantized.facts.tolerance == NARROW_TOLERANCE
     assert "QLinearConv" in (open_package(packed.path).folder / "required_operators.config").read_text()
     fast = ort.InferenceSession(
         quantized.data, providers=["CPUExecutionProvider"]

@@ -12,9 +12,10 @@ import pytest
 
 from squeeze.errors import UsageError, VerifyError
 from squeeze.models.base import Batch
+from squeeze.models.facts import FLOAT_TOLERANCE
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.archive import write_zip
-from squeeze.targets.base import FLOAT_TOLERANCE, PackageInputs, Packed
+from squeeze.targets.base import PackageInputs, Packed
 from squeeze.targets.card import model_card
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.golden import Golden, largest_difference
@@ -142,7 +143,7 @@ def test_an_unpacked_folder_verifies_as_the_zip_does(packed: Packed, tmp_path: P
 
 
 def test_another_runtime_version_is_a_note_and_no_error(packed: Packed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("squeeze.targets.verify.runtime_version", lambda manifest: "9.9.9")
+    monkeypatch.setattr("squeeze.targets.verify.runtime_version", lambda package: "9.9.9")
     notes = verify(open_package(packed.path)).notes
     assert any("run with 9.9.9" in note for note in notes)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import subprocess
+import symtable
 import sys
 import zipfile
 from pathlib import Path
@@ -12,11 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeeze import registry
 from squeeze.data.preprocess import Preprocess
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets import standalone
+from squeeze.runtimes.base import Call
+from squeeze.runtimes.ort import OnnxRuntimeSession
 from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.script import script
+from squeeze.targets.scripts import rows
+from squeeze.targets.scripts.classes import Classes
+from squeeze.targets.scripts.pictures import read_input
+from squeeze.targets.scripts.shared import Fault
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +34,11 @@ def folder(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(packed.path) as archive:
         archive.extractall(place)
     return place
+
+
+def main(arguments: list[str]) -> int:
+    """As the package's ``run.py`` would, in this process."""
+    return rows.main(OnnxRuntimeSession, Classes, arguments)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +67,7 @@ def test_an_array_gives_the_top_classes_by_name(folder: Path, model: OnnxModel, 
 
 def test_people_read_one_line_per_class(folder: Path, batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     np.save(tmp_path / "x.npy", batch.image.numpy())
-    assert standalone.main([str(tmp_path / "x.npy"), "--folder", str(folder)]) == 0
+    assert main([str(tmp_path / "x.npy"), "--folder", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 * (1 + 5)
     assert lines[0] == "example 0"
@@ -66,7 +80,7 @@ def test_a_picture_is_prepared_as_the_evaluation_data_was(pieces: PackageInputs,
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "x.png")
     spec = {"shape": ["n", 3, 8, 8], "dtype": "float32"}
-    found = standalone.read_input(tmp_path / "x.png", spec, dict(pieces.preprocessing))
+    found = read_input(tmp_path / "x.png", spec, dict(pieces.preprocessing))
     assert np.array_equal(found[0], Preprocess.model_validate(pieces.preprocessing)(np.asarray(image)))
 
 
@@ -75,7 +89,7 @@ def test_a_changed_golden_output_is_exit_code_4(folder: Path, tmp_path: Path, ca
         (tmp_path / path.name).write_bytes(path.read_bytes())
     arrays = dict(np.load(tmp_path / "golden.npz"))
     np.savez(tmp_path / "golden.npz", **{**arrays, "output.logits": arrays["output.logits"] * 2})
-    assert standalone.main(["--golden", "--folder", str(tmp_path)]) == 4
+    assert main(["--golden", "--folder", str(tmp_path)]) == 4
     assert "golden output DIFFERS: difference 0.5" in capsys.readouterr().out
 
 
@@ -85,7 +99,7 @@ def test_what_onnxruntime_raises_at_a_damaged_golden_input_is_one_line(folder: P
         (tmp_path / path.name).write_bytes(path.read_bytes())
     arrays = dict(np.load(tmp_path / "golden.npz"))
     np.savez(tmp_path / "golden.npz", **{**arrays, "input.image": np.zeros((1, 3, 8, 8), np.int8)})
-    assert standalone.main(["--golden", "--folder", str(tmp_path)]) == 1
+    assert main(["--golden", "--folder", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"run.py: {tmp_path}: not as a package should be (")
 
 
@@ -95,7 +109,7 @@ def test_a_label_cannot_act_on_the_terminal_that_shows_it(folder: Path, batch: B
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"labels": ["a\x1b[2Jb"] * 5}))
     np.save(tmp_path / "x.npy", batch.inputs["image"].numpy()[0])
-    assert standalone.main([str(tmp_path / "x.npy"), "--folder", str(tmp_path)]) == 0
+    assert main([str(tmp_path / "x.npy"), "--folder", str(tmp_path)]) == 0
     assert "a?[2Jb" in capsys.readouterr().out
 
 
@@ -113,13 +127,13 @@ def test_a_bad_input_is_one_line(folder, tmp_path, capsys, name, data, reason):
         (tmp_path / name).write_bytes(data)
     elif data is not None:
         np.save(tmp_path / name, data)
-    assert standalone.main([str(tmp_path / name), "--folder", str(folder)]) == 1
+    assert main([str(tmp_path / name), "--folder", str(folder)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("run.py: ")
     spec = {"shape": ["n", 3, 8, 8], "dtype": "float32"}
-    with pytest.raises(standalone.Fault, match=reason):
-        standalone.read_input(tmp_path / name, spec, {"channels": 3})
+    with pytest.raises(Fault, match=reason):
+        read_input(tmp_path / name, spec, {"channels": 3})
 
 
 def test_a_folder_without_the_rest_of_the_package_is_one_line(folder: Path, tmp_path: Path):
@@ -133,4 +147,30 @@ def test_a_folder_without_the_rest_of_the_package_is_one_line(folder: Path, tmp_
 def test_neither_input_nor_golden_is_a_usage_error(folder: Path):
     done = run(folder)
     assert done.returncode == 2
-    assert "give an input file, or --golden" in done.stderr
+    assert "give an input file, --golden or --bench" in done.stderr
+
+
+def scripts() -> list[tuple[str, str, str]]:
+    """Each registered runtime with each way it is called."""
+    runtimes = {name: registry.load("runtimes", name) for name in registry.BUILTIN["runtimes"]}
+    calls = [(call, name) for name, runtime in runtimes.items() for call in runtime.script]
+    shown = [(call, name, shows) for call, name in calls for shows in ("classes", "numbers") if call == "predict"]
+    return [*shown, *((call, name, "text") for call, name in calls if call == "generate")]
+
+
+def unknown_names(table: symtable.SymbolTable, known: set[str]) -> set[str]:
+    """Global names that a module's functions read and nobody defines."""
+    found = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return (found - known).union(*(unknown_names(inner, known) for inner in table.get_children()))
+
+
+@pytest.mark.parametrize(("call", "runtime", "shows"), scripts())
+def test_every_script_is_whole_and_knows_nothing_of_squeeze(call: Call, runtime: str, shows: str):
+    """Also of runtimes that are not installed here: what a runtime's class names stands in its script."""
+    text = script(call, runtime, shows)
+    module: dict[str, object] = {"__name__": "run", "__file__": "run.py"}
+    exec(compile(text, "run.py", "exec"), module)  # imports the standard library, starts nothing
+    assert unknown_names(symtable.symtable(text, "run.py", "exec"), {*module, *vars(builtins)}) == set()
+    assert "import squeeze" not in text
+    assert "from squeeze" not in text
+    assert max(map(len, text.splitlines())) <= 120

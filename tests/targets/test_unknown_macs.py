@@ -17,7 +17,7 @@ from tiny import faults, squeeze
 
 from squeeze.evaluate.counts import Macs, Parameters
 from squeeze.models.artifact import Artifact
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context, Pass
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
@@ -132,7 +132,7 @@ def test_a_file_that_does_not_show_its_graph_has_unknown_counts(tmp_path: Path) 
 
 def test_a_language_artifact_says_the_counts_of_the_model_it_was_made_from(tmp_path: Path) -> None:
     model = object.__new__(OnnxDecoder)
-    model.folder, model.facts = tmp_path, LanguageFacts(7, 0.1, 9)
+    model.folder, model.facts = tmp_path, Facts(7, 0.1, 9)
     assert (Macs().value(model), Parameters().value(model)) == (9, 7)
-    model.facts = LanguageFacts(None, 0.1)
+    model.facts = Facts(None, 0.1)
     assert (Macs().value(model), Parameters().value(model)) == (None, None)

@@ -9,44 +9,24 @@ import json
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
+from squeeze import registry
 from squeeze.errors import ModelError
+from squeeze.formats.tensor_spec import TensorSpec
 from squeeze.models.base import Batch, Layer
+from squeeze.models.facts import Facts
 from squeeze.models.language.decoder import Decoder
 
 DESCRIPTION, FILES = "artifact.json", "files"
-RUNTIMES = {  # the runtime's name, as packages and plans say it -> who runs it
-    "onnxruntime": "squeeze.runtimes.onnx_decoder:OnnxDecoder",
-    "onnxruntime-genai": "squeeze.runtimes.genai:GenaiDecoder",
-    "llama.cpp": "squeeze.runtimes.llama_cpp:GgufDecoder",
-    "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:GgufInTransformers",
-    "transformers": "squeeze.runtimes.checkpoint:CheckpointDecoder",
-}
-
-
-@dataclass(frozen=True)
-class LanguageFacts:
-    """What is known of the model that the files were made from; a runtime's file need not tell.
-
-    Args:
-        parameters: Number of weights, as counted on the model; None where nobody counted them.
-        tolerance: How far another host's log-probabilities may be off, as a share of the largest.
-        macs: Multiply-accumulates for one token; None where nobody counted them.
-    """
-
-    parameters: int | None
-    tolerance: float
-    macs: int | None = None
+MODEL_FOLDER = "model"  # of a package: what the runtime is pointed at, or at the folder itself
+PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_log_probabilities"
 
 
 class LanguageArtifact(Decoder):
@@ -57,12 +37,9 @@ class LanguageArtifact(Decoder):
     """
 
     form: ClassVar[str] = "language artifact"
-    runtime: ClassVar[str]  # a key of RUNTIMES
-    distribution: ClassVar[str]  # the package that is the runtime
-    modules: ClassVar[tuple[str, ...]] = ()  # what must be importable for the runtime to run
-    extra: ClassVar[str | None] = None  # the extra of Squeeze that installs them
+    runtime: ClassVar[str]  # its registered name
 
-    def __init__(self, folder: Path, facts: LanguageFacts, keeper: object = None) -> None:
+    def __init__(self, folder: Path, facts: Facts, keeper: object = None) -> None:
         self.folder, self.facts, self.keeper = folder, facts, keeper
         self.threads = min(4, os.cpu_count() or 1)
         if not self.main.is_file():
@@ -88,27 +65,9 @@ class LanguageArtifact(Decoder):
         return tuple(sorted(path for path in self.folder.rglob("*") if path.is_file()))
 
     @classmethod
-    def version(cls) -> str:
-        """Of the runtime that is installed here."""
-        return version(cls.distribution)
-
-    def requirements(self) -> tuple[str, ...]:
-        """What ``pip install`` must be told for the files to run without Squeeze."""
-        return (self.distribution, "numpy", "tokenizers")
-
-    @classmethod
-    def absent(cls) -> str | None:
-        """What to install for this runtime to run here; None where it is there."""
-        missing = [name for name in cls.modules if find_spec(name) is None]
-        if not missing:
-            return None
-        return f"{cls.runtime} needs {', '.join(missing)}: pip install 'squeeze[{cls.extra}]'"
-
-    @classmethod
     def require_installed(cls, where: str) -> None:
         """Raise ``ModelError`` where the runtime is not installed; ``where`` names who wants it."""
-        if reason := cls.absent():
-            raise ModelError(f"{where}: {reason}")
+        registry.load("runtimes", cls.runtime).require_installed(where)
 
     @abstractmethod
     def arithmetic(self) -> str: ...
@@ -135,6 +94,42 @@ class LanguageArtifact(Decoder):
         tokens = batch.inputs["input_ids"]
         return lambda: [logits for _, logits in self.logits(tokens, len(tokens))]
 
+    def write_file(self, folder: Path) -> Path:
+        """All files, linked where the file system can, copied where it cannot.
+
+        Returns:
+            The file that the runtime is pointed at.
+        """
+        for file in self.files:
+            target = folder / file.relative_to(self.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, target)
+            except OSError:
+                shutil.copyfile(file, target)
+        return folder / self.main.relative_to(self.folder)
+
+    def packed(self) -> dict[str, Path]:
+        """All files by their names in a package."""
+        return {f"{MODEL_FOLDER}/{path.relative_to(self.folder).as_posix()}": path for path in self.files}
+
+    def signature(self) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+        """Of what :meth:`answer` takes and gives."""
+        prompt = TensorSpec(name=PROMPT, shape=(1, "length"), dtype="int64")
+        log = TensorSpec(name=PROMPT_LOG, shape=("length - 1",), dtype="float32")
+        return [prompt], [log, TensorSpec(name=NEXT_LOG, shape=(self.vocabulary,), dtype="float32")]
+
+    def feed(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The first text of a batch as a prompt, int64 ``[1, length]``."""
+        return {PROMPT: batch.inputs[PROMPT].numpy()[:1].astype(np.int64)}
+
+    def answer(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Log-probabilities of the prompt's tokens and of every token that may follow; on one thread: they repeat."""
+        self.require_installed(self.main.name)
+        self.threads = 1
+        prompt_log, following = self.log_probabilities(arrays[PROMPT][0].tolist())
+        return {PROMPT_LOG: prompt_log, NEXT_LOG: following}
+
     def log_probabilities(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Of each prompt token but the first ``[n - 1]``, and of every token that may follow ``[vocabulary]``."""
         tokens = torch.tensor([list(prompt)])
@@ -145,13 +140,7 @@ class LanguageArtifact(Decoder):
 
     def save(self, folder: Path) -> None:
         """All files, linked where the file system can, and which runtime they are for."""
-        for file in self.files:
-            target = folder / FILES / file.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, target)
-            except OSError:
-                shutil.copyfile(file, target)
+        self.write_file(folder / FILES)
         described = {"runtime": self.runtime, "facts": asdict(self.facts)}
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
 
@@ -159,21 +148,9 @@ class LanguageArtifact(Decoder):
     def load(cls, folder: Path) -> Self:
         try:
             described = json.loads((folder / DESCRIPTION).read_text())
-            kind, facts = runtime_class(described["runtime"]), LanguageFacts(**described["facts"])
+            runtime, facts = registry.load("runtimes", described["runtime"]), Facts(**described["facts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not a stored language artifact ({error})") from error
-        assert issubclass(kind, cls)
-        return kind(folder / FILES, facts)
-
-
-def runtime_class(name: str) -> type[LanguageArtifact]:
-    """Who runs the files of that runtime.
-
-    Raises:
-        ModelError: no such runtime.
-    """
-    if name not in RUNTIMES:
-        raise ModelError(f"no runtime is called '{name}'; {', '.join(RUNTIMES)} would do")
-    module, _, kind = RUNTIMES[name].partition(":")
-    found: type[LanguageArtifact] = getattr(import_module(module), kind)
-    return found
+        opened = runtime.decoder(folder / FILES, facts)
+        assert isinstance(opened, cls)
+        return opened

@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.errors import EffectError, ModelError
-from squeeze.formats import onnx_blocked, onnx_grid, onnx_nbits
+from squeeze.formats import onnx_grid
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import simplify
@@ -31,9 +31,8 @@ from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
-from squeeze.writers.decoder.export import Options, export_decoder
 from squeeze.writers.decoder.lowering import WeightEncoding
-from squeeze.writers.decoder.trace import trace
+from squeeze.writers.onnx import BlockedWriter, DecoderWriter, NBitsWriter
 from squeeze.writers.onnx_grid import prove_grid, store_weights
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
@@ -75,10 +74,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
     def faults(self, model: Model) -> Iterator[str]:
         """A decoder's code is run on stand-ins for tensors: what has no graph form shows before any weight is read."""
         if isinstance(model, LanguageModel):
-            try:
-                trace(model, self.length)
-            except ModelError as error:
-                yield str(error)
+            yield from self.writer().faults(model)
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if not isinstance(model, LanguageModel):
@@ -96,12 +92,15 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         return replace(before, touched=(), exact=False)
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
-        holds = onnx_nbits.holds if self.weights == "nbits" else onnx_blocked.holds
-        holds = self._torch_holds if isinstance(model, TorchModel) else holds
+        holds = self._torch_holds if isinstance(model, TorchModel) else self.writer().holds
         for name, kind in grid.items():
             if reason := holds(kind):
                 yield f"{self.name}: {name}: {reason}"
                 return  # one tells; the others say the same
+
+    def writer(self) -> DecoderWriter:
+        """What writes a language model."""
+        return (NBitsWriter if self.weights == "nbits" else BlockedWriter)(self.accuracy_level, self.length)
 
     def _torch_holds(self, kind: GridKind) -> str | None:
         """Why the file of a classifier or encoder cannot hold such a grid."""
@@ -118,8 +117,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         """Written afresh: whatever a killed run left is no part of it."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / DECODER
         rmtree(folder, ignore_errors=True)
-        options = Options(self.weights, self.accuracy_level, self.length)
-        return export_decoder(model, folder, options, context)
+        return self.writer().export(model, folder, context)
 
     def _graph(self, model: TorchModel) -> ir.Model:
         graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self._opset(model))

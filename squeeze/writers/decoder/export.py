@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from squeeze.formats.onnx_side import SideFile
-from squeeze.models.language.artifact import LanguageFacts
+from squeeze.models.facts import Facts
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.onnx_decoder import CONTEXT, FILE_NAME, OnnxDecoder
@@ -86,7 +86,7 @@ def export_decoder(
     context.measured["export_error"] = found
     if model.grid:
         context.facts["proof"] = proven(prove_onnx(model, folder / FILE_NAME))
-    return OnnxDecoder(folder, LanguageFacts(model.parameters(), TOLERANCE, model.macs()))
+    return OnnxDecoder(folder, Facts(model.parameters(), TOLERANCE, model.macs()))
 
 
 def write(model: LanguageModel, folder: Path, options: Options, blocks: int | None = None) -> None:

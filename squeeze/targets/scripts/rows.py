@@ -1,0 +1,138 @@
+"""Run the packaged model beside this file; README.md says what to install (and Pillow for pictures).
+
+    python run.py --golden          run the golden input, compare with the golden output
+    python run.py input.npy         an array that is the model's input, with or without the batch dimension
+    python run.py picture.jpg       a picture, prepared as manifest.json says
+    python run.py --bench           how fast it is on this machine
+
+It checks the model's answer, not the files; `squeeze verify` checks both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from squeeze.targets.scripts.pictures import read_input
+from squeeze.targets.scripts.shared import (
+    HERE,
+    Fault,
+    Json,
+    Package,
+    exit_code,
+    golden_line,
+    one_line,
+    peak_rss_bytes,
+    plain,
+)
+
+WARM_UP_RUNS, LEAST_RUNS = 3, 10
+WARM_UP_S = 0.1
+
+
+def main(runtime: Callable[[Path, int], Any], shown: Any, arguments: list[str] | None = None) -> int:
+    """Read arguments, run, print; 0 done, 1 cannot, 2 wrong arguments, 4 the golden output differs."""
+    chosen = parsed(arguments)
+    return exit_code(lambda: answered(Package(chosen.folder, runtime, chosen.threads), shown, chosen), chosen.folder)
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", nargs="?", help="an .npy array or a picture")
+    parser.add_argument("--golden", action="store_true", help="run the golden input and compare")
+    parser.add_argument("--bench", action="store_true", help="measure the time of a batch")
+    parser.add_argument("--batch", type=int, action="append", help="with --bench: examples at once (1); repeatable")
+    parser.add_argument("--seconds", type=float, default=1.0, help="with --bench: how long for each (1)")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to show (5)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--folder", type=Path, default=HERE, help="the unpacked package (where this file lies)")
+    chosen = parser.parse_args(arguments)
+    if sum([bool(chosen.input), chosen.golden, chosen.bench]) != 1:
+        parser.error("give an input file, --golden or --bench")
+    if min(chosen.batch or [1]) < 1 or chosen.threads < 1:
+        parser.error("--batch and --threads start at 1")
+    return chosen
+
+
+def answered(package: Package, shown: Any, chosen: argparse.Namespace) -> int:
+    """Run what was asked for and print it."""
+    if chosen.golden:
+        result = package.compared(named_outputs(package, package.golden("input")))
+        lines = [golden_line(result)]
+    elif chosen.bench:
+        result = bench(package, chosen)
+        lines = [f"{row['batch']} at once: {row['median_ms']:.3f} ms" for row in result["batches"]]
+    else:
+        result = {"examples": shown.answer(rows_of(package, chosen), chosen, package.manifest)}
+        lines = []
+        for number, example in enumerate(result["examples"]):
+            lines += [f"example {number}"] if len(result["examples"]) > 1 else []
+            lines += shown.lines(example)
+    result = {**result, "load_ms": package.load_ms}
+    result.setdefault("peak_rss_bytes", peak_rss_bytes())
+    print(json.dumps(result) if chosen.json else "\n".join(map(plain, lines)))
+    return 0 if result.get("agrees", True) else 4
+
+
+def named_outputs(package: Package, inputs: Json) -> Json:
+    """Every output by its name."""
+    names = [output["name"] for output in package.manifest["outputs"]]
+    return dict(zip(names, package.runtime.run(inputs), strict=True))
+
+
+def rows_of(package: Package, chosen: argparse.Namespace) -> Any:
+    """The first output for the input file, float64 ``[n, width]``."""
+    import numpy as np
+
+    spec = package.manifest["inputs"][0]
+    array = read_input(Path(chosen.input), spec, package.manifest["preprocessing"])
+    try:
+        outputs = package.runtime.run({spec["name"]: array})
+    except Exception as error:  # the runtimes' exception classes share no base
+        raise Fault(f"{chosen.input}: the model refuses it: {one_line(error)}") from error
+    return np.asarray(outputs[0], np.float64).reshape(len(array), -1)
+
+
+def bench(package: Package, chosen: argparse.Namespace) -> Json:
+    """Milliseconds of each batch size, made of the golden input; peak memory before any of them."""
+    inputs = package.golden("input")
+    if any(array.ndim == 0 or len(array) == 0 for array in inputs.values()):
+        raise Fault("the golden input holds no example; make the package again")
+    package.runtime.run(inputs)
+    peak = peak_rss_bytes()
+    fixed = [size for size in package.manifest["inputs"][0]["shape"][:1] if isinstance(size, int)]
+    batches = [timed_batch(package, inputs, size, chosen.seconds) for size in fixed or chosen.batch or [1]]
+    return {"batches": batches, "peak_rss_bytes": peak}
+
+
+def timed_batch(package: Package, inputs: Json, size: int, seconds: float) -> Json:
+    """Median and spread of a batch of exactly ``size`` examples, repeated from the inputs as often as needed."""
+    import numpy as np
+
+    feed = {name: array[np.arange(size) % len(array)] for name, array in inputs.items()}
+    try:
+        package.runtime.run(feed)
+    except Exception as error:  # the runtimes' exception classes share no base
+        raise Fault(f"batch of {size}: the model refuses it ({one_line(error)})") from error
+    timed(package, feed, WARM_UP_S, WARM_UP_RUNS)
+    times = timed(package, feed, seconds, LEAST_RUNS)
+    low, median, high = (float(1000 * value) for value in np.percentile(times, (10, 50, 90)))
+    speed = {"median_ms": median, "p10_ms": low, "p90_ms": high, "examples_per_s": 1000 * size / median}
+    return {"batch": size, "runs": len(times), **speed}
+
+
+def timed(package: Package, feed: Json, seconds: float, least: int) -> list[float]:
+    """Seconds of each run."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        package.runtime.run(feed)
+        times.append(time.perf_counter() - start)
+    return times
