@@ -12,11 +12,11 @@ import onnx_ir as ir
 from torch import nn
 
 from squeeze.errors import ModelError
-from squeeze.writers.decoder.functions import Blank
 from squeeze.writers.decoder.graph import CONTRIB, Builder
 from squeeze.writers.decoder.rotary import Table, Turned
 from squeeze.writers.decoder.shapes import BATCH, Dim, Size
 from squeeze.writers.decoder.traced import Traced, number
+from squeeze.writers.decoder.views import Blank
 
 PAST, TOTAL = Dim(("past_length",)), Dim(("total_length",))
 UNDERSTOOD = {"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "logits_to_keep"}

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
-from squeeze.writers.decoder.functions import chunk
 from squeeze.writers.decoder.shapes import Dim, Shape
 from squeeze.writers.decoder.traced import Traced
+from squeeze.writers.decoder.views import chunk
 from squeeze.writers.decoder.weights import WeightFunctions
 
 INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL

@@ -7,7 +7,6 @@ float type. A table of tokens that is also the head is stored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from squeeze.formats.onnx_side import SideFile
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.decoder.graph import CONTRIB
 from squeeze.writers.decoder.merging import merge
+from squeeze.writers.decoder.place import Place
 from squeeze.writers.decoder.residuals import fuse_residuals
 from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
@@ -31,36 +31,6 @@ HELD = onnx_weights.HELD
 INLINE_BYTES = 1024  # larger constants go beside the graph
 FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
 FLOAT = int(ir.DataType.FLOAT)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A node that names its weight: ``names`` lie one under the other, ``expert`` is a place in a 3-D one or -1."""
-
-    node: ir.Node
-    names: tuple[str, ...]
-    rows: int
-    columns: int
-    expert: int
-
-    @classmethod
-    def of(cls, node: ir.Node) -> Place:
-        """What a node says of its weight."""
-        attributes = node.attributes
-        expert = attributes["expert"].as_int() if "expert" in attributes else -1
-        names = tuple(attributes["weight"].as_string().split("\n"))
-        return cls(node, names, attributes["rows"].as_int(), attributes["columns"].as_int(), expert)
-
-    @property
-    def key(self) -> str:
-        """What its tensors are called."""
-        name = self.names[0] if len(self.names) == 1 else f"{self.names[0]}+{len(self.names) - 1}"
-        return name if self.expert < 0 else f"{name}.{self.expert}"
-
-    @property
-    def said(self) -> str:
-        """Names of the weights, for whoever reads the file."""
-        return "\n".join(self.names) if self.expert < 0 else f"{self.names[0]}#{self.expert}"
 
 
 class Lowering:

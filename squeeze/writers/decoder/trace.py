@@ -22,14 +22,15 @@ from torch import nn
 from squeeze.errors import ModelError, SqueezeError, first_line
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, fill
+from squeeze.writers.decoder import functions  # noqa: F401 its functions are known once it is imported
 from squeeze.writers.decoder.attention import TOTAL, Attention, NoCache
 from squeeze.writers.decoder.experts import Experts, are_experts
-from squeeze.writers.decoder.functions import LastOnly
 from squeeze.writers.decoder.graph import Builder
 from squeeze.writers.decoder.norms import as_norm
 from squeeze.writers.decoder.rotary import Rotary
 from squeeze.writers.decoder.shapes import BATCH, KEPT, LENGTH
 from squeeze.writers.decoder.traced import Traced
+from squeeze.writers.decoder.views import LastOnly
 from squeeze.writers.decoder.weights import WeightFunctions
 
 OWN = "squeeze_graph"  # the name under which transformers finds our attention
