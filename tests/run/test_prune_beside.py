@@ -40,8 +40,8 @@ def start() -> subprocess.Popen[str]:
     """The same run in another process, which waits in its first pass."""
     environment = os.environ | {"WAIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "squeeze.cli", *RUN, "--verbose"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment, text=True, **pipes)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def test_what_a_run_will_only_come_to_is_left_alone() -> None:
