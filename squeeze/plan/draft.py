@@ -56,6 +56,20 @@ passes:{export}
 targets:
   - target: cpu
 """
+SENTENCES = """
+data:
+  evaluate: {{sentences: evaluate.tsv, tokenizer: {tokenizer}, labels: {labels}}}  # FILL IN: sentence, tab, class
+
+metrics: [{metrics}, size]
+budget: {{size: "<= 45 %"}}  # against the original; broken: exit code 3
+
+passes:
+  - pass: export_onnx
+  - pass: quantize_dynamic  # int8 weights; activations are measured as they come
+
+targets:
+  - target: cpu
+"""
 ARRAYS = """
 data:
   evaluate:
@@ -66,7 +80,7 @@ data:
 metrics: [top1, kl, flips, size]
 budget: {{top1: "-1 points", size: "<= 60 %"}}  # against the original; broken: exit code 3
 
-passes:
+passes:{export}
   - pass: quantize_dynamic  # int8 weights; activations are measured as they come
 
 targets:
@@ -91,6 +105,8 @@ def draft(model: Path) -> tuple[str, str]:
     head = HEAD.format(what=printable(f"{model.name}: {what}"), kind=kind, reference=json.dumps(place))
     if isinstance(outline, LanguageModel):
         return what, head + _language(outline)
+    if (model / "tokenizer.json").is_file() and any(spec.name == "input_ids" for spec in outline.inputs):
+        return what, head + _sentences(outline, place)
     return what, head + (_pictures(outline) if _takes_pictures(outline) else _arrays(outline))
 
 
@@ -145,10 +161,17 @@ def _pictures(model: Model) -> str:
     return PICTURES.format(channels=channels, height=height, width=width, export=export)
 
 
+def _sentences(model: Model, place: str) -> str:
+    classifies = model.task.name == "classify"
+    metrics = "top1, kl, flips" if classifies else "cosine"
+    return SENTENCES.format(tokenizer=json.dumps(place), labels=str(classifies).lower(), metrics=metrics)
+
+
 def _arrays(model: Model) -> str:
     shapes = ", ".join(f"{spec.name} {spec.dtype} {_shape(spec.shape)}" for spec in model.inputs)
     names = [json.dumps(spec.name) for spec in model.inputs]  # a stranger's: quoted, whatever letters they have
-    return ARRAYS.format(shapes=printable(shapes), inputs=", ".join(f"{name}: {name}" for name in names))
+    export = "" if isinstance(model, OnnxModel) else "\n  - pass: export_onnx"
+    return ARRAYS.format(export=export, shapes=printable(shapes), inputs=", ".join(f"{name}: {name}" for name in names))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -72,6 +72,12 @@ def test_the_plan_of_a_model_checks(tmp_path: Path, world: Callable[[Path], Path
     assert [fault for fault in faults(plan) if "pip install" not in fault] == []
 
 
+def test_an_encoder_is_given_sentences_and_an_export(tmp_path: Path, minilm: Path) -> None:
+    assert squeeze("init", minilm, "--out", tmp_path / "plan.yaml") == 0
+    (tmp_path / "evaluate.tsv").write_text("a fine day\t1\nbad food\t0\n")
+    assert faults(tmp_path / "plan.yaml") == []
+
+
 def test_what_is_to_fill_in_is_a_fault_of_its_line(tmp_path: Path) -> None:
     assert squeeze("init", network(tmp_path, ["n", 3, 12, 12]), "--out", tmp_path / "plan.yaml") == 0
     lines = (tmp_path / "plan.yaml").read_text().splitlines()
