@@ -97,7 +97,8 @@ def _listed_files(contents: Contents) -> dict[str, Source]:
     taken = {*description.files, *contents.beside} & {*made, README, MANIFEST, MEASUREMENTS}
     assert not taken, f"model files may not be called {taken}"
     size = sum(path.stat().st_size for path in description.files.values())
-    card = model_card(_manifest(contents, {}), size, contents.scores, list(description.files), description.requirements)
+    needs = (*description.requirements, *(("tokenizers",) if contents.beside else ()))
+    card = model_card(_manifest(contents, {}), size, contents.scores, list(description.files), needs)
     return {**description.files, **contents.beside, **made, README: card.encode()}
 
 

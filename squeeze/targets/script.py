@@ -35,7 +35,7 @@ def script(call: Call, runtime: str, shows: str) -> str:
     classes: tuple[type[Any], ...] = registry.load("runtimes", runtime).script.get(call, ())
     if not classes:
         raise UsageError(f"runtime '{runtime}': its script has no classes that {call}; Runtime.script would name them")
-    names = ["shared", "tokens", "text"] if call == GENERATE else ["shared", shows, "pictures", "rows"]
+    names = ["shared", "tokens", "text"] if call == GENERATE else ["shared", shows, "pictures", "sentences", "rows"]
     sources = [resources("squeeze.targets.scripts").joinpath(f"{name}.py").read_text() for name in names]
     arguments = classes[-1].__name__ if call == GENERATE else f"{classes[-1].__name__}, {SHOWN[shows]}"
     first, *rest = [_body(source) for source in sources]

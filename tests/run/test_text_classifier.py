@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pytest
 from text_world import LATENCY, PLAN, write_text_world
 from tiny import faults, squeeze
+
+from squeeze.data.sentences import SentencesData
+from squeeze.targets.verify import open_package
 
 
 def test_a_text_classifier_goes_from_its_folder_to_a_verified_package(tmp_path: Path) -> None:
@@ -28,3 +35,32 @@ def test_a_text_classifier_goes_from_its_folder_to_a_verified_package(tmp_path: 
         manifest = json.loads(package.read("manifest.json"))
     assert manifest["labels"] == ["begins", "ends"]
     assert manifest["preprocessing"] == {"tokenizer": "tokenizer.json", "length": 32, "fill": 0}
+    assert_script_reads_sentences(tmp_path)
+
+
+def assert_script_reads_sentences(world: Path) -> None:
+    """A sentence in each line; what the script shows is what the package's model says of the same tokens."""
+    zip_file, folder = world / "out/plan-cpu.zip", world / "unpacked"
+    with zipfile.ZipFile(zip_file) as package:
+        package.extractall(folder)
+    (world / "some.txt").write_text("abcde abc\n\nuvw\n")
+    (world / "none.txt").write_text("\n")
+    found = script(folder, world / "some.txt", "--json")
+    data = SentencesData(sentences="some.csv", tokenizer="bert", labels=False)
+    (world / "some.csv").write_text("abcde abc\nuvw\n")
+    logits = open_package(zip_file).load_model().predict(data.open(world).batch(np.array([1, 0])))
+    shares = [{one["class"]: one["probability"] for one in example} for example in json.loads(found.stdout)["examples"]]
+    expected = logits.softmax(1)
+    read = np.array([[example[0], example[1]] for example in shares])
+    assert read == pytest.approx(expected.numpy(), abs=1e-3)
+    assert "begins" in found.stdout
+    for name, said in (("none.txt", "holds no sentence; one in each line would do"), ("gone.txt", "cannot be read")):
+        bad = script(folder, world / name)
+        assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)
+        assert said in bad.stderr
+    assert "tokenizers" in (folder / "README.md").read_text()
+
+
+def script(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(folder / "run.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
     python run.py --golden          run the golden input, compare with the golden output
     python run.py input.npy         an array that is the model's input, with or without the batch dimension
     python run.py picture.jpg       a picture, prepared as manifest.json says
+    python run.py sentences.txt     a sentence in each line, for a model that reads some (and tokenizers)
     python run.py --bench           how fast it is on this machine
 
 It checks the model's answer, not the files; `squeeze verify` checks both.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.targets.scripts.pictures import read_input
+from squeeze.targets.scripts.sentences import read_sentences
 from squeeze.targets.scripts.shared import (
     HERE,
     Fault,
@@ -43,7 +45,7 @@ def main(runtime: Callable[[Path, int], Any], shown: Any, arguments: list[str] |
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", help="an .npy array or a picture")
+    parser.add_argument("input", nargs="?", help="an .npy array, a picture or sentences")
     parser.add_argument("--golden", action="store_true", help="run the golden input and compare")
     parser.add_argument("--bench", action="store_true", help="measure the time of a batch")
     parser.add_argument("--batch", type=int, action="append", help="with --bench: examples at once (1); repeatable")
@@ -90,13 +92,21 @@ def rows_of(package: Package, chosen: argparse.Namespace) -> Any:
     """The first output for the input file, float64 ``[n, width]``."""
     import numpy as np
 
-    spec = package.manifest["inputs"][0]
-    array = read_input(Path(chosen.input), spec, package.manifest["preprocessing"])
+    inputs = inputs_of(package, Path(chosen.input))
     try:
-        outputs = package.runtime.run({spec["name"]: array})
+        outputs = package.runtime.run(inputs)
     except Exception as error:  # the runtimes' exception classes share no base
         raise Fault(f"{chosen.input}: the model refuses it: {one_line(error)}") from error
-    return np.asarray(outputs[0], np.float64).reshape(len(array), -1)
+    return np.asarray(outputs[0], np.float64).reshape(len(next(iter(inputs.values()))), -1)
+
+
+def inputs_of(package: Package, path: Path) -> Json:
+    """What the model is fed, by the names of its inputs."""
+    steps, specs = package.manifest["preprocessing"], package.manifest["inputs"]
+    if "tokenizer" in steps:
+        found = read_sentences(path, package.folder, steps)
+        return {spec["name"]: found[spec["name"]] for spec in specs}
+    return {specs[0]["name"]: read_input(path, specs[0], steps)}
 
 
 def bench(package: Package, chosen: argparse.Namespace) -> Json:
