@@ -13,6 +13,8 @@ from typing import Any
 
 from squeeze.errors import ModelError, did_you_mean, first_line
 
+_folders: dict[str, str] = {}  # of modules that lay beside a plan, by their top-level name
+
 
 def resolve(reference: str, folder: str | None = None) -> Any:
     """Import ``package.module:name``, looking into ``folder`` too.
@@ -30,13 +32,28 @@ def resolve(reference: str, folder: str | None = None) -> Any:
 
 
 def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
+    _forget_other(name, folder)
     with importable(folder):
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError as error:
             raise ModelError(f"{reference}: cannot import '{name}' ({first_line(error)})") from error
         except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise ModelError(f"{reference}: importing '{name}' raised {raised_where(error, __file__)}") from error
+    if folder is not None and Path(module.__file__ or "").is_relative_to(folder):
+        _folders[name.partition(".")[0]] = folder
+    return module
+
+
+def _forget_other(name: str, folder: str | None) -> None:
+    """A module of the same name beside another plan is another module: one process may carry out both plans."""
+    top = name.partition(".")[0]
+    if folder is None or _folders.get(top, folder) == folder:
+        return
+    if (Path(folder) / f"{top}.py").is_file() or (Path(folder) / top / "__init__.py").is_file():
+        for loaded in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
+            del sys.modules[loaded]
+        importlib.invalidate_caches()
 
 
 def raised_where(error: BaseException, caller: str) -> str:

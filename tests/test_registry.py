@@ -14,6 +14,7 @@ import squeeze as api
 from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.references import resolve
 
 PACKAGE = '''\
 """A pass, a metric and a data source of somebody else, whole."""
@@ -149,6 +150,14 @@ def test_a_class_in_the_plans_own_folder_is_found(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz")
     assert registry.load("passes", "beside_the_plan:Halve", str(tmp_path)).__name__ == "Halve"
     assert str(tmp_path) not in sys.path
+
+
+def test_modules_of_one_name_beside_two_plans_are_two_modules(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "beside_each_plan.py").write_text(f"NAME = {name!r}")
+    folders = ["one", "two", "two", "one"]
+    assert [resolve("beside_each_plan:NAME", str(tmp_path / name)) for name in folders] == folders
 
 
 @pytest.mark.parametrize("kind", sorted(set(registry.BUILTIN) - {"runtimes", "writers"}))  # a plan says targets

@@ -77,7 +77,7 @@ def bench(package: Package, threads: int = 1, load: Load | None = None, limits: 
 
 
 def _words(**options: float) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")]
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def _last_line(command: Sequence[str], limits: Limits, package: Package, folders: Sequence[Path]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ KINDS = [
     "builtin",
     "endings",
     "estimate",
+    "gguf",
     "logits",
     "original",
     "pass",
@@ -46,11 +47,14 @@ CHANGES = pytest.mark.parametrize("change", [other_code, other_library])
 
 def kinds_asked_for() -> set[str]:
     """The first argument of every ``store.cached`` call in the sources; collectors of evidence name theirs ``kind``."""
-    nodes = [node for path in ROOT.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    texts = [path.read_text() for path in ROOT.rglob("*.py")]
+    constants = {name: kind for text in texts for name, kind in re.findall(r'^(TARGET) = "(.+?)"', text, re.MULTILINE)}
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
     asked = [n.args[0] for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "cached"]
     collectors = [path.read_text() for path in (ROOT / "evaluate" / "evidence").glob("*.py")]
     named = {kind for text in collectors for kind in re.findall(r'^    kind = "(.+)"$', text, re.MULTILINE)}
-    return named | {str(argument.value) for argument in asked if isinstance(argument, ast.Constant)}
+    named |= {str(argument.value) for argument in asked if isinstance(argument, ast.Constant)}
+    return named | {constants[argument.id] for argument in asked if isinstance(argument, ast.Name)}
 
 
 def test_every_kind_of_entry_is_known_here() -> None:
