@@ -13,7 +13,7 @@ from typing import Any
 
 from squeeze.errors import ModelError, did_you_mean, first_line
 
-_folders: dict[str, str] = {}  # of modules that lay beside a plan, by their top-level name
+_folders: dict[str, Path] = {}  # of modules that lay beside a plan, by their top-level name
 
 
 def resolve(reference: str, folder: str | None = None) -> Any:
@@ -32,7 +32,9 @@ def resolve(reference: str, folder: str | None = None) -> Any:
 
 
 def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
-    _forget_other(name, folder)
+    beside = None if folder is None else Path(folder).resolve()
+    if beside is not None:
+        _forget_other(name, beside)
     with importable(folder):
         try:
             module = importlib.import_module(name)
@@ -40,17 +42,17 @@ def _imported(name: str, reference: str, folder: str | None) -> ModuleType:
             raise ModelError(f"{reference}: cannot import '{name}' ({first_line(error)})") from error
         except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise ModelError(f"{reference}: importing '{name}' raised {raised_where(error, __file__)}") from error
-    if folder is not None and Path(module.__file__ or "").is_relative_to(folder):
-        _folders[name.partition(".")[0]] = folder
+    if beside is not None and Path(module.__file__ or "").resolve().is_relative_to(beside):
+        _folders[name.partition(".")[0]] = beside
     return module
 
 
-def _forget_other(name: str, folder: str | None) -> None:
+def _forget_other(name: str, folder: Path) -> None:
     """A module of the same name beside another plan is another module: one process may carry out both plans."""
     top = name.partition(".")[0]
-    if folder is None or _folders.get(top, folder) == folder:
+    if _folders.get(top, folder) == folder:
         return
-    if (Path(folder) / f"{top}.py").is_file() or (Path(folder) / top / "__init__.py").is_file():
+    if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file():
         for loaded in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
             del sys.modules[loaded]
         importlib.invalidate_caches()

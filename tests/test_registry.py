@@ -152,12 +152,14 @@ def test_a_class_in_the_plans_own_folder_is_found(tmp_path: Path) -> None:
     assert str(tmp_path) not in sys.path
 
 
-def test_modules_of_one_name_beside_two_plans_are_two_modules(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["absolute", "relative"])
+def test_modules_of_one_name_beside_two_plans_are_two_modules(tmp_path: Path, monkeypatch, folder: str) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "beside_each_plan.py").write_text(f"NAME = {name!r}")
-    folders = ["one", "two", "two", "one"]
-    assert [resolve("beside_each_plan:NAME", str(tmp_path / name)) for name in folders] == folders
+        (tmp_path / name / f"{folder}_module.py").write_text(f"NAME = {name!r}")
+    root, names = tmp_path if folder == "absolute" else Path(), ["one", "two", "two", "one"]
+    assert [resolve(f"{folder}_module:NAME", str(root / name)) for name in names] == names
 
 
 @pytest.mark.parametrize("kind", sorted(set(registry.BUILTIN) - {"runtimes", "writers"}))  # a plan says targets
