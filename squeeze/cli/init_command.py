@@ -10,6 +10,7 @@ import click
 from squeeze.cli.options import PATH, json_option, show_json
 from squeeze.errors import UsageError
 
+PLAN_SUFFIXES = (".yaml", ".yml")
 EPILOG = """\b
 Examples:
   squeeze init my-plan.yaml && squeeze check my-plan.yaml --explain
@@ -29,6 +30,8 @@ def command(path: Path, out: Path, force: bool, as_json: bool) -> None:
     from squeeze.plan.draft import draft, is_model
 
     if not is_model(path):
+        if path.suffix not in PLAN_SUFFIXES and not path.is_dir():
+            raise UsageError(f"{path}: no model is there, and it is no plan's name; one that ends in .yaml would be")
         _write(path, files("squeeze.cli").joinpath("starter.yaml").read_text(), force, as_json, None)
         return
     _require_new(out, force)

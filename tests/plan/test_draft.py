@@ -95,3 +95,15 @@ def test_a_plan_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     assert squeeze("init", tmp_path / "bad.gguf", "--out", tmp_path / "other.yaml") == 1
     assert not (tmp_path / "other.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["my-lama", "model.gguf", "weights.safetensors"])
+def test_a_model_that_is_not_there_is_no_plans_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "weights.safetensors").write_text("mine")
+    assert squeeze("init", tmp_path / name, "--force") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{name}: no model is there, and it is no plan's name; one that ends in .yaml would be")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+    assert (tmp_path / "weights.safetensors").read_text() == "mine"
