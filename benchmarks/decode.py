@@ -29,7 +29,7 @@ from squeeze.algorithms.stats import ratio_of_medians
 from squeeze.errors import SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.writers.decoder.export import export_decoder
 from squeeze.writers.genai import write_genai

@@ -32,7 +32,7 @@ import torch  # noqa: E402, after the environment
 from filelock import FileLock, Timeout  # noqa: E402
 from small_disks import squeeze, write_world  # noqa: E402, the folders above are found first
 
-from squeeze.passes.quantize.language import gptq  # noqa: E402, F401, imported once, not by each run
+from squeeze.passes.quantize import gptq  # noqa: E402, F401, imported once, not by each run
 from squeeze.run import run as _  # noqa: E402, F401
 
 PHASES = {

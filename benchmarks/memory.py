@@ -126,7 +126,7 @@ def child(folder: Path, plain: bool) -> None:
     from squeeze.data.text import TokenDataset
     from squeeze.models.language.language_model import LanguageModel
     from squeeze.passes.base import Context
-    from squeeze.passes.quantize.language.gptq import Gptq
+    from squeeze.passes.quantize.gptq import Gptq
     from squeeze.store import Journal
 
     model = LanguageModel(folder)

@@ -39,7 +39,7 @@ from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.progress import Progress
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -19,10 +19,10 @@ Kind = Literal["passes", "targets", "metrics", "data", "tasks", "runtimes", "wri
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
         "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
-        "rtn": "squeeze.passes.quantize.language.rtn:Rtn",
-        "gptq": "squeeze.passes.quantize.language.gptq:Gptq",
+        "rtn": "squeeze.passes.quantize.rtn:Rtn",
+        "gptq": "squeeze.passes.quantize.gptq:Gptq",
         "awq": "squeeze.passes.quantize.language.awq:Awq",
-        "hqq": "squeeze.passes.quantize.language.hqq:Hqq",
+        "hqq": "squeeze.passes.quantize.hqq:Hqq",
         "gptqmodel": "squeeze.passes.quantize.backends.gptqmodel:Gptqmodel",
         "neural_compressor": "squeeze.passes.quantize.backends.neural_compressor:NeuralCompressor",
         "auto_round": "squeeze.passes.quantize.backends.auto_round:AutoRound",

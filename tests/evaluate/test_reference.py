@@ -17,7 +17,7 @@ from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.progress import Progress
 from squeeze.runtimes.checkpoint import CheckpointDecoder
 from squeeze.runtimes.onnx_decoder import in_onnx_runtime

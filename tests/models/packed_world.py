@@ -11,7 +11,7 @@ from torch import nn
 
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 
 LONG = {
     "rope_type": "longrope",

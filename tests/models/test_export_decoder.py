@@ -20,8 +20,8 @@ from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.store import Journal
 from squeeze.writers.decoder import compare

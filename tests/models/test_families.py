@@ -17,8 +17,8 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import is_language_folder
 from squeeze.passes.base import Context, Pass
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.rtn import Rtn
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -14,7 +14,7 @@ from squeeze.models.facts import Facts
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.genai import GenaiDecoder
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.export import export_decoder

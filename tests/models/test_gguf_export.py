@@ -18,7 +18,7 @@ from squeeze.models.facts import Facts
 from squeeze.models.language.gguf_names import paired_rows
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.llama_cpp import GgufDecoder
 from squeeze.writers.gguf import prove_gguf, write_gguf
 

@@ -16,7 +16,7 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 
 LAYERS, HEADS, HIDDEN = 2, 4, 64
 SCALES = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16, "rms_norm_eps": 1e-5}

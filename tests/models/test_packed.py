@@ -19,7 +19,7 @@ from squeeze.errors import ModelError, ShapeError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.writers.compressed_tensors import write_compressed_tensors
 from squeeze.writers.decoder.compare import Exact
 from squeeze.writers.decoder.export import Options, export_decoder, write

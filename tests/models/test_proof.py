@@ -18,7 +18,7 @@ from squeeze.errors import ModelError
 from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.checkpoint import CheckpointDecoder
 from squeeze.writers.compressed_tensors import prove_compressed_tensors, write_compressed_tensors
 from squeeze.writers.gptq import prove_gptq, write_gptq

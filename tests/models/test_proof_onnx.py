@@ -12,8 +12,8 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.writers.decoder.export import Options, write
 from squeeze.writers.proof_onnx import prove_onnx
 

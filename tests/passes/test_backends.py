@@ -28,8 +28,8 @@ from squeeze.passes.quantize.backends.backend import Backend, read_answer
 from squeeze.passes.quantize.backends.gptqmodel import Gptqmodel
 from squeeze.passes.quantize.backends.job import Answer
 from squeeze.passes.quantize.backends.neural_compressor import NeuralCompressor
-from squeeze.passes.quantize.language.rtn import Rtn
-from squeeze.passes.quantize.language.scheme import Override, Scheme
+from squeeze.passes.quantize.rtn import Rtn
+from squeeze.passes.quantize.scheme import Override, Scheme
 from squeeze.plan.plan import Plan
 
 TESTS = Path(__file__).parent.parent

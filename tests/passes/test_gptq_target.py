@@ -17,8 +17,8 @@ from squeeze.data.text import TokenDataset
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.gptq import Gptq, _stages
-from squeeze.passes.quantize.language.scheme import matrices, quantizable
+from squeeze.passes.quantize.gptq import Gptq, _stages
+from squeeze.passes.quantize.scheme import matrices, quantizable
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from squeeze.errors import EffectError, ModelError, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.hqq import Hqq
 from squeeze.passes.quantize.language.awq import Awq
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.hqq import Hqq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 
 QUANTIZERS: list[Any] = [Rtn(group_size=16), Gptq(group_size=16), Awq(group_size=16), Hqq(group_size=16)]
 every_quantizer = pytest.mark.parametrize("method", QUANTIZERS, ids=[method.name for method in QUANTIZERS])

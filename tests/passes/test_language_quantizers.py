@@ -18,15 +18,15 @@ from squeeze.errors import EffectError, ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.hqq import Hqq
 from squeeze.passes.quantize.language import rotate
 from squeeze.passes.quantize.language.awq import Awq
 from squeeze.passes.quantize.language.fold import all_matrices, find_sources, norm_offset
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.hqq import Hqq
 from squeeze.passes.quantize.language.rotate import Rotate
-from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.passes.quantize.language.smooth import Smooth
 from squeeze.passes.quantize.language.write import Write
+from squeeze.passes.quantize.rtn import Rtn
 
 VOCABULARY = 128
 SIZES = {

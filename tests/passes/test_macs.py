@@ -25,9 +25,9 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.passes.quantize.float16 import Float16
-from squeeze.passes.quantize.language.rtn import Rtn
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
+from squeeze.passes.quantize.rtn import Rtn
 
 Shapes = dict[str, tuple[int | str, ...]]
 ATTENTION = 4 * 7 * 8 * 8 + 2 * 7 * 7 * 8  # four projections of 7 tokens; scores and weighted sum, all heads together

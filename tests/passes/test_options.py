@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tiny import squeeze
 
 from squeeze import registry
-from squeeze.passes.quantize.language.gptq import Gptq
+from squeeze.passes.quantize.gptq import Gptq
 from squeeze.plan.schema import plan_schema
 
 KINDS: tuple[registry.Kind, ...] = ("passes", "targets", "metrics", "data")

@@ -20,10 +20,10 @@ from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
+from squeeze.passes.quantize.rtn import Rtn
 
 
 @cache

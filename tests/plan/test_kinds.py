@@ -26,7 +26,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import task_of
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.plan.check import check
 from squeeze.plan.plan import ROLES, Branch, Plan
 from squeeze.writers.gptq import write_gptq

@@ -15,9 +15,9 @@ from tiny import faults, squeeze, write_plan, write_world
 from squeeze.api import load
 from squeeze.evaluate.tokens import scoring_bytes
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.language.awq import Awq
-from squeeze.passes.quantize.language.gptq import Gptq
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 
 BENCHMARK = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
 PLAN = """\

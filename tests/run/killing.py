@@ -33,7 +33,7 @@ PROCESSES.set_forkserver_preload(  # what a run imports on its way: forked child
         "squeeze.passes.distill.distill",
         "squeeze.passes.export.export_onnx",
         "squeeze.passes.quantize.quantize_static",
-        "squeeze.passes.quantize.language.gptq",
+        "squeeze.passes.quantize.gptq",
     ]
 )
 

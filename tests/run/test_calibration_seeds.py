@@ -11,7 +11,7 @@ from tiny import faults
 
 from squeeze.api import compress, load
 from squeeze.data.text import TextData
-from squeeze.passes.quantize.language.gptq import Gptq
+from squeeze.passes.quantize.gptq import Gptq
 from squeeze.report.facts import fact_lines
 from squeeze.report.shape import as_report
 from squeeze.run.reporting import report_of

@@ -21,7 +21,7 @@ from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.passes.quantize.language.rtn import Rtn
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.targets.base import PackageInputs, Target
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.watch import Weight
-from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.scheme import Scheme
 
 Found = dict[Weight, QuantizedTensor]
 

@@ -27,7 +27,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Asked, Job
-from squeeze.passes.quantize.language.scheme import Scheme, WeightChoice, kind_of, stored_bytes
+from squeeze.passes.quantize.scheme import Scheme, WeightChoice, kind_of, stored_bytes
 
 PACKAGES = Path(__file__).parents[4]  # the folder that squeeze is imported from
 SECONDS = 0.2  # between two looks at the process

@@ -12,7 +12,7 @@ from squeeze.formats.gptq_checkpoint import holds
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.backends.backend import Backend
-from squeeze.passes.quantize.language.scheme import kind_of
+from squeeze.passes.quantize.scheme import kind_of
 
 
 class Gptqmodel(Backend):

@@ -16,10 +16,10 @@ from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import CalibratedPass
+from squeeze.passes.quantize.block_pass import CalibratedPass
+from squeeze.passes.quantize.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
-from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_hessians, fallback
-from squeeze.passes.quantize.language.scheme import Scheme
+from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork, Found
 
 

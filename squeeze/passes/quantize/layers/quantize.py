@@ -23,14 +23,14 @@ from squeeze.models.grid_file import GridEntry, from_tensors, to_tensors
 from squeeze.models.torch_grid import put_grid
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.scheme import Scheme, weight_shapes
 from squeeze.passes.quantize.layers.choice import Layer, groups_of, layer_of
 from squeeze.passes.quantize.layers.inputs import batches, inputs_of, outputs_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
+from squeeze.passes.quantize.scheme import Scheme, weight_shapes
 from squeeze.passes.quantize.work import BlockWork, Inputs
 
 if TYPE_CHECKING:
-    from squeeze.passes.quantize.language.block_pass import BlockPass
+    from squeeze.passes.quantize.block_pass import BlockPass
 
 FACTS = "facts"  # a key of the journal, beside the tensors of a layer
 

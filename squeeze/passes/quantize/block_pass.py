@@ -7,14 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import PositiveInt
-from torch import Tensor
 
-from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.algorithms.rtn import require_finite, round_to_nearest
-from squeeze.blocks.visit import visit_blocks
-from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight
-from squeeze.errors import ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import (
@@ -27,22 +21,19 @@ from squeeze.models.language.footprint import (
     largest_end_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import keep_large_apart, trim_heap
-from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
-from squeeze.passes.quantize.language.scheme import (
+from squeeze.passes.calibration import CHUNK_TOKENS
+from squeeze.passes.quantize.language.quantize import quantize_blocks
+from squeeze.passes.quantize.layers.quantize import quantize_layers
+from squeeze.passes.quantize.scheme import (
     Scheme,
     WeightOptions,
-    block_weights,
     kind_of,
-    matrices,
     stored_bytes,
     weight_shapes,
 )
-from squeeze.passes.quantize.layers.quantize import quantize_layers
 from squeeze.passes.quantize.work import BlockWork, Found, Inputs
 
 M = TypeVar("M", bound=Model)
@@ -119,74 +110,12 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
 
     def run(self, model: M, context: Context) -> M:
         made: Any = (
-            quantize_layers(self, model, context) if isinstance(model, TorchModel) else self._blocks(model, context)
+            quantize_layers(self, model, context)
+            if isinstance(model, TorchModel)
+            else quantize_blocks(self, model, context)  # type: ignore[arg-type]
         )
         result: M = made
         return result
-
-    def _blocks(self, model: Any, context: Context) -> LanguageModel:
-        """Block by block, each on disk before the next."""
-        assert isinstance(model, LanguageModel)
-        if model.grid:
-            raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
-        keep_large_apart()
-        for name in model.skeleton.read_outside:
-            require_finite(model.tensor(name), name)
-        rewriter = Rewriter(model, context.model_folder())
-        walk = calibration_walk(model, context) if self.looks_at_data else None
-        original = walk.twin() if walk is not None and self.follows_original() else None
-        schemes = self.schemes(model)
-
-        def visit(index: int) -> None:
-            self._block(model, index, schemes, (walk, original), rewriter, context)
-
-        advance = [(one, weights) for one, weights in ((walk, rewriter), (original, model)) if one is not None]
-        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
-        self._outside(model, rewriter)
-        context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
-        context.facts["quantized"] = {f"int{self.bits}": [len(schemes), len(schemes)]}
-        return rewriter.finish()
-
-    def _block(
-        self,
-        model: LanguageModel,
-        index: int,
-        schemes: dict[str, Scheme],
-        walks: tuple[Walk | None, Walk | None],
-        rewriter: Rewriter,
-        context: Context,
-    ) -> None:
-        """Quantize one block and put it on disk."""
-        prefix = model.skeleton.prefix(index)
-        names = [name for name in block_weights(model, index) if prefix + name in schemes]
-        with model.block(index) as block:
-            for name, value in block.named_parameters():
-                require_finite(value.data, prefix + name)
-            was = {name: block.get_parameter(name).data for name in names}
-            for name, mapped in was.items():
-                block.get_parameter(name).data = mapped.clone()  # never written to where the file is
-            wanted = {weight: schemes[prefix + name] for name in names for weight in matrices(model, index, name)}
-            work = BlockWork(index, block, walks[0], original=walks[1], was=was if walks[1] else {}, schemes=wanted)
-            del was  # mapped pages count as memory
-            try:
-                found = self.quantize(work, context)
-            except SqueezeError as error:
-                raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
-            new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
-        new |= {
-            name: QuantizedTensor.stack([found[weight] for weight in matrices(model, index, name)]) for name in names
-        }
-        rewriter.put_block(index, new, {prefix + name: facts for name, facts in work.facts.items()})
-        del new, found, work
-        trim_heap()
-
-    def _outside(self, model: LanguageModel, rewriter: Rewriter) -> None:
-        if self.embeddings is None:
-            return
-        new: dict[str, Tensor | QuantizedTensor] = {}
-        for name in model.skeleton.ends:
-            new[name] = round_to_nearest(model.tensor(name), self.embeddings, self.group_size, self.symmetric, "mse")
-        rewriter.put_outside(new, {})
 
 
 class CalibratedPass(BlockPass[M], Generic[M]):

@@ -8,7 +8,7 @@ from squeeze.algorithms.hqq import half_quadratic
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import BlockPass
+from squeeze.passes.quantize.block_pass import BlockPass
 from squeeze.passes.quantize.work import BlockWork, Found
 
 

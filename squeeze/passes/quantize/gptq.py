@@ -28,9 +28,9 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.language.block_pass import CalibratedPass
-from squeeze.passes.quantize.language.hessians import FEW_TOKENS, block_inputs, fallback
-from squeeze.passes.quantize.language.scheme import Scheme, kind_of
+from squeeze.passes.quantize.block_pass import CalibratedPass
+from squeeze.passes.quantize.hessians import FEW_TOKENS, block_inputs, fallback
+from squeeze.passes.quantize.scheme import Scheme, kind_of
 from squeeze.passes.quantize.work import BlockWork, Found, Inputs
 
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
