@@ -26,15 +26,17 @@ from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
+from squeeze.models.language.matrices import block_weights
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.torch_stage import TorchStage, WeightShape
 
 
-class LanguageModel(Decoder):
+class LanguageModel(Decoder, TorchStage):
     """A causal language model in a folder: config.json, safetensors shards, tokenizer.
 
     Raises:
@@ -46,11 +48,12 @@ class LanguageModel(Decoder):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.skeleton = Skeleton.read(folder)
+        self.module = self.skeleton.module
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces
         self.found = find(self.skeleton.module, self.skeleton.names(), pieces)
-        self.grid = self._read_grid()
+        self.grid: dict[str, GridEntry] = self._read_grid()
         if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
             self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
@@ -173,15 +176,9 @@ class LanguageModel(Decoder):
         module.tie_weights()  # type: ignore[operator]
         return module.eval()
 
-    def marks(self) -> frozenset[str]:
-        return frozenset({"quantized"} if self.grid else ())
-
     def arithmetic(self) -> str:
         narrow = str(self.skeleton.dtype).removeprefix("torch.")
         return "torch: float32 activations, head and logits" + ("" if narrow == "float32" else f", {narrow} weights")
-
-    def module_names(self) -> list[str]:
-        return [name for name, _ in self.skeleton.module.named_modules() if name]
 
     def resident(self) -> ResidentLanguageModel:
         """The model as a training loop sees it, all weights in memory."""
@@ -194,8 +191,16 @@ class LanguageModel(Decoder):
         """Bytes of all shards on disk."""
         return self.shards.nbytes()
 
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.skeleton.module.parameters())
+    def matrices(self) -> dict[str, WeightShape]:
+        """Linears and experts of the blocks; no routers."""
+        prefixes = [self.skeleton.prefix(index) for index in range(self.blocks)]
+        names = [prefix + name for i, prefix in enumerate(prefixes) for name in block_weights(self.skeleton, i)]
+        parameters = dict(self.module.named_parameters())
+        return {name: WeightShape.of_linear(parameters[name].shape) for name in names}
+
+    @property
+    def ends(self) -> list[str]:
+        return self.skeleton.ends
 
     def macs(self) -> int | None:
         return self._macs

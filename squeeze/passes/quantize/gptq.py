@@ -27,6 +27,7 @@ from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_stage import WeightShape
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import CalibratedPass
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_inputs, fallback
@@ -83,11 +84,11 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         part = COPIES * min(PART_VALUES, out * width)
         return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
 
-    def faults(self, model: Model) -> Iterator[str]:
+    def faults(self, model: TorchModel | LanguageModel) -> Iterator[str]:
         yield from super().faults(model)
-        if isinstance(model, LanguageModel) and self.order == "act_order":
-            shapes = dict(model.skeleton.module.named_parameters())
-            experts = [n for n, scheme in self.schemes(model).items() if shapes[n].dim() == 3 and scheme.group_size]
+        if self.order == "act_order":
+            shapes = model.matrices()
+            experts = [n for n, scheme in self.schemes(model).items() if shapes[n].experts and scheme.group_size]
             if experts:
                 what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
@@ -98,8 +99,8 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         if not symmetric:
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
 
-    def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
-        return kind_of(shape, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
+    def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
+        return kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
 
     def quantize(self, work: BlockWork, context: Context) -> Found:
         walk = work.walk

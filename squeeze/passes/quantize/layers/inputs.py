@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from squeeze.data.base import Dataset
 from squeeze.models.base import Batch
+from squeeze.models.torch_layers import Layer, groups_of
 from squeeze.models.torch_model import TorchModel, forward
-from squeeze.passes.quantize.layers.choice import Layer, groups_of
 
 EXAMPLES = 32  # that run together
 VALUES = 1 << 23  # of unfolded inputs at once: 32 MB
