@@ -52,10 +52,10 @@ class LanguageModel(Decoder, TorchStage):
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces
-        self.found = find(self.skeleton.module, self.skeleton.names(), pieces)
+        self.stored_names = find(self.skeleton.module, self.skeleton.names(), pieces)
         self.grid: dict[str, GridEntry] = self._read_grid()
-        if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
-            self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
+        if HEAD in self.skeleton.factors and EMBEDDING in self.stored_names.alone:
+            self.stored_names.alone.setdefault(HEAD, self.stored_names.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
 
     @property
@@ -81,9 +81,9 @@ class LanguageModel(Decoder, TorchStage):
         """One weight by its name in the module; a quantized one dequantized, in float32 where ``wide``."""
         if self.packed and name in self.grid:
             return dense(self.grid[name], self.quantized(name), wide)
-        if name in self.found.stacked:
-            return read_stacked(self.found.stacked[name])
-        value = stored_value(self.shards, self.grid, self.found.alone.get(name, name), wide)
+        if name in self.stored_names.stacked:
+            return read_stacked(self.stored_names.stacked[name])
+        value = stored_value(self.shards, self.grid, self.stored_names.alone.get(name, name), wide)
         factor = self.skeleton.factors.get(name)
         return value if factor is None else scaled(value, factor)
 
@@ -255,7 +255,7 @@ class LanguageModel(Decoder, TorchStage):
             raise ModelError(
                 f"{self.folder}: a packed MiniCPM cannot be folded into a Llama; the model before would do"
             )
-        return self.packed.entries(self.found, self.skeleton.module)
+        return self.packed.entries(self.stored_names, self.skeleton.module)
 
     def _require_all(self) -> None:
         wanted = self.skeleton.module.state_dict()
@@ -271,9 +271,9 @@ class LanguageModel(Decoder, TorchStage):
         """Of a tensor on disk; None where there is none."""
         if name in self.grid:
             return self.grid[name].shape
-        if name in self.found.stacked:
-            return self.found.stacked[name].shape
-        return self.shards.pieces[self.found.alone[name]].shape if name in self.found.alone else None
+        if name in self.stored_names.stacked:
+            return self.stored_names.stacked[name].shape
+        return self.shards.pieces[self.stored_names.alone[name]].shape if name in self.stored_names.alone else None
 
 
 def in_shards(model: Model) -> LanguageModel:

@@ -30,7 +30,7 @@ from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.quantize.language.quantize import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
 from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
-from squeeze.passes.quantize.work import BlockWork, Found, Inputs
+from squeeze.passes.quantize.work import BlockWork, Grids, Inputs
 
 M = TypeVar("M", bound=TorchStage)
 
@@ -55,10 +55,10 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         return self.looks_at_data
 
     @abstractmethod
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         """The grids of all weights in ``work.schemes``."""
 
-    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Found:
+    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
         """The same for a layer that is in memory alone, one matrix per group of its channels.
 
         Args:

@@ -25,7 +25,7 @@ from squeeze.errors import EffectError, MissingExtra, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Asked, Job
+from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Job, WeightScheme
 from squeeze.passes.quantize.scheme import Scheme, WeightChoice
 
 PACKAGES = Path(__file__).parents[4]  # the folder that squeeze is imported from
@@ -72,11 +72,11 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     def _job(self, model: LanguageModel, context: Context) -> Job:
         """Who is asked for what; its folder lies beside the new model."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / "backend"
-        asked = {_module(name): Asked(**vars(scheme)) for name, scheme in self.schemes(model).items()}
+        schemes = {_module(name): WeightScheme(**vars(scheme)) for name, scheme in self.schemes(model).items()}
         linears = [name for name, child in model.skeleton.module.named_modules() if isinstance(child, nn.Linear)]
-        left = [name for name in linears if name not in asked]
+        left = [name for name in linears if name not in schemes]
         dense, work = str(folder / "dense"), str(folder)
-        return Job(dense, work, context.threads, context.seed, asked, left, self.settings())
+        return Job(dense, work, context.threads, context.seed, schemes, left, self.settings())
 
     def _send(self, job: Job, model: LanguageModel, context: Context) -> None:
         """Let the process do the job.
