@@ -5,11 +5,16 @@ Shapes: ``n`` examples, ``classes`` logits. Pure functions on tensors; who the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Divergence = Literal["forward", "reverse", "skewed"]
+SKEW = 0.1  # share of the teacher in the mixture of skewed_loss
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -29,6 +34,29 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     return functional.kl_div(log_p, log_q, log_target=True, reduction="batchmean") * temperature**2
 
 
+def reverse_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the student's predictions from the teacher's: it keeps to what the teacher finds likely.
+
+    Gu et al., 2023 (MiniLLM), https://arxiv.org/abs/2306.08543. Shapes and temperature as in :func:`soft_target_loss`.
+    """
+    log_p = functional.log_softmax(student / temperature, dim=1)
+    log_q = functional.log_softmax(teacher / temperature, dim=1)
+    return functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * temperature**2
+
+
+def skewed_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence from the teacher's predictions to a mixture of a tenth of them with the student's.
+
+    Gradients are smaller where the student finds nearly impossible what the teacher says.
+
+    Ko et al., 2024 (DistiLLM), https://arxiv.org/abs/2402.03898. Shapes and temperature as in :func:`soft_target_loss`.
+    """
+    log_p = functional.log_softmax(student / temperature, dim=1)
+    log_q = functional.log_softmax(teacher / temperature, dim=1)
+    mixed = torch.logaddexp(log_q + math.log(SKEW), log_p + math.log1p(-SKEW))
+    return functional.kl_div(mixed, log_q, log_target=True, reduction="batchmean") * temperature**2
+
+
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared error between hidden features as a share of the teacher's energy: 0 is equal, 1 is no better than zeros.
 
@@ -39,18 +67,26 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, alpha: float
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    alpha: float,
+    divergence: Divergence = "forward",
 ) -> Tensor:
-    """``alpha`` times the soft-target loss plus ``1 - alpha`` times cross-entropy with the labels.
+    """``alpha`` times a divergence from the teacher plus ``1 - alpha`` times cross-entropy with the labels.
 
     Args:
         labels: ``[n]`` integers; may be None only when ``alpha`` is 1.
     """
-    loss = alpha * soft_target_loss(student, teacher, temperature)
+    loss = alpha * DIVERGENCES[divergence](student, teacher, temperature)
     if alpha < 1:
         assert labels is not None, "the pass checks that there are labels"
         loss = loss + (1 - alpha) * functional.cross_entropy(student, labels)
     return loss
+
+
+DIVERGENCES = {"forward": soft_target_loss, "reverse": reverse_loss, "skewed": skewed_loss}
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -44,10 +44,10 @@ class InputWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func is functional.linear:
-            value, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
+            given, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
             weight = self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None
             if weight is not None:
-                self.see(weight, value)
+                self.see(weight, given)
         return func(*args, **named)
 
 
@@ -58,12 +58,12 @@ def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], obj
     """
     seen: list[tuple[Tensor, list[Weight]]] = []
 
-    def see(weight: Weight, value: Tensor) -> None:
+    def see(weight: Weight, given: Tensor) -> None:
         for known, group in seen:
-            if known is value and weight.expert is None and all(member.expert is None for member in group):
+            if known is given and weight.expert is None and all(member.expert is None for member in group):
                 group.append(weight)
                 return
-        seen.append((value, [weight]))
+        seen.append((given, [weight]))
 
     with InputWatch(block, weights, see):
         run()

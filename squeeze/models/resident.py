@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from squeeze.algorithms.affine import QuantizedTensor
     from squeeze.models.base import Batch, Model
     from squeeze.models.tasks.base import Task
     from squeeze.models.torch_model import TorchModel
@@ -42,12 +45,29 @@ class Resident(ABC):
         """Examples that go through the module at once; gradients of the parts of a batch are added."""
 
     @abstractmethod
-    def commit(self, folder: Path) -> Model:
+    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> Model:
         """The model with the weights as they are now, in evaluation mode.
 
         Args:
             folder: Empty; where a model lies whose weights are kept on disk.
+            grids: Those of weights that lie on one, by name.
         """
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the module, in order; none where it is not known to be made of blocks."""
+        return []
+
+    def grids(self) -> dict[str, QuantizedTensor]:
+        """The grids of quantized weights that can be trained, by name."""
+        return {}
+
+    def fixed(self) -> list[str]:
+        """Names of quantized weights that stay as they are."""
+        return []
+
+    def recompute(self) -> bool:
+        """Let what lies inside blocks be worked out again for its gradient; gives whether the module can do so."""
+        return False
 
 
 class ResidentTorchModel(Resident):
@@ -64,7 +84,7 @@ class ResidentTorchModel(Resident):
     def micro_batch(self, batch: Batch) -> int:
         return len(batch)  # batch norm sees a whole batch
 
-    def commit(self, folder: Path) -> TorchModel:
+    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> TorchModel:
         self.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return self.model
 

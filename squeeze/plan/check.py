@@ -183,7 +183,7 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
     if message := misfit_of(pass_, state):
         yield message
         return  # what else it would say of a model that it does not take means nothing
-    for mark in sorted(pass_.refuses & state.marks.keys()):
+    for mark in sorted(pass_.refused() & state.marks.keys()):
         other = state.marks[mark]
         if other is None:
             yield f"{pass_.name} takes a model whose weights are floats; they are {mark} in the plan's model already"

@@ -1,7 +1,9 @@
-"""A training's state after its last finished epoch, kept in the pass's journal."""
+"""A training's state, kept in the pass's journal: after each epoch, and now and then inside one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,33 +12,110 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from squeeze.store import Journal
 
-PIECE = "training"
+PIECE, BEST = "training", "best"
+COUNTS, NUMBERS, LISTS = (
+    ("step", "examples", "tokens", "best_at"),
+    ("epoch_total", "seconds", "kept_at"),
+    ("losses", "held_out"),
+)
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Args:
+        step: Steps done, of all epochs.
+        examples: Trained on in the epoch that is under way.
+        epoch_total: Sum of their losses.
+        losses: Mean loss of each finished epoch.
+        held_out: Mean loss on held-out examples at each evaluation.
+        best_at: The evaluation with the lowest loss so far; -1: none yet.
+        tokens: Trained on so far; 0 where the model reads none.
+        seconds: On the clock, over all tries.
+        kept_at: Those of the last checkpoint.
+        random: State of torch's generator and of the augmentation's inside the epoch that is under way.
+    """
+
+    step: int = 0
+    examples: int = 0
+    epoch_total: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+    best_at: int = -1
+    tokens: int = 0
+    seconds: float = 0.0
+    kept_at: float = 0.0
+    random: tuple[Tensor, Tensor] | None = None
+
+    def end_epoch(self) -> None:
+        """The next step is the first of another epoch."""
+        self.losses.append(self.epoch_total / self.examples)
+        self.epoch_total, self.examples = 0.0, 0
+
+    def mean_losses(self) -> list[float]:
+        """Of each epoch; of the part that was done, where none was finished."""
+        return self.losses or ([self.epoch_total / self.examples] if self.examples else [])
+
+    def sentence(self) -> str:
+        """The losses as they are now."""
+        held = f", {self.held_out[-1]:.4g} on held-out examples" if self.held_out else ""
+        return f"{self.mean_losses()[-1]:.4g}{held}"
+
+    def put_random_back(self, augmentation: torch.Generator) -> None:
+        """Go on drawing where an epoch was left, if one was."""
+        if self.random is not None:
+            torch.set_rng_state(self.random[0])
+            augmentation.set_state(self.random[1])
 
 
 class Checkpoint:
-    """Weights, batch-norm statistics, optimizer state and losses: all that the next epoch depends on."""
+    """What a training changes (weights, batch-norm statistics, optimizer state), and how far it has come."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal | None) -> None:
         self.module, self.optimizer, self.journal = module, optimizer, journal
+        self.best: dict[str, Tensor] = {}
 
-    def keep(self, losses: list[float]) -> None:
-        """Write the state; it replaces that of the epoch before."""
+    def keep(self, position: Position) -> None:
+        """Write the state; it replaces the one before."""
+        position.kept_at = position.seconds
         if self.journal is not None:
-            self.journal.put(PIECE, {**self._tensors(), "losses": torch.tensor(losses, dtype=torch.float64)})
+            self.journal.put(PIECE, {**self._tensors(), **_position_tensors(position)})
 
-    def restore(self) -> list[float]:
-        """Put a kept state back and give the losses of the epochs that it has behind it; without one, nothing."""
+    def restore(self) -> Position:
+        """Put a kept state back and give its position; without one, the beginning."""
         kept = self.journal.get(PIECE) if self.journal is not None else None
         if kept is None:
-            return []
-        with torch.no_grad():
-            for name, tensor in self.module.state_dict().items():
-                tensor.copy_(kept[f"module.{name}"])
+            return Position()
+        self._assign({name.removeprefix("module."): kept[name] for name in kept if name.startswith("module.")})
         self.optimizer.load_state_dict(self._optimizer_state(kept))
-        return list(kept["losses"].tolist())
+        position = _read_position(kept)
+        if position.best_at >= 0 and self.journal is not None:
+            self.best = self.journal.get(BEST) or {}
+        return position
+
+    def keep_best(self) -> None:
+        """Keep the weights as they are now as the best ones."""
+        self.best = {name: value.clone() for name, value in self._changing().items()}
+        if self.journal is not None:
+            self.journal.put(BEST, self.best)
+
+    def take_best(self) -> None:
+        """Put the best weights back into the module."""
+        self._assign(self.best)
+
+    def _changing(self) -> dict[str, Tensor]:
+        """Stored tensors of the module that a training changes: trained weights and buffers."""
+        frozen = {name for name, value in self.module.named_parameters() if not value.requires_grad}
+        return {name: value.detach() for name, value in self.module.state_dict().items() if name not in frozen}
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._changing().items():
+                tensor.copy_(values[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        tensors = {f"module.{name}": tensor for name, tensor in self._changing().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items() if value is not None}
         return tensors
@@ -48,3 +127,16 @@ class Checkpoint:
                 _, number, key = name.split(".", 2)
                 state.setdefault(int(number), {})[key] = tensor
         return {**self.optimizer.state_dict(), "state": state}
+
+
+def _position_tensors(position: Position) -> dict[str, Tensor]:
+    names = (*COUNTS, *NUMBERS, *LISTS)
+    values = {name: torch.tensor(getattr(position, name), dtype=torch.float64) for name in names}
+    return values | {f"random.{number}": state for number, state in enumerate(position.random or ())}
+
+
+def _read_position(kept: Mapping[str, Tensor]) -> Position:
+    position = Position(random=(kept["random.0"], kept["random.1"]) if "random.0" in kept else None)
+    for name in (*COUNTS, *NUMBERS, *LISTS):
+        setattr(position, name, int(kept[name]) if name in COUNTS else kept[name].tolist())
+    return position

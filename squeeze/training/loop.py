@@ -1,12 +1,15 @@
-"""The training loop, for any model that can be resident: seeded, resumable at every epoch, same bytes each time.
+"""The training loop, for any model that can be resident: seeded, resumable at every step, same bytes each time.
 
 What is learnt from a batch is the caller's business: a loss, given as a function.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +21,16 @@ from squeeze.errors import SqueezeError
 from squeeze.models.base import Batch
 from squeeze.progress import Progress
 from squeeze.store import Journal
-from squeeze.training.checkpoint import Checkpoint
+from squeeze.training.checkpoint import Checkpoint, Position
+from squeeze.training.held_out import HeldOut, parts, split
 from squeeze.training.options import TrainingOptions
 
 Loss = Callable[[Batch], Tensor]  # mean over the predictions of a batch
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch
+
+
+class NotFiniteError(SqueezeError):
+    """A loss that is no number: the training cannot go on from here."""
 
 
 @dataclass
@@ -32,9 +41,10 @@ class Training:
         name: Of the pass, for messages and progress.
         options: Length, step size, optimizer.
         data: Examples to learn from.
-        seed: Decides order, augmentation and dropout.
-        journal: Where the state after each epoch is kept; None: nowhere.
+        seed: Decides order, augmentation, dropout and which examples are held out.
+        journal: Where checkpoints are kept; None: nowhere.
         micro_batch: Examples of a batch that go through the module at once.
+        stopped: Why the training ended before its last step; empty: it did not.
     """
 
     name: str
@@ -44,40 +54,91 @@ class Training:
     progress: Progress
     journal: Journal | None = None
     micro_batch: Callable[[Batch], int] = len
+    position: Position = field(default_factory=Position)
+    stopped: str = ""
+
+    def __post_init__(self) -> None:
+        self.learnt, held = split(len(self.data), self.options.held_out, self.seed, self.name)
+        self.held_out = HeldOut(self.data, held, self.options, self.micro_batch)
+        self.epoch_steps = -(-len(self.learnt) // self.options.batch_size)
+        self.steps = self.options.steps or self.options.epochs * self.epoch_steps
 
     def run(self, module: nn.Module, loss: Loss) -> list[float]:
-        """Train ``module`` in place for all epochs that are not in the journal yet.
+        """Train ``module`` in place for all steps that are not in the journal yet.
 
         Returns:
-            The mean loss of each epoch, in the loss's own unit.
+            The mean loss of each epoch, in the loss's own unit; of a part of one, where no epoch was finished.
 
         Raises:
-            SqueezeError: the loss is not finite.
+            SqueezeError: the loss is not finite, and no evaluation has kept better weights.
         """
         checkpoint = Checkpoint(module, self.options.new_optimizer(module), self.journal)
-        losses = checkpoint.restore()
-        for epoch in range(len(losses), self.options.epochs):
-            losses.append(self._epoch(module, checkpoint.optimizer, loss, epoch))
-            checkpoint.keep(losses)
-            self.progress.say(f"{self._label(epoch)}, loss {losses[-1]:.4g}")
+        self.position = at = checkpoint.restore()
+        while at.step < self.steps and not self.held_out.is_stale(at):
+            try:
+                self._epoch(module, checkpoint, loss)
+            except NotFiniteError as error:
+                if not checkpoint.best:
+                    raise
+                self.stopped = f"{error}; the best weights before that are kept"
+                break
+        if self.held_out.is_stale(at):
+            self.stopped = f"no better on held-out examples in {self.options.patience} evaluations"
+        if checkpoint.best:
+            checkpoint.take_best()
         module.zero_grad()
         module.eval()
-        return [round(value, 6) for value in losses]
+        return [round(value, 6) for value in at.mean_losses()]
 
-    def _epoch(self, module: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, epoch: int) -> float:
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the training beside its losses."""
+        at = self.position
+        held = {"held_out_losses": [round(value, 6) for value in at.held_out]} if at.held_out else {}
+        tokens = {"tokens": at.tokens} if at.tokens else {}
+        return {"steps": at.step} | tokens | held | ({"stopped": self.stopped} if self.stopped else {})
+
+    def _epoch(self, module: nn.Module, checkpoint: Checkpoint, loss: Loss) -> None:
+        """All steps that are left of the epoch that is under way."""
+        at, began = self.position, time.monotonic() - self.position.seconds
+        epoch, done = divmod(at.step, self.epoch_steps)
+        steps = min(self.epoch_steps, self.steps - epoch * self.epoch_steps)
         seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-        generator, steps = torch.Generator().manual_seed(seed), -(-len(self.data) // self.options.batch_size)
-        batches = self.data.shuffled(self.options.batch_size, seed)
-        total, module = 0.0, module.train()
+        generator, module = torch.Generator().manual_seed(seed), module.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # dropout and its like draw from here
-            for step, batch in enumerate(self.progress.track(batches, self._label(epoch), steps)):
-                self._set_rate(optimizer, (epoch + step / steps) / self.options.epochs)
-                value = self._step(optimizer, loss, self._augmented(batch, generator))
-                if not np.isfinite(value):
-                    raise SqueezeError(self._diverged(epoch, step))
-                total += value * len(batch)
-        return total / len(self.data)
+            at.put_random_back(generator)
+            batches = islice(self._batches(seed, done), steps - done)
+            for step, batch in enumerate(self.progress.track(batches, self._label(epoch), steps - done), done):
+                self._one(checkpoint.optimizer, loss, self._augmented(batch, generator), (epoch, step))
+                if step + 1 == self.epoch_steps:
+                    at.end_epoch()
+                at.random = None if step + 1 == self.epoch_steps else (torch.get_rng_state(), generator.get_state())
+                evaluated = self.held_out.is_due(at, step + 1 == steps)
+                if evaluated and self.held_out.evaluate(module, loss, at):
+                    checkpoint.keep_best()
+                at.seconds = time.monotonic() - began
+                if evaluated or step + 1 == steps or at.seconds - at.kept_at > CHECKPOINT_SECONDS:
+                    checkpoint.keep(at)
+                if self.held_out.is_stale(at):
+                    break
+        self.progress.say(f"{self._label(epoch)}, loss {at.sentence()}")
+
+    def _batches(self, seed: int, done: int) -> Iterator[Batch]:
+        """Those of an epoch, less the first ``done``, in the order that the seed decides."""
+        order = self.learnt[np.random.default_rng(seed).permutation(len(self.learnt))]
+        return self.data.batches(self.options.batch_size, order[done * self.options.batch_size :])
+
+    def _one(self, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch, where: tuple[int, int]) -> None:
+        """One step, and what it adds to the position."""
+        at = self.position
+        self._set_rate(optimizer, where)
+        value = self._step(optimizer, loss, batch)
+        if not np.isfinite(value):
+            raise NotFiniteError(self._diverged(*where))
+        at.step += 1
+        at.epoch_total += value * len(batch)
+        at.examples += len(batch)
+        at.tokens += batch.inputs["input_ids"].numel() if "input_ids" in batch.inputs else 0
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch) -> float:
         """One step down the gradient of the batch's mean loss; gradients of its parts are added."""
@@ -88,11 +149,13 @@ class Training:
                 value = loss(part) * (len(part) / len(batch))
                 value.backward()  # type: ignore[no-untyped-call]
             total += value.item()
-        optimizer.step()
+        if np.isfinite(total):  # else the weights stay those of the last good step
+            optimizer.step()
         return total
 
-    def _set_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        factor = getattr(schedules, self.options.schedule)(progress, self.options.warm_up)
+    def _set_rate(self, optimizer: torch.optim.Optimizer, where: tuple[int, int]) -> None:
+        done = (where[0] + where[1] / self.epoch_steps) / (self.steps / self.epoch_steps)
+        factor = getattr(schedules, self.options.schedule)(done, self.options.warm_up)
         for group in optimizer.param_groups:
             group["lr"] = self.options.learning_rate * factor
 
@@ -105,21 +168,10 @@ class Training:
         return Batch({**batch.inputs, "image": image}, batch.labels)
 
     def _label(self, epoch: int) -> str:
-        return f"{self.name}: epoch {epoch + 1} of {self.options.epochs}"
+        return f"{self.name}: epoch {epoch + 1} of {-(-self.steps // self.epoch_steps)}"
 
     def _diverged(self, epoch: int, step: int) -> str:
         return (
             f"{self.name}: the loss is not finite in epoch {epoch + 1}, batch {step + 1}; "
             f"a learning_rate below {self.options.learning_rate} would do"
         )
-
-
-def parts(batch: Batch, size: int) -> Iterator[Batch]:
-    """The examples of a batch, at most ``size`` at a time."""
-    if size >= len(batch):
-        yield batch
-        return
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        labels = None if batch.labels is None else batch.labels[part]
-        yield Batch({name: value[part] for name, value in batch.inputs.items()}, labels)

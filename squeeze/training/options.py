@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
 from squeeze.models.base import Model
+from squeeze.models.options import Unused
 from squeeze.models.tasks.base import Optimizer
+from squeeze.training.trained import Trained
+
+LORA_RATE = 10  # times the usual rate
 
 
 class TrainingOptions(BaseModel):
@@ -20,11 +25,20 @@ class TrainingOptions(BaseModel):
 
     epochs: PositiveInt = 10
     """Times that all training examples are seen; each finished epoch is on disk before the next begins."""
+    train: Trained = "all"
+    """all: every weight; last_blocks: the last `blocks` of them; norms: what normalizes, a thousandth of the weights;
+    lora: low-rank adapters of the linears in the blocks, merged in the end, a fraction of the optimizer's memory."""
+    blocks: PositiveInt = 2
+    """Of train: last_blocks."""
+    rank: PositiveInt = 16
+    """Of train: lora."""
+    steps: PositiveInt | None = None
+    """Steps in all, over parts of an epoch or several; null: as `epochs` says."""
     batch_size: PositiveInt = 64
     """Examples, or text sequences, per step."""
     learning_rate: Annotated[float, Gt(0)] | None = None
     """The highest rate; lower it when the loss is not finite. null: 0.01 for sgd, else 0.0001 for a language model,
-    0.00005 for another that reads tokens, 0.001 for the rest."""
+    0.00005 for another that reads tokens, 0.001 for the rest; ten times that with train: lora."""
     optimizer: Optimizer | None = None
     """sgd: Nesterov momentum, for convolutional networks; adamw: for transformers. null: by what the model reads."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
@@ -37,6 +51,15 @@ class TrainingOptions(BaseModel):
     """Share of all steps in which the rate rises."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
     """Random changes to images; flip is wrong for digits."""
+    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the training examples that is not learnt from: the weights with the lowest loss on it are kept. 0: the
+    last weights are."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between two looks at the held-out examples; null: once per epoch."""
+    patience: PositiveInt = 3
+    """Looks without a lower loss after which the training stops."""
+    recompute: bool = False
+    """Work out what lies inside a block again for its gradient: less memory, a third more time."""
 
     def trains_with(self, model: Model) -> Optimizer:
         """The optimizer as the plan names it, or as the model's task has it."""
@@ -45,8 +68,21 @@ class TrainingOptions(BaseModel):
     def for_model(self, model: Model) -> dict[str, Any]:
         """The options that the plan leaves to the model's task, as it decides them."""
         optimizer = self.trains_with(model)
-        rate = self.learning_rate or model.task.learning_rate(model, optimizer)
+        usual = model.task.learning_rate(model, optimizer) * (LORA_RATE if self.train == "lora" else 1)
+        rate = self.learning_rate or usual
         return {"optimizer": optimizer, "learning_rate": rate}
+
+    def unread(self) -> Iterator[Unused]:
+        """Options that others of them leave nothing to do."""
+        if self.train != "last_blocks":
+            yield Unused("blocks", "goes with train: last_blocks")
+        if self.train != "lora":
+            yield Unused("rank", "goes with train: lora")
+        if self.steps is not None:
+            yield Unused("epochs", "is how long a training lasts that has no steps")
+        if not self.held_out:
+            yield Unused("evaluate_every", "is of the examples that held_out sets apart, and it sets none")
+            yield Unused("patience", "is of the examples that held_out sets apart, and it sets none")
 
     def new_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """An optimizer of all parameters that are to be trained."""

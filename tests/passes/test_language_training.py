@@ -88,22 +88,31 @@ def test_a_student_comes_nearer_to_the_original(tmp_path: Path, original: Path) 
 
 
 @pytest.mark.parametrize("pass_", [FINETUNE, DISTILL], ids=["finetune", "distill"])
-def test_a_killed_training_ends_with_the_same_bytes(tmp_path, original, pass_, monkeypatch) -> None:
+def test_a_training_killed_inside_an_epoch_ends_with_the_same_bytes(tmp_path, original, pass_, monkeypatch) -> None:
     start = write_folder(tmp_path / "start", num_hidden_layers=1, vocab_size=128)
     teacher = start if pass_ is DISTILL else original
+    pass_ = pass_.model_copy(update={"held_out": 0.2})
     whole = pass_.run(LanguageModel(start), context(tmp_path / "whole", teacher))
-    epoch = Training._epoch
+    monkeypatch.setattr("squeeze.training.loop.CHECKPOINT_SECONDS", -1.0)  # after every step
+    one = Training._one
 
-    def killed(*arguments):
-        if arguments[-1] == 2:
+    def killed(training, optimizer, loss, batch, where):
+        if where == (2, 2):
             raise KeyboardInterrupt
-        return epoch(*arguments)
+        return one(training, optimizer, loss, batch, where)
 
-    monkeypatch.setattr(Training, "_epoch", killed)
+    monkeypatch.setattr(Training, "_one", killed)
     with pytest.raises(KeyboardInterrupt):
         pass_.run(LanguageModel(start), context(tmp_path / "killed", teacher))
-    monkeypatch.setattr(Training, "_epoch", epoch)
+
+    def counted(training, optimizer, loss, batch, where):
+        done.append(where)
+        return one(training, optimizer, loss, batch, where)
+
+    done: list[tuple[int, int]] = []
+    monkeypatch.setattr(Training, "_one", counted)
     resumed = pass_.run(LanguageModel(start), context(tmp_path / "killed", teacher))
+    assert done == [(2, 2), (2, 3)]
     for name in whole.skeleton.names():
         assert torch.equal(whole.tensor(name), resumed.tensor(name)), name
 

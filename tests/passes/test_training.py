@@ -18,6 +18,7 @@ from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.store import Journal
+from squeeze.training.held_out import HeldOut
 from squeeze.training.loop import Training
 
 
@@ -103,26 +104,59 @@ def test_another_seed_gives_other_weights():
 
 
 @ALL
-@pytest.mark.parametrize("finished", [1, 2])
-def test_a_killed_training_goes_on_after_the_last_finished_epoch_with_the_same_bytes(
-    pass_, finished, tmp_path, monkeypatch
-):
-    undisturbed, epoch, ran = pass_.run(digits(), context()), Training._epoch, []
+@pytest.mark.parametrize("seconds", [60.0, -1.0], ids=["after-an-epoch", "inside-one"])
+def test_a_killed_training_goes_on_after_its_last_checkpoint_with_the_same_bytes(pass_, seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr("squeeze.training.loop.CHECKPOINT_SECONDS", seconds)
+    undisturbed, one, ran = pass_.run(digits(), context()), Training._one, []
 
-    def killed_at(*arguments):
-        if arguments[-1] == finished and not ran.count("killed"):
+    def killed_at(training, optimizer, loss, batch, where):
+        if where == (1, 2) and not ran.count("killed"):
             ran.append("killed")
             raise KeyboardInterrupt
-        ran.append(arguments[-1])
-        return epoch(*arguments)
+        ran.append(where)
+        one(training, optimizer, loss, batch, where)
 
-    monkeypatch.setattr(Training, "_epoch", killed_at)
+    monkeypatch.setattr(Training, "_one", killed_at)
     with pytest.raises(KeyboardInterrupt):
         pass_.run(digits(), context(tmp_path))
-    told = context(tmp_path)
-    assert equal(pass_.run(digits(), told), undisturbed)
-    assert ran == [*range(finished), "killed", *range(finished, 3)]
-    assert len(told.facts["losses"]) == 3
+    again = context(tmp_path)
+    assert equal(pass_.run(digits(), again), undisturbed)
+    assert ran[ran.index("killed") + 1] == ((1, 0) if seconds > 0 else (1, 2))
+    assert len(again.facts["losses"]) == 3
+
+
+def test_the_weights_that_do_best_on_held_out_examples_are_kept(tmp_path, monkeypatch):
+    watched, values = [], iter([3.0, 1.0, 2.0, 2.0])
+
+    def evaluate(_, module, __, at):
+        watched.append({name: value.clone() for name, value in module.state_dict().items()})
+        value = next(values)
+        at.held_out.append(value)
+        at.best_at = min(range(len(at.held_out)), key=at.held_out.__getitem__)
+        return at.best_at == len(at.held_out) - 1
+
+    monkeypatch.setattr(HeldOut, "evaluate", evaluate)
+    lent = context(tmp_path)
+    trained = Finetune(epochs=9, batch_size=32, learning_rate=0.05, held_out=0.25, patience=2).run(digits(), lent)
+    assert all(torch.equal(value, watched[1][name]) for name, value in trained.module.state_dict().items())
+    assert len(watched) == 4  # two epochs were no better
+    assert lent.facts["stopped"] == "no better on held-out examples in 2 evaluations"
+    assert lent.facts["steps"] == 4 * 3  # 72 of 96 examples in batches of 32
+
+
+def test_a_training_that_diverges_ends_with_the_best_weights_before_that(monkeypatch):
+    lent, step = context(), Training._step
+
+    def diverging(training, optimizer, loss, batch):
+        return float("nan") if training.position.step == 7 else step(training, optimizer, loss, batch)
+
+    monkeypatch.setattr(Training, "_step", diverging)
+    trained = Finetune(epochs=3, batch_size=32, learning_rate=0.05, held_out=0.25).run(digits(), lent)
+    assert lent.facts["steps"] == 7
+    assert lent.facts["stopped"].startswith(
+        "finetune: the loss is not finite in epoch 3, batch 2; a learning_rate below"
+    )
+    assert all(tensor.isfinite().all() for tensor in weights(trained))
 
 
 def test_a_student_comes_nearer_to_its_teacher():

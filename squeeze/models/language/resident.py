@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.base import Batch
 from squeeze.models.resident import Resident
 
@@ -34,13 +39,32 @@ class ResidentLanguageModel(Resident):
         length = batch.inputs["input_ids"].shape[1]
         return max(1, LOGITS_VALUES // (length * self.model.vocabulary))
 
-    def commit(self, folder: Path) -> LanguageModel:
+    def blocks(self) -> list[nn.Module]:
+        skeleton = self.model.skeleton
+        return [self.module.get_submodule(skeleton.prefix(i).removesuffix(".")) for i in range(self.model.blocks)]
+
+    def grids(self) -> dict[str, QuantizedTensor]:
+        return {name: self.model.quantized(name) for name in self.model.grid if name not in self.fixed()}
+
+    def fixed(self) -> list[str]:
+        return [name for name in self.model.grid if name in self.model.skeleton.ends]
+
+    def recompute(self) -> bool:
+        for block in self.blocks():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        return True
+
+    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> LanguageModel:
         """Written block by block in the dtypes of the model that was read; a MiniCPM becomes the Llama it computes."""
         from squeeze.models.language.rewriter import Rewriter
 
         parameters = {name: value.detach() for name, value in self.module.named_parameters()}
         stored = dict(self.model.skeleton.module.named_parameters())
-        new = {name: value.to(stored[name].dtype) for name, value in parameters.items()}
+        new: dict[str, Tensor | QuantizedTensor] = {
+            name: grids[name] if name in grids else value.to(stored[name].dtype)
+            for name, value in parameters.items()
+            if name in grids or name not in self.model.grid
+        }
         rewriter = Rewriter(self.model, folder)
         for index in range(self.model.blocks):
             prefix = self.model.skeleton.prefix(index)

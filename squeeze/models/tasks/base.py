@@ -45,6 +45,8 @@ class Task(ABC):
     """Learning rate of AdamW for a model that reads tokens."""
     temperature: ClassVar[float] = 1.0
     """Of distillation, where the plan names none."""
+    divergences: ClassVar[tuple[str, ...]] = ("forward",)
+    """Of predictions from a teacher's, by name; of more than one, ``teaching_loss`` takes ``divergence`` by keyword."""
 
     @abstractmethod
     def golden(self, model: Model) -> Batch:

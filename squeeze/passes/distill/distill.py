@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import field_validator
 from torch import Tensor
 
-from squeeze.algorithms.distillation import total_feature_loss
+from squeeze.algorithms.distillation import Divergence, total_feature_loss
 from squeeze.errors import SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Model
@@ -22,6 +22,10 @@ from squeeze.passes.base import Context
 from squeeze.passes.distill.training import TrainingPass, require_targets
 from squeeze.training.features import FeaturePairs, feature_faults
 from squeeze.training.loop import Loss
+from squeeze.training.proof import grid_broken
+from squeeze.training.trained import OnGrids, TrainedWeights, train_on_grid
+
+SCALES_TEMPERATURE = 2.0
 
 
 class Distill(TrainingPass):
@@ -36,9 +40,16 @@ class Distill(TrainingPass):
     teacher: Literal["original"] | ModelSpec = "original"
     """Who teaches: the original, or a model given as the plan's own: {hf: ./large}."""
     temperature: Annotated[float, Gt(0)] | None = None
-    """Above 1 the order of the wrong classes counts more. null: 4 for classifiers, 1 for language models."""
+    """Above 1 the order of the wrong classes counts more. null: 4 for classifiers, 1 for language models, 2 for
+    scales alone."""
     alpha: Annotated[float, Ge(0), Le(1)] = 1.0
     """Weight of the teacher; the rest is the labels', or the next token's. An encoder learns from the teacher alone."""
+    divergence: Divergence = "forward"
+    """Which way predictions are compared. forward: the student covers all that the teacher finds likely; reverse: it
+    keeps to what the teacher finds likely; skewed: forward, with smaller gradients where the two hardly overlap."""
+    quantized: OnGrids | None = None
+    """Of a quantized model: scales: its integers stay, scales and zero points are trained; all: every weight is,
+    through the grid that is written. null: the model has floats."""
     features: tuple[str, ...] = ()
     """Layers, by name, whose outputs should equal the teacher's."""
     feature_weight: Annotated[float, Gt(0)] = 1.0
@@ -53,7 +64,24 @@ class Distill(TrainingPass):
         named = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)
         return tuple(name for name in named if name is not None)
 
+    def refused(self) -> frozenset[str]:
+        return frozenset() if self.quantized else super().refused()
+
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
+        if self.quantized and not grid:
+            what = f"quantized: {self.quantized} trains weights on their grid"
+            yield f"{self.name}: {what}, and none lies on one; gptq before it would put them there"
+
+    def weights(self, student: Resident, seed: int) -> TrainedWeights:
+        return train_on_grid(student, self.quantized) if self.quantized else super().weights(student, seed)
+
+    def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:
+        return list(grid_broken(before, after, self.quantized)) if self.quantized else ()
+
     def faults(self, model: Model) -> Iterator[str]:
+        yield from super().faults(model)
+        if self.divergence not in model.task.divergences:
+            yield f"{self.name}: divergence: {self.divergence} is not defined for {model.task.models}; leave it out"
         if self.alpha < 1 and not model.task.learns:
             what = f"alpha: {self.alpha:g} leaves a part to labels"
             yield f"{self.name}: {what}, and {model.task.models} learn from none; 1 would do"
@@ -61,6 +89,8 @@ class Distill(TrainingPass):
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         yield from super().unused(model, grid)
+        if self.quantized:
+            yield Unused("train", f"names weights that are floats; quantized: {self.quantized} says what is trained")
         if not self.features:
             yield Unused("feature_weight", "goes with features, and none is named")
         if not model.task.learns:
@@ -69,7 +99,8 @@ class Distill(TrainingPass):
             yield Unused("temperature", "softens the teacher's predictions, to which alpha: 0 gives no weight")
 
     def settled(self, model: Model) -> Self:
-        temperature = self.temperature or model.task.temperature
+        usual = model.task.temperature if self.quantized != "scales" else SCALES_TEMPERATURE
+        temperature = self.temperature or usual
         return super().settled(model).model_copy(update={"temperature": temperature})
 
     @contextmanager
@@ -78,6 +109,8 @@ class Distill(TrainingPass):
             require_targets(student, context.train, self.name)
         assert self.temperature is not None, "run has settled it"
         temperature, teacher = self.temperature, self._teacher(context).resident()
+        teacher.module.requires_grad_(False)
+        extra = {} if self.divergence == "forward" else {"divergence": self.divergence}
 
         with FeaturePairs(student.module, teacher.module, self.features) as features:
 
@@ -85,7 +118,8 @@ class Distill(TrainingPass):
                 with torch.no_grad():
                     expected = teacher.predictions(batch)
                 logits = _same_classes(student.predictions(batch), expected)
-                value = student.task.teaching_loss(logits, expected, student.targets(batch), temperature, self.alpha)
+                targets = student.targets(batch)
+                value = student.task.teaching_loss(logits, expected, targets, temperature, self.alpha, **extra)
                 return value + self.feature_weight * total_feature_loss(features.pairs()) if self.features else value
 
             yield loss
@@ -98,5 +132,6 @@ class Distill(TrainingPass):
 
 def _same_classes(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape != teacher.shape:
-        raise SqueezeError(f"distill: the teacher predicts {teacher.shape[1]} classes, the student {student.shape[1]}")
+        what = f"the teacher predicts {teacher.shape[1]} classes, the student {student.shape[1]}"
+        raise SqueezeError(f"distill: {what}; a teacher with the student's classes, or its tokenizer, would do")
     return student

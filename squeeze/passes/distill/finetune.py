@@ -24,6 +24,7 @@ class Finetune(TrainingPass):
     name: ClassVar[str] = "finetune"
 
     def faults(self, model: Model) -> Iterator[str]:
+        yield from super().faults(model)
         if not model.task.learns:
             what = f"{self.name} learns what data says is right; no data says it of {model.task.models}"
             yield f'{what}: distill learns from a teacher, and task = "classify" in the module makes it a classifier'

@@ -11,7 +11,7 @@ import numpy as np
 
 from squeeze.algorithms.threads import threads
 from squeeze.data.base import Dataset
-from squeeze.errors import DataError
+from squeeze.errors import DataError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
@@ -21,6 +21,8 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
+from squeeze.training.proof import require_written
+from squeeze.training.trained import TrainedWeights, train_some
 
 Trainable = TorchModel | LanguageModel
 
@@ -42,18 +44,37 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
 
     def _trained(self, model: Trainable, context: Context) -> Trainable:
         student = model.resident()
-        student.module.requires_grad_(True)
+        if self.recompute and not student.recompute():
+            raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
+        trained = self.weights(student, context.seed)
         training = Training(
             self.name, self, context.train, context.seed, context.progress, context.journal, student.micro_batch
         )
         with self.learning(student, context) as loss, threads(context.threads):  # sums depend on how many share them
             context.facts["losses"] = training.run(student.module, loss)
-        return student.commit(context.model_folder())
+        context.facts |= training.facts() | {"trained": trained.count}
+        context.measured["minutes"] = round(training.position.seconds / 60, 2)
+        grids = trained.finish()
+        made = student.commit(context.model_folder(), grids)
+        if grids:
+            context.facts["grid"] = require_written(student.module, made, grids, student.grids())
+        return made
+
+    def weights(self, student: Resident, seed: int) -> TrainedWeights:
+        """Let gradients reach the weights that are to be trained."""
+        return train_some(student, self.train, self.blocks, self.rank, seed)
+
+    def faults(self, model: Model) -> Iterator[str]:
+        if isinstance(model, LanguageModel) and self.train == "last_blocks" and self.blocks > model.blocks:
+            yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
+        if self.train == "last_blocks" and not isinstance(model, LanguageModel):
+            yield f"{self.name}: train: last_blocks: only a language model says what its blocks are; all would do"
 
     def settled(self, model: Model) -> Self:
         return self.model_copy(update=self.for_model(model))
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        yield from self.unread()
         if not model.takes_images():
             yield Unused("augment", "changes images, and the model reads none: leave it out")
         if (optimizer := self.trains_with(model)) != "sgd":

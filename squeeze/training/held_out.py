@@ -1,0 +1,80 @@
+"""Examples that a training does not learn from: they say when it is best, and when it gets no better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from squeeze.data.base import Dataset
+from squeeze.errors import DataError
+from squeeze.models.base import Batch
+from squeeze.training.checkpoint import Position
+from squeeze.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples of a training's data.
+
+    Args:
+        examples: Their numbers; none: the training ends after its last step and keeps the last weights.
+    """
+
+    data: Dataset
+    examples: np.ndarray
+    options: TrainingOptions
+    micro_batch: Callable[[Batch], int]
+
+    def is_due(self, at: Position, ended: bool) -> bool:
+        """Whether it is time for an evaluation; ``ended``: an epoch has, or the training."""
+        every = self.options.evaluate_every
+        return len(self.examples) > 0 and (ended or (every is not None and at.step % every == 0))
+
+    def evaluate(self, module: nn.Module, loss: Callable[[Batch], Tensor], at: Position) -> bool:
+        """Note the mean loss; gives whether it is the lowest so far."""
+        module.eval()
+        total = 0.0
+        with torch.no_grad():
+            for batch in self.data.batches(self.options.batch_size, self.examples):
+                total += sum(loss(part).item() * len(part) for part in parts(batch, self.micro_batch(batch)))
+        module.train()
+        value = total / len(self.examples)
+        at.held_out.append(value)
+        if not np.isfinite(value) or (at.best_at >= 0 and value >= at.held_out[at.best_at]):
+            return False
+        at.best_at = len(at.held_out) - 1
+        return True
+
+    def is_stale(self, at: Position) -> bool:
+        """Whether as many evaluations as the options have patience for were no better than the best."""
+        return at.best_at >= 0 and len(at.held_out) - 1 - at.best_at >= self.options.patience
+
+
+def split(examples: int, share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the examples that are learnt from, and of those held out.
+
+    Raises:
+        DataError: a share that holds out none, or all.
+    """
+    held = round(share * examples)
+    if share and not 0 < held < examples:
+        raise DataError(f"{name}: held_out: {share:g} of {examples} examples leaves {examples - held} to learn from")
+    if not held:
+        return np.arange(examples), np.arange(0)
+    order = np.random.default_rng(seed).permutation(examples)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """The examples of a batch, at most ``size`` at a time."""
+    if size >= len(batch):
+        yield batch
+        return
+    for start in range(0, len(batch), size):
+        part = slice(start, start + size)
+        labels = None if batch.labels is None else batch.labels[part]
+        yield Batch({name: value[part] for name, value in batch.inputs.items()}, labels)

@@ -1,0 +1,59 @@
+"""That what was written is what was trained: integers and scales, and the weights that they stand for, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import EffectError
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
+
+
+def require_written(
+    module: nn.Module, made: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
+) -> dict[str, Any]:
+    """Read every grid of a stored model back and hold it against the one that was trained.
+
+    Args:
+        module: It computes with the weights as they were in the last forward of the training.
+        before: The grids that the training began with.
+
+    Returns:
+        How many weights, integers and scales there are, and how many of them moved.
+
+    Raises:
+        EffectError: a stored grid is not the one that was trained.
+    """
+    assert isinstance(made, LanguageModel), "only its weights are trained on a grid"
+    moved = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
+    for name, grid in trained.items():
+        stored, weight = made.quantized(name), module.get_parameter(name)
+        same = all(torch.equal(getattr(stored, part), getattr(grid, part)) for part in ("q", "scale", "zero_point"))
+        if not same or not torch.equal(stored.dequantize().reshape(weight.shape), weight):
+            raise EffectError(f"distill: {name}: what was written is not what was trained")
+        _count(moved["integers"], stored.q, before[name].q)
+        _count(moved["scales"], stored.scale, before[name].scale)
+        moved["weights"][0] += 1
+    return {"proven": moved.pop("weights"), "moved": moved}
+
+
+def _count(moved: list[int], now: Tensor, before: Tensor) -> None:
+    moved[0] += int((now != before).sum())
+    moved[1] += now.numel()
+
+
+def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
+    """What a training on a grid must not have changed: which weights lie on which; the integers, where they stay."""
+    assert isinstance(before, LanguageModel)
+    assert isinstance(after, LanguageModel)
+    if before.grid_kinds() != after.grid_kinds():
+        yield "promises the grids that it was given, and left others"
+    elif how == "scales":
+        moved = [name for name in before.grid if not torch.equal(before.quantized(name).q, after.quantized(name).q)]
+        if moved:
+            yield f"promises integers that stay, and moved those of {moved[0]} and {len(moved) - 1} more"

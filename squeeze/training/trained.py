@@ -1,0 +1,74 @@
+"""Which weights a training changes, and how: themselves, through low-rank adapters, or through the grid they lie on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import SqueezeError
+from squeeze.models.resident import Resident
+from squeeze.training.adapters import Adapters
+from squeeze.training.on_grid import put_on_grid, take_off_grid
+
+Trained = Literal["all", "last_blocks", "norms", "lora"]
+OnGrids = Literal["scales", "all"]
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The weights of a student that are being trained.
+
+    Args:
+        finish: Undoes what was put into the module; gives the grids of weights that lie on one.
+    """
+
+    count: int
+    finish: Callable[[], Mapping[str, QuantizedTensor]]
+
+
+def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: int) -> TrainedWeights:
+    """Let gradients reach what ``train`` names.
+
+    Raises:
+        SqueezeError: the model has none of it.
+    """
+    module = student.module.requires_grad_(train == "all")
+    if train == "lora":
+        module.requires_grad_(False)
+        adapters = Adapters(_linears(student.blocks() or [module]), rank, seed)
+        return TrainedWeights(_trained(module, train), adapters.merge)
+    parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
+    for part in parts:
+        part.requires_grad_(True)
+    return TrainedWeights(_trained(module, train), dict)
+
+
+def train_on_grid(student: Resident, how: OnGrids) -> TrainedWeights:
+    """Train scales and zero points alone, or all weights through the grids that theirs lie on."""
+    module, grids = student.module.requires_grad_(how == "all"), student.grids()
+    for name in student.fixed():
+        module.get_parameter(name).requires_grad_(False)
+    for name, grid in grids.items():
+        put_on_grid(module, name, grid, integers=how == "all")
+    return TrainedWeights(
+        _trained(module, f"quantized: {how}"), lambda: {name: take_off_grid(module, name) for name in grids}
+    )
+
+
+def _linears(parts: Iterable[nn.Module]) -> list[nn.Linear]:
+    return [child for part in parts for child in part.modules() if isinstance(child, nn.Linear)]
+
+
+def _norms(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.modules() if "Norm" in type(child).__name__]
+
+
+def _trained(module: nn.Module, what: str) -> int:
+    count = sum(value.numel() for value in module.parameters() if value.requires_grad)
+    if not count:
+        raise SqueezeError(f"train: {what} names no weight of this model; all would do")
+    return count
