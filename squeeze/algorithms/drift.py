@@ -38,19 +38,19 @@ class Drift:
         self._through = stream or out < channels
         self._sum = torch.zeros(out if self._through else channels, channels)
 
-    def add(self, original: Tensor, given: Tensor) -> None:
+    def add(self, original: Tensor, quantized: Tensor) -> None:
         """Count a batch ``[tokens, in]`` of both."""
-        self.tokens += len(given)
-        X = given.float()
+        self.tokens += len(quantized)
+        X = quantized.float()
         away = original.float() - X
         if self._through:
             away = away @ self.weight.float().t()
         self._sum.addmm_(away.t(), X)
 
-    def add_stream(self, away: Tensor, given: Tensor) -> None:
+    def add_stream(self, missing: Tensor, inputs: Tensor) -> None:
         """Count a batch: what the stream misses, ``[tokens, out]``, and the inputs ``[tokens, in]``."""
-        self.tokens += len(given)
-        self._sum.addmm_(away.float().t(), given.float())
+        self.tokens += len(inputs)
+        self._sum.addmm_(missing.float().t(), inputs.float())
 
     def pull(self, rows: slice = EVERY) -> Tensor:
         """float32 ``[rows, in]`` of ``W D`` or ``R X^T``, mean over tokens."""

@@ -95,11 +95,11 @@ def _rounded(X: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def bf16_products(wanted: bool = True) -> Iterator[None]:
+def bf16_products(enabled: bool = True) -> Iterator[None]:
     """Float32 products inside may round their factors to bf16, where the CPU has units for that; sums stay float32."""
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set by torch when it is imported
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if wanted and multiplies(torch.bfloat16) else before
+    matmul.fp32_precision = "bf16" if enabled and multiplies(torch.bfloat16) else before
     try:
         yield
     finally:

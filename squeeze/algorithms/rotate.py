@@ -38,12 +38,12 @@ class Rotation:
         hidden = len(self.signs)
         if x.shape[-1] % hidden:
             raise ShapeError(f"a rotation of {hidden} channels does not divide {x.shape[-1]}")
-        turned = x.reshape(-1, hidden).float() * self.signs
+        rotated = x.reshape(-1, hidden).float() * self.signs
         after = hidden
         for factor in self.factors:
             after //= len(factor)
-            turned = factor.t() @ turned.reshape(-1, len(factor), after)
-        return turned.reshape(x.shape).to(x.dtype)
+            rotated = factor.t() @ rotated.reshape(-1, len(factor), after)
+        return rotated.reshape(x.shape).to(x.dtype)
 
     def matrix(self) -> Tensor:
         """float32 ``[hidden, hidden]``."""
@@ -81,8 +81,8 @@ def rotate_writer(weight: Tensor, rotation: Rotation) -> Tensor:
     """o, down ``[hidden, in]``, or a bias ``[hidden]``: what comes out is turned."""
     if weight.dim() == 1:
         return rotation.turn(weight)
-    turned: Tensor = rotation.turn(weight.t()).t()
-    return turned.contiguous()
+    rotated: Tensor = rotation.turn(weight.t()).t()
+    return rotated.contiguous()
 
 
 def _orthonormal(order: int) -> Tensor:

@@ -35,8 +35,8 @@ def search_smooth(batches: list[Tensor], W: Tensor, largest: Tensor) -> Smoothed
         W: All weights that read these inputs, one under the other.
         largest: ``[in]``, the largest input of each channel, over more than these batches.
     """
-    wanted = [X @ W.T for X in batches]
-    errors = {a: _error(batches, W, wanted, _scale(largest, a)) for a in EXPONENTS}
+    expected = [X @ W.T for X in batches]
+    errors = {a: _error(batches, W, expected, _scale(largest, a)) for a in EXPONENTS}
     best = min(errors, key=lambda a: (errors[a], a))
     return Smoothed(_scale(largest, best), best, errors[best] / max(errors[0.0], LEAST**2))
 
@@ -48,9 +48,11 @@ def _scale(largest: Tensor, exponent: float) -> Tensor:
     return scale / scale.log().mean().exp()
 
 
-def _error(batches: list[Tensor], W: Tensor, wanted: list[Tensor], scale: Tensor) -> float:
+def _error(batches: list[Tensor], W: Tensor, expected: list[Tensor], scale: Tensor) -> float:
     rounded = quantize_symmetric(W * scale, 8).dequantize()
-    return sum(float((_as_run(X / scale) @ rounded.T - Y).square().sum()) for X, Y in zip(batches, wanted, strict=True))
+    return sum(
+        float((_as_run(X / scale) @ rounded.T - Y).square().sum()) for X, Y in zip(batches, expected, strict=True)
+    )
 
 
 def _as_run(X: Tensor) -> Tensor:

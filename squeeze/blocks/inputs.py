@@ -27,17 +27,17 @@ def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, 
     Args:
         places: The weights to watch, each with the place where its output joins the stream; None: not asked for.
     """
-    given: dict[Weight, list[Tensor]] = {}
+    inputs: dict[Weight, list[Tensor]] = {}
     streams: dict[Weight, Tensor] = {}
-    known = {weight: place for weight, place in places.items() if place is not None}
-    leave = not any(weight.expert is not None for weight in places) and OUTPUT not in known.values()
+    joins = {weight: place for weight, place in places.items() if place is not None}
+    leave = not any(weight.expert is not None for weight in places) and OUTPUT not in joins.values()
 
     def leave_if_done() -> None:
-        if leave and len(given) == len(places) and len(streams) == len(known):
+        if leave and len(inputs) == len(places) and len(streams) == len(joins):
             raise _Enough
 
     def see(weight: Weight, tensor: Tensor) -> None:
-        given.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
+        inputs.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
         leave_if_done()
 
     def see_stream(weight: Weight, tensor: Tensor) -> None:
@@ -47,9 +47,9 @@ def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, 
     with ExitStack() as open_:
         open_.enter_context(suppress(_Enough))
         open_.enter_context(InputWatch(visit.block, list(places), see))
-        for weight, place in known.items():
+        for weight, place in joins.items():
             if place != OUTPUT:
                 open_.enter_context(watched_place(visit.block, place, partial(see_stream, weight)))
         output = walk.block(visit.index, walk.hidden[part])
-        streams |= {weight: output.flatten(0, 1) for weight, place in known.items() if place == OUTPUT}
-    return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in given.items()}
+        streams |= {weight: output.flatten(0, 1) for weight, place in joins.items() if place == OUTPUT}
+    return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in inputs.items()}

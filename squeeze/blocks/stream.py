@@ -28,20 +28,20 @@ def find_places(
         run: Gives the block's output.
     """
     linears = {name: weight for weight in weights if (name := _linear(block, weight)) and weight.expert is None}
-    found: dict[Weight, str] = {}
-    given: dict[Weight, Tensor] = {}
+    places: dict[Weight, str] = {}
+    pending: dict[Weight, Tensor] = {}
     stream = hidden
 
     def added(name: str, tensor: Tensor) -> None:
         nonlocal stream
-        for weight, output in given.items():
+        for weight, output in pending.items():
             if output.shape == tensor.shape == stream.shape and torch.equal(stream + output, tensor):
-                found[weight], stream = name, tensor
-                given.clear()
+                places[weight], stream = name, tensor
+                pending.clear()
                 return
 
     def hold(linear: str) -> Callable[..., None]:
-        return lambda module, args, output: given.update({linears[linear]: output})
+        return lambda module, args, output: pending.update({linears[linear]: output})
 
     with ExitStack() as hooks:
         for name, module in block.named_modules():
@@ -51,7 +51,7 @@ def find_places(
                 hooks.enter_context(_hooked(module.register_forward_hook(hold(name))))
         output = run()
     added(OUTPUT, output)
-    return found
+    return places
 
 
 @contextmanager

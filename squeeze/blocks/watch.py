@@ -44,10 +44,10 @@ class InputWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func is functional.linear:
-            given, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
+            value, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
             weight = self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None
             if weight is not None:
-                self.see(weight, given)
+                self.see(weight, value)
         return func(*args, **named)
 
 
@@ -58,12 +58,12 @@ def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], obj
     """
     seen: list[tuple[Tensor, list[Weight]]] = []
 
-    def see(weight: Weight, given: Tensor) -> None:
+    def see(weight: Weight, value: Tensor) -> None:
         for known, group in seen:
-            if known is given and weight.expert is None and all(member.expert is None for member in group):
+            if known is value and weight.expert is None and all(member.expert is None for member in group):
                 group.append(weight)
                 return
-        seen.append((given, [weight]))
+        seen.append((value, [weight]))
 
     with InputWatch(block, weights, see):
         run()

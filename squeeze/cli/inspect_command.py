@@ -51,14 +51,15 @@ def command(model: str, shape: str | None, as_json: bool) -> None:
 
 def _coupled(outline: Model) -> list[dict[str, Any]]:
     """Which layers lose outputs, and which inputs, when one of their channels goes."""
-    from squeeze.models.torch_model import TorchModel
+    from squeeze.models.torch_model import in_memory
     from squeeze.passes.prune.coupling import CouplingGraph
     from squeeze.passes.prune.materialize import materialized
+    from squeeze.passes.prune.prune_channels import PruneChannels
     from squeeze.passes.prune.shortcuts import convolve_shortcuts
 
-    if not isinstance(outline, TorchModel):
+    if PruneChannels.gives(outline.form) is None:
         return []
-    model = materialized(outline)
+    model = materialized(in_memory(outline))
     convolve_shortcuts(model)
     groups = CouplingGraph(model).coupled()
     return [

@@ -80,7 +80,7 @@ class QuestionsData(ChoiceSource):
             raise DataError(f"{where}: {len(options)} options; two or more would leave something to choose")
         if not 0 <= answer < len(options):
             raise DataError(f"{where}: the answer is none of the {len(options)} options")
-        return Question(tuple(_filled(asked, option) for option in options), answer)
+        return Question(tuple(_ending(asked, option) for option in options), answer)
 
 
 class LastWordsData(ChoiceSource):
@@ -105,12 +105,12 @@ class LastWordsData(ChoiceSource):
         return Question((Ending(before, f" {word}"),))
 
 
-def _filled(asked: str, option: str) -> Ending:
+def _ending(question: str, option: str) -> Ending:
     """The option behind the question; where the question has a blank, what follows it once it is filled."""
-    before, blank, after = asked.partition("_")
+    before, blank, after = question.partition("_")
     if blank and after.strip():
         return Ending(before + option, f" {after.strip()}")
-    return Ending(f"Question: {asked}\nAnswer:", f" {option}")
+    return Ending(f"Question: {question}\nAnswer:", f" {option}")
 
 
 def _plain(entry: Entry, where: str) -> tuple[str, list[str], int]:

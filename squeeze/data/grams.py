@@ -29,7 +29,7 @@ class Joined:
         self.starts = ends - self.lengths
         self.tokens = np.concatenate([np.empty(0, np.int64), *texts]).view(np.uint64)
         self.text = np.repeat(np.arange(len(texts)), self.lengths)
-        self.left = np.repeat(ends, self.lengths) - np.arange(len(self.tokens))
+        self.remaining = np.repeat(ends, self.lengths) - np.arange(len(self.tokens))
 
     def runs(self, longest: int) -> Iterator[np.ndarray]:
         """For 1, 2, ... tokens: at each place, the hash of the run that begins there; some reach into the next text."""
@@ -41,7 +41,7 @@ class Joined:
 
     def within(self, size: int) -> np.ndarray:
         """Places where a run of that size ends within its text."""
-        return np.nonzero(self.left[: max(0, len(self.tokens) - size + 1)] >= size)[0]
+        return np.nonzero(self.remaining[: max(0, len(self.tokens) - size + 1)] >= size)[0]
 
     def whole(self, size: int) -> np.ndarray:
         """Places where texts of just that size begin."""

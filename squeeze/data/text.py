@@ -153,20 +153,20 @@ def decoder(tokenizer: Any) -> Decode:
     return lambda sequences: list(tokenizer.batch_decode(sequences, skip_special_tokens=True))
 
 
-def opening_tokens(tokenizer: Any, wanted: bool | None, where: str) -> list[int]:
+def opening_tokens(tokenizer: Any, bos: bool | None, where: str) -> list[int]:
     """The token that every text begins with, or none: a model that was trained with one is lost without it.
 
     Args:
-        wanted: None: as the tokenizer does it by default.
+        bos: None: as the tokenizer does it by default.
 
     Raises:
         DataError: one is asked for, and the tokenizer has none.
     """
-    bos = tokenizer.bos_token_id
-    if wanted and bos is None:
+    token = tokenizer.bos_token_id
+    if bos and token is None:
         raise DataError(f"{where}: bos: the tokenizer has no token that opens a text; leave bos out")
-    by_default = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-    return [bos] if (by_default if wanted is None else wanted) else []
+    by_default = token is not None and tokenizer("a")["input_ids"][:1] == [token]
+    return [token] if (by_default if bos is None else bos) else []
 
 
 def encoded(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:

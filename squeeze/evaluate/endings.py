@@ -95,27 +95,27 @@ def read_tokens(ending: CutEnding) -> int:
 def _scored(model: Decoder, endings: list[CutEnding], width: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     width = min(width, max(read_tokens(ending) for ending in endings))
     tokens = torch.full((len(endings), width), FILL, dtype=torch.int64)
-    targets, wanted = torch.full_like(tokens, FILL), torch.zeros_like(tokens, dtype=torch.bool)
+    targets, is_scored = torch.full_like(tokens, FILL), torch.zeros_like(tokens, dtype=torch.bool)
     for row, ending in enumerate(endings):
         read = read_tokens(ending)
         tokens[row, :read] = torch.from_numpy(ending.tokens[:-1])
         targets[row, :read] = torch.from_numpy(ending.tokens[1:])
-        wanted[row, ending.start - 1 : read] = True
+        is_scored[row, ending.start - 1 : read] = True
     room = min(MOST_CHUNK_TOKENS, LOGITS // model.vocabulary)
     parts = [
-        _chunk(logits, targets[part], wanted[part], what)
+        _chunk(logits, targets[part], is_scored[part], what)
         for part, logits in model.logits(tokens, max(1, room // width))
     ]
     log_probability, greedy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return log_probability, greedy
 
 
-def _chunk(logits: Tensor, targets: Tensor, wanted: Tensor, what: str) -> tuple[Tensor, Tensor]:
+def _chunk(logits: Tensor, targets: Tensor, is_scored: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Per text: the log-probability of its wanted tokens, and whether each is the likeliest."""
-    rows, chosen, right = wanted.nonzero()[:, 0], logits[wanted], targets[wanted]
+    rows, chosen, right = is_scored.nonzero()[:, 0], logits[is_scored], targets[is_scored]
     log_q = (chosen.gather(-1, right[:, None])[:, 0] - chosen.logsumexp(-1)).double()
     if not torch.isfinite(log_q).all():
         raise ModelError(f"{what}: the model gives NaN or infinity")
-    log_probability = torch.zeros(len(wanted), dtype=torch.float64).index_add(0, rows, log_q)
-    missed = torch.zeros(len(wanted), dtype=torch.int64).index_add(0, rows, (chosen.argmax(-1) != right).long())
+    log_probability = torch.zeros(len(is_scored), dtype=torch.float64).index_add(0, rows, log_q)
+    missed = torch.zeros(len(is_scored), dtype=torch.int64).index_add(0, rows, (chosen.argmax(-1) != right).long())
     return log_probability, missed == 0

@@ -61,22 +61,22 @@ def misfit(inputs: tuple[InputSpec, ...], batch: Batch) -> str | None:
     """In words, where a model does not take examples of these names and shapes; None where it does."""
     if len(inputs) != 1 or len(batch.inputs) != 1:
         return _misfit_of_several(inputs, batch)
-    wanted, given = inputs[0].shape, tuple(next(iter(batch.inputs.values())).shape[1:])
-    if len(wanted) == len(given) and all(want in (FREE, have) for want, have in zip(wanted, given, strict=True)):
+    expected, shape = inputs[0].shape, tuple(next(iter(batch.inputs.values())).shape[1:])
+    if len(expected) == len(shape) and all(want in (FREE, have) for want, have in zip(expected, shape, strict=True)):
         return None
-    return f"an example is {_said(given)}; the model takes {_said(wanted)}: resize:, crop: or channels: make it fit"
+    return f"an example is {_words(shape)}; the model takes {_words(expected)}: resize:, crop: or channels: make it fit"
 
 
 def _misfit_of_several(inputs: tuple[InputSpec, ...], batch: Batch) -> str | None:
     for spec in inputs:
         if spec.name not in batch.inputs:
             return f"the model takes the input '{spec.name}'; the data has {', '.join(batch.inputs)}"
-        given = tuple(batch.inputs[spec.name].shape[1:])
-        fits = len(spec.shape) == len(given) and all(w in (FREE, h) for w, h in zip(spec.shape, given, strict=True))
+        shape = tuple(batch.inputs[spec.name].shape[1:])
+        fits = len(spec.shape) == len(shape) and all(w in (FREE, h) for w, h in zip(spec.shape, shape, strict=True))
         if not fits:
-            return f"an example of '{spec.name}' is {_said(given)}; the model takes {_said(spec.shape)}"
+            return f"an example of '{spec.name}' is {_words(shape)}; the model takes {_words(spec.shape)}"
     return None
 
 
-def _said(shape: tuple[int, ...]) -> str:
+def _words(shape: tuple[int, ...]) -> str:
     return " x ".join("any" if size == FREE else str(size) for size in shape)

@@ -122,10 +122,10 @@ class LmEval(EstimateMetric):
             raise DataError(f"{path}: holds {len(files)} task files ({names}); name one of them")
         return files[0]
 
-    def _read(self, found: Any) -> Estimate:
+    def _read(self, results: Any) -> Estimate:
         """The harness's own numbers."""
-        (task,) = list(found["groups" if found.get("groups") else "results"])[:1]
-        values = found["results"][task]
+        (task,) = list(results["groups" if results.get("groups") else "results"])[:1]
+        values = results["results"][task]
         key = next((key for key in values if key.split(",")[0] == self.metric), None)
         if key is None:
             known = sorted({key.split(",")[0] for key in values if "," in key and "stderr" not in key})
@@ -133,9 +133,9 @@ class LmEval(EstimateMetric):
         error = values.get(key.replace(self.metric, f"{self.metric}_stderr", 1))
         if not isinstance(error, float):
             raise DataError(f"{self.label}: lm-eval gives no standard error; two examples or more would have one")
-        hashes = sorted(sample["doc_hash"] for samples in found["samples"].values() for sample in samples)
+        hashes = sorted(sample["doc_hash"] for samples in results["samples"].values() for sample in samples)
         digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
-        examples = sum(len({sample["doc_id"] for sample in samples}) for samples in found["samples"].values())
+        examples = sum(len({sample["doc_id"] for sample in samples}) for samples in results["samples"].values())
         return Estimate(float(values[key]), error, f"lm-eval task {task}", digest, examples)
 
 
@@ -145,7 +145,7 @@ def adapter(model: Decoder, progress: Progress) -> Any:
 
     tokenizer: Any = read_tokenizer(model.folder)
 
-    class Asked(TemplateLM):  # type: ignore[misc]  # untyped
+    class Adapter(TemplateLM):  # type: ignore[misc]  # untyped
         @property
         def eot_token_id(self) -> int:
             return int(tokenizer.eos_token_id)
@@ -160,7 +160,9 @@ def adapter(model: Decoder, progress: Progress) -> Any:
             return tokens
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            endings = [CutEnding(np.array(given + asked), len(given), 1) for _, given, asked in requests]
+            endings = [
+                CutEnding(np.array(context + continuation), len(context), 1) for _, context, continuation in requests
+            ]
             ones = np.ones(len(endings), dtype=np.int64)
             data = ChoiceDataset("lm-eval", endings, ones, ones - 1)
             found = score_endings(model, data, progress, "lm-eval")
@@ -175,7 +177,7 @@ def adapter(model: Decoder, progress: Progress) -> Any:
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             raise DataError("lm_eval: a task whose answers are generated; one that chooses among answers would do")
 
-    return Asked()
+    return Adapter()
 
 
 def _config(file: Path) -> dict[str, Any]:

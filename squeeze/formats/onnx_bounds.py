@@ -31,7 +31,7 @@ def require_bounded(proto: Any, where: str) -> None:
     for tensor in every_tensor(proto):
         if fault := tensor_fault(tensor):
             raise ModelError(f"{where}: tensor '{tensor.name[:80]}' {fault}")
-    if (nodes := _written_out(proto, where)) > MOST_NODES:
+    if (nodes := _inlined_nodes(proto, where)) > MOST_NODES:
         raise ModelError(f"{where}: {nodes:.3g} nodes once its functions are written out; {MOST_NODES:,} are the most")
     for graph in (proto.graph, *_subgraphs(proto.graph)):
         _require_small_constants(graph, where)
@@ -50,10 +50,14 @@ def tensor_fault(tensor: Any) -> str | None:
     except (ValueError, TypeError):
         return f"is of data type {tensor.data_type}, which ONNX does not know"
     nbytes = -(-values * bits // 8)
-    return _external_fault(tensor, nbytes) if tensor.data_location == tensor.EXTERNAL else _held(tensor, values, nbytes)
+    return (
+        _external_fault(tensor, nbytes)
+        if tensor.data_location == tensor.EXTERNAL
+        else _inline_fault(tensor, values, nbytes)
+    )
 
 
-def _held(tensor: Any, values: int, nbytes: int) -> str | None:
+def _inline_fault(tensor: Any, values: int, nbytes: int) -> str | None:
     if tensor.HasField("raw_data"):
         size = len(tensor.raw_data)
         return None if size == nbytes else f"{list(tensor.dims)} takes {nbytes} bytes and holds {size}; truncated?"
@@ -72,7 +76,7 @@ def _external_fault(tensor: Any, nbytes: int) -> str | None:
     return None
 
 
-def _written_out(proto: Any, where: str) -> int:
+def _inlined_nodes(proto: Any, where: str) -> int:
     """Nodes of the graph once every call of a function is replaced by what it calls."""
     functions = {(f.domain, f.name, f.overload): list(_nodes(f.node)) for f in proto.functions}
     sizes: dict[Key, int] = {}

@@ -24,7 +24,7 @@ INTEGER_OPS = frozenset(
 
 
 @dataclass(frozen=True)
-class Held:
+class NodeConstant:
     """One constant that a node holds.
 
     Args:
@@ -53,11 +53,11 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None
 
 
-def held(node: ir.Node) -> Iterator[Held]:
+def node_constants(node: ir.Node) -> Iterator[NodeConstant]:
     """The constants of a node, looked up through the nodes that only store them differently."""
     for index, value in enumerate(node.inputs):
         if value is not None:
-            yield from _behind(value, _is_weight_input(node, index))
+            yield from _constants_behind(value, _is_weight_input(node, index))
 
 
 def holds_integers(node: ir.Node) -> bool:
@@ -70,16 +70,16 @@ def takes_integers(node: ir.Node) -> bool:
     return node.op_type in INTEGER_OPS or node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
-def _behind(value: ir.Value, is_weight: bool) -> Iterator[Held]:
+def _constants_behind(value: ir.Value, is_weight: bool) -> Iterator[NodeConstant]:
     if value.const_value is not None and (value.is_initializer() or value.producer() is None):
-        yield Held(value, is_weight)
+        yield NodeConstant(value, is_weight)
         return
     node = value.producer()
     if node is None or node.op_type not in STORAGE_OPS or not _is_constant(node):
         return
     for index, source in enumerate(node.inputs):
         if source is not None:
-            yield from _behind(source, is_weight and index == 0)
+            yield from _constants_behind(source, is_weight and index == 0)
 
 
 def _is_constant(node: ir.Node) -> bool:

@@ -95,19 +95,19 @@ def stored_grid(node: ir.Node) -> QuantizedTensor | None:
 
 def take_grids(graph: ir.Graph) -> dict[str, QuantizedTensor]:
     """Give nodes the floats that their integers stand for, and the grids apart, by node name."""
-    found: dict[str, QuantizedTensor] = {}
+    grids: dict[str, QuantizedTensor] = {}
     for node in list(graph):
         grid = stored_grid(node) if node.op_type in LAYER_OPS else None
         if grid is None:
             continue
-        found[str(node.name)] = grid
+        grids[str(node.name)] = grid
         real = node.inputs[1]
         assert real is not None
         array = _laid(grid.dequantize(), output_axis(node))
         array = np.ascontiguousarray(array.reshape([int(size) for size in _sizes(node)]))
         node.replace_input_with(1, initializer(graph, f"{node.name}.weight", array))
         _drop(graph, real.producer())
-    return found
+    return grids
 
 
 def store_grids(graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:

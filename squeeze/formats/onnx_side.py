@@ -43,9 +43,9 @@ class SideFile:
         start = self.end + gap
         self.file.write(raw.reshape(-1).view(np.uint8).data)
         self.end = start + raw.nbytes
-        return self.seen(name, start, raw.nbytes, kind, array.shape)
+        return self.view(name, start, raw.nbytes, kind, array.shape)
 
-    def seen(self, name: str, start: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
+    def view(self, name: str, start: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
         """A tensor of what was written before, maybe in another shape."""
         return ir.ExternalTensor(
             self.path.name, start, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self.path.parent

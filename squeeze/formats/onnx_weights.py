@@ -25,7 +25,7 @@ from squeeze.formats.onnx_external import unsafe_location
 from squeeze.formats.onnx_nbits import NBits
 from squeeze.formats.onnx_nbits import from_arrays as from_nbits
 
-HELD = "squeeze.weights"  # the key of a node's metadata: names, one a line; one of several experts as NAME#PLACE
+WEIGHT_NAMES = "squeeze.weights"  # key of a node's metadata: names, one a line; one of several experts as NAME#PLACE
 NBITS, ROWS, BLOCKED = "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"
 UNIT = 256  # columns of a unit matrix, or as many as whole blocks and bytes take
 OPSETS = {"": 21, "com.microsoft": 1}
@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class HeldWeight:
+class FileWeight:
     """What one node holds: weights ``[out, in]``, one under the other.
 
     Args:
@@ -70,7 +70,7 @@ class HeldWeight:
             else self.integers.size // self.rows
         )
 
-    def part(self, rows: slice) -> HeldWeight:
+    def part(self, rows: slice) -> FileWeight:
         """Some output channels of it."""
         place = (rows,) if self.by_rows else (..., rows)
         zero_point = None if self.zero_point is None else self.zero_point[place]
@@ -86,13 +86,12 @@ class HeldWeight:
             packed = self.integers.reshape(self.rows, -1, block * bits // 8)
             stored = NBits(packed, self.scale, self.zero_point, self.order, self.rows, self.columns, bits, block)
             return from_nbits(stored).dequantize()
-        arrays = [self.integers, self.scale, self.zero_point]
-        turned = [array.T if self.by_rows and array is not None else array for array in arrays]
-        assert turned[0] is not None
-        assert turned[1] is not None
+        turn = self.by_rows
+        integers, scale = (array.T if turn else array for array in (self.integers, self.scale))
+        zero_point = self.zero_point.T if turn and self.zero_point is not None else self.zero_point
         bits = 8 if self.integers.dtype == np.int8 else 4
         return from_blocked(
-            Blocked(turned[0], turned[1], turned[2], self.attributes.get("block_size"), self.order), bits
+            Blocked(integers, scale, zero_point, self.attributes.get("block_size"), self.order), bits
         ).dequantize()
 
     def run(self) -> Tensor:
@@ -102,9 +101,9 @@ class HeldWeight:
             weight = np.concatenate([self._product(start) for start in range(0, self.columns, self._unit)]).T
         elif self.form == ROWS:
             tokens = np.arange(self.rows)
-            weight = _alone(self.form, [arrays[0], tokens, *arrays[1:]], self.attributes, "com.microsoft", 1)
+            weight = _run_node(self.form, [arrays[0], tokens, *arrays[1:]], self.attributes, "com.microsoft", 1)
         else:
-            weight = _alone(self.form, arrays, self.attributes)
+            weight = _run_node(self.form, arrays, self.attributes)
             weight = weight if self.by_rows else weight.T
         if self.order is not None:
             weight = weight[:, np.argsort(self.order)]
@@ -123,10 +122,10 @@ class HeldWeight:
         points = slice(blocks.start * bits // 8, -(-blocks.stop * bits // 8))
         zero_point = None if self.zero_point is None else self.zero_point[:, points]
         arrays = [np.eye(count, dtype=np.float32), self.integers[:, blocks], self.scale[:, blocks], zero_point]
-        return _alone(self.form, arrays, {**self.attributes, "K": count}, "com.microsoft", 0)
+        return _run_node(self.form, arrays, {**self.attributes, "K": count}, "com.microsoft", 0)
 
 
-def held_weights(file: Path) -> Iterator[HeldWeight]:
+def file_weights(file: Path) -> Iterator[FileWeight]:
     """Every quantized weight of a file, in its order, one in memory at a time.
 
     Raises:
@@ -137,12 +136,12 @@ def held_weights(file: Path) -> Iterator[HeldWeight]:
     except Exception as error:  # protobuf and onnx_ir raise many kinds, all of which mean: this is no model
         raise ModelError(f"{file}: not a readable ONNX file; truncated?") from error
     for node in graph_model.graph.all_nodes():
-        if HELD in node.metadata_props:
-            yield _held(node, file)
+        if WEIGHT_NAMES in node.metadata_props:
+            yield _file_weight(node, file)
 
 
-def _held(node: ir.Node, file: Path) -> HeldWeight:
-    names = tuple(node.metadata_props[HELD].split("\n"))
+def _file_weight(node: ir.Node, file: Path) -> FileWeight:
+    names = tuple(node.metadata_props[WEIGHT_NAMES].split("\n"))
     order = None
     if node.op_type in (NBITS, "MatMul"):
         order = _order(node, file)
@@ -155,7 +154,7 @@ def _held(node: ir.Node, file: Path) -> HeldWeight:
     assert scale is not None
     attributes = {name: a.as_int() for name, a in inner.attributes.items() if name != "accuracy_level"}
     by_rows = inner.op_type != BLOCKED or node is inner
-    return HeldWeight(names, inner.op_type, attributes, integers, scale, points[0] if points else None, order, by_rows)
+    return FileWeight(names, inner.op_type, attributes, integers, scale, points[0] if points else None, order, by_rows)
 
 
 def _order(node: ir.Node, file: Path) -> Array | None:
@@ -187,27 +186,27 @@ def _array(value: ir.Value | None, file: Path) -> Array | None:
     return tensor.numpy().copy()  # not mapped: the file is done with
 
 
-def _alone(
-    form: str, arrays: list[Array | None], attributes: Mapping[str, int], domain: str = "", fed: int | None = None
+def _run_node(
+    form: str, arrays: list[Array | None], attributes: Mapping[str, int], domain: str = "", fed_place: int | None = None
 ) -> Array:
-    """What ONNX Runtime makes of one node; the input at place ``fed`` is fed, the others are its initializers."""
+    """What ONNX Runtime makes of one node; the input at place ``fed_place`` is fed, the others are its initializers."""
     import onnxruntime as ort
 
     values = [None if array is None else _constant(f"input_{place}", array) for place, array in enumerate(arrays)]
-    feed = {} if fed is None else {f"input_{fed}": arrays[fed]}
+    feed = {} if fed_place is None else {f"input_{fed_place}": arrays[fed_place]}
     node = ir.node(form, values, dict(attributes), domain=domain)
     node.outputs[0].name, node.outputs[0].type = "weight", ir.TensorType(ir.DataType.FLOAT)
-    given = [value for place, value in enumerate(values) if value is not None and place == fed]
-    kept = [value for place, value in enumerate(values) if value is not None and place != fed]
-    for value in given:
+    inputs = [value for place, value in enumerate(values) if value is not None and place == fed_place]
+    constants = [value for place, value in enumerate(values) if value is not None and place != fed_place]
+    for value in inputs:
         value.const_value = None
-    graph = ir.Graph(given, node.outputs, nodes=[node], initializers=kept, opset_imports=OPSETS, name="weight")
+    graph = ir.Graph(inputs, node.outputs, nodes=[node], initializers=constants, opset_imports=OPSETS, name="weight")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     data = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    found: Array = session.run(None, feed)[0]
-    return found
+    output: Array = session.run(None, feed)[0]
+    return output
 
 
 def _constant(name: str, array: Array) -> ir.Value:

@@ -50,12 +50,12 @@ def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[
     with temporary.open("wb") as stream:
         stream.write(_header(slots))
         for slot, parts in zip(slots, pieces, strict=True):
-            count = sum(_written(stream, part) for part in parts)
+            count = sum(_write(stream, part) for part in parts)
             assert count == slot.nbytes, f"{slot.name}: {count} bytes, and {slot.nbytes} were promised"
     temporary.replace(file)
 
 
-def _written(stream: BinaryIO, part: Tensor) -> int:
+def _write(stream: BinaryIO, part: Tensor) -> int:
     return stream.write(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 

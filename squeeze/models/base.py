@@ -169,6 +169,11 @@ class Model(ABC):
         """Dotted names of all torch modules; none where the model is no torch module."""
         return []
 
+    @property
+    def blocks(self) -> int:
+        """In how many blocks its weights are read from disk, one at a time; 0: they are not read so."""
+        return 0
+
     def resident(self) -> Resident:
         """The model as one module with gradients, all weights in memory.
 

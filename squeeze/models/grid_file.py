@@ -70,11 +70,11 @@ def stored_grid(shards: Shards, grid: dict[str, GridEntry], name: str) -> Quanti
 
 def read_grid(shards: Shards) -> dict[str, GridEntry]:
     """What the shards say of their quantized weights."""
-    found: dict[str, GridEntry] = {}
+    entries: dict[str, GridEntry] = {}
     for file in sorted({piece.file for piece in shards.pieces.values()}):
         header = metadata(file).get(GRID, {})
-        found |= {name: GridEntry.from_json(values) for name, values in header.items()}
-    return found
+        entries |= {name: GridEntry.from_json(values) for name, values in header.items()}
+    return entries
 
 
 def to_tensors(name: str, grid: QuantizedTensor) -> dict[str, Tensor]:

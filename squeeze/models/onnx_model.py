@@ -20,7 +20,7 @@ from torch import Tensor
 from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
-from squeeze.formats.onnx_graph import WEIGHTED_OPS, held, holds_integers, takes_integers
+from squeeze.formats.onnx_graph import WEIGHTED_OPS, holds_integers, node_constants, takes_integers
 from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
@@ -187,11 +187,11 @@ def _holds_unknown(node: ir.Node) -> bool:
     if any(inner.op_type in WEIGHTED_OPS or _holds_unknown(inner) for graph in graphs for inner in graph):
         return True
     known = node.domain in STANDARD or node.op_type in WEIGHTED_OPS
-    return not known and any(len(item.tensor.shape) > 1 for item in held(node))
+    return not known and any(len(item.tensor.shape) > 1 for item in node_constants(node))
 
 
 def _layer(node: ir.Node, seen: set[str], macs: int | None) -> Layer:
-    constants = [item for item in held(node) if _first_sight(item.value, seen)]
+    constants = [item for item in node_constants(node) if _first_sight(item.value, seen)]
     weights = [item.tensor for item in constants if item.is_weight]
     kernel = max(weights, key=lambda tensor: tensor.size, default=None)
     return Layer(

@@ -63,7 +63,7 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count by the names of this module's parts."""
         handles = []
         for name, child in module.named_modules():
-            handles.append(child.register_forward_pre_hook(lambda m, given, name=name: self._enter(m, name)))
+            handles.append(child.register_forward_pre_hook(lambda m, args, name=name: self._enter(m, name)))
             handles.append(child.register_forward_hook(self._leave, always_call=True))
         try:
             with self, torch.no_grad():

@@ -26,13 +26,15 @@ from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
 from squeeze.models.tasks.base import ROWS, Task, task_named
 from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
+from squeeze.models.torch_layers import layer_names, without_grid
 from squeeze.models.torch_macs import MacCounter, meta_copy
+from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
 
 WANTED = "logits [n, classes] were"
 
 
-class TorchModel(Model):
+class TorchModel(TorchStage):
     """A ``torch.nn.Module`` in evaluation mode, with its source and its inputs.
 
     Args:
@@ -75,9 +77,6 @@ class TorchModel(Model):
         structure.apply(module, structure.difference(module, self.module))
         return TorchModel(module, self.source, self.inputs, self.grid)
 
-    def marks(self) -> frozenset[str]:
-        return frozenset({"quantized"} if self.grid else ())
-
     def require_floats(self, work: str) -> None:
         """Refuse a model whose weights are integers, which that work would lose.
 
@@ -94,9 +93,6 @@ class TorchModel(Model):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
         return forward(self.module, inputs)
-
-    def module_names(self) -> list[str]:
-        return [name for name, _ in self.module.named_modules() if name]
 
     def resident(self) -> ResidentTorchModel:
         """The model as a training loop sees it.
@@ -167,8 +163,13 @@ class TorchModel(Model):
         dense = [value for name, value in self.module.state_dict().items() if name not in self.grid]
         return sum(int(value.nbytes) for value in dense) + sum(map(grid_bytes, self.grid.values()))
 
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.module.parameters())
+    def matrices(self) -> dict[str, WeightShape]:
+        """Linears and convolutions."""
+        names = [f"{name}.weight" for name in layer_names(self)]
+        return {name: WeightShape.of_layer(self.module.get_parameter(name).shape) for name in names}
+
+    def gridless(self) -> dict[str, str]:
+        return without_grid(self)
 
     def structure(self) -> structure.Difference:
         """What the module has that a freshly built one has not."""
@@ -285,3 +286,9 @@ def _layers(model: TorchModel) -> Iterator[Layer]:
             if grid := model.grid.get(f"{name}.weight"):
                 size += grid_bytes(grid) - modules[name].weight.nbytes
             yield Layer(name, type(modules[name]).__name__, count, size, counter.by_module.get(name, 0), shape)
+
+
+def in_memory(model: Model) -> TorchModel:
+    """A torch model that is not read in blocks, as what it is."""
+    assert isinstance(model, TorchModel), "a torch model without blocks is in memory"
+    return model

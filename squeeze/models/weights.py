@@ -67,12 +67,12 @@ def assign(module: nn.Module, weights: Weights, file: str) -> None:
     module.load_state_dict(weights, strict=True, assign=False)
 
 
-def _require_alike(file: str, name: str, value: Tensor, wanted: Tensor) -> None:
+def _require_alike(file: str, name: str, value: Tensor, expected: Tensor) -> None:
     """Same shape, and numbers of the same kind: half precision may become float, integers may not."""
-    if value.shape != wanted.shape:
-        raise ModelError(f"{file}: '{name}' has shape {list(value.shape)}; the model has {list(wanted.shape)}")
-    if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() != wanted.is_complex():
-        have, want = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, wanted))
+    if value.shape != expected.shape:
+        raise ModelError(f"{file}: '{name}' has shape {list(value.shape)}; the model has {list(expected.shape)}")
+    if value.is_floating_point() != expected.is_floating_point() or value.is_complex() != expected.is_complex():
+        have, want = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, expected))
         raise ModelError(f"{file}: '{name}' holds {have}; the model has {want}")
 
 

@@ -178,7 +178,7 @@ class Pass(Options, ABC, Generic[In, Out]):
         """The marks of weights that this pass with these options does not take."""
         return type(self).refuses
 
-    def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
+    def memory_bytes(self, model: In, tokens: int, limit: int | None) -> int | None:
         """The peak that the pass will take on ``model`` (meta tensors), by its shapes; None: not known.
 
         Args:
@@ -203,11 +203,11 @@ class Pass(Options, ABC, Generic[In, Out]):
         """Files and folders that the options name: their content is part of what made the result."""
         return ()
 
-    def faults(self, model: Model) -> Iterator[str]:
+    def faults(self, model: In) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights (meta tensors)."""
         return iter(())
 
-    def preview(self, model: Model, before: Preview) -> Preview:
+    def preview(self, model: In, before: Preview) -> Preview:
         """What the pass will do to ``model`` (meta tensors; may be changed in place), for ``check --explain``."""
         return replace(before, touched=())
 

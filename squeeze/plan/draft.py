@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from squeeze import registry
 from squeeze.errors import SqueezeError, printable
 from squeeze.models.base import Model
 from squeeze.models.language.gguf.architecture import ARCHITECTURES, faults
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.spec import ModelSpec
 
 GROUPS = (128, 64, 32)
@@ -103,8 +103,8 @@ def draft(model: Path) -> tuple[str, str]:
     outline = known[kind].outline(Path.cwd())
     what = _what(outline)
     head = HEAD.format(what=printable(f"{model.name}: {what}"), kind=kind, reference=json.dumps(place))
-    if isinstance(outline, LanguageModel):
-        return what, head + _language(outline)
+    if outline.blocks:
+        return what, head + _language(in_shards(outline))
     if (model / "tokenizer.json").is_file() and any(spec.name == "input_ids" for spec in outline.inputs):
         return what, head + _sentences(outline, place)
     return what, head + (_pictures(outline) if _takes_pictures(outline) else _arrays(outline))
@@ -118,12 +118,17 @@ def is_model(path: Path) -> bool:
 def _what(model: Model) -> str:
     count = model.parameters()
     size = "" if count is None else f", {count / 1e6:.1f} M parameters"
-    if isinstance(model, LanguageModel):
-        kind = model.skeleton.config.model_type
+    if model.blocks:
+        kind = in_shards(model).skeleton.config.model_type
         return f"a language model ({kind}), {model.blocks} blocks, {model.vocabulary:,} tokens{size}"
     inputs = " and ".join(f"{spec.name} {spec.dtype} {_shape(spec.shape)}" for spec in model.inputs)
-    kind = "an ONNX graph" if isinstance(model, OnnxModel) else "a network"
+    kind = "a network" if _exportable(model) else "an ONNX graph"
     return f"{kind} that takes {inputs}{size}"
+
+
+def _exportable(model: Model) -> bool:
+    """Whether it is no ONNX graph yet."""
+    return registry.load("passes", "export_onnx").gives(model.form) is not None
 
 
 def _language(model: LanguageModel) -> str:
@@ -157,7 +162,7 @@ def _takes_pictures(model: Model) -> bool:
 def _pictures(model: Model) -> str:
     channels, *sides = model.inputs[0].shape
     height, width = (side if side > 0 else 224 for side in sides)
-    export = "" if isinstance(model, OnnxModel) else "\n  - pass: export_onnx"
+    export = "\n  - pass: export_onnx" if _exportable(model) else ""
     return PICTURES.format(channels=channels, height=height, width=width, export=export)
 
 
@@ -170,7 +175,7 @@ def _sentences(model: Model, place: str) -> str:
 def _arrays(model: Model) -> str:
     shapes = ", ".join(f"{spec.name} {spec.dtype} {_shape(spec.shape)}" for spec in model.inputs)
     names = [json.dumps(spec.name) for spec in model.inputs]  # a stranger's: quoted, whatever letters they have
-    export = "" if isinstance(model, OnnxModel) else "\n  - pass: export_onnx"
+    export = "\n  - pass: export_onnx" if _exportable(model) else ""
     return ARRAYS.format(export=export, shapes=printable(shapes), inputs=", ".join(f"{name}: {name}" for name in names))
 
 

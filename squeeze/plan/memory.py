@@ -11,7 +11,7 @@ from squeeze.evaluate.metrics import ExampleMetric
 from squeeze.evaluate.tokens import scoring_bytes
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import in_shards
 from squeeze.plan.plan import Plan, Step
 from squeeze.report.text import size
 
@@ -33,7 +33,7 @@ class KeptOriginal:
 
 def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
     """What a pass will take; None where it cannot tell."""
-    if not isinstance(model, LanguageModel):
+    if model is None:
         return None
     return step.pass_.memory_bytes(model, _calibration_tokens(plan), plan.memory_bytes)
 
@@ -47,18 +47,21 @@ def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fau
 def kept_original(plan: Plan, model: Model | None) -> KeptOriginal | None:
     """None where no metric reads a language model's tokens."""
     source = plan.data.get("evaluate")
-    if not isinstance(model, LanguageModel) or not isinstance(source, TextData) or not _scored(plan):
+    if model is None or not model.blocks or not isinstance(source, TextData) or not _scored(plan):
         return None
+    hidden = in_shards(model).hidden_bytes
     tokens = None if source.samples is None else source.samples * source.length
-    return KeptOriginal(model.hidden_bytes(1), None if tokens is None else model.hidden_bytes(tokens))
+    return KeptOriginal(hidden(1), None if tokens is None else hidden(tokens))
 
 
 def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     """A fault where scoring takes more than the plan allows."""
     source = plan.data.get("evaluate")
-    if isinstance(model, LanguageModel) and isinstance(source, TextData) and _scored(plan):
-        yield from _fault(plan, "scoring", scoring_bytes(model, source.length, source.samples))
-    if model is not None and not isinstance(model, LanguageModel):
+    if model is None:
+        return
+    if model.blocks and isinstance(source, TextData) and _scored(plan):
+        yield from _fault(plan, "scoring", scoring_bytes(in_shards(model), source.length, source.samples))
+    if not model.blocks:
         yield from _fault(plan, "a run", least_bytes(model), "takes at least")
 
 

@@ -36,25 +36,25 @@ class Opened:
     warnings: list[str] = field(default_factory=list)
 
 
-def open_all(plan: Plan, given: Mapping[str, Dataset]) -> Opened:
-    """Open what the plan names; ``given`` stands in for some of it, by role.
+def open_all(plan: Plan, brought: Mapping[str, Dataset]) -> Opened:
+    """Open what the plan names; ``brought`` stands in for some of it, by role.
 
     Raises:
         PlanError: it cannot be read, or evaluation data is also calibration or training data.
     """
-    opened = Opened(dict(given))
+    opened = Opened(dict(brought))
     for role in ROLES:
-        if role in plan.data and role not in given:
-            with told_at(plan, "data", role):
+        if role in plan.data and role not in brought:
+            with faults_at(plan, "data", role):
                 opened.roles[role] = plan.open_data(role)
     for index, metric in enumerate(plan.metrics):
-        with told_at(plan, "metrics", index):
+        with faults_at(plan, "metrics", index):
             if (data := own_data(plan, metric, opened.roles.get(EVALUATE))) is not None:
                 opened.own[metric.label] = data
     _read_documents(plan, opened)
     for role in opened.roles:
         if role != EVALUATE:
-            opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in given)
+            opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in brought)
     for number in range(1, max((step.pass_.repetitions() for _, step in plan.every_step()), default=1)):
         again = plan.open_data(CALIBRATE, number)
         opened.recalibrated.append(_unseen(plan, CALIBRATE, again, opened, drop=True))
@@ -97,7 +97,7 @@ def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) ->
     source = plan.data.get(role)
     scored = {f"data.{EVALUATE}": opened.roles[EVALUATE]} if EVALUATE in opened.roles else {}
     for where, texts in (scored | opened.own | opened.documents).items():
-        with told_at(plan, *(("data", EVALUATE) if where in scored else ("metrics",))):
+        with faults_at(plan, *(("data", EVALUATE) if where in scored else ("metrics",))):
             if drop and isinstance(source, TextData) and source.drop_overlap:
                 data = without_overlap(data, texts)
             refuse_overlap(texts, {role: data}, where)
@@ -105,7 +105,7 @@ def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) ->
 
 
 @contextmanager
-def told_at(plan: Plan, *place: str | int) -> Iterator[None]:
+def faults_at(plan: Plan, *place: str | int) -> Iterator[None]:
     """A complaint from in here is a fault of the plan at that place."""
     try:
         yield

@@ -132,9 +132,9 @@ def _pickled(plan: Plan) -> str:
         raise UsageError(f"{plan.file}: cannot be handed to another process ({first_line(error)})") from None
 
 
-def _checked(package: Package, found: child.Answer) -> Rescored:
+def _checked(package: Package, answer: child.Answer) -> Rescored:
     """The answer as far as it is one: it comes from a process that ran a stranger's model."""
     try:
-        return Rescored.model_validate(found)
+        return Rescored.model_validate(answer)
     except ValidationError as error:
         raise VerifyError(f"{package.path}: scoring gave no scores ({error.error_count()} faults)") from None

@@ -81,13 +81,13 @@ def scores_in_child(
         VerifyError: the ledger is none, or on its very data a score is another one.
     """
     with importable(root):
-        asked: Plan = pickle.loads(base64.b64decode(plan))
-    torch.set_num_threads(asked.threads)
+        opened_plan: Plan = pickle.loads(base64.b64decode(plan))
+    torch.set_num_threads(opened_plan.threads)
     package = Package(Path(path), Path(folder), read_manifest(Path(path), Path(folder)))
     ledger, model, progress = read_ledger(package), package.load_model(), child_progress()
     subject = _original(Path(original), root) if original else None
-    sources = open_sources(asked, model.task, subject, Store(Path(store), progress), progress)
-    return _beside_ledger(Check(package, asked, model, sources, reason, _shift(package)), ledger)
+    sources = open_sources(opened_plan, model.task, subject, Store(Path(store), progress), progress)
+    return _beside_ledger(Check(package, opened_plan, model, sources, reason, _shift(package)), ledger)
 
 
 def _shift(package: Package) -> float:

@@ -14,7 +14,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
 
-MODEL, RECORD = "model", "said.json"
+MODEL, RECORD = "model", "record.json"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect
-from squeeze.run.opened import CALIBRATE, Opened, open_all, told_at
+from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
@@ -64,14 +64,14 @@ def run(
     """
     began = time.monotonic()
     progress = progress or Progress()
-    given = dict(data or {})
-    faults = check(plan, frozenset(given), model).faults
+    brought = dict(data or {})
+    faults = check(plan, frozenset(brought), model).faults
     if faults:
         raise PlanError(plan.located(faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
     with one_line_if_refused(store.folder), store.run() as work, work_within(work):
-        line = Line(plan, store, progress, open_all(plan, given), model)
+        line = Line(plan, store, progress, open_all(plan, brought), model)
         try:
             with one_line_if_refused(store.folder):
                 line.walk(Path(out) if out is not None else None)
@@ -107,7 +107,7 @@ class Line:
             shape = example_shape(plan)
             model = read_original(plan.model, plan.root, shape, store, plan.threads, progress)
         for role, data in opened.roles.items():
-            with told_at(plan, "data", role):
+            with faults_at(plan, "data", role):
                 require_fit(model, role, data)
         self.original = keep_original(model, store, self.code_folder)
         self.plan = plan = plan.settled(self.original.model)
@@ -162,13 +162,13 @@ class Line:
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: StoredModel) -> StoredModel:
         for step in steps:
             self.now = (step.pass_.name, branch)
-            made = self._made(step, start, self.data.get(CALIBRATE))
-            again = [self._made(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
+            made = self._after(step, start, self.data.get(CALIBRATE))
+            again = [self._after(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
             self._add_row(made, step.pass_.name, branch, step.pass_.options(), start, again)
             start = made
         return start
 
-    def _made(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:
+    def _after(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:
         """The model after a pass, calibrated on that: from the store, or by running it."""
         inputs = self._inputs(step, before.key, calibrate)
         key = self.store.key("pass", inputs)

@@ -13,10 +13,9 @@ from squeeze.evaluate.latency import Open, Paired, compare, paired, same_bytes, 
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.plan.plan import AnyPass
 from squeeze.progress import Progress
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
@@ -91,11 +90,13 @@ class Timer:
         """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
         model = stored.model
         own = isinstance(metric, Latency) and metric.runtime == "own"
-        if own or not isinstance(model, TorchModel | LanguageModel):
+        if own or ExportOnnx.gives(model.form) is None:
             return stored
 
+        export: AnyPass = ExportOnnx()
+
         def write(folder: Path) -> None:
-            write_model(folder, ExportOnnx().run(model, Context(progress=self.progress)), {}, {})
+            write_model(folder, export.run(model, Context(progress=self.progress)), {}, {})
 
         read = partial(read_model, code_folder=None)
         return self.store.cached("timing export", {"model": stored.key}, write, read, "float ONNX, for timing")

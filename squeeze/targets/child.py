@@ -56,8 +56,8 @@ def call(
         SqueezeError: of the kind that the function raised.
     """
     with temporary_folder("child") as scratch:
-        asked = {"function": function, "scratch": str(scratch), "arguments": dict(arguments), "path": _path()}
-        request = json.dumps(asked)
+        call = {"function": function, "scratch": str(scratch), "arguments": dict(arguments), "path": _path()}
+        request = json.dumps(call)
         try:
             command = [sys.executable, "-P", "-c", START]
             done = run_confined(command, limits, model_bytes, request, progress, [scratch, *folders])
@@ -97,9 +97,9 @@ def _path() -> list[str]:
     return [str(Path(place).resolve()) for place in sys.path]
 
 
-def _no_answer(where: str, said: str) -> SqueezeError:
+def _no_answer(where: str, stderr: str) -> SqueezeError:
     """No result was written: the process died, or the disk of temporary files is full."""
-    last = _last_line(said)
+    last = _last_line(stderr)
     if NO_SPACE_LEFT in last:
         return RefusedError(f"{place_of_temporary_files()}: {NO_SPACE}")
     return VerifyError(f"{where}: the runtime's process gave no answer ({last})")

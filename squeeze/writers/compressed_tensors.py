@@ -25,8 +25,8 @@ def write_compressed_tensors(model: LanguageModel, folder: Path) -> None:
     Raises:
         ModelError: a weight that compressed-tensors cannot hold.
     """
-    found = linears(model, holds)
-    write_packed(model, folder, to_tensors, config_of(found.packed, [*found.left_out, *found.ends]))
+    packing = linears(model, holds)
+    write_packed(model, folder, to_tensors, config_of(packing.packed, [*packing.left_out, *packing.ends]))
 
 
 def prove_compressed_tensors(model: LanguageModel, folder: Path) -> Iterator[Equality]:

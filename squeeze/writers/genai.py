@@ -32,7 +32,7 @@ def write_genai(decoder: OnnxDecoder, folder: Path) -> GenaiDecoder:
 
 
 def _config(decoder: OnnxDecoder) -> dict[str, Any]:
-    session, values = decoder.session, _said(decoder.folder)
+    session, values = decoder.session, _config_values(decoder.folder)
     if session.context is None:
         raise ModelError(f"{decoder.main}: says not how long texts may be, which GenAI must know; state context")
     caches = {session.past_shape(name, 1, 0) for name in session.past}
@@ -61,7 +61,7 @@ def _config(decoder: OnnxDecoder) -> dict[str, Any]:
             },
         },
     }
-    model |= {name: known for name in ENDS if (known := _known(values.get(name), decoder.vocabulary)) is not None}
+    model |= {name: token for name in ENDS if (token := _valid_token(values.get(name), decoder.vocabulary)) is not None}
     model.setdefault("eos_token_id", model.get("pad_token_id", 0))
     last = model["eos_token_id"]
     model.setdefault("pad_token_id", last[0] if isinstance(last, list) else last)
@@ -69,14 +69,14 @@ def _config(decoder: OnnxDecoder) -> dict[str, Any]:
     return {"model": model, "search": search}
 
 
-def _known(token: Any, vocabulary: int) -> Any:
+def _valid_token(token: Any, vocabulary: int) -> Any:
     """A token id, or several, as far as the model can say them; GenAI refuses a config with others."""
     if isinstance(token, list):
         return [one for one in token if 0 <= one < vocabulary] or None
     return token if token is not None and 0 <= token < vocabulary else None
 
 
-def _said(folder: Path) -> dict[str, Any]:
+def _config_values(folder: Path) -> dict[str, Any]:
     """What the model's configs say, that of generation before the other."""
     found: dict[str, Any] = {}
     for name in ("config.json", "generation_config.json"):

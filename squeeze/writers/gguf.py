@@ -43,8 +43,8 @@ def write_gguf(model: LanguageModel, file: Path) -> None:
     writer = package.GGUFWriter(None, architecture.name)
     describe(writer, model.skeleton.config, architecture)
     add_tokenizer(writer, model.folder, model.vocabulary)
-    found = list(sources(model.skeleton, architecture.name))
-    entries = [_entry(model, source, architecture) for source in found]
+    all_sources = list(sources(model.skeleton, architecture.name))
+    entries = [_entry(model, source, architecture) for source in all_sources]
     factors = _rope_factors(model)
     entries = [*(Entry(name, tuple(value.shape), "F32") for name, value in factors.items()), *entries]
     used = [entry.kind for entry in entries if entry.kind in FILE_TYPES]
@@ -52,7 +52,7 @@ def write_gguf(model: LanguageModel, file: Path) -> None:
     writer.add_quantization_version(package.GGML_QUANT_VERSION)
     writer.add_file_type(package.LlamaFileType[FILE_TYPES[most] if most else "MOSTLY_F16"])
     kinds = {entry.name: entry.kind for entry in entries}
-    write(file, writer, entries, _tensors(model, factors, found, kinds, architecture))
+    write(file, writer, entries, _tensors(model, factors, all_sources, kinds, architecture))
 
 
 def architecture_of(model: LanguageModel) -> Architecture:
@@ -86,12 +86,12 @@ def _entry(model: LanguageModel, source: Source, architecture: Architecture) -> 
 def _tensors(
     model: LanguageModel,
     factors: dict[str, Tensor],
-    found: list[Source],
+    all_sources: list[Source],
     kinds: dict[str, str],
     architecture: Architecture,
 ) -> Iterator[Tensor]:
     yield from factors.values()
-    for source in found:
+    for source in all_sources:
         kind = kinds[source.name]
         if kind in DENSE:
             yield _dense(source, dense_of(model, source, architecture), DENSE[kind])

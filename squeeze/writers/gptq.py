@@ -32,19 +32,19 @@ def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:
     Raises:
         ModelError: a weight that a GPTQ checkpoint of this version cannot hold.
     """
-    found = linears(model, lambda kind: gptq_checkpoint.holds(kind, version))
+    packing = linears(model, lambda kind: gptq_checkpoint.holds(kind, version))
     quantizer = f"squeeze:{installed('squeeze')}"
-    values = gptq_config.config_of(found.packed, found.left_out, version, quantizer)
-    if found.left_out and (inside := _inside_blocks(model, found)):
+    values = gptq_config.config_of(packing.packed, packing.left_out, version, quantizer)
+    if packing.left_out and (inside := _inside_blocks(model, packing)):
         values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
     write_packed(model, folder, lambda grid: gptq_checkpoint.to_tensors(grid, version), values)
     (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _inside_blocks(model: LanguageModel, found: Linears) -> list[str]:
+def _inside_blocks(model: LanguageModel, packing: Linears) -> list[str]:
     """Names inside a block of its packed linears, where they are the same in every block; else none."""
     by_block = [set[str]() for _ in range(model.blocks)]
-    for name in found.packed:
+    for name in packing.packed:
         number, _, inside = name.removeprefix(f"{model.skeleton.layers_name}.").partition(".")
         if not number.isdigit():
             return []

@@ -53,14 +53,14 @@ class DecoderWriter(Writer[LanguageModel]):
     def write(self, model: LanguageModel, folder: Path) -> Path:
         return self.export(model, folder).main
 
-    def export(self, model: LanguageModel, folder: Path, lent: Surroundings | None = None) -> OnnxDecoder:
+    def export(self, model: LanguageModel, folder: Path, context: Surroundings | None = None) -> OnnxDecoder:
         """Write, compare with torch, prove.
 
         Raises:
             ModelError: a structure or a grid with no graph form.
             EffectError: logits are not the torch model's, or a reader sees other weights.
         """
-        return export_decoder(model, folder, Options(self.encoding, self.accuracy_level, self.length), lent)
+        return export_decoder(model, folder, Options(self.encoding, self.accuracy_level, self.length), context)
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
         return prove_onnx(model, file) if model.grid else iter(())

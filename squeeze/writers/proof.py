@@ -94,16 +94,16 @@ def _weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
         yield from ((name.removesuffix(WEIGHT), value) for name, value in stored.items())
 
 
-def compared(name: str, form: str, reader: str, own: Tensor, read: Tensor) -> Equality:
+def compared(name: str, form: str, reader: str, own: Tensor, as_read: Tensor) -> Equality:
     """One weight as it is and as it was read, bit for bit.
 
     Raises:
         ModelError: another shape or float type.
     """
-    if own.shape != read.shape or own.dtype != read.dtype:
-        what = f"{list(read.shape)} {read.dtype}, and {list(own.shape)} {own.dtype} was written"
+    if own.shape != as_read.shape or own.dtype != as_read.dtype:
+        what = f"{list(as_read.shape)} {as_read.dtype}, and {list(own.shape)} {own.dtype} was written"
         raise ModelError(f"{name}: {reader} reads {what}")
     bits = torch.int16 if own.dtype == torch.float16 else torch.int32
     zero = torch.zeros((), dtype=own.dtype)  # -0.0 and 0.0 are the same weight
-    same = torch.eq((own + zero).contiguous().view(bits), (read + zero).contiguous().view(bits))
+    same = torch.eq((own + zero).contiguous().view(bits), (as_read + zero).contiguous().view(bits))
     return Equality(name, form, reader, str(own.dtype).removeprefix("torch."), own.numel(), int((~same).sum()))

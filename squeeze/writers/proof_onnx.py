@@ -15,7 +15,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_weights import HeldWeight, held_weights
+from squeeze.formats.onnx_weights import FileWeight, file_weights
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.proof import Equality
 
@@ -29,43 +29,45 @@ def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:
         ModelError: a weight of the model is not in the file.
     """
     missing = set(model.grid)
-    for held in held_weights(file):
-        missing -= {name.partition("#")[0] for name in held.names}
-        for reader, differing in _differing(held, model).items():
-            yield Equality("+".join(held.names), held.form, reader, "float32", held.rows * held.columns, differing)
-    if missing and (absent := sorted(name for name in missing if _is_read(model, name))):
+    for weight in file_weights(file):
+        missing -= {name.partition("#")[0] for name in weight.names}
+        for reader, differing in _differing(weight, model).items():
+            yield Equality(
+                "+".join(weight.names), weight.form, reader, "float32", weight.rows * weight.columns, differing
+            )
+    if missing and (absent := sorted(name for name in missing if _is_of_text(model, name))):
         raise ModelError(f"{file}: holds no '{absent[0]}', which the model has quantized")
 
 
-def _differing(held: HeldWeight, model: LanguageModel) -> dict[str, int]:
+def _differing(weight: FileWeight, model: LanguageModel) -> dict[str, int]:
     """How many weights each reader sees otherwise."""
     total, first = Counter[str](), 0
-    for name in held.names:
+    for name in weight.names:
         grid = _grid(model, name)
         rows, columns = grid.q.shape
-        if held.columns != columns or first + rows > held.rows:
-            what = f"[{held.rows}, {held.columns}], and {list(grid.q.shape)} was written from row {first} on"
+        if weight.columns != columns or first + rows > weight.rows:
+            what = f"[{weight.rows}, {weight.columns}], and {list(grid.q.shape)} was written from row {first} on"
             raise ModelError(f"{name}: the file holds {what}")
-        total.update(_differing_rows(held, first, grid))
+        total.update(_differing_rows(weight, first, grid))
         first += rows
-    if first != held.rows:
-        raise ModelError(f"{held.names[0]}: the file holds {held.rows} rows, and {first} were written")
+    if first != weight.rows:
+        raise ModelError(f"{weight.names[0]}: the file holds {weight.rows} rows, and {first} were written")
     return dict(total)
 
 
-def _differing_rows(held: HeldWeight, first: int, grid: QuantizedTensor) -> Counter[str]:
+def _differing_rows(weight: FileWeight, first: int, grid: QuantizedTensor) -> Counter[str]:
     """By reader, how many weights it sees otherwise; some rows at a time, from ``first`` on in the file."""
-    step, found = max(1, WEIGHTS // held.columns), Counter[str]()
+    step, counts = max(1, WEIGHTS // weight.columns), Counter[str]()
     for start in range(0, len(grid.q), step):
         own = grid.rows(slice(start, start + step)).dequantize()
-        part = held.part(slice(first + start, first + start + len(own)))
-        found.update(squeeze=_unlike(own, part.unpacked()), onnxruntime=_unlike(own, part.run()))
-    return found
+        part = weight.part(slice(first + start, first + start + len(own)))
+        counts.update(squeeze=_unlike(own, part.unpacked()), onnxruntime=_unlike(own, part.run()))
+    return counts
 
 
-def _unlike(own: Tensor, read: Tensor) -> int:
+def _unlike(own: Tensor, other: Tensor) -> int:
     """How many numbers differ; -0.0 and 0.0 are the same weight."""
-    return 0 if torch.equal(own, read) else int((own != read).sum())
+    return 0 if torch.equal(own, other) else int((own != other).sum())
 
 
 def _grid(model: LanguageModel, name: str) -> QuantizedTensor:
@@ -77,6 +79,6 @@ def _grid(model: LanguageModel, name: str) -> QuantizedTensor:
     return grid.rows(slice(int(expert) * rows, (int(expert) + 1) * rows))
 
 
-def _is_read(model: LanguageModel, name: str) -> bool:
+def _is_of_text(model: LanguageModel, name: str) -> bool:
     """Text goes through it: it is no vision tower's."""
     return name.startswith(f"{model.skeleton.layers_name}.") or name in model.skeleton.read_outside

@@ -16,9 +16,9 @@ from squeeze.blocks.watch import Weight
 from squeeze.data.text import TokenDataset
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.matrices import block_weights, matrices
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.gptq import Gptq, _stages
-from squeeze.passes.quantize.scheme import matrices, quantizable
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 
@@ -29,9 +29,8 @@ def context(**more: Any) -> Context:
 
 def places(model: LanguageModel) -> dict[str, str]:
     walk = model.walk(torch.from_numpy(TOKENS[:4]))
-    prefix = model.skeleton.prefix(0)
-    names = [name.removeprefix(prefix) for name in quantizable(model) if name.startswith(prefix)]
-    weights = [weight for name in names for weight in matrices(model, 0, name)]
+    names = block_weights(model.skeleton, 0)
+    weights = [weight for name in names for weight in matrices(model.skeleton, 0, name)]
     with model.block(0) as block:
         found = find_places(block, weights, walk.hidden[:4], lambda: walk.block(0, walk.hidden[:4]))
     return {str(weight): place for weight, place in found.items()}

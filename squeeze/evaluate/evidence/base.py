@@ -213,15 +213,15 @@ class Collectors:
     """A collector for each metric; metrics that read the same share one."""
 
     def __init__(self, metrics: Sequence[Metric], sources: Sources) -> None:
-        made: dict[tuple[type[Evidence], str], Evidence] = {}
+        collectors: dict[tuple[type[Evidence], str], Evidence] = {}
         self.metrics, self._by_label = list(metrics), {}
         for metric in metrics:
             kind = metric.evidence_of(sources.task)
             place = kind, kind.scope(metric)
-            made[place] = made.get(place) or kind(sources, metric)
-            self._by_label[metric.label] = made[place]
+            collectors[place] = collectors.get(place) or kind(sources, metric)
+            self._by_label[metric.label] = collectors[place]
 
     def readings(self, model: Subject) -> dict[str, Reading]:
         """By a metric's label, what it is worked out from."""
-        found = {m.label: self._by_label[m.label].reading(m, model) for m in self.metrics}
-        return {label: reading for label, reading in found.items() if reading is not None}
+        readings = {m.label: self._by_label[m.label].reading(m, model) for m in self.metrics}
+        return {label: reading for label, reading in readings.items() if reading is not None}

@@ -26,15 +26,17 @@ from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.decoder import Decoder
 from squeeze.models.language.dense import SIDE_FILES, write_dense
+from squeeze.models.language.matrices import block_weights
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.torch_stage import TorchStage, WeightShape
 
 
-class LanguageModel(Decoder):
+class LanguageModel(Decoder, TorchStage):
     """A causal language model in a folder: config.json, safetensors shards, tokenizer.
 
     Raises:
@@ -46,13 +48,14 @@ class LanguageModel(Decoder):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.skeleton = Skeleton.read(folder)
+        self.module = self.skeleton.module
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces
-        self.found = find(self.skeleton.module, self.skeleton.names(), pieces)
-        self.grid = self._read_grid()
-        if HEAD in self.skeleton.factors and EMBEDDING in self.found.alone:
-            self.found.alone.setdefault(HEAD, self.found.alone[EMBEDDING])  # tied on disk, scaled apart
+        self.stored_names = find(self.skeleton.module, self.skeleton.names(), pieces)
+        self.grid: dict[str, GridEntry] = self._read_grid()
+        if HEAD in self.skeleton.factors and EMBEDDING in self.stored_names.alone:
+            self.stored_names.alone.setdefault(HEAD, self.stored_names.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
 
     @property
@@ -78,9 +81,9 @@ class LanguageModel(Decoder):
         """One weight by its name in the module; a quantized one dequantized, in float32 where ``wide``."""
         if self.packed and name in self.grid:
             return dense(self.grid[name], self.quantized(name), wide)
-        if name in self.found.stacked:
-            return read_stacked(self.found.stacked[name])
-        value = stored_value(self.shards, self.grid, self.found.alone.get(name, name), wide)
+        if name in self.stored_names.stacked:
+            return read_stacked(self.stored_names.stacked[name])
+        value = stored_value(self.shards, self.grid, self.stored_names.alone.get(name, name), wide)
         factor = self.skeleton.factors.get(name)
         return value if factor is None else scaled(value, factor)
 
@@ -173,15 +176,9 @@ class LanguageModel(Decoder):
         module.tie_weights()  # type: ignore[operator]
         return module.eval()
 
-    def marks(self) -> frozenset[str]:
-        return frozenset({"quantized"} if self.grid else ())
-
     def arithmetic(self) -> str:
         narrow = str(self.skeleton.dtype).removeprefix("torch.")
         return "torch: float32 activations, head and logits" + ("" if narrow == "float32" else f", {narrow} weights")
-
-    def module_names(self) -> list[str]:
-        return [name for name, _ in self.skeleton.module.named_modules() if name]
 
     def resident(self) -> ResidentLanguageModel:
         """The model as a training loop sees it, all weights in memory."""
@@ -194,8 +191,16 @@ class LanguageModel(Decoder):
         """Bytes of all shards on disk."""
         return self.shards.nbytes()
 
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.skeleton.module.parameters())
+    def matrices(self) -> dict[str, WeightShape]:
+        """Linears and experts of the blocks; no routers."""
+        prefixes = [self.skeleton.prefix(index) for index in range(self.blocks)]
+        names = [prefix + name for i, prefix in enumerate(prefixes) for name in block_weights(self.skeleton, i)]
+        parameters = dict(self.module.named_parameters())
+        return {name: WeightShape.of_linear(parameters[name].shape) for name in names}
+
+    @property
+    def ends(self) -> list[str]:
+        return self.skeleton.ends
 
     def macs(self) -> int | None:
         return self._macs
@@ -250,7 +255,7 @@ class LanguageModel(Decoder):
             raise ModelError(
                 f"{self.folder}: a packed MiniCPM cannot be folded into a Llama; the model before would do"
             )
-        return self.packed.entries(self.found, self.skeleton.module)
+        return self.packed.entries(self.stored_names, self.skeleton.module)
 
     def _require_all(self) -> None:
         wanted = self.skeleton.module.state_dict()
@@ -266,9 +271,9 @@ class LanguageModel(Decoder):
         """Of a tensor on disk; None where there is none."""
         if name in self.grid:
             return self.grid[name].shape
-        if name in self.found.stacked:
-            return self.found.stacked[name].shape
-        return self.shards.pieces[self.found.alone[name]].shape if name in self.found.alone else None
+        if name in self.stored_names.stacked:
+            return self.stored_names.stacked[name].shape
+        return self.shards.pieces[self.stored_names.alone[name]].shape if name in self.stored_names.alone else None
 
 
 def in_shards(model: Model) -> LanguageModel:

@@ -16,21 +16,21 @@ from squeeze.models.language.shards import Piece, Stacked
 
 
 @dataclass
-class Found:
+class StoredNames:
     """Where each tensor of the module is stored: in one piece, or expert by expert."""
 
     alone: dict[str, str] = field(default_factory=dict)  # the module's name: the stored one
     stacked: dict[str, Stacked] = field(default_factory=dict)
 
 
-def find(module: nn.Module, wanted: list[str], pieces: Mapping[str, Piece]) -> Found:
+def find(module: nn.Module, tensors: list[str], pieces: Mapping[str, Piece]) -> StoredNames:
     """Match stored names to those of the module.
 
     Args:
         module: A transformers model; may be on the meta device.
-        wanted: Names of its tensors.
+        tensors: Names of its tensors.
     """
-    found, names = Found(), set(wanted)
+    stored_names, names = StoredNames(), set(tensors)
     experts: dict[str, dict[str, list[Piece]]] = {}  # module's name, rule's pattern: pieces in the order of experts
     rename = _Rules(module)
     for stored in _natural(pieces):
@@ -38,13 +38,13 @@ def find(module: nn.Module, wanted: list[str], pieces: Mapping[str, Piece]) -> F
         if name not in names:
             continue
         if pattern is None:
-            found.alone[name] = stored
+            stored_names.alone[name] = stored
         else:
             experts.setdefault(name, {}).setdefault(pattern, []).append(pieces[stored])
     for name, parts in experts.items():
         in_order = [parts[pattern] for pattern in sorted(parts, key=rename.place)]  # gate before up
-        found.stacked[name] = Stacked(tuple(zip(*in_order, strict=False)))  # too few experts show in the shape
-    return found
+        stored_names.stacked[name] = Stacked(tuple(zip(*in_order, strict=False)))  # too few experts show in the shape
+    return stored_names
 
 
 def as_stored(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.words import dtype_fault
 from squeeze.models.grid_file import GridEntry
-from squeeze.models.language.names import Found
+from squeeze.models.language.names import StoredNames
 from squeeze.models.language.shards import Piece, Shards
 
 
@@ -40,7 +40,7 @@ class Packed(ABC):
         for module in modules:
             self._require_types(module)
         self.shapes = {f"{module}.weight": self._shape(module) for module in modules}
-        self.found = Found()
+        self.stored_names = StoredNames()
 
     @property
     def pieces(self) -> dict[str, Piece]:
@@ -49,15 +49,15 @@ class Packed(ABC):
         first = {name: self.shards.pieces[f"{_module(name)}.{self.mark}"].file for name in self.shapes}
         return plain | {name: Piece(first[name], name, shape) for name, shape in self.shapes.items()}
 
-    def entries(self, found: Found, module: nn.Module) -> dict[str, GridEntry]:
+    def entries(self, stored_names: StoredNames, module: nn.Module) -> dict[str, GridEntry]:
         """By name in the module, what is stored of each packed weight.
 
         Raises:
             ModelError: experts of one weight that are packed differently, or a bias that the module has no place for.
         """
-        self.found = found
-        self._require_no_lost_bias(found)
-        dtype = self._dtype(found)
+        self.stored_names = stored_names
+        self._require_no_lost_bias(stored_names)
+        dtype = self._dtype(stored_names)
         entries: dict[str, GridEntry] = {}
         for name, _ in module.named_parameters():
             stored = self._stored(name)
@@ -69,7 +69,7 @@ class Packed(ABC):
             (bits, size, symmetric, ordered) = grids.pop()
             if ordered and len(stored) > 1:
                 raise ModelError(f"{self.shards.folder}: the experts of {name} have group indices of their own")
-            shape = found.stacked[name].shape if name in found.stacked else self.shapes[stored[0]]
+            shape = stored_names.stacked[name].shape if name in stored_names.stacked else self.shapes[stored[0]]
             entries[name] = GridEntry(tuple(shape), bits, size, symmetric, dtype)
         return entries
 
@@ -124,9 +124,9 @@ class Packed(ABC):
 
     def _stored(self, name: str) -> list[str]:
         """The stored linears of a weight, experts in order."""
-        if name in self.found.stacked:
-            return [piece.name for parts in self.found.stacked[name].experts for piece in parts]
-        return [self.found.alone.get(name, name)]
+        if name in self.stored_names.stacked:
+            return [piece.name for parts in self.stored_names.stacked[name].experts for piece in parts]
+        return [self.stored_names.alone.get(name, name)]
 
     def _tensors(self, module: str) -> list[str]:
         return [f"{module}.{part}" for part in self.parts if f"{module}.{part}" in self.shards]
@@ -143,14 +143,14 @@ class Packed(ABC):
         if fault := dtype_fault(parts):
             raise ModelError(f"{self.shards.folder}: {module}: {fault}")
 
-    def _dtype(self, found: Found) -> str:
+    def _dtype(self, stored_names: StoredNames) -> str:
         """Of the weights that are not packed, in which the model computes; configs may say another one."""
-        plain = (self.shards.read(name) for name in found.alone.values() if name in self.shards)
+        plain = (self.shards.read(name) for name in stored_names.alone.values() if name in self.shards)
         dtype = next((value.dtype for value in plain if value.is_floating_point()), torch.float16)
         return str(dtype).removeprefix("torch.")
 
-    def _require_no_lost_bias(self, found: Found) -> None:
-        known = set(found.alone.values())
+    def _require_no_lost_bias(self, stored_names: StoredNames) -> None:
+        known = set(stored_names.alone.values())
         for name in (f"{_module(linear)}.bias" for linear in self.shapes):
             if name in self.shards and name not in known and bool(self.shards.read(name).any()):
                 raise ModelError(f"{self.shards.folder}: '{name}' is not zero, and the model has no such bias")

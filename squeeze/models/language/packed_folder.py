@@ -95,7 +95,7 @@ def packed_folder(folder: Path) -> Packed | None:
     Raises:
         ModelError: what its config says cannot be read.
     """
-    values = _said(folder)
+    values = _packing_config(folder)
     if values is None:
         return None
     kind = CompressedTensorsFolder if values.get("quant_method") == compressed_tensors_config.METHOD else GptqFolder
@@ -109,7 +109,7 @@ def packed_folder(folder: Path) -> Packed | None:
         raise ModelError(f"{where}{error}") from None
 
 
-def _said(folder: Path) -> dict[str, Any] | None:
+def _packing_config(folder: Path) -> dict[str, Any] | None:
     """What the folder says of its packed weights: in config.json, or in a file of its own (auto-gptq)."""
     config = read_json(folder / "config.json")
     if isinstance(values := config.get("quantization_config"), dict):

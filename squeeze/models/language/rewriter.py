@@ -24,7 +24,7 @@ from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
 from squeeze.sums import is_whole, put_summed
 
-FACTS = "said"
+FACTS = "facts"
 OUTSIDE = "outside"
 New = Mapping[str, Tensor | QuantizedTensor]
 
@@ -46,7 +46,7 @@ class Rewriter:
 
     def done(self, index: int) -> dict[str, Any] | None:
         """Facts about a block that is finished; None where it is not."""
-        return self._said(_block(index))
+        return self._facts(_block(index))
 
     def put_block(self, index: int, new: New, facts: dict[str, Any]) -> None:
         """Write a block: ``new`` by name inside the block, everything else as it was."""
@@ -61,7 +61,7 @@ class Rewriter:
 
     def finish(self) -> LanguageModel:
         """The new model; what nobody changed outside the blocks is taken over."""
-        if self._said(OUTSIDE) is None:
+        if self._facts(OUTSIDE) is None:
             self.put_outside({}, {})
         return LanguageModel(self.folder)
 
@@ -80,7 +80,7 @@ class Rewriter:
         finally:
             empty(module, names)
 
-    def _said(self, shard: str) -> dict[str, Any] | None:
+    def _facts(self, shard: str) -> dict[str, Any] | None:
         path = self.folder / f"{shard}.safetensors"
         if not is_whole(path):
             return None

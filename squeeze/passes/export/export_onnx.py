@@ -25,10 +25,10 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Batch, InputSpec, Model
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
-from squeeze.models.torch_model import TorchModel, forward
+from squeeze.models.torch_model import TorchModel, forward, in_memory
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.lowering import WeightEncoding
@@ -62,8 +62,10 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
 
     def run(self, model: TorchModel | LanguageModel, context: Context) -> OnnxModel | OnnxDecoder:
         """Export, tidy up, compare."""
-        if isinstance(model, LanguageModel):
-            return self._decoder(model, context)
+        return self._decoder(in_shards(model), context) if model.blocks else self._rows(in_memory(model), context)
+
+    def _rows(self, model: TorchModel, context: Context) -> OnnxModel:
+        """A model that answers a batch in one call."""
         exported = OnnxModel(self._graph(model), "exported model", model.task)
         exported.threads = context.threads
         if model.grid:
@@ -71,13 +73,13 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported
 
-    def faults(self, model: Model) -> Iterator[str]:
+    def faults(self, model: TorchModel | LanguageModel) -> Iterator[str]:
         """A decoder's code is run on stand-ins for tensors: what has no graph form shows before any weight is read."""
-        if isinstance(model, LanguageModel):
-            yield from self.writer().faults(model)
+        if model.blocks:
+            yield from self.writer().faults(in_shards(model))
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
-        if not isinstance(model, LanguageModel):
+        if not model.blocks:
             reason = "is of language models, which this is not: leave it out"
             yield from (Unused(option, reason) for option in ("weights", "accuracy_level", "length"))
             return
@@ -92,7 +94,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         return replace(before, touched=(), exact=False)
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
-        holds = self._torch_holds if isinstance(model, TorchModel) else self.writer().holds
+        holds = self._torch_holds if model is not None and not model.blocks else self.writer().holds
         for name, kind in grid.items():
             if reason := holds(kind):
                 yield f"{self.name}: {name}: {reason}"

@@ -81,17 +81,17 @@ def _inputs_and_outputs(model: TorchModel, names: set[str]) -> dict[str, Tensor]
     return {name: calls[0] for name, calls in seen.items() if len(calls) == 1 and calls[0].dim() == 4}
 
 
-def _what_remains(block: nn.Module, given: Tensor | None) -> str | None:
+def _what_remains(block: nn.Module, value: Tensor | None) -> str | None:
     """The child that remains (``""``: the input itself) once another child is silenced; None: it is no such block."""
-    if given is None:
+    if value is None:
         return None
     children = {name: child for name, child in block.named_children() if list(child.parameters())}
     for end in reversed(children):
-        left = _with_silenced(block, end, given)
-        if _same(left, given):
+        left = _with_silenced(block, end, value)
+        if _same(left, value):
             return ""
         for name, child in children.items():
-            if name != end and type(child) is nn.Conv2d and _same(left, _apply(child, given)):
+            if name != end and type(child) is nn.Conv2d and _same(left, _apply(child, value)):
                 return name
     return None
 
@@ -100,19 +100,19 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape and torch.equal(one, other)
 
 
-def _apply(child: nn.Module, given: Tensor) -> Tensor | None:
+def _apply(child: nn.Module, value: Tensor) -> Tensor | None:
     try:
         with torch.inference_mode():
-            output: Tensor = child(given)
+            output: Tensor = child(value)
             return output
     except RuntimeError:  # a layer further inside: it takes other shapes than the block
         return None
 
 
-def _with_silenced(block: nn.Module, child: str, given: Tensor) -> Tensor | None:
+def _with_silenced(block: nn.Module, child: str, value: Tensor) -> Tensor | None:
     handle = block.get_submodule(child).register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
     try:
-        return _apply(block, given)
+        return _apply(block, value)
     finally:
         handle.remove()
 

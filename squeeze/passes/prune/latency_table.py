@@ -36,11 +36,13 @@ class ConvPlace:
     spatial: tuple[int, ...]
 
     @classmethod
-    def of(cls, layer: nn.Module, given: torch.Size) -> ConvPlace | None:
+    def of(cls, layer: nn.Module, input_shape: torch.Size) -> ConvPlace | None:
         """The place of ``layer`` when it takes an input of this shape; None for what is not measured."""
         if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
             depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
-            return cls(layer.kernel_size, layer.stride, layer.padding, layer.dilation, depthwise, tuple(given[2:]))
+            return cls(
+                layer.kernel_size, layer.stride, layer.padding, layer.dilation, depthwise, tuple(input_shape[2:])
+            )
         if isinstance(layer, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), False, (1, 1))
         return None

@@ -92,9 +92,7 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     def reads(self) -> tuple[str, ...]:
         return (self.latency_table,) if self.latency_table else ()
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if not isinstance(model, TorchModel):
-            return
+    def faults(self, model: TorchModel) -> Iterator[str]:
         wrong = [f"{self.name}: {line}" for line in self.selection.faults(cuttable_layers(model))]
         yield from wrong
         if not wrong:
@@ -106,9 +104,8 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
         if self.widths != "latency":
             yield Unused("latency_table", f"goes with widths: latency; widths is {self.widths}")
 
-    def preview(self, model: Model, before: Preview) -> Preview:
+    def preview(self, model: TorchModel, before: Preview) -> Preview:
         """Prune a copy with weights that mean nothing; exact where widths do not depend on weights."""
-        assert isinstance(model, TorchModel)
         copy = materialized(model)
         facts = self._rehearse(copy)
         structure.apply(model.module, structure.difference(model.module, copy.module))

@@ -23,28 +23,28 @@ Shapes = dict[str, tuple[torch.Size, torch.Size]]
 def convolve_shortcuts(model: TorchModel) -> list[str]:
     """Replace every such module in place, function-preserving; the names of those replaced, in order."""
     replaced = []
-    for name, (given, made) in widening_modules(model).items():
-        conv = selection_as_convolution(model.module.get_submodule(name), given, made)
+    for name, (input_shape, output_shape) in widening_modules(model).items():
+        conv = selection_as_convolution(model.module.get_submodule(name), input_shape, output_shape)
         if conv is not None:
             model.module.set_submodule(name, conv)
             replaced.append(name)
     return replaced
 
 
-def selection_as_convolution(module: nn.Module, given: torch.Size, made: torch.Size) -> nn.Conv2d | None:
+def selection_as_convolution(module: nn.Module, input_shape: torch.Size, output_shape: torch.Size) -> nn.Conv2d | None:
     """The 1 x 1 convolution that equals ``module``, or None when it does anything but choose channels.
 
     Args:
         module: Without parameters and buffers, so it runs on any values.
         given, made: Shapes of its input and output, ``[n, c, h, w]``.
     """
-    stride = _stride(given, made)
+    stride = _stride(input_shape, output_shape)
     if stride is None:
         return None
-    probe = torch.randn(2, *given[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probe = torch.randn(2, *input_shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.inference_mode():
         output = module(probe)
-    conv = nn.Conv2d(given[1], made[1], 1, stride=stride, bias=False)
+    conv = nn.Conv2d(input_shape[1], output_shape[1], 1, stride=stride, bias=False)
     with torch.no_grad():
         conv.weight.copy_(_selection(probe[:, :, :: stride[0], :: stride[1]], output))
         same = torch.equal(conv.double()(probe), output)
@@ -57,11 +57,11 @@ def _selection(chosen: Tensor, output: Tensor) -> Tensor:
     return equal[:, :, None, None].double()
 
 
-def _stride(given: torch.Size, made: torch.Size) -> tuple[int, int] | None:
-    if len(given) != 4 or len(made) != 4 or made[1] <= given[1]:
+def _stride(input_shape: torch.Size, output_shape: torch.Size) -> tuple[int, int] | None:
+    if len(input_shape) != 4 or len(output_shape) != 4 or output_shape[1] <= input_shape[1]:
         return None
-    strides = -(-given[2] // made[2]), -(-given[3] // made[3])
-    fits = all(-(-g // s) == m for g, s, m in zip(given[2:], strides, made[2:], strict=True))
+    strides = -(-input_shape[2] // output_shape[2]), -(-input_shape[3] // output_shape[3])
+    fits = all(-(-g // s) == m for g, s, m in zip(input_shape[2:], strides, output_shape[2:], strict=True))
     return strides if fits else None
 
 
@@ -89,8 +89,8 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 def _note(name: str, shapes: Shapes) -> Any:
     def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor) and output.dim() == 4:
-            given = inputs[0].shape
-            if given[1:] != output.shape[1:] and output.shape[1] > given[1]:
-                shapes[name] = (given, output.shape)
+            input_shape = inputs[0].shape
+            if input_shape[1:] != output.shape[1:] and output.shape[1] > input_shape[1]:
+                shapes[name] = (input_shape, output.shape)
 
     return hook

@@ -1,10 +1,11 @@
-"""The walk that weight quantizers share: block by block, each on disk before the next one begins."""
+"""What weight quantizers share: which weights they take, what they need, and the two walks that lead to them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from dataclasses import replace
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 from pydantic import PositiveInt
 
@@ -20,23 +21,18 @@ from squeeze.models.language.footprint import (
     largest_block_bytes,
     largest_end_bytes,
 )
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
-from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_model import in_memory
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.quantize.language.quantize import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
-from squeeze.passes.quantize.scheme import (
-    Scheme,
-    WeightOptions,
-    kind_of,
-    stored_bytes,
-    weight_shapes,
-)
-from squeeze.passes.quantize.work import BlockWork, Found, Inputs
+from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
+from squeeze.passes.quantize.work import BlockWork, Grids, Inputs
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=TorchStage)
 
 
 class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
@@ -59,10 +55,10 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         return self.looks_at_data
 
     @abstractmethod
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         """The grids of all weights in ``work.schemes``."""
 
-    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Found:
+    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
         """The same for a layer that is in memory alone, one matrix per group of its channels.
 
         Args:
@@ -70,28 +66,25 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         """
         return self.quantize(work, context)
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, LanguageModel | TorchModel):
-            yield from self.option_faults(model, self.name)
+    def faults(self, model: M) -> Iterator[str]:
+        yield from self.option_faults(model, self.name)
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
-        if isinstance(model, TorchModel):
+        if not model.blocks:
             yield Unused("embeddings", "is of language models, which this is not: leave it out")
 
-    def preview(self, model: Model, before: Preview) -> Preview:
-        assert isinstance(model, LanguageModel | TorchModel)
-        module = model.skeleton.module if isinstance(model, LanguageModel) else model.module
-        values, shapes = dict(module.named_parameters()), weight_shapes(model)
-        schemes = {name: shapes[name].flat(scheme) for name, scheme in self.schemes(model).items()}
-        saved = sum(values[name].nbytes - stored_bytes(shapes[name].matrix, s) for name, s in schemes.items())
-        grid = {name: self._kind(shapes[name].matrix, scheme) for name, scheme in schemes.items()}
-        if self.embeddings is not None and isinstance(model, LanguageModel):
-            ends = Scheme(self.embeddings, self.group_size, self.symmetric)
-            grid |= {name: kind_of(tuple(values[name].shape), ends) for name in model.skeleton.ends}
-        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+    def preview(self, model: M, before: Preview) -> Preview:
+        after = self.forecast(model, before)
+        if self.embeddings is None:
+            return after
+        ends = Scheme(self.embeddings, self.group_size, self.symmetric)
+        kinds = {name: kind_of(tuple(model.module.get_parameter(name).shape), ends) for name in model.ends}
+        return replace(after, grid={**after.grid, **kinds})
 
-    def memory_bytes(self, model: Model, tokens: int, limit: int | None) -> int | None:
-        assert isinstance(model, LanguageModel)
+    def memory_bytes(self, model: M, tokens: int, limit: int | None) -> int | None:
+        return self._block_bytes(in_shards(model), tokens, limit) if model.blocks else None
+
+    def _block_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
         walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
         block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
@@ -104,18 +97,11 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         largest = max(value[0].numel() if value.dim() > 2 else value.numel() for _, value in block_matrices(model))
         return FLOAT * largest
 
-    def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
-        """What a weight will lie on."""
-        return kind_of(shape, scheme)
-
     def run(self, model: M, context: Context) -> M:
-        made: Any = (
-            quantize_layers(self, model, context)
-            if isinstance(model, TorchModel)
-            else quantize_blocks(self, model, context)  # type: ignore[arg-type]
-        )
-        result: M = made
-        return result
+        """Walk a model that is read in blocks block by block, any other layer by layer."""
+        if model.blocks:
+            return cast(M, quantize_blocks(self, in_shards(model), context))
+        return cast(M, quantize_layers(self, in_memory(model), context))
 
 
 class CalibratedPass(BlockPass[M], Generic[M]):

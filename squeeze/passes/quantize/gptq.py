@@ -27,11 +27,12 @@ from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_stage import WeightShape
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import CalibratedPass
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_inputs, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
-from squeeze.passes.quantize.work import BlockWork, Found, Inputs
+from squeeze.passes.quantize.work import BlockWork, Grids, Inputs
 
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 
@@ -83,11 +84,11 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         part = COPIES * min(PART_VALUES, out * width)
         return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
 
-    def faults(self, model: Model) -> Iterator[str]:
+    def faults(self, model: TorchModel | LanguageModel) -> Iterator[str]:
         yield from super().faults(model)
-        if isinstance(model, LanguageModel) and self.order == "act_order":
-            shapes = dict(model.skeleton.module.named_parameters())
-            experts = [n for n, scheme in self.schemes(model).items() if shapes[n].dim() == 3 and scheme.group_size]
+        if self.order == "act_order":
+            shapes = model.matrices()
+            experts = [n for n, scheme in self.schemes(model).items() if shapes[n].experts and scheme.group_size]
             if experts:
                 what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
@@ -98,31 +99,31 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         if not symmetric:
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
 
-    def _kind(self, shape: tuple[int, ...], scheme: Scheme) -> GridKind:
-        return kind_of(shape, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
+    def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
+        return kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
 
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         walk = work.walk
         assert walk is not None
         weights = list(work.schemes)
         first = next(walk.chunks())
         groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
         places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
-        found: Found = {}
+        grids: Grids = {}
         stages = _stages(groups) if self.true_sequential else [groups]
         for together in stages:
             inputs = block_inputs(work, together, places)
             if together is stages[-1]:
                 work.was.clear()  # nobody asks any more, and mapped pages count as memory
             for group in together:
-                found |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
-        return found
+                grids |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
+        return grids
 
-    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Found:
-        found: Found = {}
+    def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
+        grids: Grids = {}
         for weight in work.schemes:
-            found |= self._solve(work, [weight], inputs[weight])
-        return found
+            grids |= self._solve(work, [weight], inputs[weight])
+        return grids
 
     def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:
         walk = work.walk
@@ -130,14 +131,14 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         alone = [group[0] for group in groups if len(group) == 1]
         return find_places(work.block, alone, hidden, lambda: walk.block(work.index, hidden))
 
-    def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Found:
+    def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Grids:
         """All weights that share one input; output channels do not see each other, so they go a part at a time."""
         tokens = inputs.hessian.tokens
         if tokens < FEW_TOKENS:
             return {weight: fallback(work, weight, tokens) for weight in group}
         H, drift = inputs.hessian.matrix(), inputs.drift
         inputs.drift = None
-        found: Found = {}
+        grids: Grids = {}
         for scheme, members in _by_scheme(work, group):
             factor = factorize(H, self.damping, self.order, scheme.group_size)
             facts: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
@@ -153,8 +154,8 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
                 losses = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss")}
                 beyond = sum(loss["beyond"] for _, loss in refined) / grid.q.numel()
                 work.facts[str(weight)] = facts | losses | {"clipped": beyond}
-                found[weight] = grid
-        return found
+                grids[weight] = grid
+        return grids
 
     def _round(self, work: BlockWork, part: Part, drift: Drift | None, factor: Factor, scheme: Scheme) -> Part:
         """Round some output channels, towards the original's outputs where it is known how far those are."""

@@ -9,7 +9,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import BlockPass
-from squeeze.passes.quantize.work import BlockWork, Found
+from squeeze.passes.quantize.work import BlockWork, Grids
 
 
 class Hqq(BlockPass[TorchModel | LanguageModel]):
@@ -23,7 +23,7 @@ class Hqq(BlockPass[TorchModel | LanguageModel]):
     symmetric: bool = False
     """The paper's grids have a zero point: false."""
 
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         return {
             weight: half_quadratic(weight.of(work.block), s.bits, s.group_size, s.symmetric)
             for weight, s in work.schemes.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from squeeze.formats.onnx_file import parse_onnx
-from squeeze.formats.onnx_graph import INTEGER_OPS, WEIGHTED_OPS, held
+from squeeze.formats.onnx_graph import INTEGER_OPS, WEIGHTED_OPS, node_constants
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_scheme import COMBINING_OPS
 from squeeze.models.onnx_model import OnnxModel
@@ -61,7 +61,9 @@ def untouched(graph: ir.Graph) -> dict[str, str]:
     sizes: dict[str, int] = {}
     for node in graph:
         if node.op_type in WEIGHTED_OPS - INTEGER_OPS:
-            sizes[node.name or node.op_type] = sum(item.tensor.nbytes for item in held(node) if item.is_weight)
+            sizes[node.name or node.op_type] = sum(
+                item.tensor.nbytes for item in node_constants(node) if item.is_weight
+            )
     total = sum(sizes.values())
     stay = {node.name or node.op_type: node.op_type for node in graph if node.op_type in RECURRENT_OPS}
     return {

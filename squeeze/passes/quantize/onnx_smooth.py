@@ -27,7 +27,7 @@ KEPT = 4  # such batches that the search tries exponents on; the largest inputs 
 
 
 @dataclass
-class Seen:
+class LayerInputs:
     """What went into some layers: the largest value per channel, and a few batches as they came."""
 
     largest: Tensor | None = None
@@ -51,10 +51,10 @@ def smooth_inputs(model: OnnxModel, graph: ir.Graph, nodes: list[ir.Node], conte
         if node.op_type != "Conv":
             groups.setdefault(str(node.inputs[0].name), []).append(node)  # type: ignore[union-attr]
     facts = {}
-    for name, seen in _seen(model, list(groups), context).items():
+    for name, inputs in _layer_inputs(model, list(groups), context).items():
         readers = groups[name]
-        assert seen.largest is not None
-        found = search_smooth(seen.batches, torch.cat([weight_matrix(node) for node in readers]), seen.largest)
+        assert inputs.largest is not None
+        found = search_smooth(inputs.batches, torch.cat([weight_matrix(node) for node in readers]), inputs.largest)
         facts[str(readers[0].name)] = [found.exponent, round(found.left, 4)]
         if found.exponent:
             _divide(graph, readers, found.scale)
@@ -77,21 +77,21 @@ def _divide(graph: ir.Graph, readers: list[ir.Node], scale: Tensor) -> None:
         reader.replace_input_with(1, initializer(graph, f"{reader.name}.weight.scaled", weight))
 
 
-def _seen(model: OnnxModel, names: list[str], context: Context) -> dict[str, Seen]:
+def _layer_inputs(model: OnnxModel, names: list[str], context: Context) -> dict[str, LayerInputs]:
     """What goes by these values while calibration data run; what a mask leaves out is left out."""
     exposed = model.copy_ir()
     values = {str(value.name): value for node in exposed.graph for value in node.outputs}
     inner = [name for name in names if name in values]
     exposed.graph.outputs.extend(values[name] for name in inner)
     session = open_session(onnx_bytes(exposed), context.threads, model.source)
-    found, data = {name: Seen() for name in names}, context.calibration
+    found, data = {name: LayerInputs() for name in names}, context.calibration
     steps = -(-len(data) // EXAMPLES)
     kept = set(np.linspace(0, steps - 1, min(KEPT, steps)).round().astype(int).tolist())
     for step, batch in enumerate(context.progress.track(data.batches(EXAMPLES), "calibrating", steps)):
         arrays = feed(model.inputs, batch, model.source)
         given = dict(zip(inner, session.run(inner, arrays), strict=True)) if inner else {}
-        for name, seen in found.items():
-            seen.add(_tokens(given[name] if name in given else arrays[name], batch), step in kept)
+        for name, inputs in found.items():
+            inputs.add(_tokens(given[name] if name in given else arrays[name], batch), step in kept)
     return found
 
 

@@ -46,14 +46,14 @@ class Walk:
         corrected: dict[str, LayerWeights] = {}
         nodes = list(self.model.graph)
         for node in progress.track(nodes, "correcting biases", len(nodes)):
-            given = self._inputs(node, self.float_values)
-            expected = self._run(node, given)
+            inputs = self._inputs(node, self.float_values)
+            expected = self._run(node, inputs)
             if str(node.name) in weights:
                 layer, got = self._correct(node, weights[str(node.name)], expected[0])
                 corrected[str(node.name)] = layer
                 outputs = [got]
             else:
-                outputs = self._again(node, given, expected)
+                outputs = self._again(node, inputs, expected)
             self._keep(node, expected, outputs)
         return corrected
 
@@ -69,10 +69,10 @@ class Walk:
         shift = (moved - bias).numpy().reshape([-1 if i == axis else 1 for i in range(got.ndim)])
         return LayerWeights(layer.weight, moved), got + shift
 
-    def _again(self, node: ir.Node, given: list[Array | None], expected: list[Array]) -> list[Array]:
+    def _again(self, node: ir.Node, inputs: list[Array | None], expected: list[Array]) -> list[Array]:
         """A node without integer weights, on the quantized stream."""
         stored = self._inputs(node, self.quantized_values)
-        same = all(a is b for a, b in zip(given, stored, strict=True))
+        same = all(a is b for a, b in zip(inputs, stored, strict=True))
         return expected if same else self._run(node, stored)
 
     def _keep(self, node: ir.Node, expected: list[Array], outputs: list[Array]) -> None:
@@ -98,17 +98,17 @@ class Walk:
         """One node by itself, in the runtime that will run the whole."""
         fed = {f"input_{index}": array for index, array in enumerate(inputs) if array is not None}
         session = open_session(_single(node, fed, self.model), self.threads, f"node '{node.name}'")
-        found: list[Array] = session.run(None, fed)
-        return found
+        outputs: list[Array] = session.run(None, fed)
+        return outputs
 
 
-def _single(node: ir.Node, fed: Feed, model: ir.Model) -> bytes:
+def _single(node: ir.Node, inputs: Feed, model: ir.Model) -> bytes:
     """A model of one node whose inputs, weights too, are fed."""
     import onnx
 
     proto = ir.to_proto(node)
     del proto.input[:], proto.output[:]
-    proto.input.extend(f"input_{i}" if f"input_{i}" in fed else "" for i in range(len(node.inputs)))
+    proto.input.extend(f"input_{i}" if f"input_{i}" in inputs else "" for i in range(len(node.inputs)))
     proto.output.extend(f"output_{i}" for i in range(len(node.outputs)))
     if any(attribute.HasField("g") for attribute in proto.attribute):
         raise ModelError(f"node '{node.name}': {node.op_type} holds a graph of its own, which cannot be calibrated")
@@ -116,7 +116,7 @@ def _single(node: ir.Node, fed: Feed, model: ir.Model) -> bytes:
     graph = onnx.helper.make_graph(
         [proto],
         "node",
-        [info(name, element(array.dtype), None) for name, array in fed.items()],
+        [info(name, element(array.dtype), None) for name, array in inputs.items()],
         [onnx.helper.make_empty_tensor_value_info(f"output_{i}") for i in range(len(node.outputs))],
     )
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]

@@ -85,18 +85,18 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         """Plan, calibrate, round, write, and look at what the runtime makes of it."""
         graph_model = model.copy_ir()
         simplify(graph_model)
-        given = take_grids(graph_model.graph)
+        stored = take_grids(graph_model.graph)
         prepared = OnnxModel(graph_model, model.source)
         scheme = self._scheme(graph_model.graph)
         ranges = self.calibrate(prepared, scheme, context)
-        weights = self._weights(graph_model.graph, scheme, ranges, given)
+        weights = self._weights(graph_model.graph, scheme, ranges, stored)
         if self.bias_correction:
             walk = Walk(graph_model, scheme, ranges, _examples(prepared, context), context.threads)
             weights = walk.correct_biases(weights, context.progress)
         written = prepared.copy_ir()
         write_qdq(written, scheme, ranges, weights)
-        store_grids(written.graph, {name: grid for name, grid in given.items() if name not in weights})
-        _require_kept(written.graph, given)
+        store_grids(written.graph, {name: grid for name, grid in stored.items() if name not in weights})
+        _require_same_grids(written.graph, stored)
         quantized = model.with_graph(written)
         quantized.ranges = ranges
         coverage = measure_coverage(graph_model.graph, quantized, scheme.skipped, self.target_cpu == "arm")
@@ -159,7 +159,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         return {name: activation_grid(low, high, self.signed) for name, (low, high) in ranges.items()}
 
     def _weights(
-        self, graph: ir.Graph, scheme: Scheme, ranges: dict[str, Grid], given: dict[str, QuantizedTensor]
+        self, graph: ir.Graph, scheme: Scheme, ranges: dict[str, Grid], stored: dict[str, QuantizedTensor]
     ) -> dict[str, LayerWeights]:
         """On the grid that a pass before has given, else rounded to nearest."""
         chosen = {}
@@ -167,9 +167,9 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
             name = str(node.name)
             if name in scheme.layers:
                 bias, source = bias_vector(node), ranges[scheme.root[str(node.inputs[0].name)]]  # type: ignore[union-attr]
-                if name in given and (fault := self._misfit(GridKind.of(given[name]))):
+                if name in stored and (fault := self._misfit(GridKind.of(stored[name]))):
                     raise ModelError(f"{self.name}: {name}: {fault}")
-                weight = given[name] if name in given else self._rounded(weight_matrix(node))
+                weight = stored[name] if name in stored else self._rounded(weight_matrix(node))
                 chosen[name] = LayerWeights(hold_bias(weight, bias, source.scale), bias)
         return chosen
 
@@ -202,14 +202,14 @@ def _examples(model: OnnxModel, context: Context) -> Feed:
     return feed(model.inputs, data.batch(np.linspace(0, len(data) - 1, count).astype(np.int64)), model.source)
 
 
-def _require_kept(graph: ir.Graph, given: Mapping[str, QuantizedTensor]) -> None:
+def _require_same_grids(graph: ir.Graph, stored: Mapping[str, QuantizedTensor]) -> None:
     """The integers and scales of weights that were quantized before must be in the file as they were.
 
     Raises:
         EffectError: They are not: a bias does not fit beside them into 32 bits.
     """
     for node in graph:
-        was, now = given.get(str(node.name)), stored_grid(node) if str(node.name) in given else None
+        was, now = stored.get(str(node.name)), stored_grid(node) if str(node.name) in stored else None
         if was is not None and not (now and torch.equal(now.q, was.q) and torch.equal(now.scale, was.scale)):
             what = "its bias is too large for the scale of its weights, which would have to change"
             raise EffectError(f"quantize_static: {node.name}: {what}; exclude would leave it as it is")

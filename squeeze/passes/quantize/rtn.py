@@ -9,7 +9,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import BlockPass
-from squeeze.passes.quantize.work import BlockWork, Found
+from squeeze.passes.quantize.work import BlockWork, Grids
 
 
 class Rtn(BlockPass[TorchModel | LanguageModel]):
@@ -20,7 +20,7 @@ class Rtn(BlockPass[TorchModel | LanguageModel]):
     clip: Clip = "absmax"
     """mse: search the scale of least squared error, worth it at 2 and 3 bits; absmax: reach the largest weight."""
 
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         return {
             weight: round_to_nearest(weight.of(work.block), s.bits, s.group_size, s.symmetric, self.clip)
             for weight, s in work.schemes.items()

@@ -9,14 +9,11 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
-from torch import nn
 
-from squeeze.blocks.watch import Weight
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.torch_model import TorchModel
-from squeeze.passes.quantize.layers.choice import layer_names, without_grid
+from squeeze.models.torch_stage import TorchStage, WeightShape
+from squeeze.passes.base import Preview
 
 Bits = Literal[2, 3, 4, 8]
 
@@ -74,15 +71,15 @@ class WeightChoice(BaseModel):
                 scheme = _overridden(scheme, override)
         return scheme
 
-    def schemes(self, model: LanguageModel | TorchModel) -> dict[str, Scheme]:
+    def schemes(self, model: TorchStage) -> dict[str, Scheme]:
         """By full parameter name, for every weight that is quantized."""
-        found = {name: self.scheme(_module_name(name)) for name in quantizable(model)}
+        found = {name: self.scheme(_module_name(name)) for name in model.matrices()}
         return {name: scheme for name, scheme in found.items() if scheme is not None}
 
-    def option_faults(self, model: LanguageModel | TorchModel, what: str) -> Iterator[str]:
+    def option_faults(self, model: TorchStage, what: str) -> Iterator[str]:
         """Patterns that match nothing, or what has no grid; groups that do not divide."""
-        names = [_module_name(name) for name in quantizable(model)]
-        gridless = without_grid(model) if isinstance(model, TorchModel) else {}
+        names = [_module_name(name) for name in model.matrices()]
+        gridless = model.gridless()
         patterns = (*self.include, *self.exclude, *self.overrides)
         idle = [pattern for pattern in patterns if not any(_matches(name, (pattern,)) for name in names)]
         for pattern in idle:
@@ -98,8 +95,25 @@ class WeightChoice(BaseModel):
         """Whether the embedding and the head are quantized too."""
         return False
 
-    def _group_faults(self, model: LanguageModel | TorchModel, what: str) -> Iterator[str]:
-        shapes = weight_shapes(model)
+    def forecast(self, model: TorchStage, before: Preview) -> Preview:
+        """What is known of the model afterwards from shapes alone."""
+        values, shapes = dict(model.module.named_parameters()), model.matrices()
+        schemes = self.flat_schemes(model)
+        saved = sum(values[name].nbytes - stored_bytes(shapes[name].matrix, s) for name, s in schemes.items())
+        grid = {name: self.kind(shapes[name], scheme) for name, scheme in schemes.items()}
+        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+
+    def flat_schemes(self, model: TorchStage) -> dict[str, Scheme]:
+        """As :meth:`schemes`, with groups counted in columns of a weight's matrix."""
+        shapes = model.matrices()
+        return {name: flat(scheme, shapes[name]) for name, scheme in self.schemes(model).items()}
+
+    def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
+        """What a weight will lie on."""
+        return kind_of(shape.matrix, scheme)
+
+    def _group_faults(self, model: TorchStage, what: str) -> Iterator[str]:
+        shapes = model.matrices()
         wrong: dict[tuple[int, int], list[str]] = {}
         for name, scheme in self.schemes(model).items():
             columns = shapes[name].channels
@@ -122,73 +136,10 @@ class WeightOptions(WeightChoice):
         return self.embeddings is not None
 
 
-@dataclass(frozen=True)
-class WeightShape:
-    """A weight as the matrix ``[rows, channels x kernel]``: experts one under the other, kernels flattened."""
-
-    rows: int
-    channels: int
-    kernel: int = 1
-
-    @property
-    def matrix(self) -> tuple[int, int]:
-        """``(rows, columns)``."""
-        return self.rows, self.channels * self.kernel
-
-    def flat(self, scheme: Scheme) -> Scheme:
-        """The same scheme with its groups counted in columns of the matrix."""
-        size = scheme.group_size
-        return Scheme(scheme.bits, None if size is None else size * self.kernel, scheme.symmetric)
-
-
-def weight_shapes(model: LanguageModel | TorchModel) -> dict[str, WeightShape]:
-    """By full parameter name, of every weight that a quantizer may take."""
-    if isinstance(model, LanguageModel):
-        shapes = dict(model.skeleton.module.named_parameters())
-        return {n: WeightShape(math.prod(shapes[n].shape[:-1]), shapes[n].shape[-1]) for n in quantizable(model)}
-    found = {name: model.module.get_parameter(name).shape for name in quantizable(model)}
-    return {name: WeightShape(shape[0], shape[1], math.prod(shape[2:])) for name, shape in found.items()}
-
-
-def quantizable(model: LanguageModel | TorchModel) -> list[str]:
-    """Full parameter names of the weights that a quantizer may take.
-
-    In the blocks of a language model: linears, and experts in one 3-D tensor. Routers stay as they are: a few rows that
-    decide where every token goes. Of any other torch model: linears and convolutions.
-    """
-    if isinstance(model, TorchModel):
-        return [f"{name}.weight" for name in layer_names(model)]
-    return [model.skeleton.prefix(i) + name for i in range(model.blocks) for name in block_weights(model, i)]
-
-
-def block_weights(model: LanguageModel, index: int) -> list[str]:
-    """The same, of one block, named inside it."""
-    block = model.skeleton.layers[index]
-    linears = {f"{name}.weight" for name, child in block.named_modules() if isinstance(child, nn.Linear)}
-    experts = _experts(model)
-    return [
-        name
-        for name, value in block.named_parameters()
-        if (name in linears and not _routes(block, name, experts)) or (value.dim() == 3 and len(value) == experts)
-    ]
-
-
-def _routes(block: nn.Module, name: str, experts: int | None) -> bool:
-    """A linear with a row per expert, beside the experts; or with a single row, which weighs a shared one."""
-    rows = len(block.get_parameter(name))
-    beside = block.get_submodule(name.removesuffix(".weight").rpartition(".")[0])
-    return rows == 1 or (rows == experts and _holds_experts(beside, experts))
-
-
-def _holds_experts(module: nn.Module, experts: int) -> bool:
-    lists = any(isinstance(child, nn.ModuleList) and len(child) == experts for child in module.children())
-    return lists or any(value.dim() == 3 and len(value) == experts for value in module.parameters())
-
-
-def matrices(model: LanguageModel, index: int, name: str) -> list[Weight]:
-    """The matrices of one parameter: itself, or one per expert."""
-    value = model.skeleton.layers[index].get_parameter(name)
-    return [Weight(name)] if value.dim() == 2 else [Weight(name, expert) for expert in range(len(value))]
+def flat(scheme: Scheme, shape: WeightShape) -> Scheme:
+    """The same scheme with its groups counted in columns of the matrix."""
+    size = scheme.group_size
+    return Scheme(scheme.bits, None if size is None else size * shape.kernel, scheme.symmetric)
 
 
 def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
@@ -199,14 +150,6 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
         rows *= size
     groups = columns // (scheme.group_size or columns)
     return rows * (-(-columns // 8) * scheme.bits + groups * (2 if scheme.symmetric else 3))
-
-
-def _experts(model: LanguageModel) -> int | None:
-    config = model.skeleton.config.get_text_config()
-    return next(
-        (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))),
-        None,
-    )
 
 
 def kind_of(shape: tuple[int, ...], scheme: Scheme, ordered: bool = False) -> GridKind:

@@ -11,7 +11,7 @@ from squeeze.blocks.visit import Visit
 from squeeze.blocks.watch import Weight
 from squeeze.passes.quantize.scheme import Scheme
 
-Found = dict[Weight, QuantizedTensor]
+Grids = dict[Weight, QuantizedTensor]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import nn
 
 from squeeze.errors import ModelError
 from squeeze.writers.decoder.graph import CONTRIB, Builder
-from squeeze.writers.decoder.rotary import Table, Turned
+from squeeze.writers.decoder.rotary import Rotated, Table
 from squeeze.writers.decoder.shapes import BATCH, Dim, Size
 from squeeze.writers.decoder.traced import Traced, number
 from squeeze.writers.decoder.views import Blank
@@ -45,7 +45,9 @@ class Attention:
         channels, wanted = (number(part.shape[-1], "the width of a head") for part in (key, value))
         value = self._padded(value, channels - wanted)
         table = _common_table(query, key)
-        flat = [self._flat(part.source if table and isinstance(part, Turned) else part) for part in (query, key, value)]
+        flat = [
+            self._flat(part.source if table and isinstance(part, Rotated) else part) for part in (query, key, value)
+        ]
         tables = [table.cos, table.sin, table.positions] if table else []
         attributes = {"num_heads": heads, "kv_num_heads": kv_heads} | _attributes(options, channels)
         if table:
@@ -118,9 +120,9 @@ class NoCache:
 
 def _common_table(query: Traced, key: Traced) -> Table | None:
     """What the operator can turn both by itself; its kernels turn multiples of 16 channels."""
-    if not isinstance(query, Turned) or not isinstance(key, Turned) or query.table is not key.table:
+    if not isinstance(query, Rotated) or not isinstance(key, Rotated) or query.table is not key.table:
         return None
-    return query.table if query.table.turned % 16 == 0 else None
+    return query.table if query.table.rotated % 16 == 0 else None
 
 
 def _attributes(options: dict[str, Any], channels: int) -> dict[str, Any]:

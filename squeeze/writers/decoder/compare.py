@@ -40,13 +40,13 @@ class Exact(LanguageModel):
         known: Only so many tokens: large tables at both ends are not in memory whole.
     """
 
-    def __init__(self, folder: Path, known: int | None = None) -> None:
+    def __init__(self, folder: Path, most_tokens: int | None = None) -> None:
         super().__init__(folder)
-        self.known = known
+        self.most_tokens = most_tokens
         self.cut = {name.rpartition(".")[0] for name in self.skeleton.ends}
 
     def tensor(self, name: str, wide: bool = True) -> Tensor:
-        rows = slice(self.known if name.rpartition(".")[0] in self.cut else None)
+        rows = slice(self.most_tokens if name.rpartition(".")[0] in self.cut else None)
         if name in self.grid:
             grid = self.quantized(name)
             whole = self.grid[name].shape
@@ -81,13 +81,13 @@ def differences(file: Path, threads: int, tokens: Tensor, expected: Tensor, exac
     return Differences(prefill, float(max(steps)) / largest)
 
 
-def require_equal(found: Differences) -> None:
+def require_equal(differences: Differences) -> None:
     """Refuse a graph that computes something else.
 
     Raises:
         EffectError: it does.
     """
-    for what, error in (("read in one go", found.prefill), ("read token by token", found.decode)):
+    for what, error in (("read in one go", differences.prefill), ("read token by token", differences.decode)):
         if not error <= TOLERANCE:
             raise EffectError(
                 f"export_onnx: {what}, logits differ by {error:.1e} of the largest; {TOLERANCE:g} would do"

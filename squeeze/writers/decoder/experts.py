@@ -54,35 +54,35 @@ class Experts:
         hit = builder.one("Equal", [places.value, builder.constant(expert)], places.shape, dtype=BOOL)
         share = builder.one("Where", [hit, shares.value, builder.constant(0, "float32")], shares.shape)
         each = builder.one("ReduceSum", [share, builder.constant([1])], share_shape(places), attributes={"keepdims": 1})
-        sent = self._sent(hidden, hit, places.shape)
-        some = builder.one("Size", [sent], (), dtype=INT64)
-        any_sent = builder.one("Greater", [some, builder.constant(0)], (), dtype=BOOL)
+        tokens = self._token_places(hidden, hit, places.shape)
+        some = builder.one("Size", [tokens], (), dtype=INT64)
+        any_tokens = builder.one("Greater", [some, builder.constant(0)], (), dtype=BOOL)
         with builder.branch(f"expert.{expert}") as works:
-            works.outputs.append(self._answered(result, expert, hidden, each, sent))
+            works.outputs.append(self._add_answer(result, expert, hidden, each, tokens))
         with builder.branch(f"idle.{expert}") as rests:
             rests.outputs.append(builder.one("Identity", [result], hidden.shape))
-        return builder.branches(any_sent, {"then_branch": works, "else_branch": rests}, [hidden.shape])[0]
+        return builder.branches(any_tokens, {"then_branch": works, "else_branch": rests}, [hidden.shape])[0]
 
-    def _sent(self, hidden: Traced, hit: ir.Value, shape: Shape) -> ir.Value:
+    def _token_places(self, hidden: Traced, hit: ir.Value, shape: Shape) -> ir.Value:
         """int64 ``[sent, 1]``: the tokens that an expert is given."""
         builder = hidden.builder
-        sent = Dim((f"sent_{len(builder.graph)}",))  # its own name: the runtime takes equal names for equal sizes
+        tokens = Dim((f"sent_{len(builder.graph)}",))  # its own name: the runtime takes equal names for equal sizes
         ones = builder.one("Cast", [hit], shape, attributes={"to": int(INT64)}, dtype=INT64)
         most = builder.one(
             "ReduceMax", [ones, builder.constant([1])], shape[:1], attributes={"keepdims": 0}, dtype=INT64
         )
-        return builder.transpose(builder.one("NonZero", [most], (1, sent), dtype=INT64), (1, 0))
+        return builder.transpose(builder.one("NonZero", [most], (1, tokens), dtype=INT64), (1, 0))
 
-    def _answered(self, result: ir.Value, expert: int, hidden: Traced, each: ir.Value, sent: ir.Value) -> ir.Value:
+    def _add_answer(self, result: ir.Value, expert: int, hidden: Traced, each: ir.Value, tokens: ir.Value) -> ir.Value:
         builder, width = hidden.builder, hidden.shape[-1]
-        count = builder.shapes[sent][0]
-        rows = hidden.like(builder.one("GatherND", [hidden.value, sent], (count, width)))
+        count = builder.shapes[tokens][0]
+        rows = hidden.like(builder.one("GatherND", [hidden.value, tokens], (count, width)))
         gate, up = chunk(self._product(rows, self.gate_up, expert), 2, -1)
         answer = self._product(self.module.act_fn(gate) * up, self.down, expert)  # type: ignore[operator]
-        answer = answer * hidden.like(builder.one("GatherND", [each, sent], (count, 1)))
-        before = builder.one("GatherND", [result, sent], (count, width))
+        answer = answer * hidden.like(builder.one("GatherND", [each, tokens], (count, 1)))
+        before = builder.one("GatherND", [result, tokens], (count, width))
         after = builder.one("Add", [before, answer.value], (count, width))
-        return builder.one("ScatterND", [result, sent, after], hidden.shape)
+        return builder.one("ScatterND", [result, tokens, after], hidden.shape)
 
     def _product(self, traced: Traced, weight: Tensor, expert: int) -> Traced:
         name = self.weights.parameters.name(weight)

@@ -141,11 +141,11 @@ def topk(traced: Traced, k: int, dim: int = -1, largest: bool = True, **_: Any) 
 
 
 @function("to", "type_as", "float", "type")
-def to(traced: Traced, *asked: Any, **named: Any) -> Traced:
+def to(traced: Traced, *args: Any, **named: Any) -> Traced:
     """Of another dtype; all floats are float32 here."""
-    wanted = [item for item in (*asked, *named.values()) if isinstance(item, torch.dtype)]
-    dtype = torch.float32 if not wanted or wanted[0].is_floating_point else wanted[0]
-    if not (wanted or not asked) or dtype == traced.dtype or (not wanted and traced.dtype == torch.float32):
+    dtypes = [item for item in (*args, *named.values()) if isinstance(item, torch.dtype)]
+    dtype = torch.float32 if not dtypes or dtypes[0].is_floating_point else dtypes[0]
+    if not (dtypes or not args) or dtype == traced.dtype or (not dtypes and traced.dtype == torch.float32):
         return traced
     attributes = {"to": int(DTYPES[dtype])}
     value = traced.builder.one("Cast", [traced.value], traced.shape, attributes=attributes, dtype=DTYPES[dtype])

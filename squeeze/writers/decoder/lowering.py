@@ -27,7 +27,7 @@ from squeeze.writers.decoder.residuals import fuse_residuals
 from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR
 
 WeightEncoding = Literal["nbits", "qdq"]
-HELD = onnx_weights.HELD
+WEIGHT_NAMES = onnx_weights.WEIGHT_NAMES
 INLINE_BYTES = 1024  # larger constants go beside the graph
 FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
 FLOAT = int(ir.DataType.FLOAT)
@@ -204,7 +204,7 @@ class Lowering:
         assert isinstance(tensor, ir.ExternalTensor)
         if name not in self.values:
             start, length = tensor.offset or 0, tensor.length or 0
-            self.values[name] = self._initializer(self.side.seen(name, start, length, tensor.dtype, shape))
+            self.values[name] = self._initializer(self.side.view(name, start, length, tensor.dtype, shape))
         return self.values[name]
 
     def _initializer(self, tensor: ir.ExternalTensor, graph: ir.Graph | None = None) -> ir.Value:
@@ -244,7 +244,7 @@ class _Replaced:
         node = ir.node(op, inputs, attributes or {}, domain=domain, name=name)
         node.outputs[0].name = f"{name}.out"
         if self.holds is not None:
-            node.metadata_props[HELD] = self.holds.said
+            node.metadata_props[WEIGHT_NAMES] = self.holds.label
             self.holds = None
         first = inputs[0]
         kept = first.dtype if op == "Gather" and first is not None else None

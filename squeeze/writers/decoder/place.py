@@ -32,6 +32,6 @@ class Place:
         return name if self.expert < 0 else f"{name}.{self.expert}"
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """Names of the weights, for whoever reads the file."""
         return "\n".join(self.names) if self.expert < 0 else f"{self.names[0]}#{self.expert}"

@@ -24,23 +24,23 @@ CHANGING = ("dynamic",)  # kinds whose angles of a token change with the length 
 
 @dataclass(frozen=True)
 class Table:
-    """Cosines and sines ``[positions, turned / 2]`` in the graph.
+    """Cosines and sines ``[positions, rotated / 2]`` in the graph.
 
     Args:
-        turned: Channels of a head that are turned.
+        turned: Channels of a head that are rotated.
         interleaved: True where the model's angles repeat by neighbours, not by halves.
         positions: int64 ``[batch, length]``.
     """
 
     cos: ir.Value
     sin: ir.Value
-    turned: int
+    rotated: int
     interleaved: bool
     positions: ir.Value
 
 
 class Angles(Traced):
-    """Cosines or sines of the positions ``[batch, length, turned]``; a node only where a model computes with them."""
+    """Cosines or sines of the positions ``[batch, length, rotated]``; a node only where a model computes with them."""
 
     def __init__(self, builder: Builder, table: Table, half: ir.Value, shape: Shape) -> None:
         self.builder, self.table, self.half = builder, table, half
@@ -48,18 +48,20 @@ class Angles(Traced):
 
     @property
     def value(self) -> ir.Value:
-        rows = self.builder.one("Gather", [self.half, self.table.positions], (*self.shape[:-1], self.table.turned // 2))
+        rows = self.builder.one(
+            "Gather", [self.half, self.table.positions], (*self.shape[:-1], self.table.rotated // 2)
+        )
         if not self.table.interleaved:
             return self.builder.one("Concat", [rows, rows], self.shape, attributes={"axis": -1})
-        wide = self.builder.reshape(rows, (*self.shape[:-1], self.table.turned // 2, 1))
-        pairs = (*self.shape[:-1], self.table.turned // 2, 2)
+        wide = self.builder.reshape(rows, (*self.shape[:-1], self.table.rotated // 2, 1))
+        pairs = (*self.shape[:-1], self.table.rotated // 2, 2)
         return self.builder.reshape(
             self.builder.one("Concat", [wide, wide], pairs, attributes={"axis": -1}), self.shape
         )
 
 
-class Turned(Traced):
-    """Queries or keys ``[batch, heads, length, channels]`` that are turned by their positions.
+class Rotated(Traced):
+    """Queries or keys ``[batch, heads, length, channels]`` rotated by their positions.
 
     Fused attention takes ``source`` and turns it itself; whoever else reads the value finds a node that does.
     """
@@ -74,9 +76,9 @@ class Turned(Traced):
         if self._node is None:
             inputs = [self.source.value, self.table.positions, self.table.cos, self.table.sin]
             attributes = {"interleaved": int(self.interleaved)}
-            if self.table.turned != self.shape[-1]:
+            if self.table.rotated != self.shape[-1]:
                 heads = number(self.shape[1], "the number of heads")
-                attributes |= {"rotary_embedding_dim": self.table.turned, "num_heads": heads}
+                attributes |= {"rotary_embedding_dim": self.table.rotated, "num_heads": heads}
             self._node = self.builder.one("RotaryEmbedding", inputs, self.shape, attributes=attributes, domain=CONTRIB)
         return self._node
 
@@ -121,22 +123,22 @@ class Rotary:
             styles = [_style(own, cos.table, number(x.shape[-1], "the width of a head")) for x in (q, k)]
             if args or kwargs or None in styles or styles[0] != styles[1]:
                 return own(q, k, cos, sin, *args, **kwargs)
-            return Turned(q, cos.table, bool(styles[0])), Turned(k, cos.table, bool(styles[1]))
+            return Rotated(q, cos.table, bool(styles[0])), Rotated(k, cos.table, bool(styles[1]))
 
         return turn
 
     def _table(self, module: nn.Module, own: Callable[[Tensor], Any], positions: Traced) -> tuple[Angles, Angles]:
         assert self.positions is not None
         longest = self._both(own, self.positions)
-        turned = longest[0].shape[-1]
+        rotated = longest[0].shape[-1]
         interleaved = _interleaved(longest[0])
         halves = [_half(part, interleaved) for part in longest]
         values = [self.builder.constant(half.numpy(), "float32") for half in halves]
         short = _trained_length(module)
         if short is not None and short < self.positions:
             values = self._chosen(values, [_half(part, interleaved) for part in self._both(own, short)], short)
-        table = Table(values[0], values[1], turned, interleaved, positions.value)
-        shape = (*positions.shape, turned)
+        table = Table(values[0], values[1], rotated, interleaved, positions.value)
+        shape = (*positions.shape, rotated)
         return Angles(self.builder, table, values[0], shape), Angles(self.builder, table, values[1], shape)
 
     def _both(self, own: Callable[[Tensor], Any], count: int) -> tuple[Tensor, Tensor]:
@@ -186,21 +188,21 @@ def _half(angles: Tensor, interleaved: bool) -> Tensor:
 
 def _style(own: Callable[..., Any], table: Table, channels: int) -> bool | None:
     """Whether a model's own function turns neighbours (True) or halves (False); None where it does something else."""
-    if channels < table.turned:
+    if channels < table.rotated:
         return None
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 2, 3, channels, generator=generator)
-    angles = torch.randn(1, 3, table.turned // 2, generator=generator)
+    angles = torch.randn(1, 3, table.rotated // 2, generator=generator)
     both = angles.repeat_interleave(2, -1) if table.interleaved else torch.cat([angles, angles], -1)
     got = own(x, x, both.cos(), both.sin())[0]
     for interleaved in (False, True):
-        wanted = torch.cat([_turned(x[..., : table.turned], angles, interleaved), x[..., table.turned :]], -1)
-        if got.shape == x.shape and torch.allclose(got, wanted, atol=1e-5):
+        expected = torch.cat([_rotate(x[..., : table.rotated], angles, interleaved), x[..., table.rotated :]], -1)
+        if got.shape == x.shape and torch.allclose(got, expected, atol=1e-5):
             return interleaved
     return None
 
 
-def _turned(x: Tensor, angles: Tensor, interleaved: bool) -> Tensor:
+def _rotate(x: Tensor, angles: Tensor, interleaved: bool) -> Tensor:
     """What ``RotaryEmbedding`` computes."""
     one, other = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, -1)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]

@@ -36,23 +36,23 @@ def broadcast(one: Shape, other: Shape) -> Shape:
     return tuple(_common(a, b) for a, b in pairs)
 
 
-def completed(shape: Shape, wanted: Shape) -> Shape:
-    """``wanted`` with its -1 worked out, so that it holds as many elements as ``shape``.
+def completed(shape: Shape, requested: Shape) -> Shape:
+    """``requested`` with its -1 worked out, so that it holds as many elements as ``shape``.
 
     Raises:
         ShapeError: it cannot.
     """
     count, names = _elements(shape)
-    known, taken = _elements(tuple(size for size in wanted if size != -1))
+    known, taken = _elements(tuple(size for size in requested if size != -1))
     left = names - taken
-    if -1 not in wanted:
+    if -1 not in requested:
         if count != known or names != taken:
-            raise ShapeError(f"{text(shape)} cannot be seen as {text(wanted)}")
-        return wanted
+            raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
+        return requested
     if taken - names or count % known or (left and count != known):
-        raise ShapeError(f"{text(shape)} cannot be seen as {text(wanted)}")
+        raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
     free: Size = Dim(tuple(sorted(left.elements()))) if left else count // known
-    return tuple(free if size == -1 else size for size in wanted)
+    return tuple(free if size == -1 else size for size in requested)
 
 
 def text(shape: Shape) -> str:

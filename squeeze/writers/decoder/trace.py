@@ -153,13 +153,13 @@ class _Trace:
                 stack.enter_context(patch.object(sys.modules[file], name, self._rotary().function(own)))
 
     def _rotary(self) -> Rotary:
-        if not hasattr(self, "_made"):
+        if not hasattr(self, "_rotary_angles"):
             attributes = {"start": 1, "end": 2}
             total = partial(
                 self.builder.one, "Shape", [self.mask], (1,), attributes=attributes, dtype=ir.DataType.INT64
             )
-            self._made = Rotary(self.builder, self.positions, total)
-        return self._made
+            self._rotary_angles = Rotary(self.builder, self.positions, total)
+        return self._rotary_angles
 
 
 def _most(module: nn.Module) -> int | None:
@@ -177,9 +177,9 @@ def _configs(module: nn.Module) -> list[Any]:
 
 def _fill_small(module: nn.Module, model: LanguageModel) -> None:
     """Norms and biases, in float32: they are looked at while tracing; matrices stay on disk."""
-    read = set(model.skeleton.read_outside)
+    read_outside = set(model.skeleton.read_outside)
     inside = f"{model.skeleton.layers_name}."
     for name, value in list(module.named_parameters()):
-        wanted = name in read or name.startswith(inside)
-        if wanted and (value.dim() < 2 or "norm" in name):
+        is_used = name in read_outside or name.startswith(inside)
+        if is_used and (value.dim() < 2 or "norm" in name):
             fill(module, name, model.tensor(name).float())

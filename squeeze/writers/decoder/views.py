@@ -13,8 +13,8 @@ from squeeze.writers.decoder.traced import Traced, axis_of, function, number
 @function("view", "reshape")
 def reshape(traced: Traced, *sizes: Any) -> Traced:
     """Seen as another shape."""
-    wanted: Shape = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    shape = completed(traced.shape, wanted)
+    requested: Shape = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    shape = completed(traced.shape, requested)
     return traced if shape == traced.shape else traced.like(traced.builder.reshape(traced.value, shape))
 
 
@@ -51,21 +51,21 @@ def transpose(traced: Traced, dim0: int, dim1: int) -> Traced:
 @function("permute")
 def permute(traced: Traced, *order: Any) -> Traced:
     """Axes in another order."""
-    wanted = order[0] if len(order) == 1 else order
-    return traced.like(traced.builder.transpose(traced.value, [axis_of(traced, axis) for axis in wanted]))
+    axes = order[0] if len(order) == 1 else order
+    return traced.like(traced.builder.transpose(traced.value, [axis_of(traced, axis) for axis in axes]))
 
 
 @function("expand")
 def expand(traced: Traced, *sizes: Any) -> Traced:
     """Repeated along axes of size 1."""
-    wanted: Sequence[Size] = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    wanted = [have if size == -1 else size for size, have in zip(wanted, traced.shape, strict=True)]
-    told = [
+    requested: Sequence[Size] = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    requested = [have if size == -1 else size for size, have in zip(requested, traced.shape, strict=True)]
+    repeats = [
         1 if size == have else number(size, "how often to repeat")
-        for size, have in zip(wanted, traced.shape, strict=True)
+        for size, have in zip(requested, traced.shape, strict=True)
     ]
-    inputs = [traced.value, traced.builder.constant(told)]
-    return traced.like(traced.builder.one("Expand", inputs, tuple(wanted)))
+    inputs = [traced.value, traced.builder.constant(repeats)]
+    return traced.like(traced.builder.one("Expand", inputs, tuple(requested)))
 
 
 @function("cat", "concat")
@@ -105,19 +105,19 @@ def chunk(traced: Traced, chunks: int, dim: int = 0) -> tuple[Traced, ...]:
 class LastOnly:
     """In place of an index along the tokens: as many of the last ones as the graph's input says; 0 = all."""
 
-    def __init__(self, start: Traced, kept: Dim) -> None:
-        self.start, self.kept = start, kept  # start: int64 [1], the negative number
+    def __init__(self, start: Traced, size: Dim) -> None:
+        self.start, self.size = start, size  # start: int64 [1], the negative number
 
 
 @function("__getitem__")
 def getitem(traced: Traced, index: Any) -> Traced:
     """Slices, whole axes, new axes and places known now."""
-    wanted = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in wanted:
-        at, named = wanted.index(Ellipsis), sum(item is not None for item in wanted) - 1
-        wanted[at : at + 1] = [slice(None)] * (len(traced.shape) - named)
+    items = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in items:
+        at, named = items.index(Ellipsis), sum(item is not None for item in items) - 1
+        items[at : at + 1] = [slice(None)] * (len(traced.shape) - named)
     axis = 0
-    for item in wanted:
+    for item in items:
         if item is None:
             traced = unsqueeze(traced, axis)
         elif isinstance(item, int):
@@ -141,12 +141,12 @@ def _sliced(traced: Traced, axis: int, part: slice) -> Traced:
     if (start, end, step) == (0, whole, 1):
         return traced
     shape = (*traced.shape[:axis], len(range(start, end, step)), *traced.shape[axis + 1 :])
-    told = [traced.builder.constant([told]) for told in (start, end, axis, step)]
-    return traced.like(traced.builder.one("Slice", [traced.value, *told], shape))
+    bounds = [traced.builder.constant([bounds]) for bounds in (start, end, axis, step)]
+    return traced.like(traced.builder.one("Slice", [traced.value, *bounds], shape))
 
 
 def _last(traced: Traced, axis: int, item: LastOnly) -> Traced:
-    shape = (*traced.shape[:axis], item.kept, *traced.shape[axis + 1 :])
+    shape = (*traced.shape[:axis], item.size, *traced.shape[axis + 1 :])
     end, place = traced.builder.constant([2**62]), traced.builder.constant([axis])
     return traced.like(traced.builder.one("Slice", [traced.value, item.start.value, end, place], shape))
 

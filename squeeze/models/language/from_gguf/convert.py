@@ -37,28 +37,28 @@ def convert(file: Path, folder: Path, dtype: str | None = None, outline: bool = 
         ModelError: a file that is broken or says what cannot be read; nothing is written where the header tells.
         MissingExtra: the package gguf is not installed.
     """
-    found = Metadata(file, read_header(file))
-    if found.integer("split.count", 1) > 1:
-        parts = f"is one of {found.integer('split.count')} parts"
+    metadata = Metadata(file, read_header(file))
+    if metadata.integer("split.count", 1) > 1:
+        parts = f"is one of {metadata.integer('split.count')} parts"
         raise ModelError(f"{file}: {parts}; llama-gguf-split --merge makes one file of them")
-    config = config_of(found)
-    config["dtype"] = dtype or _exact(found)
-    require_sizes(config, file, len(found.header.tensors))
-    values = {"config.json": config, "generation_config.json": _generation(config)} | tokenizer_files(found)
+    config = config_of(metadata)
+    config["dtype"] = dtype or _exact(metadata)
+    require_sizes(config, file, len(metadata.header.tensors))
+    values = {"config.json": config, "generation_config.json": _generation(config)} | tokenizer_files(metadata)
     for name, value in values.items():
         (folder / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write_shards(found, folder, weights(found, _skeleton(found, folder), DTYPES[config["dtype"]]), outline)
+    _write_shards(metadata, folder, weights(metadata, _skeleton(metadata, folder), DTYPES[config["dtype"]]), outline)
 
 
-def _skeleton(found: Metadata, folder: Path) -> Skeleton:
+def _skeleton(metadata: Metadata, folder: Path) -> Skeleton:
     try:
         return Skeleton.read(folder)
     except ModelError as error:
-        raise ModelError(str(error).replace(str(folder), str(found.path))) from None
+        raise ModelError(str(error).replace(str(folder), str(metadata.path))) from None
 
 
-def _exact(found: Metadata) -> str:
-    kinds = {info.kind for info in found.header.tensors.values() if len(info.shape) > 1}
+def _exact(metadata: Metadata) -> str:
+    kinds = {info.kind for info in metadata.header.tensors.values() if len(info.shape) > 1}
     return EXACT.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
@@ -66,15 +66,15 @@ def _generation(config: dict[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in GENERATION if config.get(name) is not None}
 
 
-def _write_shards(found: Metadata, folder: Path, shards: Sequence[Sequence[Weight]], outline: bool) -> None:
-    family, placed = family_of(found), dict[str, str]()
+def _write_shards(metadata: Metadata, folder: Path, shards: Sequence[Sequence[Weight]], outline: bool) -> None:
+    family, placed = family_of(metadata), dict[str, str]()
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         slots = [weight.slot for weight in shard]
         if outline:
             write_outline(folder / name, slots)
         else:
-            write_streamed(folder / name, slots, (pieces(found, weight, family) for weight in shard))
+            write_streamed(folder / name, slots, (pieces(metadata, weight, family) for weight in shard))
         placed |= {slot.name: name for slot in slots}
     size = sum(weight.slot.nbytes for shard in shards for weight in shard)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}

@@ -69,11 +69,11 @@ class Metadata:
         """The value as it is; None where there is none."""
         return self.header.metadata.get(self.key(name))
 
-    def _of(self, name: str, kind: Any, default: Any, wanted: str) -> Any:
+    def _of(self, name: str, kind: Any, default: Any, expected: str) -> Any:
         key = name if name == ARCHITECTURE else self.key(name)
         value = self.header.metadata.get(key, default)
         if value is None:
-            raise ModelError(f"{self.path}: the metadata lacks {key}; {wanted} would do")
+            raise ModelError(f"{self.path}: the metadata lacks {key}; {expected} would do")
         if not isinstance(value, kind):
-            raise ModelError(f"{self.path}: {key} is {value!r:.60}; {wanted} would do")
+            raise ModelError(f"{self.path}: {key} is {value!r:.60}; {expected} would do")
         return value

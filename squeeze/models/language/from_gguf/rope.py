@@ -17,31 +17,31 @@ CONTEXTS = [2**power for power in range(3, 21)]  # tokens that a model knew befo
 CLOSE = 1e-4  # relative; the factors are float32
 
 
-def rope_parameters(found: Metadata, head_dim: int) -> dict[str, Any]:
+def rope_parameters(metadata: Metadata, head_dim: int) -> dict[str, Any]:
     """The frequencies of a model.
 
     Raises:
         ModelError: a scaling that transformers cannot be told from what the file says.
     """
-    values: dict[str, Any] = {"rope_type": "default", "rope_theta": found.real("rope.freq_base", 10_000.0)}
-    rotated = found.integer("rope.dimension_count", head_dim)
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": metadata.real("rope.freq_base", 10_000.0)}
+    rotated = metadata.integer("rope.dimension_count", head_dim)
     if not 0 < rotated <= head_dim or rotated % 2:
-        raise ModelError(f"{found.path}: {rotated} channels of {head_dim} are rotated; an even share would do")
+        raise ModelError(f"{metadata.path}: {rotated} channels of {head_dim} are rotated; an even share would do")
     if rotated != head_dim:
         values["partial_rotary_factor"] = rotated / head_dim
-    if found.has(LLAMA3):
-        return values | llama3(found, values["rope_theta"], head_dim)
-    if found.has(LONG):
-        return values | _longrope(found)
-    kind = found.text("rope.scaling.type", "none")
+    if metadata.has(LLAMA3):
+        return values | llama3(metadata, values["rope_theta"], head_dim)
+    if metadata.has(LONG):
+        return values | _longrope(metadata)
+    kind = metadata.text("rope.scaling.type", "none")
     if kind == "linear":
-        return values | {"rope_type": "linear", "factor": found.real("rope.scaling.factor")}
+        return values | {"rope_type": "linear", "factor": metadata.real("rope.scaling.factor")}
     if kind == "yarn":
-        known = found.integer("rope.scaling.original_context_length")
-        factor = found.real("rope.scaling.factor")
+        known = metadata.integer("rope.scaling.original_context_length")
+        factor = metadata.real("rope.scaling.factor")
         return values | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": known}
     if kind != "none":
-        raise ModelError(f"{found.path}: rope.scaling.type '{kind}' is not read; none, linear and yarn are")
+        raise ModelError(f"{metadata.path}: rope.scaling.type '{kind}' is not read; none, linear and yarn are")
     return values
 
 
@@ -54,9 +54,9 @@ def llama3_factors(rope: dict[str, Any], head_dim: int) -> Tensor:
     return factors.float()
 
 
-def llama3(found: Metadata, theta: float, head_dim: int) -> dict[str, Any]:
+def llama3(metadata: Metadata, theta: float, head_dim: int) -> dict[str, Any]:
     """The numbers of Llama 3.1's rule that give the factors in the file: it stores these, not the rule."""
-    stored = _numbers(found, LLAMA3)
+    stored = _numbers(metadata, LLAMA3)
     factor = float(stored.max())
     for known in reversed(CONTEXTS):
         values: dict[str, Any] = {
@@ -69,22 +69,22 @@ def llama3(found: Metadata, theta: float, head_dim: int) -> dict[str, Any]:
         own = llama3_factors(values, head_dim)
         if own.shape == stored.shape and torch.allclose(own, stored, rtol=CLOSE, atol=0):
             return values
-    raise ModelError(f"{found.path}: {LLAMA3} follows no rule of Llama 3.1 that transformers can be told")
+    raise ModelError(f"{metadata.path}: {LLAMA3} follows no rule of Llama 3.1 that transformers can be told")
 
 
-def _longrope(found: Metadata) -> dict[str, Any]:
-    known = found.integer("rope.scaling.original_context_length", found.integer("context_length"))
+def _longrope(metadata: Metadata) -> dict[str, Any]:
+    known = metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"))
     return {
         "rope_type": "longrope",
-        "long_factor": _numbers(found, LONG).tolist(),
-        "short_factor": _numbers(found, SHORT).tolist(),
+        "long_factor": _numbers(metadata, LONG).tolist(),
+        "short_factor": _numbers(metadata, SHORT).tolist(),
         "original_max_position_embeddings": known,
-        "factor": found.integer("context_length") / max(known, 1),
+        "factor": metadata.integer("context_length") / max(known, 1),
     }
 
 
-def _numbers(found: Metadata, name: str) -> Tensor:
-    info = found.header.tensors.get(name)
+def _numbers(metadata: Metadata, name: str) -> Tensor:
+    info = metadata.header.tensors.get(name)
     if info is None or info.kind != "F32" or len(info.shape) != 1 or info.shape[0] > 4096:
-        raise ModelError(f"{found.path}: {name} is no list of at most 4,096 float32 factors")
-    return torch.from_numpy(np.array(info.raw(found.path)).view(np.float32).reshape(-1))
+        raise ModelError(f"{metadata.path}: {name} is no list of at most 4,096 float32 factors")
+    return torch.from_numpy(np.array(info.raw(metadata.path)).view(np.float32).reshape(-1))

@@ -21,72 +21,74 @@ LONGEST_PIECE = 512  # characters of a token of SentencePiece; all its halves ar
 SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 
 
-def tokenizer_files(found: Metadata) -> dict[str, Values]:
+def tokenizer_files(metadata: Metadata) -> dict[str, Values]:
     """``tokenizer.json`` and ``tokenizer_config.json``.
 
     Raises:
         ModelError: a kind of tokenizer, or a pattern, that is not known; tokens, kinds, merges and scores that do not
             fit each other.
     """
-    tokens = found.array("tokenizer.ggml.tokens", str)
-    kinds = found.array("tokenizer.ggml.token_type", int, [NORMAL] * len(tokens))
+    tokens = metadata.array("tokenizer.ggml.tokens", str)
+    kinds = metadata.array("tokenizer.ggml.token_type", int, [NORMAL] * len(tokens))
     if len(kinds) != len(tokens):
-        raise ModelError(f"{found.path}: {len(tokens):,} tokens and {len(kinds):,} token types; one for each would do")
-    vocabulary = _vocabulary(found, tokens, kinds)
-    model = found.text("tokenizer.ggml.model")
+        raise ModelError(
+            f"{metadata.path}: {len(tokens):,} tokens and {len(kinds):,} token types; one for each would do"
+        )
+    vocabulary = _vocabulary(metadata, tokens, kinds)
+    model = metadata.text("tokenizer.ggml.model")
     if model == "gpt2":
-        values = _byte_level(found, vocabulary)
+        values = _byte_level(metadata, vocabulary)
     elif model == "llama":
-        values = _sentencepiece(found, tokens, kinds, vocabulary)
+        values = _sentencepiece(metadata, tokens, kinds, vocabulary)
     else:
-        raise ModelError(f"{found.path}: a tokenizer '{model[:40]}' is not read from GGUF; gpt2 and llama are")
+        raise ModelError(f"{metadata.path}: a tokenizer '{model[:40]}' is not read from GGUF; gpt2 and llama are")
     added = [_added(place, tokens[place], kind) for place, kind in enumerate(kinds) if _is_added(kind)]
     values |= {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
-    values["post_processor"] = _ends(found, tokens)
-    return {"tokenizer.json": values, "tokenizer_config.json": _settings(found, tokens)}
+    values["post_processor"] = _ends(metadata, tokens)
+    return {"tokenizer.json": values, "tokenizer_config.json": _settings(metadata, tokens)}
 
 
-def _vocabulary(found: Metadata, tokens: list[str], kinds: list[int]) -> dict[str, int]:
+def _vocabulary(metadata: Metadata, tokens: list[str], kinds: list[int]) -> dict[str, int]:
     """Every token's place; rows that were only filled up have none."""
     vocabulary: dict[str, int] = {}
     for place, (text, kind) in enumerate(zip(tokens, kinds, strict=True)):
         if kind == UNUSED and text == f"[PAD{place}]":
             continue
         if text in vocabulary:
-            raise ModelError(f"{found.path}: token {place} is {text!r:.40}, as token {vocabulary[text]} is")
+            raise ModelError(f"{metadata.path}: token {place} is {text!r:.40}, as token {vocabulary[text]} is")
         vocabulary[text] = place
     return vocabulary
 
 
-def _byte_level(found: Metadata, vocabulary: dict[str, int]) -> Values:
-    merges = [_halves(found, merge, vocabulary) for merge in found.array("tokenizer.ggml.merges", str)]
-    pattern = found.text("tokenizer.ggml.pre", "default")
+def _byte_level(metadata: Metadata, vocabulary: dict[str, int]) -> Values:
+    merges = [_halves(metadata, merge, vocabulary) for merge in metadata.array("tokenizer.ggml.merges", str)]
+    pattern = metadata.text("tokenizer.ggml.pre", "default")
     model: Values = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "fuse_unk": False}
     model |= {"ignore_merges": pattern in WHOLE_WORDS, "vocab": vocabulary, "merges": merges}
     return {
         "model": model,
         "normalizer": normalizer(pattern),
-        "pre_tokenizer": before_merging(pattern, found.path),
+        "pre_tokenizer": before_merging(pattern, metadata.path),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     }
 
 
-def _halves(found: Metadata, merge: str, vocabulary: dict[str, int]) -> list[str]:
+def _halves(metadata: Metadata, merge: str, vocabulary: dict[str, int]) -> list[str]:
     left, _, right = merge.partition(" ")
     if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
-        raise ModelError(f"{found.path}: the merge {merge!r:.60} names what is no token")
+        raise ModelError(f"{metadata.path}: the merge {merge!r:.60} names what is no token")
     return [left, right]
 
 
-def _sentencepiece(found: Metadata, tokens: list[str], kinds: list[int], vocabulary: dict[str, int]) -> Values:
-    scores = found.array("tokenizer.ggml.scores", float)
+def _sentencepiece(metadata: Metadata, tokens: list[str], kinds: list[int], vocabulary: dict[str, int]) -> Values:
+    scores = metadata.array("tokenizer.ggml.scores", float)
     if len(scores) != len(tokens):
-        raise ModelError(f"{found.path}: {len(tokens):,} tokens and {len(scores):,} scores; one for each would do")
-    merges = sorted(_merges(found, kinds, scores, vocabulary), reverse=True)
+        raise ModelError(f"{metadata.path}: {len(tokens):,} tokens and {len(scores):,} scores; one for each would do")
+    merges = sorted(_merges(metadata, kinds, scores, vocabulary), reverse=True)
     unknown = next((tokens[place] for place, kind in enumerate(kinds) if kind == UNKNOWN), None)
     model: Values = {"type": "BPE", "dropout": None, "unk_token": unknown, "byte_fallback": True, "fuse_unk": True}
     model |= {"ignore_merges": False, "vocab": vocabulary, "merges": [list(pair) for _, _, _, *pair in merges]}
-    prefix = found.flag("tokenizer.ggml.add_space_prefix", True)
+    prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     first = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     back = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}]
@@ -100,14 +102,14 @@ def _sentencepiece(found: Metadata, tokens: list[str], kinds: list[int], vocabul
 
 
 def _merges(
-    found: Metadata, kinds: list[int], scores: list[float], vocabulary: dict[str, int]
+    metadata: Metadata, kinds: list[int], scores: list[float], vocabulary: dict[str, int]
 ) -> Iterator[tuple[float, int, int, str, str]]:
     """Every way to make a token of two others: the token's score, the lengths of the two, the two."""
     pieces = {text for text, place in vocabulary.items() if kinds[place] in (NORMAL, UNUSED)}
     for text in pieces:
         if len(text) > LONGEST_PIECE:
             raise ModelError(
-                f"{found.path}: token {vocabulary[text]} has {len(text):,} letters; {LONGEST_PIECE} would do"
+                f"{metadata.path}: token {vocabulary[text]} has {len(text):,} letters; {LONGEST_PIECE} would do"
             )
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
@@ -124,11 +126,11 @@ def _added(place: int, text: str, kind: int) -> Values:
     return {"id": place, "content": text, **plain, "special": kind != USER_DEFINED}
 
 
-def _ends(found: Metadata, tokens: list[str]) -> Values | None:
+def _ends(metadata: Metadata, tokens: list[str]) -> Values | None:
     """What the tokenizer puts before and behind a text."""
-    begins = found.flag("tokenizer.ggml.add_bos_token", _begins_by_default(found))
-    ends = found.flag("tokenizer.ggml.add_eos_token", False)
-    chosen = {name: _special(found, name, tokens) for name, wanted in (("bos", begins), ("eos", ends)) if wanted}
+    begins = metadata.flag("tokenizer.ggml.add_bos_token", _begins_by_default(metadata))
+    ends = metadata.flag("tokenizer.ggml.add_eos_token", False)
+    chosen = {name: _special(metadata, name, tokens) for name, wanted in (("bos", begins), ("eos", ends)) if wanted}
     texts = {name: text for name, text in chosen.items() if text is not None}
     if not texts:
         return None
@@ -138,30 +140,30 @@ def _ends(found: Metadata, tokens: list[str]) -> Values | None:
     return {"type": "TemplateProcessing", "single": [*first, text, *last], "pair": pair, "special_tokens": known}
 
 
-def _begins_by_default(found: Metadata) -> bool:
-    model = found.text("tokenizer.ggml.model")
-    return model == "llama" or found.text("tokenizer.ggml.pre", "default") in BEGINS_TEXT
+def _begins_by_default(metadata: Metadata) -> bool:
+    model = metadata.text("tokenizer.ggml.model")
+    return model == "llama" or metadata.text("tokenizer.ggml.pre", "default") in BEGINS_TEXT
 
 
 def _part(text: str | None) -> list[Values]:
     return [] if text is None else [{"SpecialToken": {"id": text, "type_id": 0}}]
 
 
-def _special(found: Metadata, name: str, tokens: list[str]) -> str | None:
+def _special(metadata: Metadata, name: str, tokens: list[str]) -> str | None:
     key = f"tokenizer.ggml.{SPECIAL[name]}_token_id"
-    if found.get(key) is None:
+    if metadata.get(key) is None:
         return None
-    place = found.integer(key)
+    place = metadata.integer(key)
     if place >= len(tokens):
-        raise ModelError(f"{found.path}: {key} {place} is none of the {len(tokens):,} tokens")
+        raise ModelError(f"{metadata.path}: {key} {place} is none of the {len(tokens):,} tokens")
     return tokens[place]
 
 
-def _settings(found: Metadata, tokens: list[str]) -> Values:
-    named = {f"{name}_token": _special(found, name, tokens) for name in SPECIAL}
+def _settings(metadata: Metadata, tokens: list[str]) -> Values:
+    named = {f"{name}_token": _special(metadata, name, tokens) for name in SPECIAL}
     values: Values = {name: text for name, text in named.items() if text is not None}
     values |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    values["model_max_length"] = found.integer("context_length")
-    if found.get("tokenizer.chat_template") is not None:
-        values["chat_template"] = found.text("tokenizer.chat_template")
+    values["model_max_length"] = metadata.integer("context_length")
+    if metadata.get("tokenizer.chat_template") is not None:
+        values["chat_template"] = metadata.text("tokenizer.chat_template")
     return values

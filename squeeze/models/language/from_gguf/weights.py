@@ -32,7 +32,7 @@ class Weight:
     sources: tuple[Source, ...]
 
 
-def weights(found: Metadata, skeleton: Skeleton, dtype: torch.dtype) -> list[list[Weight]]:
+def weights(metadata: Metadata, skeleton: Skeleton, dtype: torch.dtype) -> list[list[Weight]]:
     """Every weight, shard by shard: what is outside the blocks, then each block.
 
     Raises:
@@ -41,10 +41,10 @@ def weights(found: Metadata, skeleton: Skeleton, dtype: torch.dtype) -> list[lis
     """
     state = skeleton.module.state_dict()
     by_origin: dict[str, list[Source]] = {}
-    for source in sources(skeleton, found.architecture):
+    for source in sources(skeleton, metadata.architecture):
         by_origin.setdefault(source.origin, []).append(source)
-        _require(found, source, tuple(state[source.origin].shape))
-    _require_no_other(found, {source.name for parts in by_origin.values() for source in parts})
+        _require(metadata, source, tuple(state[source.origin].shape))
+    _require_no_other(metadata, {source.name for parts in by_origin.values() for source in parts})
     shards: dict[str, list[Weight]] = {}
     for origin, parts in by_origin.items():
         inside, _, _ = origin.removeprefix(f"{skeleton.layers_name}.").partition(".")
@@ -53,24 +53,24 @@ def weights(found: Metadata, skeleton: Skeleton, dtype: torch.dtype) -> list[lis
     return list(shards.values())
 
 
-def pieces(found: Metadata, weight: Weight, family: Family) -> Iterator[Tensor]:
+def pieces(metadata: Metadata, weight: Weight, family: Family) -> Iterator[Tensor]:
     """The values of a weight in order, about :data:`PIECE_BYTES` of float32 at a time."""
     slot = weight.slot
-    head_dim = head_size(found) if family.interleaved else None
+    head_dim = head_size(metadata) if family.interleaved else None
     added = family.added_to_norms if slot.name.endswith("norm.weight") else 0.0
-    for info, rows in _runs(found, weight, head_dim):
-        value = _dequantized(found, info, rows)
+    for info, rows in _runs(metadata, weight, head_dim):
+        value = _dequantized(metadata, info, rows)
         if len(slot.shape) == 1 and (order := row_order(weight.sources[0], slot.shape, head_dim)) is not None:
             value = value.reshape(-1)[order.argsort()]
         stored = (value - added if added else value).to(slot.dtype)
         if not bool(torch.isfinite(stored).all()):
-            raise ModelError(f"{found.path}: '{info.name}' holds numbers that are not finite as {slot.dtype}")
+            raise ModelError(f"{metadata.path}: '{info.name}' holds numbers that are not finite as {slot.dtype}")
         yield stored
 
 
-def _runs(found: Metadata, weight: Weight, head_dim: int | None) -> Iterator[tuple[TensorInfo, Any]]:
+def _runs(metadata: Metadata, weight: Weight, head_dim: int | None) -> Iterator[tuple[TensorInfo, Any]]:
     """Which rows of which tensor come next."""
-    infos, shape = [found.header.tensors[source.name] for source in weight.sources], weight.slot.shape
+    infos, shape = [metadata.header.tensors[source.name] for source in weight.sources], weight.slot.shape
     if len(infos) > 1:  # stacked experts: of each in turn, its share from every tensor
         for expert in range(shape[0]):
             for info in infos:
@@ -87,34 +87,34 @@ def _split(columns: int, rows: Any) -> Iterator[Any]:
     yield from (rows[start : start + step] for start in range(0, len(rows), step))
 
 
-def _dequantized(found: Metadata, info: TensorInfo, rows: Any) -> Tensor:
+def _dequantized(metadata: Metadata, info: TensorInfo, rows: Any) -> Tensor:
     """float32 ``[rows, columns]``, by the gguf package's own rule of the type."""
     package = gguf()
-    raw = info.raw(found.path)[rows]
+    raw = info.raw(metadata.path)[rows]
     values = package.quants.dequantize(raw, package.GGMLQuantizationType[info.kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def _require(found: Metadata, source: Source, shape: tuple[int, ...]) -> None:
-    info = found.header.tensors.get(source.name)
+def _require(metadata: Metadata, source: Source, shape: tuple[int, ...]) -> None:
+    info = metadata.header.tensors.get(source.name)
     if info is None:
-        raise ModelError(f"{found.path}: holds no tensor '{source.name}', which a {found.architecture} needs")
+        raise ModelError(f"{metadata.path}: holds no tensor '{source.name}', which a {metadata.architecture} needs")
     if source.parts > 1:
         shape = (*shape[:-2], shape[-2] // source.parts, shape[-1])
     if info.shape != shape:
         what = f"has the shape {list(info.shape)}, {list(shape)} by the metadata"
-        raise ModelError(f"{found.path}: tensor '{source.name}' {what}")
+        raise ModelError(f"{metadata.path}: tensor '{source.name}' {what}")
     package = gguf()
     kind = package.GGMLQuantizationType[info.kind]
     _, size = package.GGML_QUANT_SIZES[kind]
     try:
         package.quants.dequantize(np.zeros((1, size), np.uint8), kind)
     except NotImplementedError as error:
-        raise ModelError(f"{found.path}: tensor '{source.name}': {first_line(error)}") from None
+        raise ModelError(f"{metadata.path}: tensor '{source.name}': {first_line(error)}") from None
 
 
-def _require_no_other(found: Metadata, used: set[str]) -> None:
-    others = sorted(set(found.header.tensors) - used - set(ELSEWHERE))
+def _require_no_other(metadata: Metadata, used: set[str]) -> None:
+    others = sorted(set(metadata.header.tensors) - used - set(ELSEWHERE))
     if others:
         what = f"'{others[0][:80]}'" + (f" and {len(others) - 1} others have" if len(others) > 1 else " has")
-        raise ModelError(f"{found.path}: {what} no place in a {found.architecture} that transformers runs")
+        raise ModelError(f"{metadata.path}: {what} no place in a {metadata.architecture} that transformers runs")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze.passes.quantize.backends.job import Answer, Asked, Job, work
+from squeeze.passes.quantize.backends.job import Answer, Job, WeightScheme, work
 
 FLOAT = 16  # bits, as it calls linears that stay as they are
 
@@ -43,19 +43,19 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
 
 def _layers(job: Job) -> dict[str, dict[str, Any]]:
     left: dict[str, dict[str, Any]] = {name: {"bits": FLOAT} for name in job.left}
-    return left | {name: _scheme(asked) for name, asked in job.weights.items()}
+    return left | {name: _scheme(scheme) for name, scheme in job.weights.items()}
 
 
-def _scheme(asked: Asked) -> dict[str, Any]:
-    size = -1 if asked.group_size is None else asked.group_size
-    return {"bits": asked.bits, "group_size": size, "sym": asked.symmetric}
+def _scheme(scheme: WeightScheme) -> dict[str, Any]:
+    size = -1 if scheme.group_size is None else scheme.group_size
+    return {"bits": scheme.bits, "group_size": size, "sym": scheme.symmetric}
 
 
-def _answer(module: nn.Module, asked: Asked) -> Answer:
+def _answer(module: nn.Module, scheme: WeightScheme) -> Answer:
     weight: Any = module.weight
     scale: Any = module.scale
     real, wide = weight.detach(), scale.float().repeat_interleave(_size(weight, scale), dim=1)
-    zero_point = _zero_points(module, scale) - 2 ** (asked.bits - 1)
+    zero_point = _zero_points(module, scale) - 2 ** (scheme.bits - 1)
     centred = (real / wide).round().int()
     q = centred + zero_point.repeat_interleave(_size(weight, scale), dim=1)
     return Answer(q.to(torch.int8), scale, zero_point, real)

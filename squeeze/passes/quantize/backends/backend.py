@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.errors import EffectError, MissingExtra, SqueezeError
-from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Asked, Job
-from squeeze.passes.quantize.scheme import Scheme, WeightChoice, kind_of, stored_bytes
+from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Job, WeightScheme
+from squeeze.passes.quantize.scheme import Scheme, WeightChoice
 
 PACKAGES = Path(__file__).parents[4]  # the folder that squeeze is imported from
 SECONDS = 0.2  # between two looks at the process
@@ -48,22 +47,15 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     def settings(self) -> dict[str, Any]:
         """The options as the package calls them."""
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if not isinstance(model, LanguageModel):
-            return
+    def faults(self, model: LanguageModel) -> Iterator[str]:
         yield from self.option_faults(model, self.name)
-        shapes = _shapes(model)
-        if experts := [name for name in self.schemes(model) if len(shapes[name]) == 3]:
+        shapes = model.matrices()
+        if experts := [name for name in self.schemes(model) if shapes[name].experts]:
             what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
             yield f"{self.name}: {what}, which {self.package} is not given; exclude them, or let gptq take them"
 
-    def preview(self, model: Model, before: Preview) -> Preview:
-        assert isinstance(model, LanguageModel)
-        shapes = dict(model.skeleton.module.named_parameters())
-        schemes = self.schemes(model)
-        saved = sum(shapes[name].nbytes - stored_bytes(tuple(shapes[name].shape), s) for name, s in schemes.items())
-        grid = {name: kind_of(tuple(shapes[name].shape), scheme) for name, scheme in schemes.items()}
-        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+    def preview(self, model: LanguageModel, before: Preview) -> Preview:
+        return self.forecast(model, before)
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         try:
@@ -80,11 +72,11 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     def _job(self, model: LanguageModel, context: Context) -> Job:
         """Who is asked for what; its folder lies beside the new model."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / "backend"
-        asked = {_module(name): Asked(**vars(scheme)) for name, scheme in self.schemes(model).items()}
+        schemes = {_module(name): WeightScheme(**vars(scheme)) for name, scheme in self.schemes(model).items()}
         linears = [name for name, child in model.skeleton.module.named_modules() if isinstance(child, nn.Linear)]
-        left = [name for name in linears if name not in asked]
+        left = [name for name in linears if name not in schemes]
         dense, work = str(folder / "dense"), str(folder)
-        return Job(dense, work, context.threads, context.seed, asked, left, self.settings())
+        return Job(dense, work, context.threads, context.seed, schemes, left, self.settings())
 
     def _send(self, job: Job, model: LanguageModel, context: Context) -> None:
         """Let the process do the job.
@@ -120,7 +112,7 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
         return os.environ | quiet | {"PYTHONPATH": paths, "TMPDIR": job.work} | self.environment
 
     def _write(self, model: LanguageModel, rewriter: Rewriter, answers: dict[str, Answer], context: Context) -> None:
-        schemes, shapes, moved = self.schemes(model), _shapes(model), 0.0
+        schemes, shapes, moved = self.schemes(model), model.matrices(), 0.0
         for index in range(model.blocks):
             prefix = model.skeleton.prefix(index)
             new: dict[str, Tensor | QuantizedTensor] = {}
@@ -128,7 +120,7 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
                 answer = answers.get(_module(name))
                 if answer is None:
                     raise EffectError(f"{self.name}: {self.package} left {_module(name)} unquantized")
-                grid = read_answer(answer, schemes[name], shapes[name], f"{self.name}: {_module(name)}")
+                grid = read_answer(answer, schemes[name], shapes[name].matrix, f"{self.name}: {_module(name)}")
                 moved = max(moved, _moved(grid, answer))
                 new[name.removeprefix(prefix)] = grid
             rewriter.put_block(index, new, {})
@@ -184,10 +176,6 @@ def _until_done(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
-
-
-def _shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in model.skeleton.module.named_parameters()}
 
 
 def _module(name: str) -> str:

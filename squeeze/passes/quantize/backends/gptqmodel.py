@@ -9,10 +9,8 @@ from annotated_types import Ge, Interval
 from pydantic import PositiveInt
 
 from squeeze.formats.gptq_checkpoint import holds
-from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.backends.backend import Backend
-from squeeze.passes.quantize.scheme import kind_of
 
 
 class Gptqmodel(Backend):
@@ -45,12 +43,10 @@ class Gptqmodel(Backend):
             "batch_size": self.batch_size,
         }
 
-    def faults(self, model: Model) -> Iterator[str]:
+    def faults(self, model: LanguageModel) -> Iterator[str]:
         yield from super().faults(model)
-        if not isinstance(model, LanguageModel):
-            return
-        shapes = {name: tuple(value.shape) for name, value in model.skeleton.module.named_parameters()}
-        kinds = [(name, kind_of(shapes[name], scheme)) for name, scheme in self.schemes(model).items()]
+        shapes = model.matrices()
+        kinds = [(name, self.kind(shapes[name], scheme)) for name, scheme in self.schemes(model).items()]
         refused = [(name, reason) for name, kind in kinds if (reason := holds(kind, 1 if kind.symmetric else 2))]
         if refused:
             yield f"{self.name}: {refused[0][0]} and {len(refused) - 1} more: {refused[0][1]}"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from squeeze.formats.gptq_checkpoint import PARTS, from_tensors
-from squeeze.passes.quantize.backends.job import Answer, Asked, Job, work
+from squeeze.passes.quantize.backends.job import Answer, Job, WeightScheme, work
 
 
 def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
@@ -35,11 +35,11 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
     opened: Any = GPTQModel.load(str(saved), backend=BACKEND.TORCH, dtype=torch.float16, device="cpu")
     kernels = dict(opened.model.named_modules())
     version = 1 if _symmetric(job) else 2
-    for name, asked in job.weights.items():
+    for name, scheme in job.weights.items():
         if f"{name}.qweight" not in stored:
             continue  # whoever asked says so
         parts = {part: stored[f"{name}.{part}"] for part in PARTS}
-        grid = from_tensors(parts, asked.bits, asked.group_size, version)
+        grid = from_tensors(parts, scheme.bits, scheme.group_size, version)
         real = kernels[name].dequantize_weight().t()
         yield name, Answer(grid.q, grid.scale, grid.zero_point, real, grid.g_idx)
 
@@ -51,7 +51,7 @@ def _config(job: Job, settings: dict[str, Any]) -> Any:
     alpha = settings.pop("alpha")
     first = next(iter(job.weights.values()))
     special: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in job.left}
-    special |= {f"^{re.escape(name)}$": _scheme(asked) for name, asked in job.weights.items() if asked != first}
+    special |= {f"^{re.escape(name)}$": _scheme(scheme) for name, scheme in job.weights.items() if scheme != first}
     return QuantizeConfig(
         **_scheme(first),
         **settings,
@@ -62,13 +62,13 @@ def _config(job: Job, settings: dict[str, Any]) -> Any:
     )
 
 
-def _scheme(asked: Asked) -> dict[str, Any]:
-    size = -1 if asked.group_size is None else asked.group_size
-    return {"bits": asked.bits, "group_size": size, "sym": asked.symmetric}
+def _scheme(scheme: WeightScheme) -> dict[str, Any]:
+    size = -1 if scheme.group_size is None else scheme.group_size
+    return {"bits": scheme.bits, "group_size": size, "sym": scheme.symmetric}
 
 
 def _symmetric(job: Job) -> bool:
-    return all(asked.symmetric for asked in job.weights.values())
+    return all(scheme.symmetric for scheme in job.weights.values())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ TOKENS, GRIDS, LOG = "tokens.safetensors", "grids.safetensors", "log.txt"
 
 
 @dataclass(frozen=True)
-class Asked:
+class WeightScheme:
     """How one weight is to be stored."""
 
     bits: int
@@ -68,7 +68,7 @@ class Job:
     work: str
     threads: int
     seed: int
-    weights: dict[str, Asked]
+    weights: dict[str, WeightScheme]
     left: list[str]
     settings: dict[str, Any]
 
@@ -90,7 +90,7 @@ class Job:
     def read(cls, file: Path) -> Job:
         """What :meth:`write` wrote."""
         values = json.loads(file.read_text())
-        values["weights"] = {name: Asked(**asked) for name, asked in values["weights"].items()}
+        values["weights"] = {name: WeightScheme(**scheme) for name, scheme in values["weights"].items()}
         return cls(**values)
 
     def answers(self) -> Iterator[tuple[str, Answer]]:

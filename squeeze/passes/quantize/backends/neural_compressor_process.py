@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from squeeze.passes.quantize.backends.job import Answer, Asked, Job, work
+from squeeze.passes.quantize.backends.job import Answer, Job, WeightScheme, work
 
 
 def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
@@ -33,16 +33,16 @@ def _config(job: Job) -> Any:
     from neural_compressor.torch.quantization import GPTQConfig
 
     config: Any = GPTQConfig(dtype="fp32")
-    for name, asked in job.weights.items():
-        size = -1 if asked.group_size is None else asked.group_size
-        own = GPTQConfig(bits=asked.bits, group_size=size, use_sym=asked.symmetric, **job.settings)
+    for name, scheme in job.weights.items():
+        size = -1 if scheme.group_size is None else scheme.group_size
+        own = GPTQConfig(bits=scheme.bits, group_size=size, use_sym=scheme.symmetric, **job.settings)
         config.set_local(name, own)
     return config
 
 
-def _answer(module: Any, asked: Asked) -> Answer:
+def _answer(module: Any, scheme: WeightScheme) -> Answer:
     parts = module.unpack()
-    offset = 2 ** (asked.bits - 1)
+    offset = 2 ** (scheme.bits - 1)
     q, zero_point = parts["int_weight"].int() - offset, parts["zp"].int() - offset
     g_idx = None if module.g_idx is None else module.g_idx.int()
     return Answer(q.to(torch.int8), parts["scales"], zero_point, module.recover(), g_idx)

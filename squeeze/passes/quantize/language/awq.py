@@ -20,7 +20,7 @@ from squeeze.passes.quantize.block_pass import CalibratedPass
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.scheme import Scheme
-from squeeze.passes.quantize.work import BlockWork, Found
+from squeeze.passes.quantize.work import BlockWork, Grids
 
 
 class Inputs(NamedTuple):
@@ -56,19 +56,19 @@ class Awq(CalibratedPass[LanguageModel]):
         hessians = sum(width * width for _, width in shapes)
         return FLOAT * (hessians + max(2 * width * width + 5 * out * width for out, width in shapes))
 
-    def quantize(self, work: BlockWork, context: Context) -> Found:
+    def quantize(self, work: BlockWork, context: Context) -> Grids:
         walk = work.walk
         assert walk is not None
         run = added_by(walk, work.index)
         groups = shared_inputs(work.block, all_matrices(work.block), run)
         inputs = {weight: Inputs(one.tokens, one.matrix()) for weight, one in block_hessians(work, groups).items()}
         sources = find_sources(work.block, groups, head_counts(walk.network.config), run) if self.scale else {}
-        found: Found = {}
+        grids: Grids = {}
         columns = {group[0]: self._fold(work, group, sources, inputs[group[0]]) for group in groups}
         for group in groups:
             for weight in [member for member in group if member in work.schemes]:
-                found[weight] = self._rounded(work, weight, inputs[group[0]], columns[group[0]])
-        return found
+                grids[weight] = self._rounded(work, weight, inputs[group[0]], columns[group[0]])
+        return grids
 
     def _fold(self, work: BlockWork, group: list[Weight], sources: dict[Weight, Source], inputs: Inputs) -> Tensor:
         """Scale what a group multiplies and divide what writes it; gives the scale ``[in]``, ones where none helps."""

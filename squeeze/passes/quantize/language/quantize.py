@@ -12,11 +12,12 @@ from squeeze.blocks.visit import visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.matrices import block_weights, matrices
 from squeeze.models.language.memory import keep_large_apart, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context
 from squeeze.passes.calibration import calibration_walk
-from squeeze.passes.quantize.scheme import Scheme, block_weights, matrices
+from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class _Blocks:
     def _quantize(self, index: int) -> None:
         """One block, on disk when this returns."""
         model, prefix = self.model, self.model.skeleton.prefix(index)
-        names = [name for name in block_weights(model, index) if prefix + name in self.schemes]
+        names = [name for name in block_weights(model.skeleton, index) if prefix + name in self.schemes]
+        parts = {name: matrices(model.skeleton, index, name) for name in names}
         with model.block(index) as block:
             for name, value in block.named_parameters():
                 require_finite(value.data, prefix + name)
             was = {name: block.get_parameter(name).data for name in names}
             for name, mapped in was.items():
                 block.get_parameter(name).data = mapped.clone()  # never written to where the file is
-            schemes = {weight: self.schemes[prefix + name] for name in names for weight in matrices(model, index, name)}
+            schemes = {weight: self.schemes[prefix + name] for name in names for weight in parts[name]}
             before = was if self.original else {}
             work = BlockWork(index, block, self.walk, original=self.original, was=before, schemes=schemes)
             del was, before  # mapped pages count as memory
@@ -77,9 +79,7 @@ class _Blocks:
             except SqueezeError as error:
                 raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
             new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
-        new |= {
-            name: QuantizedTensor.stack([found[weight] for weight in matrices(model, index, name)]) for name in names
-        }
+        new |= {name: QuantizedTensor.stack([found[weight] for weight in parts[name]]) for name in names}
         self.rewriter.put_block(index, new, {prefix + name: facts for name, facts in work.facts.items()})
         del new, found, work
         trim_heap()

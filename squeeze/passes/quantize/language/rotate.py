@@ -13,7 +13,6 @@ from squeeze.algorithms.rotate import Rotation, fold_norm, random_rotation, rota
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.errors import EffectError, ModelError
-from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, fill
 from squeeze.passes.base import Context
@@ -38,8 +37,8 @@ class Rotate(BlockEdit):
     seed: NonNegativeInt = 0
     """Of the random signs of the rotation."""
 
-    def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, LanguageModel) and (wrong := _unfit(model.skeleton)):
+    def faults(self, model: LanguageModel) -> Iterator[str]:
+        if wrong := _unfit(model.skeleton):
             yield f"{self.name}: {wrong}"
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from squeeze.data.base import Dataset
 from squeeze.models.base import Batch
+from squeeze.models.torch_layers import Layer, groups_of
 from squeeze.models.torch_model import TorchModel, forward
-from squeeze.passes.quantize.layers.choice import Layer, groups_of
 
 EXAMPLES = 32  # that run together
 VALUES = 1 << 23  # of unfolded inputs at once: 32 MB
@@ -52,29 +52,29 @@ def _see(outputs: dict[str, list[Tensor]], name: str, *call: Any) -> None:
 @torch.no_grad()
 def inputs_of(model: TorchModel, layer: Layer, batch: Batch, calls: int) -> list[Tensor]:
     """What a layer is given for a batch, once per call; the run ends with the last one."""
-    given: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given.append(args[0] if args else kwargs["input"])
-        if len(given) == calls:
+        inputs.append(args[0] if args else kwargs["input"])
+        if len(inputs) == calls:
             raise _Enough
 
     with layer.register_forward_pre_hook(see, with_kwargs=True), suppress(_Enough):
         forward(model.module, batch.inputs)
-    return given
+    return inputs
 
 
 @torch.no_grad()
-def unfolded(layer: Layer, given: Tensor, step: int = 1) -> Iterator[Tensor]:
+def unfolded(layer: Layer, value: Tensor, step: int = 1) -> Iterator[Tensor]:
     """``[groups, tokens, columns]``, parts that fit VALUES; columns as the flattened weight has them.
 
     Args:
         step: One token in so many is taken.
     """
     if isinstance(layer, nn.Linear):
-        yield given.reshape(1, -1, given.shape[-1])[:, ::step]
+        yield value.reshape(1, -1, value.shape[-1])[:, ::step]
         return
-    padded = _padded(layer, given)
+    padded = _padded(layer, value)
     per_example = layer.weight[0].numel() * groups_of(layer) * padded[0, 0].numel()
     for part in torch.split(padded, max(1, VALUES // per_example)):
         columns = _im2col(layer, part)[..., ::step]  # [examples, channels x kernel, places]
@@ -92,10 +92,10 @@ def step_for(layer: Layer, output: Tensor, examples: int) -> int:
     return step + (step > 1 and step % 2 == 0)
 
 
-def _padded(layer: nn.Conv1d | nn.Conv2d, given: Tensor) -> Tensor:
+def _padded(layer: nn.Conv1d | nn.Conv2d, value: Tensor) -> Tensor:
     """The input with its border, as the layer's own padding makes it."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(given, layer._reversed_padding_repeated_twice, mode=mode)
+    return functional.pad(value, layer._reversed_padding_repeated_twice, mode=mode)
 
 
 def _im2col(layer: nn.Conv1d | nn.Conv2d, padded: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def fold_norms(model: TorchModel) -> list[str]:
     folded = []
     for norm, convolution in _pairs(model):
         before, example = model.predict(model.example(2)), model.example(2)
-        with _kept(model.module, norm, convolution) as undo:
+        with _restoring(model.module, norm, convolution) as undo:
             _fold(model.module, norm, convolution)
             change = (model.predict(example) - before).abs().max() / before.abs().max().clamp_min(1e-6)
             if change <= SAME:
@@ -79,7 +79,7 @@ def _fold(module: nn.Module, norm: str, convolution: str) -> None:
 
 
 @contextmanager
-def _kept(module: nn.Module, norm: str, convolution: str) -> Iterator[Any]:
+def _restoring(module: nn.Module, norm: str, convolution: str) -> Iterator[Any]:
     """What both were, for as long as the ``with`` lasts, and how to go back."""
     bn, conv = module.get_submodule(norm), module.get_submodule(convolution)
     weight, bias = conv.weight, conv.bias

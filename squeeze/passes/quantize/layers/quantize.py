@@ -21,12 +21,12 @@ from squeeze.blocks.watch import Weight
 from squeeze.errors import DataError, ModelError, SqueezeError
 from squeeze.models.grid_file import GridEntry, from_tensors, to_tensors
 from squeeze.models.torch_grid import put_grid
+from squeeze.models.torch_layers import Layer, groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.layers.choice import Layer, groups_of, layer_of
 from squeeze.passes.quantize.layers.inputs import batches, inputs_of, outputs_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
-from squeeze.passes.quantize.scheme import Scheme, weight_shapes
+from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork, Inputs
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class _Layers:
             require_finite(weight.data, name)
             weight.data = weight.data.contiguous()
         fold_norms(model)
-        shapes = weight_shapes(model)
-        self.schemes: dict[str, Scheme] = {n: shapes[n].flat(s) for n, s in pass_.schemes(model).items()}
+        self.schemes: dict[str, Scheme] = pass_.flat_schemes(model)
         names = [name.removesuffix(".weight") for name in self.schemes]
         outputs = outputs_of(model, names) if pass_.looks_at_data else {}
         examples = len(context.calibration) if pass_.looks_at_data else 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from squeeze.models.torch_model import TorchModel
+if TYPE_CHECKING:
+    from squeeze.models.torch_model import TorchModel
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
