@@ -91,6 +91,10 @@ class Fault:
             return f"{file}:{self.line}: {self.message}"
         return f"{file}: {self.message}"
 
+    def at_line(self) -> str:
+        """``line 12: message``, for what is said of one plan that everybody knows."""
+        return self.message if self.line is None else f"line {self.line}: {self.message}"
+
 
 class PlanError(SqueezeError):
     """A plan is wrong; carries every fault found, not the first one only."""

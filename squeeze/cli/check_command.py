@@ -37,7 +37,8 @@ def command(
     result = check(loaded)
     if result.faults:
         raise PlanError(loaded.located(result.faults), str(plan))
-    warnings = open_all(loaded, {}).warnings if read_data else []
+    warnings = [fault.located(str(plan)) for fault in loaded.located(result.warnings)]
+    warnings += open_all(loaded, {}).warnings if read_data else []
     if as_json:
         show_json(
             {

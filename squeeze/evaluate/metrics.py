@@ -19,7 +19,7 @@ from squeeze.data.documents import Documents
 from squeeze.data.sources import DataSource
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
-from squeeze.evaluate.evidence.base import EVALUATE, Estimate, Evidence
+from squeeze.evaluate.evidence.base import Estimate, Evidence
 from squeeze.evaluate.evidence.facts import Clock, Estimates, ModelFacts
 from squeeze.evaluate.evidence.outputs import Logits, Outputs
 from squeeze.evaluate.labels import required_labels
@@ -260,7 +260,8 @@ class ClockMetric(Metric):
 
 
 class Latency(ClockMetric):
-    """Time for one batch in ONNX Runtime, as a ratio to the original's."""
+    """Time for one batch in ONNX Runtime, as a ratio to the original's: of data.evaluate, or of the golden input where
+    a plan names no data."""
 
     name = "latency"
 
@@ -268,9 +269,6 @@ class Latency(ClockMetric):
     """Examples in the batch."""
     runtime: Literal["onnxruntime", "own"] = "onnxruntime"
     """What times torch models: ONNX Runtime, so that an export is no change, or torch itself (own)."""
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({EVALUATE})  # a batch of it
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if model.form == "onnx":

@@ -52,7 +52,10 @@ def holds(kind: GridKind) -> str | None:
     if kind.bits not in WIDTHS:
         return f"MatMulNBits has no {kind.bits} bits; {', '.join(map(str, WIDTHS))} would do"
     if size is not None and size != kind.columns and size % SMALLEST:
-        return f"MatMulNBits has no group_size {size}; a multiple of {SMALLEST} or null would do"
+        fit = [str(n) for n in range(SMALLEST, min(kind.columns, LARGEST + 1), SMALLEST) if kind.columns % n == 0]
+        return (
+            f"MatMulNBits has no group_size {size}; {' or '.join([*filter(None, [', '.join(fit)]), 'null'])} would do"
+        )
     return None
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 In = TypeVar("In", bound=Model)
 Out = TypeVar("Out", bound=Model)
+Holds = Callable[[GridKind], str | None]  # why what comes behind a pass cannot hold such a grid; None: it can
 
 
 @dataclass
@@ -136,6 +137,7 @@ class Pass(Options, ABC, Generic[In, Out]):
     refuses: ClassVar[frozenset[str]] = frozenset()
     promises: ClassVar[frozenset[str]] = frozenset()
     extra: ClassVar[str | None] = None
+    trains: ClassVar[bool] = False  # whether it makes up for what passes before it took out of the weights
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -205,6 +207,14 @@ class Pass(Options, ABC, Generic[In, Out]):
 
     def faults(self, model: In) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights (meta tensors)."""
+        return iter(())
+
+    def faults_before(self, model: In, holds: Holds) -> Iterator[str]:
+        """The same, knowing what comes behind the pass: what a fault offers instead must fit that too."""
+        return self.faults(model)
+
+    def warnings(self, model: In) -> Iterator[str]:
+        """What these options do to this model that hardly anybody wants: said before the run, never refused."""
         return iter(())
 
     def preview(self, model: In, before: Preview) -> Preview:

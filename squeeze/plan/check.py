@@ -22,6 +22,7 @@ from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
+from squeeze.plan.behind import holds_behind, untrained
 from squeeze.plan.memory import KeptOriginal, kept_original, memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
@@ -59,6 +60,7 @@ class Check:
     """The faults of a plan, and what its passes are expected to do."""
 
     faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)  # what is hardly wanted, but no fault
     original: Preview | None = None
     explained: list[Explained] = field(default_factory=list)
     kept: KeptOriginal | None = None  # of a language model
@@ -73,6 +75,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     start = _start(plan, model, given_roles, result)
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
+    result.warnings += untrained(plan)
     result.kept = kept_original(plan, start.model)
     result.faults += unknown_faults(plan, start.model)
     trunk = _walk(plan, plan.steps, None, start, given_roles, result)
@@ -159,10 +162,13 @@ def _walk(
     plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, given: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        faults = [Fault(step.place, message) for message in _step_faults(plan, step, state, given)]
+        faults = [Fault(step.place, message) for message in _step_faults(plan, step, branch, state, given)]
         if misfit_of(step.pass_, state) is None:
             faults += unused_options(step.pass_, step.place, state, step.pass_.name)
         result.faults += faults
+        if state.model is not None and not faults:
+            told = step.pass_.warnings(state.model)
+            result.warnings += [Fault(step.place, f"{step.pass_.name}: {message}") for message in told]
         preview = _previewed(step, state) if not faults else None
         if preview:
             explained = _explained(step, branch, state, preview)
@@ -178,7 +184,7 @@ def _walk(
     return state
 
 
-def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) -> Iterator[str]:
+def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, given: frozenset[str]) -> Iterator[str]:
     pass_ = step.pass_
     if message := misfit_of(pass_, state):
         yield message
@@ -201,7 +207,7 @@ def _step_faults(plan: Plan, step: Step, state: State, given: frozenset[str]) ->
         if not (plan.root / name).exists():
             yield f"{pass_.name}: {plan.root / name} does not exist"
     if state.model is not None:
-        yield from pass_.faults(state.model)
+        yield from pass_.faults_before(state.model, holds_behind(plan, step, branch, state.model))
     if state.preview is not None:
         yield from pass_.grid_faults(state.preview.grid, state.model)
 

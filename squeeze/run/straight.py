@@ -25,7 +25,7 @@ from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
-from squeeze.run.effect import check_effect
+from squeeze.run.effect import check_effect, larger_package
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
@@ -65,13 +65,15 @@ def run(
     began = time.monotonic()
     progress = progress or Progress()
     brought = dict(data or {})
-    faults = check(plan, frozenset(brought), model).faults
-    if faults:
-        raise PlanError(plan.located(faults), plan.file)
+    checked = check(plan, frozenset(brought), model)
+    if checked.faults:
+        raise PlanError(plan.located(checked.faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
     with one_line_if_refused(store.folder), store.run() as work, work_within(work):
-        line = Line(plan, store, progress, open_all(plan, brought), model)
+        opened = open_all(plan, brought)
+        opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
+        line = Line(plan, store, progress, opened, model)
         try:
             with one_line_if_refused(store.folder):
                 line.walk(Path(out) if out is not None else None)
@@ -152,6 +154,9 @@ class Line:
             with one_line_if_refused(out):
                 self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
             self.progress.say(f"packed and verified {path}")
+            if warning := larger_package(path, branch, self.plan, self.original.model):
+                self.result.warnings.append(warning)
+                self.progress.say(f"warning: {warning}")
 
     def _package_inputs(self, branch: Branch) -> PackageInputs:
         """What the run knows and the package tells."""
@@ -185,7 +190,8 @@ class Line:
                     f"{step.where()}: {step.pass_.name} returned a {gave}; it says that it gives a {form}"
                 )
             stored = write_model(folder, after, context.facts, context.measured)
-            check_effect(step, before.model, after, (before.model_folder, stored), context.facts)
+            models = self.original.model, before.model, after
+            check_effect(step, models, (before.model_folder, stored), context.facts)
 
         read = partial(read_model, code_folder=self.code_folder)
         return self.store.cached("pass", inputs, write, read, step.pass_.name)

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from squeeze.data.base import Dataset
 from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.latency import Open, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
+from squeeze.models.base import Batch
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -26,7 +29,7 @@ class Timer:
     """Times models in turns with the original.
 
     Args:
-        data: What a batch is drawn from.
+        data: What a batch is drawn from; None: from the golden input.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Timer:
         """A language model that is no artifact yet is walked block by block and does not write."""
         if isinstance(metric, GenerationMetric):
             return isinstance(stored.model, LanguageArtifact)
-        return isinstance(metric, Latency) and self.data is not None
+        return isinstance(metric, Latency)
 
     def _compared(self, metric: ClockMetric, new: StoredModel, old: StoredModel, known_ms: float) -> Paired:
         """The two by the clock; where both are one file, what is known of it: ``known_ms``."""
@@ -81,10 +84,16 @@ class Timer:
         if isinstance(metric, GenerationMetric):
             assert isinstance(model, LanguageArtifact)
             return lambda: metric.clock(model.reopened())
-        assert self.data is not None
         assert isinstance(metric, Latency)
-        batch = self.data.batch(self.data.typical(metric.batch))
+        batch = self._batch(metric.batch)
         return lambda: stopwatch(model.reopened().runner(batch, metric.threads))
+
+    def _batch(self, examples: int) -> Batch:
+        if self.data is not None:
+            return self.data.batch(self.data.typical(examples))
+        golden = self.original.model.task.golden(self.original.model)
+        places = torch.arange(examples) % len(golden)
+        return Batch({name: tensor[places] for name, tensor in golden.inputs.items()})
 
     def _as_timed(self, metric: ClockMetric, stored: StoredModel) -> StoredModel:
         """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""

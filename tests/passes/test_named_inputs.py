@@ -77,6 +77,17 @@ def test_weights_that_stay_float_are_named_with_their_share(world: Path) -> None
     assert untouched(graph) == {"memory": "the weights of GRU stay float: 78 % of all bytes of weights"}
 
 
+def test_without_data_the_golden_input_is_timed_and_a_package_that_wins_nothing_is_named(world: Path) -> None:
+    text = PLAN.replace("data: {evaluate: {npz: data.npz, inputs: {tokens: bytes, extra: sizes}}}\n", "")
+    text = text.replace("top1, kl, flips, size", "size, {latency: {seconds: 0.02, sessions: 4}}")
+    (world / "plan.yaml").write_text(text + "targets: [{target: cpu}]\n")
+    run = compress(load(world / "plan.yaml"), store=world / "store", out=world / "out")
+    assert all(row.timings["latency"].value > 0 for row in run.ledger.rows[1:])
+    (warning,) = run.warnings
+    packed, first = (world / "out" / "plan-cpu.zip").stat().st_size, run.ledger.original.scores["size_bytes"].value
+    assert warning == f"cpu: the package has {packed:,} bytes and the original {first:,.0f}: nothing is won"
+
+
 BAD = {
     "{tokens: bytes}": "the model takes the input 'extra'; the data has tokens",
     "{tokens: sizes, extra: sizes}": "an example of 'tokens' is 3; the model takes 12",

@@ -33,6 +33,7 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"weights_changed"})
+    trains: ClassVar[bool] = True
 
     @contextmanager
     @abstractmethod

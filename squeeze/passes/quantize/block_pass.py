@@ -25,7 +25,7 @@ from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
-from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.base import Context, Holds, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.quantize.language.quantize import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
@@ -67,7 +67,10 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         return self.quantize(work, context)
 
     def faults(self, model: M) -> Iterator[str]:
-        yield from self.option_faults(model, self.name)
+        return self.faults_before(model, lambda _: None)
+
+    def faults_before(self, model: M, holds: Holds) -> Iterator[str]:
+        yield from self.option_faults(model, self.name, holds)
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if not model.blocks:

@@ -94,6 +94,12 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
         else:
             yield from selection_faults(names, self.include, self.exclude)
 
+    def warnings(self, model: Model) -> Iterator[str]:
+        convolutions = [layer for layer in model.layers() if KINDS.get(layer.kind) == "convolutions"]
+        if self.layers == "all" and convolutions:
+            slower = "which are several times slower that way than in float"
+            yield f"layers: all takes {len(convolutions)} convolutions, {slower}; quantize_static would be faster"
+
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         kinds = {layer.kind for layer in model.layers()}
         groups = {KINDS[kind] for kind in kinds & KINDS.keys()}

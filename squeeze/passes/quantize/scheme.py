@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.torch_stage import TorchStage, WeightShape
-from squeeze.passes.base import Preview
+from squeeze.passes.base import Holds, Preview
 
 Bits = Literal[2, 3, 4, 8]
+LARGEST_OFFERED = 256  # of the group sizes that a fault offers
 
 
 class Override(BaseModel):
@@ -76,8 +77,12 @@ class WeightChoice(BaseModel):
         found = {name: self.scheme(_module_name(name)) for name in model.matrices()}
         return {name: scheme for name, scheme in found.items() if scheme is not None}
 
-    def option_faults(self, model: TorchStage, what: str) -> Iterator[str]:
-        """Patterns that match nothing, or what has no grid; groups that do not divide."""
+    def option_faults(self, model: TorchStage, what: str, holds: Holds = lambda _: None) -> Iterator[str]:
+        """Patterns that match nothing, or what has no grid; groups that do not divide.
+
+        Args:
+            holds: Of what comes behind: no group size is offered that it refuses.
+        """
         names = [_module_name(name) for name in model.matrices()]
         gridless = model.gridless()
         patterns = (*self.include, *self.exclude, *self.overrides)
@@ -89,7 +94,7 @@ class WeightChoice(BaseModel):
             yield f"{what}: {reason}{others}" if reason else f'{what}: "{pattern}" matches no weight{near}'
         if not idle and not self.schemes(model) and not self.takes_ends():
             yield f"{what}: include and exclude leave no weight to quantize"
-        yield from self._group_faults(model, what)
+        yield from self._group_faults(model, what, holds)
 
     def takes_ends(self) -> bool:
         """Whether the embedding and the head are quantized too."""
@@ -112,17 +117,16 @@ class WeightChoice(BaseModel):
         """What a weight will lie on."""
         return kind_of(shape.matrix, scheme)
 
-    def _group_faults(self, model: TorchStage, what: str) -> Iterator[str]:
-        shapes = model.matrices()
+    def _group_faults(self, model: TorchStage, what: str, holds: Holds) -> Iterator[str]:
+        shapes, schemes = model.matrices(), self.schemes(model)
         wrong: dict[tuple[int, int], list[str]] = {}
-        for name, scheme in self.schemes(model).items():
+        for name, scheme in schemes.items():
             columns = shapes[name].channels
             if scheme.group_size is not None and columns % scheme.group_size:
-                wrong.setdefault((scheme.group_size, columns), []).append(_pattern_of(_module_name(name)))
+                wrong.setdefault((scheme.group_size, columns), []).append(name)
         for (size, columns), names in wrong.items():
-            fit = [str(n) for n in range(2, columns) if columns % n == 0 and n <= 256]
-            where = ", ".join(sorted(set(names)))
-            cure = f"{', '.join(fit)} or null would" if fit else "null would"
+            where = ", ".join(sorted({_pattern_of(_module_name(name)) for name in names}))
+            cure = _cure(shapes[names[0]], schemes[names[0]], holds)
             yield f"{what}: group_size {size} does not divide the {columns} inputs of {where}; {cure}"
 
 
@@ -134,6 +138,19 @@ class WeightOptions(WeightChoice):
 
     def takes_ends(self) -> bool:
         return self.embeddings is not None
+
+
+def _cure(shape: WeightShape, scheme: Scheme, holds: Holds) -> str:
+    """Which group sizes would do, for the weight and for what comes behind; and why others that divide would not."""
+    sizes = [n for n in range(2, min(shape.channels, LARGEST_OFFERED + 1)) if shape.channels % n == 0]
+    grouped = {n: flat(Scheme(scheme.bits, n, scheme.symmetric), shape) for n in (*sizes, None)}
+    reasons = {n: holds(kind_of(shape.matrix, one)) for n, one in grouped.items()}
+    fit = ["null" if n is None else str(n) for n, reason in reasons.items() if reason is None]
+    would = f"{' or '.join(filter(None, (', '.join(fit[:-1]), fit[-1])))} would" if fit else "no other would"
+    refused = [str(n) for n in sizes if reasons[n] is not None]
+    if not refused:
+        return would
+    return f"{would} ({', '.join(refused)} divide{'s' * (len(refused) == 1)} them, but {reasons[int(refused[-1])]})"
 
 
 def flat(scheme: Scheme, shape: WeightShape) -> Scheme:

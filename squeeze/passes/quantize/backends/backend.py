@@ -24,7 +24,7 @@ from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.errors import EffectError, MissingExtra, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
-from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.base import Context, Holds, Pass, Preview
 from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Job, WeightScheme
 from squeeze.passes.quantize.scheme import Scheme, WeightChoice
 
@@ -48,7 +48,10 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
         """The options as the package calls them."""
 
     def faults(self, model: LanguageModel) -> Iterator[str]:
-        yield from self.option_faults(model, self.name)
+        return self.faults_before(model, lambda _: None)
+
+    def faults_before(self, model: LanguageModel, holds: Holds) -> Iterator[str]:
+        yield from self.option_faults(model, self.name, holds)
         shapes = model.matrices()
         if experts := [name for name in self.schemes(model) if shapes[name].experts]:
             what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
