@@ -24,6 +24,7 @@ from squeeze.targets.base import Target
 Schema = dict[str, Any]
 Options = TypeVar("Options", bound=BaseModel)
 TEXT: Schema = {"type": "string"}
+ANY_PASS, ANY_SOURCE = "AnyPass", "AnySource"  # printed once by `squeeze schema`, in $defs
 
 
 class Part(ABC):
@@ -107,7 +108,7 @@ class PassPart(Part):
         return pass_
 
     def schema(self, handler: GetJsonSchemaHandler) -> Schema:
-        return {"oneOf": list(_named("passes", "pass", {}, handler))}
+        return {"title": ANY_PASS, "oneOf": list(_named("passes", "pass", {}, handler))}
 
 
 PASSES = ListOf(PassPart(), "each pass is an element that begins with '- pass:'")
@@ -193,7 +194,8 @@ class SourcePart(Part):
             raise refusal(c._replace(inside=len(c.place)) for c in complaints_of(error)) from None
 
     def schema(self, handler: GetJsonSchemaHandler) -> Schema:
-        return {"oneOf": [_schema(registry.load("data", name), handler) for name in registry.entries("data")]}
+        sources = [_schema(registry.load("data", name), handler) for name in registry.entries("data")]
+        return {"title": ANY_SOURCE, "oneOf": sources}
 
 
 SOURCE = SourcePart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from squeeze import registry
 from squeeze.api import check, load
 from squeeze.errors import PlanError
 from squeeze.plan.model_kinds import KINDS
@@ -100,3 +102,10 @@ def test_every_key_of_a_plan_explains_itself_to_editors(schema: Any) -> None:
         *(schema.schema["$defs"][name] for name in ("Roles", *(c.__name__ for c in KINDS.values()))),
     ]
     assert [key for part in parts for key, value in part["properties"].items() if not value.get("description")] == []
+
+
+def test_the_schema_describes_each_pass_and_source_once() -> None:
+    text = json.dumps(plan_schema(), indent=2)
+    assert len(text) < 150_000
+    names = list(registry.entries("passes"))
+    assert [name for name in names if text.count(f'"const": "{name}"') != 1] == []
