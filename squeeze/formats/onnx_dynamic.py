@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.formats.onnx_layer import bias_vector, weight_array
-from squeeze.formats.onnx_simplify import drop_unused, initializer
+from squeeze.formats.onnx_simplify import initializer
 
 
 def write_dynamic(graph: ir.Graph, node: ir.Node, weight: QuantizedTensor) -> None:
@@ -36,7 +36,6 @@ def write_dynamic(graph: ir.Graph, node: ir.Node, weight: QuantizedTensor) -> No
         shape = (1, -1, *[1] * (rank - 2)) if node.op_type == "Conv" else (-1,)
         last = builder.add("Add", [last, builder.constant("bias", bias.numpy().reshape(shape))])
     builder.finish(last)
-    drop_unused(graph)
 
 
 class _Builder:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,9 @@ from squeeze.formats.onnx_simplify import drop_unused, initializer
 LEAST_VALUES = 32  # below, a Cast node takes more bytes than it saves
 
 
-def halve_weights(graph: ir.Graph, names: set[str]) -> int:
+def halve_weights(model: ir.Model, names: set[str]) -> int:
     """Store the weights of the named nodes as float16 behind a Cast to float32; returns how many tensors."""
-    cast: dict[str, ir.Value] = {}
+    graph, cast = model.graph, dict[str, ir.Value]()
     for node in list(graph):
         if node.op_type not in WEIGHTED_OPS or str(node.name) not in names:
             continue
@@ -25,44 +28,30 @@ def halve_weights(graph: ir.Graph, names: set[str]) -> int:
                 if key not in cast:
                     cast[key] = _cast_back(graph, node, value)
                 node.replace_input_with(index, cast[key])
-    drop_unused(graph)
+    drop_unused(model)
     return len(cast)
 
 
-def compute_half(graph: ir.Graph) -> int:
-    """Turn all floats of the graph into float16; inputs and outputs stay float32. Returns how many tensors."""
-    first, last = graph[0], graph[-1]
-    count = 0
-    for value in list(graph.initializers.values()):
-        if _is_float_weight(value):
-            assert value.const_value is not None
-            value.const_value = ir.Tensor(_half(value.const_value.numpy()), name=value.name)
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
-            count += 1
-    _retype(graph)
-    for value in graph.inputs:
-        if value.dtype == ir.DataType.FLOAT:
-            cast = _cast(value, ir.DataType.FLOAT16, f"{value.name}.half")
-            graph.insert_before(first, cast)
-            ir.convenience.replace_all_uses_with(value, cast.outputs[0])
-            cast.replace_input_with(0, value)
-    for index, value in enumerate(list(graph.outputs)):
-        if value.dtype == ir.DataType.FLOAT16:
-            name = str(value.name)
-            value.name = f"{name}.half"
-            cast = _cast(value, ir.DataType.FLOAT, name)
-            graph.insert_after(last, cast)
-            graph.outputs[index] = cast.outputs[0]
-    return count
+def compute_half(model: ir.Model) -> tuple[ir.Model, int]:
+    """All floats of the graph as float16; inputs and outputs stay float32. Gives also how many tensors were turned."""
+    count = sum(_is_float_weight(value) for value in model.graph.initializers.values())
+    if not count:
+        return model, 0
+    with _same_module_path():
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    halved = ir.from_proto(convert_float_to_float16(ir.to_proto(model), keep_io_types=True, op_block_list=[]))
+    halved.graph.sort()
+    return halved, count
 
 
-def _retype(graph: ir.Graph) -> None:
-    for node in graph:
-        for value in node.outputs:
-            if value.dtype == ir.DataType.FLOAT:
-                value.type = ir.TensorType(ir.DataType.FLOAT16)
-        if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
+@contextmanager
+def _same_module_path() -> Iterator[None]:
+    """``onnxruntime.transformers`` appends its folder, whose modules have everyday names, to ``sys.path``."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _is_float_weight(value: ir.Value) -> bool:

@@ -50,7 +50,7 @@ def write_qdq(model: ir.Model, scheme: Scheme, grids: dict[str, Grid], weights: 
             writer.store_weights(node, weights[str(node.name)], grids[scheme.root[str(source.name)]].scale)
         writer.give_integers(node)
     writer.finish()
-    drop_unused(model.graph)
+    drop_unused(model)
 
 
 def hold_bias(weight: QuantizedTensor, bias: Tensor | None, input_scale: float) -> QuantizedTensor:

@@ -3,7 +3,7 @@
 1. Constant nodes become initializers; Identity and Dropout vanish.
 2. BatchNormalization after a Conv is folded into its weights.
 3. ReduceMean over the space of an image becomes GlobalAveragePool, which has an integer kernel.
-4. Initializers that nothing reads are dropped.
+4. What nothing reads is dropped.
 """
 
 from __future__ import annotations
@@ -12,32 +12,28 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    LiftConstantsToInitializersPass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedNodesPass,
+)
 
 from squeeze.formats.onnx_graph import constant
 
 
 def simplify(model: ir.Model) -> None:
     """Apply all of them, in place."""
-    graph = model.graph
-    lift_constants(graph)
-    for node in list(graph):
-        if node.op_type in ("Identity", "Dropout") and not node.outputs[0].is_graph_output():
+    LiftConstantsToInitializersPass(size_limit=0)(model)
+    for node in list(model.graph):
+        if node.op_type == "Dropout" and not node.outputs[0].is_graph_output():
             _bypass(node)
         elif node.op_type == "BatchNormalization":
             fold_batch_norm(node)
         elif node.op_type == "ReduceMean":
             mean_to_pool(node)
-    drop_unused(graph)
-
-
-def lift_constants(graph: ir.Graph) -> None:
-    """Constant nodes to initializers of the same name."""
-    for node in list(graph):
-        tensor = constant(node.outputs[0]) if node.op_type == "Constant" else None
-        if tensor is not None:
-            value = initializer(graph, node.outputs[0].name or node.name or "constant", tensor.numpy(), fresh=True)
-            node.outputs[0].replace_all_uses_with(value)
-            graph.remove(node, safe=True)
+    IdentityEliminationPass()(model)
+    drop_unused(model)
 
 
 def fold_batch_norm(node: ir.Node) -> bool:
@@ -93,17 +89,16 @@ def mean_to_pool(node: ir.Node) -> bool:
     return True
 
 
-def drop_unused(graph: ir.Graph) -> None:
-    """Remove initializers that nothing reads."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that nothing reads, and the places of old files that list weights as inputs."""
+    RemoveInitializersFromInputsPass()(model)
+    RemoveUnusedNodesPass()(model)
 
 
-def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], fresh: bool = False) -> ir.Value:
+def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
     """A new initializer; another one of that name is replaced where nothing reads it, else the name is counted up."""
     stem, count = name, 1
-    taken = {value.name for node in graph for value in node.outputs} - ({name} if fresh else set())
+    taken = {value.name for node in graph for value in node.outputs}
     while name in taken or (name in graph.initializers and graph.initializers[name].uses()):
         name, count = f"{stem}_{count}", count + 1
     value = ir.Value(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.formats.onnx_graph import constant
-from squeeze.formats.onnx_simplify import drop_unused, initializer
+from squeeze.formats.onnx_simplify import initializer
 
 LEAST_VALUES = 2**14  # of a table worth the two more nodes; token types have two rows
 
@@ -49,4 +49,3 @@ def write_table(graph: ir.Graph, node: ir.Node, table: QuantizedTensor) -> None:
     scales.outputs[0].name, scales.outputs[0].type = f"{name}.row_scales", ir.TensorType(ir.DataType.FLOAT)
     last.outputs[0].shape, last.outputs[0].type = old.shape, old.type
     ir.convenience.replace_nodes_and_values(graph, node, [node], [rows, scales, floats, last], [old], [last.outputs[0]])
-    drop_unused(graph)

@@ -15,6 +15,7 @@ from squeeze.errors import EffectError
 from squeeze.formats.onnx_file import onnx_bytes, parse_onnx
 from squeeze.formats.onnx_grid import store_grid, stored_grid
 from squeeze.formats.onnx_layer import LAYER_OPS, output_axis, weight_matrix
+from squeeze.formats.onnx_simplify import drop_unused
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.ort_session import open_session
 
@@ -66,9 +67,7 @@ def _dequantized(exported: OnnxModel, nodes: Mapping[str, ir.Node]) -> dict[str,
     wanted = {value.name: value for node in alone.graph for value in node.outputs if value.name in names}
     alone.graph.outputs.clear()
     alone.graph.outputs.extend(wanted[name] for name in names)
-    for node in reversed(list(alone.graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            alone.graph.remove(node, safe=True)
+    drop_unused(alone)
     alone.graph.inputs.clear()
     arrays = open_session(onnx_bytes(alone), 1, exported.source).run(names, {})
     return {name: _matrix(array, output_axis(node)) for (name, node), array in zip(nodes.items(), arrays, strict=True)}

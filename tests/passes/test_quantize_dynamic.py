@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from onnx_world import error, exported
 
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
+from squeeze.passes.quantize.float16 import Float16
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 
 
@@ -32,3 +34,12 @@ def test_a_selector_over_convolutions_points_to_the_option() -> None:
     assert list(QuantizeDynamic(include=("stem",)).faults(exported())) == [
         'include "stem" matches no layer; there is fc'
     ]
+
+
+def test_weights_that_an_old_file_lists_as_inputs_are_no_inputs_of_the_result() -> None:
+    old = exported().copy_ir()
+    old.graph.inputs.extend(value for value in old.graph.initializers.values() if value not in old.graph.inputs)
+    model = OnnxModel(old, "old.onnx")
+    assert [spec.name for spec in model.inputs] == ["image"]
+    for pass_ in (QuantizeDynamic(), Float16()):
+        assert [spec.name for spec in pass_.run(model, Context(threads=1)).inputs] == ["image"]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import onnx_ir as ir
 import torch
 from annotated_types import Ge, Le
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -199,20 +200,14 @@ def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
 
 def _strip(graph_model: ir.Model) -> None:
     """Stack traces, module paths and doc strings: they hold this machine's file names."""
-    graph_model.doc_string = None
+    ClearMetadataAndDocStringPass()(graph_model)
+    graph_model.doc_string, graph_model.graph.name = None, "squeeze"
     graph_model.metadata_props.clear()
-    graph_model.graph.name = "squeeze"
     for graph in graph_model.graphs():
-        graph.doc_string = None
-        graph.metadata_props.clear()
-        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+        for value in values:
             value.doc_string = None
             value.metadata_props.clear()
-        for node in graph:
-            node.doc_string = None
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
 
 
 def _rename(graph: ir.Graph) -> None:

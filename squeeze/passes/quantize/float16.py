@@ -47,9 +47,9 @@ class Float16(Pass[OnnxModel, OnnxModel]):
         chosen = set(select([layer.name for layer in model.layers()], self.include, self.exclude))
         _require_range(graph_model.graph)
         if self.compute == "float16":
-            count = compute_half(graph_model.graph)
+            graph_model, count = compute_half(graph_model)
         else:
-            count = halve_weights(graph_model.graph, chosen)
+            count = halve_weights(graph_model, chosen)
         if not count:
             raise EffectError(f"{self.name}: found no float32 weights; the model has none left")
         context.facts["float16_tensors"] = count

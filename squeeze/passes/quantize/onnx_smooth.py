@@ -16,7 +16,7 @@ from torch import Tensor
 from squeeze.algorithms.smooth_search import search_smooth
 from squeeze.formats.onnx_file import onnx_bytes
 from squeeze.formats.onnx_layer import stored_form, weight_matrix
-from squeeze.formats.onnx_simplify import drop_unused, initializer
+from squeeze.formats.onnx_simplify import initializer
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.ort_session import feed, open_session
@@ -58,7 +58,6 @@ def smooth_inputs(model: OnnxModel, graph: ir.Graph, nodes: list[ir.Node], conte
         facts[str(readers[0].name)] = [found.exponent, round(found.left, 4)]
         if found.exponent:
             _divide(graph, readers, found.scale)
-    drop_unused(graph)
     return facts
 
 

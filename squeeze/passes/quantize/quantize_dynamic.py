@@ -17,7 +17,7 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_dynamic import write_dynamic
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
-from squeeze.formats.onnx_simplify import simplify
+from squeeze.formats.onnx_simplify import drop_unused, simplify
 from squeeze.formats.onnx_table import table_matrix, why_no_table, write_table
 from squeeze.models.base import Model
 from squeeze.models.onnx_model import FULLY, OnnxModel
@@ -75,6 +75,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
             whole = node.op_type == "Conv" or not self.per_channel
             scale = symmetric_scale(matrix.reshape(1, -1), 8) if whole else None
             write_dynamic(graph_model.graph, node, quantize_symmetric(matrix, 8, scale=scale))
+        drop_unused(graph_model)
         quantized = model.with_graph(graph_model)
         coverage = measure_coverage(model.ir.graph, quantized, reasons | kept)
         context.facts.update(coverage.facts())
