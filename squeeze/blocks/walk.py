@@ -147,12 +147,33 @@ class Walk:
     def finish(self) -> Iterator[tuple[slice, Tensor]]:
         """Logits float32 ``[n, length, vocabulary]`` of each chunk."""
         for part in self.chunks():
-            stand_ins = [Replayer(block) for block in self.network.layers]
-            for stand_in in stand_ins:
-                stand_in.output = self.hidden[part]
-            with self.network.in_place_of_blocks(list(stand_ins)):
-                yield part, self._model(self.tokens[part]).float()
+            yield part, self._behind(self.hidden[part], self.tokens[part])
             self._release(part)
+
+    @torch.no_grad()
+    def finish_at(self, is_scored: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of some tokens alone, each as a sequence of its own: what stands behind the blocks sees one at a time.
+
+        Args:
+            is_scored: bool ``[sequences, length]``.
+            most: Tokens whose logits are worked out at once.
+
+        Yields:
+            Which of the scored tokens, in rows of the sequences, and their logits float32 ``[tokens, vocabulary]``.
+        """
+        places = is_scored.nonzero()
+        for start in range(0, len(places), most):
+            row, column = places[start : start + most].unbind(1)
+            hidden, tokens = self.hidden[row, column][:, None], self.tokens[row, column][:, None]
+            yield slice(start, start + len(row)), self._behind(hidden, tokens)[:, 0]
+
+    def _behind(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits float32 of activations behind the last block."""
+        stand_ins = [Replayer(block) for block in self.network.layers]
+        for stand_in in stand_ins:
+            stand_in.output = hidden
+        with self.network.in_place_of_blocks(list(stand_ins)):
+            return self._model(tokens).float()
 
     @contextmanager
     def _embedding(self, part: slice) -> Iterator[Tensor]:

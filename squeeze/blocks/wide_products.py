@@ -32,7 +32,7 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         if func is torch.ops.aten.addmm.default and not kwargs and _gains(args[1], args[2]):
             return wide_product(args[1], args[2], args[0])
         if func is torch.ops.aten.bmm.default and args[0].dtype != args[1].dtype:
-            return func(args[0].float(), args[1].float())
+            return _wide_products(args[0], args[1])
         return func(*args, **(kwargs or {}))
 
 
@@ -59,6 +59,13 @@ def _gains(left: Tensor, right: Tensor) -> bool:
     if left.dtype != right.dtype:
         return True
     return left.device.type == "cpu" and len(left) >= LEAST_TOKENS and is_slow(left.dtype)
+
+
+def _wide_products(left: Tensor, right: Tensor) -> Tensor:
+    """``[n, tokens, in]`` times ``[n, in, out]``; a weight that torch laid out ``n`` times over is widened once."""
+    if right.stride(0) == 0 and right.dtype != torch.float32:
+        return wide_product(left.flatten(0, 1), right[0]).view(*left.shape[:2], -1)
+    return left.float() @ right.float()
 
 
 def wide_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -21,8 +21,10 @@ from squeeze.data.sources import DataSource
 from squeeze.data.text_file import DOCUMENT_END, TextFile, byte_places
 from squeeze.errors import DataError, first_line
 from squeeze.models.base import Batch
+from squeeze.models.language.memory import trim_heap
 from squeeze.models.tokenizer import read_tokenizer as read_tokenizer
 
+MANY = 100_000  # tokens: cutting so many took 600 bytes each, which are handed back
 TOO_SHORT = "length: a sequence of one token leaves nothing to predict; 2 or more would do"
 Decode = Callable[[Sequence[np.ndarray]], list[str]]  # tokens of several texts to those texts
 
@@ -121,6 +123,8 @@ class TextData(DataSource):
         tokens, documents, sizes = _tokenize(tokenizer, file.texts(), opening)
         if not len(tokens):
             raise DataError(f"{self.text}: holds no text")
+        if len(tokens) > MANY:
+            trim_heap()
         every = list(_cut(tokens, opening, self.length))
         if not every:
             raise DataError(

@@ -1,12 +1,13 @@
 """What a language model says of the endings of texts: how likely each is, and whether it is what it would write.
 
 Texts of about one length go through the model together, filled up behind their end: a causal model does not look
-ahead, so nothing before is changed by it. Memory is bounded by :data:`WALK_TOKENS`, whatever the number of texts.
+ahead, so nothing before is changed by it. Several lengths go through each block before the next is read, and the head
+sees the endings alone. Memory is bounded by :data:`ACTIVATION_BYTES`, whatever the number of texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor
 from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.errors import ModelError
 from squeeze.evaluate.arrays import SavedArrays
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.progress import Progress
 
-WALK_TOKENS = 32_768  # whose activations lie in memory together
-LOGITS = 2**26  # at once, 256 MB: a chunk is shorter where the vocabulary is large
-MOST_CHUNK_TOKENS = 4096
+WALK_TOKENS = 32_768  # that are scored together
+ACTIVATION_BYTES = 2**26  # of all tokens that go through a block before the next is read
+LOGITS = 2**24  # at once, 64 MB
+CHUNK_TOKENS = 1024  # that are in a block at once
 FILL = 0  # a token; what stands behind the end of a text is never looked at
 
 
@@ -60,22 +62,42 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
     """
     endings = data.sequences
     log_probability, greedy = np.zeros(len(endings)), np.zeros(len(endings), dtype=bool)
-    walks = list(_walks([read_tokens(ending) for ending in endings]))
-    for together, width in progress.track(walks, what, len(walks)):
-        chosen = [endings[index] for index in together]
-        found = _scored(model, chosen, width, what)
-        log_probability[together], greedy[together] = found
+    most = _most_tokens(model)
+    rounds = list(_rounds(_walks([read_tokens(ending) for ending in endings], most), most))
+    for walks in progress.track(rounds, what, len(rounds)):
+        texts = [_Texts.of([endings[index] for index in together], width) for together, width in walks]
+        for (together, _), found in zip(walks, _scored(model, texts, what), strict=True):
+            log_probability[together], greedy[together] = found
     sizes = np.array([ending.size_bytes for ending in endings])
     return EndingScores(log_probability, greedy, sizes, data.counts, data.answers)
 
 
-def _walks(lengths: list[int]) -> Iterator[tuple[np.ndarray, int]]:
+def _most_tokens(model: Decoder) -> int:
+    """Whose activations lie in memory together."""
+    held = model.hidden_bytes(1)
+    return WALK_TOKENS if not held else max(CHUNK_TOKENS, min(WALK_TOKENS, ACTIVATION_BYTES // held))
+
+
+def _rounds(walks: Iterable[tuple[np.ndarray, int]], most: int) -> Iterator[list[tuple[np.ndarray, int]]]:
+    """Walks that go through each block one after the other, so that it is read once for all of them."""
+    together: list[tuple[np.ndarray, int]] = []
+    for walk in walks:
+        tokens = sum(len(rows) * width for rows, width in [*together, walk])
+        if together and tokens > most:
+            yield together
+            together = []
+        together.append(walk)
+    if together:
+        yield together
+
+
+def _walks(lengths: list[int], most: int) -> Iterator[tuple[np.ndarray, int]]:
     """Numbers of texts that go through the model together, and how long they are made."""
     order = np.argsort(np.array(lengths), kind="stable")
     widths = np.array([_width(lengths[index]) for index in order])
     for width in np.unique(widths):
         same = order[widths == width]
-        size = max(1, WALK_TOKENS // int(width))
+        size = max(1, most // int(width))
         yield from ((same[start : start + size], int(width)) for start in range(0, len(same), size))
 
 
@@ -92,30 +114,38 @@ def read_tokens(ending: CutEnding) -> int:
     return len(ending.tokens) - 1
 
 
-def _scored(model: Decoder, endings: list[CutEnding], width: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    width = min(width, max(read_tokens(ending) for ending in endings))
-    tokens = torch.full((len(endings), width), FILL, dtype=torch.int64)
-    targets, is_scored = torch.full_like(tokens, FILL), torch.zeros_like(tokens, dtype=torch.bool)
-    for row, ending in enumerate(endings):
-        read = read_tokens(ending)
-        tokens[row, :read] = torch.from_numpy(ending.tokens[:-1])
-        targets[row, :read] = torch.from_numpy(ending.tokens[1:])
-        is_scored[row, ending.start - 1 : read] = True
-    room = min(MOST_CHUNK_TOKENS, LOGITS // model.vocabulary)
-    parts = [
-        _chunk(logits, targets[part], is_scored[part], what)
-        for part, logits in model.logits(tokens, max(1, room // width))
-    ]
-    log_probability, greedy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return log_probability, greedy
+@dataclass(frozen=True)
+class _Texts(ScoredTokens):
+    """Texts of about one length; ``targets`` are the tokens that follow each, the same shape."""
+
+    targets: Tensor
+
+    @classmethod
+    def of(cls, endings: list[CutEnding], width: int) -> _Texts:
+        """Filled up behind their end to at most ``width``."""
+        width = min(width, max(read_tokens(ending) for ending in endings))
+        tokens = torch.full((len(endings), width), FILL, dtype=torch.int64)
+        targets, is_scored = torch.full_like(tokens, FILL), torch.zeros_like(tokens, dtype=torch.bool)
+        for row, ending in enumerate(endings):
+            read = read_tokens(ending)
+            tokens[row, :read] = torch.from_numpy(ending.tokens[:-1])
+            targets[row, :read] = torch.from_numpy(ending.tokens[1:])
+            is_scored[row, ending.start - 1 : read] = True
+        return cls(tokens, is_scored, targets)
 
 
-def _chunk(logits: Tensor, targets: Tensor, is_scored: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """Per text: the log-probability of its wanted tokens, and whether each is the likeliest."""
-    rows, chosen, right = is_scored.nonzero()[:, 0], logits[is_scored], targets[is_scored]
-    log_q = (chosen.gather(-1, right[:, None])[:, 0] - chosen.logsumexp(-1)).double()
-    if not torch.isfinite(log_q).all():
-        raise ModelError(f"{what}: the model gives NaN or infinity")
-    log_probability = torch.zeros(len(is_scored), dtype=torch.float64).index_add(0, rows, log_q)
-    missed = torch.zeros(len(is_scored), dtype=torch.int64).index_add(0, rows, (chosen.argmax(-1) != right).long())
-    return log_probability, missed == 0
+def _scored(model: Decoder, texts: list[_Texts], what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each of them, per text: the log-probability of its ending, and whether each is the likeliest."""
+    rows = [one.is_scored.nonzero()[:, 0] for one in texts]
+    right = [one.targets[one.is_scored] for one in texts]
+    log_probability = [torch.zeros(len(one.tokens), dtype=torch.float64) for one in texts]
+    missed = [torch.zeros(len(one.tokens), dtype=torch.int64) for one in texts]
+    for number, part, logits in model.logits_at(texts, max(1, LOGITS // model.vocabulary), CHUNK_TOKENS):
+        targets = right[number][part]
+        log_q = (logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)).double()
+        if not torch.isfinite(log_q).all():
+            raise ModelError(f"{what}: the model gives NaN or infinity")
+        log_probability[number].index_add_(0, rows[number][part], log_q)
+        missed[number].index_add_(0, rows[number][part], (logits.argmax(-1) != targets).long())
+    for said, wrong in zip(log_probability, missed, strict=True):
+        yield said.numpy(), (wrong == 0).numpy()

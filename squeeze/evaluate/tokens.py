@@ -7,7 +7,8 @@ again, chunk by chunk, so both sides are exact float32 logits; nothing larger th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,9 @@ from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
 CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
-LOGITS = 2**26  # of a chunk, 256 MB
+LOGITS = 2**24  # of a chunk, 64 MB; one sequence may have more
 FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
-ROWS = 2**24  # logits that are compared together, 64 MB
+ROWS = 2**22  # logits that are compared together, 16 MB
 HIDDEN = "hidden.f32"  # of the original, what comes out of the last block, [sequences, length, hidden]
 ACTIVATIONS = "activations.f32"  # of a model that is compared, while it is scored
 
@@ -39,7 +40,7 @@ class Reference:
     model: LanguageModel
     folder: Path
 
-    def logits(self, tokens: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    def logits(self, tokens: Tensor, chunk: int) -> Generator[tuple[slice, Tensor], None, None]:
         """Float32 ``[n, length, vocabulary]``, in the chunks of the model that is compared."""
         yield from self.model.logits_of(self.folder / HIDDEN, tokens, chunk)
 
@@ -91,11 +92,12 @@ def score_tokens(
     spill = own if in_file or original is None else None
     expected = None if original is None else original.logits(tokens, chunk)
     parts = []
-    for part, logits in progress.track(model.logits(tokens, chunk, spill), what, -(-len(tokens) // chunk)):
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
-        reference = logits if expected is None else next(expected)[1]
-        parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
+    with nullcontext() if expected is None else closing(expected):  # not left to the collector: it holds the weights
+        for part, logits in progress.track(model.logits(tokens, chunk, spill), what, -(-len(tokens) // chunk)):
+            if not torch.isfinite(logits).all():
+                raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
+            reference = logits if expected is None else next(expected)[1]
+            parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
     (folder / ACTIVATIONS).unlink(missing_ok=True)
     nll, kl, flips = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TokenScores(nll, kl, flips, data.size_bytes)

@@ -70,3 +70,14 @@ def test_who_watches_a_block_sees_its_own_weights(computed):
         block(normal(80, 24))
     assert seen == [(80, 24)]
     assert computed == [(80, 24, 10)]
+
+
+def test_a_weight_laid_out_once_per_text_is_widened_once(computed):
+    """torch does so where only the last token of each text meets the head; as float32 that was gigabytes."""
+    head, last = nn.Linear(24, 10, bias=False, dtype=torch.bfloat16), normal(7, 3, 24, dtype=torch.float32)[:, -1:]
+    with torch.no_grad(), wide.wide_products(torch.bfloat16, mixed=True):
+        found = head(last)
+        texts = torch.bmm(last, head.weight.t().expand(7, 24, 10))
+    assert computed == [(7, 24, 10)] * 2
+    torch.testing.assert_close(found, last @ head.weight.float().T)
+    assert torch.equal(texts, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_a_model_that_did_not_change_has_moved_by_nothing(original, tmp_path: Pa
     assert not same.flips.any()
     assert np.array_equal(same.nll, TokenScores.load(original[1]).nll)
     assert not list(tmp_path.iterdir())  # only the original's hidden states are kept
+
+
+def test_the_original_has_its_own_blocks_again_when_a_model_was_scored(original, tmp_path: Path, monkeypatch) -> None:
+    """Left to the collector, the stand-ins for its blocks went when another walk was under way."""
+    begun: list[Generator[object, None, None]] = []
+    real = Reference.logits
+    monkeypatch.setattr(Reference, "logits", lambda self, *args: begun.append(real(self, *args)) or begun[-1])
+    scored(LanguageModel(original[0].folder), original, tmp_path)
+    assert [one.gi_frame for one in begun] == [None]
 
 
 def test_a_plain_export_of_a_bf16_model_has_moved_by_nothing(original, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,19 @@ from squeeze.models.tokenizer import TOKENIZER, read_tokenizer
 GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
 GOLDEN_TOKENS = 16  # where there is no tokenizer
 INPUTS = (InputSpec("input_ids", (-1,), "int64"),)
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """Sequences of one length, and which of their tokens are scored by what the model says behind them.
+
+    Args:
+        tokens: int64 ``[sequences, length]``.
+        is_scored: bool, the same shape.
+    """
+
+    tokens: Tensor
+    is_scored: Tensor
 
 
 class Decoder(Model):
@@ -45,6 +59,23 @@ class Decoder(Model):
             chunk: Sequences that go through the model together.
             spill: A file for what does not have to lie in memory, where the model can make use of one.
         """
+
+    def logits_at(self, texts: Sequence[ScoredTokens], most: int, chunk: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """Logits of the scored tokens alone.
+
+        Args:
+            most: Tokens whose logits are worked out at once, where the model can choose.
+            chunk: Tokens that go through the model together.
+
+        Yields:
+            The number in ``texts``; which of its scored tokens, row by row; float32 ``[tokens, vocabulary]``.
+        """
+        for number, one in enumerate(texts):
+            done = 0
+            for part, logits in self.logits(one.tokens, max(1, min(most, chunk) // one.tokens.shape[1])):
+                chosen = logits[one.is_scored[part]]
+                yield number, slice(done, done + len(chosen)), chosen
+                done += len(chosen)
 
     def golden_prompt(self) -> list[int]:
         """The tokens of a sentence; seeded random ones where the model has no tokenizer."""

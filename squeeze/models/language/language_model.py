@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.matrices import block_weights
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
@@ -155,6 +155,17 @@ class LanguageModel(Decoder, TorchStage):
                 walk.through(index)
         with self.outside(wide=True):
             yield from walk.finish()
+
+    def logits_at(self, texts: Sequence[ScoredTokens], most: int, chunk: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """All texts go through a block before the next is read; norm and head see the scored tokens alone."""
+        walks = [self.walk(one.tokens, max(1, chunk // one.tokens.shape[1]), wide=True) for one in texts]
+        for index in range(self.blocks):
+            with self.block(index, wide=True):
+                for walk in walks:
+                    walk.through(index)
+        with self.outside(wide=True):
+            for number, (walk, one) in enumerate(zip(walks, texts, strict=True)):
+                yield from ((number, places, logits) for places, logits in walk.finish_at(one.is_scored, most))
 
     def hidden_bytes(self, tokens: int) -> int:
         return torch.float32.itemsize * int(self.skeleton.hidden_size) * tokens
