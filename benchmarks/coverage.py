@@ -205,6 +205,8 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=100_000, help="random tables searched for contradictions")
     parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on how many")
     options = parser.parse_args()
+    if min(options.runs, options.tables, options.jobs) < 1:
+        parser.error("--runs, --tables and --jobs count something: 1 or more")
     with ProcessPoolExecutor(options.jobs) as pool:
         show_coverage(pool, options.runs)
         show_verdicts(pool, options.runs // 4)

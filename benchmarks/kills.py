@@ -1,10 +1,11 @@
 """Kill runs at random moments, with ``store prune`` beside: the next run must end with the very same bytes.
 
-    python benchmarks/kills.py [--kills 1000] [--seed 0] [--in-a-row 5]
+    python benchmarks/kills.py [--kills 1000] [--seed 0] [--in-a-row 5] [--plant]
 
 Runs are forked from a process that has everything imported: a kill (SIGKILL) costs a fraction of a second. After
 each series of kills the same command runs undisturbed; then its bytes, the temporary folder, --out and the store's work
-and locks are looked at. Exit code 1 where bytes differ, a run failed or something was left behind.
+and locks are looked at. Exit code 1 where bytes differ, a run failed or something was left behind. ``--plant`` changes
+one byte of what the last run of each series made: the benchmark must count every one of them, or it is blind.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import argparse
 import hashlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -49,14 +51,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--in-a-row", type=int, default=5, help="kills before each undisturbed run")
+    parser.add_argument("--plant", action="store_true", help="change one byte of each last run: all must be counted")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the world's folder goes, too
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         world = ready(Path(name))
         random = Random(options.seed)
         while sum(found[phase] for phase in PHASES) < options.kills:
             for phase in PHASES:
-                found += series(phase, world, random, options.in_a_row)
+                found += series(phase, world, random, options.in_a_row, options.plant)
                 print(", ".join(f"{what}: {found[what]}" for what in (*PHASES, *WRONG)), flush=True)
     sys.exit(any(found[what] for what in WRONG))
 
@@ -73,7 +77,7 @@ def ready(folder: Path) -> Path:
     return world
 
 
-def series(phase: str, world: Path, random: Random, in_a_row: int) -> Counter[str]:
+def series(phase: str, world: Path, random: Random, in_a_row: int, plant: bool) -> Counter[str]:
     """Some kills of one command, and the run after them."""
     found: Counter[str] = Counter()
     folder = shutil.copytree(world, world.parent / "series")
@@ -91,6 +95,8 @@ def series(phase: str, world: Path, random: Random, in_a_row: int) -> Counter[st
     found["failures"] += wait(again) != 0
     found["failures"] += wait(beside) != 0
     found["failures"] += wait(start(lambda: squeeze_in(command, folder), folder)) != 0  # what was pruned at the end
+    if plant:
+        flip_a_byte(random.choice(made(folder)), random)
     found["wrong bytes"] += outcome(folder) != whole
     left = leftovers(folder)
     found["leftovers"] += len(left)
@@ -147,11 +153,21 @@ def squeeze_in(command: tuple[str, ...], folder: Path) -> int:
     return code
 
 
+def made(folder: Path) -> list[Path]:
+    """What passes and targets left in the stores."""
+    stores = [folder / name / "entries" for name in ("store", "packed")]
+    return sorted(path for store in stores for path in store.rglob("*") if path.is_file() and "model" in path.parts)
+
+
+def flip_a_byte(path: Path, random: Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[random.randrange(len(data))] ^= 1
+    path.write_bytes(data)
+
+
 def outcome(folder: Path) -> dict[str, str]:
     """sha256 of what passes and targets made, by place in the store; scores and their evidence are in it."""
-    stores = [folder / name / "entries" for name in ("store", "packed")]
-    files = [path for store in stores for path in store.rglob("*") if path.is_file() and "model" in path.parts]
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in made(folder)}
     for package in (folder / "out").glob("*.zip"):
         with zipfile.ZipFile(package) as archive:
             found[package.name] = archive.read("manifest.json")  # the sums of all else but measurements
