@@ -2,8 +2,9 @@
 
     python benchmarks/coverage.py [--runs 2000] [--tables 100000] [--jobs 2]
 
-Prints coverage of 95 % intervals, false verdicts per test and per ledger, contradictions between intervals and verdicts
-in random tables, and false "kept" of a budget. `tests/test_promises.py` is the short version.
+Prints coverage of 95 % intervals (of yes/no also exactly, beside what any bound on the test could give), false verdicts
+per test and per ledger, contradictions between intervals and verdicts in random tables, and false "kept" of a budget.
+`tests/test_promises.py` is the short version.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from scipy.stats import multinomial
 
+from squeeze.algorithms.proportions import tango_statistic
 from squeeze.budget import parse_bound
 from squeeze.comparison import Delta, delta_of
 from squeeze.evaluate.metrics import Loss, Top1
@@ -27,6 +30,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 LOSS, TOP1, PERPLEXITY = Loss(), Top1(), Perplexity()
 UNITS = (10, 15, 20, 30, 60, 200)
 PARTS = 10  # windows of one document
+MOVED = ((0.02, 0.02), (0.05, 0.02), (0.1, 0.1))  # shares of yes that are lost and gained
 
 
 def normal(generator: np.random.Generator, units: int) -> np.ndarray:
@@ -78,6 +82,21 @@ def yes_no_coverage(lost: float, gained: float, examples: int, runs: int, seed: 
     generator = np.random.default_rng(seed)
     tables = ((*_answers(generator, lost, gained, examples), None) for _ in range(runs))
     return sum(covers(delta_of(TOP1, *table, same=False), gained - lost) for table in tables) / runs
+
+
+def exact_yes_no(lost: float, gained: float, examples: int) -> tuple[float, bool]:
+    """Coverage of Tango's 95 % interval, all tables summed, and whether some bound on its test gives 93 to 97 %.
+
+    Few tables are likely where few examples differ, so coverage moves in jumps: from below 93 to above 97 %.
+    """
+    counts = [(up, down) for up in range(examples + 1) for down in range(examples + 1 - up)]
+    tables = np.array([(up, down, examples - up - down) for up, down in counts])
+    chance = multinomial.pmf(tables, examples, [gained, lost, 1 - gained - lost])
+    likely = [(*pair, part) for pair, part in zip(counts, chance, strict=True) if part > 1e-9]
+    off = np.array([abs(tango_statistic(up, down, examples, gained - lost)) for up, down, _ in likely])
+    parts = np.array([part for *_, part in likely])[np.argsort(off)]
+    reached = parts.cumsum()[np.diff(np.sort(off).round(9), append=np.inf) > 0]
+    return float(parts[np.sort(off) <= 1.959964].sum()), bool(((reached >= 0.93) & (reached <= 0.97)).any())
 
 
 def clustered_yes_no_coverage(correlation: float, documents: int, runs: int, seed: int = 0) -> float:
@@ -209,6 +228,7 @@ def main() -> None:
         parser.error("--runs, --tables and --jobs count something: 1 or more")
     with ProcessPoolExecutor(options.jobs) as pool:
         show_coverage(pool, options.runs)
+        show_exact()
         show_verdicts(pool, options.runs // 4)
         found = contradictions(random_tables(options.tables))
         print(f"\ncontradictions in {options.tables:,} random tables: {found}", flush=True)
@@ -225,14 +245,19 @@ def show_coverage(pool: Executor, runs: int) -> None:
             (f"yes/no, documents of {PARTS}, ICC {icc}", partial(clustered_yes_no_coverage, icc))
             for icc in (0.0, 0.2, 0.3)
         ),
-        *(
-            (f"yes/no, lost {lost}, gained {gained}", partial(yes_no_coverage, lost, gained))
-            for lost, gained in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.1))
-        ),
+        *((f"yes/no, lost {lost}, gained {gained}", partial(yes_no_coverage, lost, gained)) for lost, gained in MOVED),
     ]
     asked = [[pool.submit(figure, units, runs) for units in UNITS] for _, figure in rows]
     for (name, _), found in zip(rows, asked, strict=True):
         print(f"{name:<34}" + "".join(f"{figure.result():>7.3f}" for figure in found), flush=True)
+
+
+def show_exact() -> None:
+    print("\nyes/no, all tables summed; *: no bound on the test gives 93 to 97 %, so few tables are likely")
+    for lost, gained in MOVED:
+        cells = [exact_yes_no(lost, gained, units) for units in UNITS]
+        shown = "".join(f"{cover:>6.3f}{' ' if reachable else '*'}" for cover, reachable in cells)
+        print(f"{f'lost {lost}, gained {gained}':<34}{shown}", flush=True)
 
 
 def show_verdicts(pool: Executor, ledgers: int) -> None:

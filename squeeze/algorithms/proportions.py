@@ -139,7 +139,7 @@ def tango(gained: float, lost: float, examples: float, z: float) -> Interval:
     """Differences (new minus old) whose score test is not further off than ``z``."""
 
     def statistic(difference: float) -> float:
-        return _tango_statistic(gained, lost, examples, difference)
+        return tango_statistic(gained, lost, examples, difference)
 
     value = (gained - lost) / examples
     low = -1.0 if lost == examples else _root(statistic, z, -1.0, value)
@@ -147,7 +147,7 @@ def tango(gained: float, lost: float, examples: float, z: float) -> Interval:
     return Interval(low, high)
 
 
-def _tango_statistic(gained: float, lost: float, examples: float, difference: float) -> float:
+def tango_statistic(gained: float, lost: float, examples: float, difference: float) -> float:
     """Score test that the true difference is ``difference``: positive where it was measured higher."""
     a = 2 * examples
     b = -gained - lost + (2 * examples - gained + lost) * difference
