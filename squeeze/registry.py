@@ -82,6 +82,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "runtimes": {
         "onnxruntime": "squeeze.runtimes.ort:OnnxRuntime",
+        "executorch": "squeeze.runtimes.executorch:ExecuTorch",
         "onnxruntime-genai": "squeeze.runtimes.genai:GenaiRuntime",
         "llama.cpp": "squeeze.runtimes.llama_cpp:LlamaCpp",
         "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:TransformersGguf",
@@ -95,6 +96,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "onnx-nbits": "squeeze.writers.onnx:NBitsWriter",
         "onnx-qdq": "squeeze.writers.onnx:BlockedWriter",
         "ort": "squeeze.writers.ort:OrtWriter",
+        "executorch": "squeeze.writers.executorch:ExecuTorchWriter",
         "genai": "squeeze.writers.genai:GenaiWriter",
     },
 }

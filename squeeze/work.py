@@ -10,12 +10,14 @@ import atexit
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+from threading import Thread
 
 from filelock import FileLock, Timeout
 
@@ -48,6 +50,17 @@ class OwnedFolder:
     def _release(self) -> None:
         self._lock.release()
         _forget(self.path)
+
+
+def end_with_parent() -> None:
+    """In a process that does a piece of work for another: end when that one does, however it ends."""
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def living(parent: Path) -> list[Path]:

@@ -38,6 +38,7 @@ EXTRAS = {
     "gguf": ("gguf", "accelerate"),
     "llama-cpp": ("llama_cpp",),
     "genai": ("onnxruntime_genai",),
+    "mobile": ("executorch",),
 }
 
 

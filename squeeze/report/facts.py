@@ -103,6 +103,15 @@ def _rounded(change: float) -> str:
     return f"up to {change:.2g} of themselves, to float16" if change else "nothing: they were float16 already"
 
 
+def _delegated(taken: dict[str, Any]) -> str:
+    """What a phone's fast kernels run, and every operator that is left to slow ones."""
+    done, there = taken["operators"]
+    share = taken["macs"][0] / max(taken["macs"][1], 1)
+    left = [f"{name} ({how})" for name, how in taken["left"].items()]
+    slow = f"; slow kernels run {_listed(left)}" if left else ""
+    return f"{taken['to']} runs {done} of {there} operators, {100 * share:.4g} % of the multiplications{slow}"
+
+
 KNOWN: dict[str, Wording] = {
     "layers": _weights,
     "quantized": _quantized,
@@ -110,6 +119,7 @@ KNOWN: dict[str, Wording] = {
     "proof": equality_words,
     "widths": _widths,
     "losses": _losses,
+    "delegated": _delegated,
     "macs": _before_and_after(count),
     "parameters": _before_and_after(count),
     "size_bytes": _before_and_after(size),

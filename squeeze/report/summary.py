@@ -32,12 +32,15 @@ def summary(report: Mapping[str, Any]) -> Group:
     return Group(*(line for line in lines if line is not None))
 
 
+COVERED = ("coverage", "delegated")  # facts of which kernels run what
+
+
 def _failure(report: Report) -> Text | None:
     return Text(f"stopped: {report.failure.line}", "bold red") if report.failure else None
 
 
 def _coverage(report: Report) -> list[Text]:
-    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name == "coverage"]
+    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name in COVERED]
 
 
 def _spread(report: Report) -> list[Text]:

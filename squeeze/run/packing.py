@@ -32,8 +32,7 @@ def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_fol
     def write(folder: Path) -> None:
         with temporary_folder("target") as work:
             built = target.build(end.model, work)
-            proof = target.prove(end.model, built)
-            write_model(folder, built, {"proof": proof} if proof else {}, {})
+            write_model(folder, built, target.built_facts(end.model, built), {})
 
     read = partial(read_model, code_folder=code_folder)
     return store.cached(TARGET, artifact_inputs(target, end.key), write, read, f"target {target.name}")

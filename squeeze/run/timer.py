@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
+from squeeze import registry
 from squeeze.data.base import Dataset
 from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.latency import Open, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
-from squeeze.models.base import Batch
+from squeeze.models.artifact import Artifact
+from squeeze.models.base import Batch, Model
 from squeeze.models.language.artifact import LanguageArtifact
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.plan.plan import AnyPass
@@ -23,6 +26,7 @@ from squeeze.progress import Progress
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.versions import content_digest
+from squeeze.work import temporary_folder
 
 
 class Timer:
@@ -37,7 +41,8 @@ class Timer:
     ) -> None:
         self.metrics = [metric for metric in metrics if isinstance(metric, ClockMetric)]
         self.data, self.store, self.progress, self.original = data, store, progress, original
-        self._against_itself: dict[str, tuple[float, float]] = {}  # by metric: A/A spread, milliseconds
+        # by metric and the original as it is timed: A/A spread, milliseconds
+        self._against_itself: dict[tuple[str, str], tuple[float, float]] = {}
         self._digests: dict[str, str] = {}  # by a model's key in the store
 
     def row(self, stored: StoredModel, previous: StoredModel) -> tuple[dict[str, Score], dict[str, Any]]:
@@ -47,10 +52,11 @@ class Timer:
         for metric in self.metrics:
             if not self._takes(metric, stored):
                 continue
-            _, original_ms = self._spread(metric)
-            to_original = self._compared(metric, stored, self.original, original_ms)
+            original = self._in_runtime_of(stored, self._as_timed(metric, self.original))
+            _, original_ms = self._spread(metric, original)
+            to_original = self._compared(metric, stored, original, original_ms)
             to_previous = to_original if previous.key == self.original.key else None
-            if to_previous is None and self._takes(metric, previous) and isinstance(metric, Latency):
+            if to_previous is None and self._comparable(metric, stored, previous):
                 to_previous = self._compared(metric, stored, previous, to_original.new_ms)
             timings[metric.label] = timed_score(metric, to_original, to_previous)
             clock[metric.label] = _clock(metric, to_original, to_previous)
@@ -62,22 +68,32 @@ class Timer:
             return isinstance(stored.model, LanguageArtifact)
         return isinstance(metric, Latency)
 
+    def _comparable(self, metric: ClockMetric, stored: StoredModel, previous: StoredModel) -> bool:
+        """A model beside what it was before it went into a runtime of its own says nothing of either."""
+        same = _own_writer(stored.model) == _own_writer(previous.model)
+        return same and self._takes(metric, previous) and isinstance(metric, Latency)
+
     def _compared(self, metric: ClockMetric, new: StoredModel, old: StoredModel, known_ms: float) -> Paired:
         """The two by the clock; where both are one file, what is known of it: ``known_ms``."""
-        spread, _ = self._spread(metric)
+        spread, _ = self._spread(metric, self._in_runtime_of(new, self._as_timed(metric, self.original)))
         new, old = self._as_timed(metric, new), self._as_timed(metric, old)
         if self._digest(new) == self._digest(old):
             return same_bytes(known_ms, spread)
         blocks = compare(self._opens(metric, new), self._opens(metric, old), metric.seconds, metric.sessions)
         return paired(blocks, spread)
 
-    def _spread(self, metric: ClockMetric) -> tuple[float, float]:
-        """How far this host's clock is off where the original is timed against itself, measured once a run."""
-        if metric.label not in self._against_itself:
-            opens = self._opens(metric, self._as_timed(metric, self.original))
+    def _spread(self, metric: ClockMetric, original: StoredModel) -> tuple[float, float]:
+        """How far this host's clock is off where the original is timed against itself, measured once a run.
+
+        Args:
+            original: As it is timed: in ONNX Runtime, or in the runtime of what is timed beside it.
+        """
+        known = (metric.label, original.key)
+        if known not in self._against_itself:
+            opens = self._opens(metric, original)
             blocks = compare(opens, opens, metric.seconds, metric.sessions)
-            self._against_itself[metric.label] = blocks.spread, blocks.old_ms
-        return self._against_itself[metric.label]
+            self._against_itself[known] = blocks.spread, blocks.old_ms
+        return self._against_itself[known]
 
     def _opens(self, metric: ClockMetric, stored: StoredModel) -> Open:
         model = stored.model
@@ -110,10 +126,33 @@ class Timer:
         read = partial(read_model, code_folder=None)
         return self.store.cached("timing export", {"model": stored.key}, write, read, "float ONNX, for timing")
 
+    def _in_runtime_of(self, stored: StoredModel, original: StoredModel) -> StoredModel:
+        """The original as a float file of the runtime that ``stored`` is for, where that is not ONNX Runtime."""
+        name, model = _own_writer(stored.model), original.model
+        if name is None or not isinstance(model, OnnxModel):
+            return original
+
+        def write(folder: Path) -> None:
+            with temporary_folder("timing") as work:
+                file = registry.load("writers", name)().write(model, work)
+                assert isinstance(stored.model, Artifact)
+                write_model(folder, Artifact(file, model.facts, task=model.task, runtime=stored.model.runtime), {}, {})
+
+        inputs, read = {"model": original.key, "writer": name}, partial(read_model, code_folder=None)
+        return self.store.cached("timing file", inputs, write, read, f"float {name} file, for timing")
+
     def _digest(self, stored: StoredModel) -> str:
         if stored.key not in self._digests:
             self._digests[stored.key] = content_digest(stored.model_folder)
         return self._digests[stored.key]
+
+
+def _own_writer(model: Model) -> str | None:
+    """What writes the original for the runtime of an artifact, where latency is told beside its own float file."""
+    if not isinstance(model, Artifact):
+        return None
+    writer: str | None = registry.load("runtimes", model.runtime).float_writer
+    return writer
 
 
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Runtime:
     extra: ClassVar[str | None] = None  # the extra of Squeeze that installs them
     loads: ClassVar[Mapping[Call, tuple[str, ...]]]  # how names of files end that it is pointed at
     beside: ClassVar[tuple[str, ...]]  # how names of all files end that a package for it may hold
+    float_writer: ClassVar[str | None] = None
+    """Registered name of the writer whose float file of the original latency is told against; None: an ONNX file."""
     script: ClassVar[Mapping[Call, tuple[type[Any], ...]]]
     """The classes of ``run.py`` that run the file; the last is called with the file and a number of threads.
 

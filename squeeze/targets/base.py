@@ -129,6 +129,11 @@ class Target(Options, ABC, Generic[In]):
         """
         return proven(self.writer().prove(model, built.main))
 
+    def built_facts(self, model: In, built: Built) -> dict[str, Any]:
+        """What the ledger tells of the built files: their proof, and what the format has to say."""
+        proof = self.prove(model, built)
+        return {**({"proof": proof} if proof else {}), **self.writer().facts(model, built.main)}
+
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, defaults included."""
         return self.model_dump(mode="json")

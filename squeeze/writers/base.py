@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
@@ -49,6 +49,10 @@ class Writer(ABC, Generic[In]):
         Raises:
             ModelError: what the format cannot hold.
         """
+
+    def facts(self, model: In, file: Path) -> dict[str, Any]:
+        """What else is worth a line in the ledger, by name; JSON values."""
+        return {}
 
     def prove(self, model: In, file: Path) -> Iterator[Equality]:
         """Each quantized weight as another reader than ours sees it in the file; none where nothing is quantized."""

@@ -8,10 +8,7 @@ those; whoever asked checks that they are the same.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from squeeze.work import end_with_parent
 
 TOKENS, GRIDS, LOG = "tokens.safetensors", "grids.safetensors", "log.txt"
 
@@ -104,7 +103,7 @@ class Job:
 
 def work(quantize: Callable[[Job], Iterator[tuple[str, Answer]]]) -> None:
     """The life of a backend's process: read the job, do it, leave the answers whole or not at all."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()  # a killed run leaves no process behind that goes on for hours
     job = Job.read(Path(sys.argv[1]))
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
@@ -115,10 +114,3 @@ def work(quantize: Callable[[Job], Iterator[tuple[str, Answer]]]) -> None:
     temporary = Path(job.work) / f"{GRIDS}.part"
     save_file(tensors, temporary)
     temporary.replace(Path(job.work) / GRIDS)
-
-
-def _end_with(parent: int) -> None:
-    """A killed run leaves no process behind that goes on for hours."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

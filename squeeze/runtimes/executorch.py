@@ -1,0 +1,187 @@
+"""ExecuTorch: ``.pte`` programs that answer one batch in one call, most of it by XNNPACK.
+
+Its Python binding talks to standard error from C++; what it says is held back, and its last line is the reason of a
+fault. Its threads belong to the process, not to a program: whoever asks for another number makes the others load again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from squeeze.errors import ModelError
+from squeeze.formats.tensor_spec import TensorSpec
+from squeeze.runtimes.base import PREDICT, Arrays, Opened, Runtime
+
+DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}
+NAMES = "names"  # the method of a file of ours that says what its inputs and outputs are called
+
+
+class ExecuTorchProgram:
+    """A ``.pte`` file with its threads.
+
+    Args:
+        threads: Of the whole process: another number makes programs that are open load again when they next run.
+    """
+
+    programs: ClassVar[Any] = weakref.WeakSet()
+    of_process: ClassVar[int] = 0
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self.file, self.threads = str(file), threads
+        self.program: Any = None
+        self.method: Any = None
+        self.loaded()
+
+    def run(self, feed: dict[str, Any]) -> list[Any]:
+        """All outputs, in their order; inputs in the order in which they are given."""
+        return [output.numpy() for output in self.loaded()(self.tensors(feed))]
+
+    def tensors(self, feed: dict[str, Any]) -> list[Any]:
+        """In memory as the program reads them: it takes no strides."""
+        import numpy as np
+        import torch
+
+        return [torch.from_numpy(np.ascontiguousarray(array).copy()) for array in feed.values()]
+
+    def loaded(self) -> Any:
+        """The program's method, loaded for this number of threads."""
+        if self.method is None or self.threads != ExecuTorchProgram.of_process:
+            with self.quiet() as said:
+                try:
+                    self.load()
+                except RuntimeError as error:
+                    raise RuntimeError(self.reason(error, said)) from None
+        return self.method
+
+    def load(self) -> None:
+        """Load it; where threads change, every other program lets go first of the threads that it holds."""
+        import torch  # noqa: F401  # its libraries must be there before the binding's
+        from executorch.extension.pybindings import _C as binding  # noqa: N811  # a module
+
+        if self.threads != ExecuTorchProgram.of_process:
+            for other in list(ExecuTorchProgram.programs):
+                other.method = other.program = None
+            binding._unsafe_reset_threadpool(self.threads)
+            ExecuTorchProgram.of_process = self.threads
+        check = binding.Verification.InternalConsistency
+        self.program = binding._load_program(self.file, program_verification=check)
+        self.method = self.program.load_method("forward")
+        ExecuTorchProgram.programs.add(self)
+
+    @staticmethod
+    def reason(error: Exception, said: Any) -> str:
+        """What it wrote last to standard error, behind the place in its own code; else the error as it is."""
+        said.flush()
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if line.strip()]
+        return lines[-1].partition("] ")[2] or lines[-1] if lines else str(error)
+
+    @staticmethod
+    @contextmanager
+    def quiet() -> Iterator[Any]:
+        """Hold back what C++ writes to standard error, by itself or by Python's."""
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
+            kept = os.dup(2)
+            os.dup2(said.fileno(), 2)
+            try:
+                with redirect_stderr(said):
+                    yield said
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+
+
+class OpenedExecuTorch(Opened):
+    """A file in ExecuTorch."""
+
+    def __init__(self, file: Path, threads: int, where: str) -> None:
+        try:
+            self.program = ExecuTorchProgram(file, threads)
+            self.inputs, self.outputs = _specs(self.program)
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            raise ModelError(f"{where}: ExecuTorch refuses the program ({_short(error)})") from error
+
+    def run(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
+        ordered = {spec.name: feed[spec.name] for spec in self.inputs}
+        for spec in self.inputs:
+            if (given := ordered[spec.name]).shape != spec.shape or str(given.dtype) != spec.dtype:
+                what = f"{given.dtype} {list(given.shape)}, and it takes {spec.dtype} {list(spec.shape)}"
+                raise ModelError(f"ExecuTorch cannot run the model: input '{spec.name}' is {what}")
+        try:
+            return [np.asarray(output) for output in self.program.run(ordered)]
+        except RuntimeError as error:
+            raise ModelError(f"ExecuTorch cannot run the model: {_short(error)}") from error
+
+    def stopwatch_call(self, feed: Arrays) -> Callable[[], object]:
+        """As many runs as there are examples, if the program takes one at a time."""
+        size = self.batch or len(next(iter(feed.values())))
+        fed = {spec.name: feed[spec.name] for spec in self.inputs}
+        starts = range(0, len(next(iter(fed.values()))), size)
+        parts = [self.program.tensors({name: array[at : at + size] for name, array in fed.items()}) for at in starts]
+        program = self.program
+        return lambda: [program.loaded()(part) for part in parts]
+
+
+def _specs(program: ExecuTorchProgram) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs; a file of another's has numbers for names."""
+    meta = program.loaded().method_meta()
+    inputs = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
+    outputs = [meta.output_tensor_meta(index) for index in range(meta.num_outputs())]
+    named = _names(program)
+    return _named(inputs, named.get("inputs"), "input"), _named(outputs, named.get("outputs"), "output")
+
+
+def _names(program: ExecuTorchProgram) -> dict[str, Any]:
+    methods = [program.program.get_method_name(index) for index in range(program.program.num_methods())]
+    if NAMES not in methods:
+        return {}
+    with program.quiet():
+        (letters,) = program.program.load_method(NAMES)([])
+    named = json.loads(bytes(letters.numpy().astype(np.uint8)))
+    if not isinstance(named, dict):
+        raise ValueError("its names are none")
+    return named
+
+
+def _named(found: list[Any], names: Any, kind: str) -> tuple[TensorSpec, ...]:
+    if not (isinstance(names, list) and len(names) == len(found) and all(isinstance(name, str) for name in names)):
+        names = [f"{kind}{index}" for index in range(len(found))]
+    return tuple(
+        TensorSpec(name=name, shape=tuple(int(size) for size in info.sizes()), dtype=DTYPES[info.dtype()])
+        for name, info in zip(names, found, strict=True)
+    )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+class ExecuTorch(Runtime):
+    """ExecuTorch with XNNPACK, on a processor."""
+
+    name = "executorch"
+    distribution = "executorch"
+    modules = ("executorch", "torch")
+    extra = "mobile"
+    loads: ClassVar = {PREDICT: (".pte",)}
+    beside = (".pte", ".json", ".txt", ".model")
+    float_writer = "executorch"
+    script: ClassVar = {PREDICT: (ExecuTorchProgram,)}
+
+    @classmethod
+    def open(cls, file: Path, threads: int, where: str) -> OpenedExecuTorch:
+        cls.require_installed(where)
+        return OpenedExecuTorch(file, threads, where)
+
+    @classmethod
+    def requirements(cls, file: Path) -> tuple[str, ...]:
+        return (cls.distribution, "torch", "numpy")

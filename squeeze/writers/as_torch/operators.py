@@ -1,0 +1,199 @@
+"""ONNX operators without weights as torch functions, one example at a time: every size is known.
+
+Each entry takes the node's constants and gives a function of its computed inputs. What is not in the table is refused
+by name: an operator that is guessed would be a wrong answer on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_graph import constant
+
+Function = Callable[..., Tensor]
+Build = Callable[[ir.Node], Function]
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """A node's attributes as plain values."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def numbers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
+    """A list of integers, which older operator sets have as an attribute and newer ones as a constant input.
+
+    Raises:
+        ModelError: it is computed at run time.
+    """
+    value = node.inputs[index] if len(node.inputs) > index else None
+    if value is None:
+        found = attributes(node).get(attribute)
+        return None if found is None else [int(number) for number in found]
+    tensor = constant(value)
+    if tensor is None:
+        raise ModelError(f"{node.name}: the {attribute} of {node.op_type} are computed at run time; constants would do")
+    return [int(number) for number in tensor.numpy().reshape(-1)]
+
+
+def spatial_pads(node: ir.Node) -> tuple[list[int], bool]:
+    """Padding as torch's ``pad`` takes it, last axis first, and whether both ends of each axis get the same.
+
+    Raises:
+        ModelError: the padding is computed from the input's size (``auto_pad``).
+    """
+    given = attributes(node)
+    if given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise ModelError(f"{node.name}: auto_pad {given['auto_pad']} of {node.op_type}; explicit pads would do")
+    pads = [int(number) for number in given.get("pads", ())]
+    half = len(pads) // 2
+    ends = [(pads[axis], pads[half + axis]) for axis in range(half)]
+    return [size for pair in reversed(ends) for size in pair], all(first == last for first, last in ends)
+
+
+def _pool(node: ir.Node) -> Function:
+    given = attributes(node)
+    kernel, ends = tuple(given["kernel_shape"]), spatial_pads(node)
+    strides = tuple(given.get("strides", (1,) * len(kernel)))
+    if len(kernel) != 2 or not ends[1] or given.get("ceil_mode"):
+        raise ModelError(f"{node.name}: {node.op_type} over two axes, padded alike on both sides, would do")
+    pads = tuple(reversed(ends[0][::2])) or (0, 0)
+    if node.op_type == "MaxPool":
+        dilations = tuple(given.get("dilations", (1, 1)))
+        return lambda x: functional.max_pool2d(x, kernel, strides, pads, dilations)
+    counts = bool(given.get("count_include_pad", 0))
+    return lambda x: functional.avg_pool2d(x, kernel, strides, pads, False, counts)
+
+
+def _reduce_mean(node: ir.Node) -> Function:
+    axes, keep = numbers(node, 1, "axes"), bool(attributes(node).get("keepdims", 1))
+    return lambda x: torch.mean(x, dim=axes if axes is not None else list(range(x.ndim)), keepdim=keep)
+
+
+def _reshape(node: ir.Node) -> Function:
+    shape = numbers(node, 1, "shape") or []
+    return lambda x: torch.reshape(x, [x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)])
+
+
+def _flatten(node: ir.Node) -> Function:
+    axis = int(attributes(node).get("axis", 1))
+    if axis != 1:
+        raise ModelError(f"{node.name}: Flatten at axis {axis}; axis 1 would do")
+    return lambda x: torch.flatten(x, 1)
+
+
+def _slice(node: ir.Node) -> Function:
+    starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
+    axes = numbers(node, 3, "axes") or list(range(len(starts)))
+    steps = numbers(node, 4, "steps") or [1] * len(starts)
+    if min(steps, default=1) < 1:
+        raise ModelError(f"{node.name}: Slice with a step of {min(steps)}; steps above 0 would do")
+
+    def cut(x: Tensor) -> Tensor:
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            x = torch.ops.aten.slice.Tensor(x, axis, start, min(end, 2**31 - 1), step)
+        return x
+
+    return cut
+
+
+def _pad(node: ir.Node) -> Function:
+    """With a constant; ``integers`` fills with the zero point, which stands for 0."""
+    mode, pads = attributes(node).get("mode", "constant"), numbers(node, 1, "pads") or []
+    if mode != "constant" or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        raise ModelError(f"{node.name}: Pad with mode {mode} or axes; mode constant over all axes would do")
+    half = len(pads) // 2
+    flat = [size for axis in reversed(range(half)) for size in (pads[axis], pads[half + axis])]
+    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    moves_integers = fill is not None and fill.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+    value = 0.0 if fill is None or moves_integers else float(fill.numpy())
+    return lambda x: functional.pad(x, flat, value=value)
+
+
+def _clip(node: ir.Node) -> Function:
+    ends = [constant(value) if value is not None else None for value in (*node.inputs[1:3], None, None)][:2]
+    if any(value is not None and end is None for value, end in zip(node.inputs[1:3], ends, strict=False)):
+        raise ModelError(f"{node.name}: the bounds of Clip are computed at run time; constants would do")
+    low, high = (None if end is None else float(end.numpy()) for end in ends)
+    if low == 0.0 and high is None:
+        return functional.relu
+    if low is not None and high is not None:
+        return lambda x: functional.hardtanh(x, low, high)
+    return lambda x: torch.clamp(x, low, high)
+
+
+def _concat(node: ir.Node) -> Function:
+    axis = int(attributes(node)["axis"])
+    return lambda *parts: torch.cat(parts, axis)
+
+
+def _transpose(node: ir.Node) -> Function:
+    order = [int(axis) for axis in attributes(node)["perm"]]
+    return lambda x: torch.permute(x, order)
+
+
+def _squeeze(node: ir.Node) -> Function:
+    axes = numbers(node, 1, "axes")
+    if axes is None:
+        raise ModelError(f"{node.name}: Squeeze without axes; axes would do")
+    return lambda x: torch.squeeze(x, tuple(axes))
+
+
+def _unsqueeze(node: ir.Node) -> Function:
+    axes = numbers(node, 1, "axes") or []
+
+    def widen(x: Tensor) -> Tensor:
+        for axis in sorted(axes):
+            x = torch.unsqueeze(x, axis)
+        return x
+
+    return widen
+
+
+def _softmax(node: ir.Node) -> Function:
+    axis = int(attributes(node).get("axis", -1))
+    return lambda x: torch.softmax(x, axis)
+
+
+def _hard_sigmoid(node: ir.Node) -> Function:
+    given = attributes(node)
+    alpha, beta = float(given.get("alpha", 0.2)), float(given.get("beta", 0.5))
+    return lambda x: torch.clamp(x * alpha + beta, 0.0, 1.0)
+
+
+def _plain(function: Function) -> Build:
+    return lambda node: function
+
+
+OPERATORS: Mapping[str, Build] = {
+    "Add": _plain(torch.add),
+    "Sub": _plain(torch.sub),
+    "Mul": _plain(torch.mul),
+    "Div": _plain(torch.div),
+    "Relu": _plain(functional.relu),
+    "Sigmoid": _plain(torch.sigmoid),
+    "Tanh": _plain(torch.tanh),
+    "HardSwish": _plain(functional.hardswish),
+    "Identity": _plain(torch.clone),
+    "GlobalAveragePool": _plain(lambda x: torch.mean(x, dim=list(range(2, x.ndim)), keepdim=True)),
+    "AveragePool": _pool,
+    "MaxPool": _pool,
+    "ReduceMean": _reduce_mean,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Transpose": _transpose,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Softmax": _softmax,
+    "HardSigmoid": _hard_sigmoid,
+}

@@ -1,0 +1,122 @@
+"""ExecuTorch: an ONNX graph as a ``.pte`` program whose layers XNNPACK runs, float or on the graph's own integers.
+
+What the file holds: a layer's integers and scales as they are, its bias as int32, activations as int8 (uint8 ``z``
+becomes int8 ``z - 128``, the same real numbers). What it cannot: groups of weights and zero points of weights, which
+``holds`` refuses; and a layer whose outputs stay floats, such as the last, rounds its inputs by a range that it takes
+from each example itself, whatever range calibration found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import ModelError
+from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.onnx_grid import take_grids
+from squeeze.formats.pte import StoredLayer, read_pte
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.runtimes.executorch import ExecuTorch
+from squeeze.work import temporary_folder
+from squeeze.writers.as_torch.build import holds
+from squeeze.writers.base import Writer
+from squeeze.writers.executorch_process import FILE, REPORT, SOURCE, XNNPACK
+from squeeze.writers.proof import Equality, compared
+
+PROCESS = "squeeze.writers.executorch_process"
+PACKAGES = Path(__file__).parents[2]  # the folder that squeeze is imported from
+READER = "flatc, ExecuTorch's schemas"
+
+
+class ExecuTorchWriter(Writer[OnnxModel]):
+    """``model.pte`` for one example at a time, and ``delegated.json``: which nodes XNNPACK runs."""
+
+    name = "executorch"
+    extra: ClassVar[str | None] = "mobile"
+
+    def holds(self, kind: GridKind) -> str | None:
+        return holds(kind)
+
+    def write(self, model: OnnxModel, folder: Path) -> Path:
+        ExecuTorch.require_installed(model.source)
+        with temporary_folder("executorch") as work:
+            (work / SOURCE).write_bytes(model.data)
+            said = _run(work)
+            if not (work / REPORT).is_file():
+                raise ModelError(f"{model.source}: ExecuTorch cannot export the model ({said})")
+            report = json.loads((work / REPORT).read_text())
+            if "error" in report:
+                raise ModelError(f"{model.source}: {report['error']}")
+            for name in (REPORT, FILE):
+                (folder / name).write_bytes((work / name).read_bytes())
+        return folder / FILE
+
+    def facts(self, model: OnnxModel, file: Path) -> dict[str, Any]:
+        """Which share of operators and of multiplications the delegate took, and what it left, by name."""
+        report = json.loads((file.parent / REPORT).read_text())
+        macs = {layer.name: layer.macs or 0 for layer in model.layers()}
+        nodes, left = report["nodes"], report["left"]
+        taken = sum(count for name, count in macs.items() if name not in left)
+        slow = {name: f"{nodes.get(name, 'constant')} by {kernel}" for name, kernel in left.items()}
+        operators, multiplied = [len(nodes) - len(left), len(nodes)], [taken, sum(macs.values())]
+        return {"delegated": {"to": XNNPACK, "operators": operators, "macs": multiplied, "left": slow}}
+
+    def prove(self, model: OnnxModel, file: Path) -> Iterator[Equality]:
+        """Each weight that is integers as ExecuTorch's own reader sees it: ``scale * q`` in float32, bit for bit."""
+        graph_model = model.copy_ir()
+        grids = take_grids(graph_model.graph)
+        stored = [layer for layer in read_pte(file).layers() if layer.scale is not None]
+        for name, grid in grids.items():
+            yield _nearest(name, grid, stored)
+
+
+def _run(work: Path) -> str:
+    """Run the process; gives the last line that it printed."""
+    paths = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "TMPDIR": str(work), "NO_COLOR": "1"}
+    command = [sys.executable, "-m", PROCESS, str(work)]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=work,
+        env=os.environ | own,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else f"exit code {done.returncode}"
+
+
+def _nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equality:
+    """The file names no layers: of those that fit and are not claimed yet, the one that differs least.
+
+    Raises:
+        ModelError: none fits.
+    """
+    own = grid.dequantize()
+    fitting = [layer for layer in stored if layer.matrix().shape == tuple(own.shape)]
+    if not fitting:
+        raise ModelError(f"{name}: the .pte file holds no integers [{', '.join(map(str, own.shape))}]")
+    found = [(compared(name, "executorch", READER, own, _real(layer)), layer) for layer in fitting]
+    equality, layer = min(found, key=lambda pair: pair[0].differing)
+    stored.remove(layer)
+    return equality
+
+
+def _real(layer: StoredLayer) -> Tensor:
+    """float32 ``[out, in]``: what the integers stand for."""
+    assert layer.scale is not None
+    scale = torch.from_numpy(layer.scale.copy()).reshape(-1, 1)
+    return scale * torch.from_numpy(layer.matrix().copy()).float()

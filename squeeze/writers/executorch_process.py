@@ -1,0 +1,82 @@
+"""The process that writes a ``.pte`` file: ExecuTorch's exporter prints, patches torch and keeps state of its own.
+
+Called with a folder that holds ``model.onnx``; leaves ``model.pte`` and, beside it, which nodes XNNPACK did not take.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from squeeze.errors import SqueezeError
+from squeeze.formats.onnx_file import read_onnx
+from squeeze.formats.onnx_grid import take_grids
+from squeeze.work import end_with_parent
+
+SOURCE, FILE, REPORT = "model.onnx", "model.pte", "delegated.json"
+NAMES = "names"  # the method of the file that says what its inputs and outputs are called
+XNNPACK = "XNNPACK"
+
+
+def main() -> None:
+    """Export the folder's model, or say in ``delegated.json`` what of it cannot be."""
+    end_with_parent()
+    warnings.simplefilter("ignore")  # another package's world
+    folder = Path(sys.argv[1])
+    try:
+        report = export(folder)
+    except SqueezeError as error:
+        report = {"error": str(error)}
+    part = folder / f"{REPORT}.part"
+    part.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    part.replace(folder / REPORT)
+
+
+def export(folder: Path) -> dict[str, Any]:
+    """Write the file; gives the nodes by who runs them.
+
+    Raises:
+        ModelError: an operator that has no form there, named with its layer.
+    """
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from squeeze.writers.as_torch.build import as_torch, examples
+
+    torch.set_num_threads(1)
+    model = read_onnx(folder / SOURCE)
+    network = as_torch(model, take_grids(model.graph)).eval()
+    program = torch.export.export(network, tuple(examples(model)), strict=False)
+    called = torch.tensor(list(json.dumps({"inputs": network.input_names, "outputs": network.output_names}).encode()))
+    lowered = to_edge_transform_and_lower(
+        program, partitioner=[XnnpackPartitioner()], constant_methods={NAMES: called.to(torch.uint8)}
+    )
+    left = dict(_left(lowered.exported_program().graph, network.names))
+    (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+    kinds = {str(node.name): node.op_type for node in model.graph if str(node.name) in network.names}
+    return {"nodes": kinds, "left": left}
+
+
+def _left(graph: Any, names: list[str]) -> Iterator[tuple[str, str]]:
+    """The nodes of the ONNX graph whose kernels are called outside every delegate, and these kernels."""
+    for node in graph.nodes:
+        if node.op != "call_function" or "delegate" in node.name or "getitem" in node.name:
+            continue
+        kernel = str(getattr(node.target, "__name__", node.target))
+        for place in _places(node.meta.get("nn_module_stack") or {}):
+            yield names[place], kernel
+
+
+def _places(stack: Mapping[str, tuple[str, Any]]) -> Iterator[int]:
+    for path, _ in stack.values():
+        if path.startswith("node"):
+            yield int(path.removeprefix("node").partition(".")[0])
+
+
+if __name__ == "__main__":
+    main()
