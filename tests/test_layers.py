@@ -1,6 +1,10 @@
-"""The house is a ladder: each file imports only from its own rung or from lower ones."""
+"""The house is a ladder: each file imports only from its own rung or from lower ones, inside the big rooms too.
+
+What a model is, the files of ``models/`` alone may ask: all others ask what it can do.
+"""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,13 +68,18 @@ def at_run_time(tree: ast.Module) -> list[ast.AST]:
     return found
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
 def test_imports_only_go_down(path: Path) -> None:
     own = LADDER.index(path.relative_to(ROOT).parts[0].removesuffix(".py"))
-    for node in at_run_time(ast.parse(path.read_text())):
+    for node in at_run_time(tree(path)):
         for module in imported(node):
             other = rung(module)
             assert other is None or other <= own, f"{path.name} stands below {module}"
@@ -79,3 +88,98 @@ def test_imports_only_go_down(path: Path) -> None:
 def test_every_room_has_a_rung() -> None:
     rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if not path.name.startswith("_")}
     assert rooms - {"py.typed"} == set(LADDER)
+
+
+SUB_LADDERS = {
+    "models": [
+        {"facts", "links", "hub", "tokenizer", "config_sizes", "digits_cnn", "shards", "weights", "structure"},
+        {"torch_macs", "torch_layers", "ort_session", "resident"},
+        {"base", "grid_file"},
+        {"tasks", "options", "torch_stage", "torch_grid", "text_folder"},
+        {"onnx_model", "source"},
+        {"torch_model", "artifact"},
+        {"language"},
+        {"spec"},
+    ],
+    "passes": [{"base"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
+    "passes/quantize": [
+        {"scheme", "selection", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
+        {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},
+        {"hessians", "blocks", "layers"},
+        {"block_pass"},
+        {"gptq", "hqq", "rtn", "language"},
+    ],
+}
+
+
+def parts_of(room: str) -> dict[str, list[Path]]:
+    """The files of a room by the file or folder right inside it that they belong to."""
+    parts: dict[str, list[Path]] = {}
+    for path in sorted((ROOT / room).rglob("*.py")):
+        if path != ROOT / room / "__init__.py":
+            name = path.relative_to(ROOT / room).parts[0].removesuffix(".py")
+            parts.setdefault(name, []).append(path)
+    return parts
+
+
+@pytest.mark.parametrize("room", SUB_LADDERS)
+def test_inside_a_big_room_imports_go_down_as_well(room: str) -> None:
+    """A part imports from lower rungs only: parts of one rung do not know each other."""
+    rungs = {name: index for index, names in enumerate(SUB_LADDERS[room]) for name in names}
+    prefix = f"squeeze.{room.replace('/', '.')}."
+    assert set(rungs) == set(parts_of(room)), "every part of a room has a rung here"
+    for part, files in parts_of(room).items():
+        for path in files:
+            modules = [module for node in at_run_time(tree(path)) for module in imported(node)]
+            others = {module.removeprefix(prefix).split(".")[0] for module in modules if module.startswith(prefix)}
+            high = [other for other in others - {part} if rungs[other] >= rungs[part]]
+            assert not high, f"{path.relative_to(ROOT)} does not stand above {', '.join(high)}"
+
+
+def kinds_of_models() -> set[str]:
+    """Names of all classes that extend ``Model`` or ``Task``, wherever they are."""
+    bases: dict[str, list[set[str]]] = {}  # of every class of that name
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                named = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+                bases.setdefault(node.name, []).append({base.id for base in named if isinstance(base, ast.Name)})
+    kinds = {"Model", "Task"}
+    while more := {name for name, all_of_name in bases.items() if all(one & kinds for one in all_of_name)} - kinds:
+        kinds |= more
+    return kinds - {"Model", "Task"}  # whether it is one at all, whoever takes a stranger's object may ask
+
+
+def asked_kinds(tree: ast.AST, kinds: set[str]) -> list[str]:
+    """The classes of models and tasks that ``isinstance``, ``issubclass`` and ``case`` name there."""
+    named: list[ast.AST] = []
+    for node in ast.walk(tree):
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+        if called in ("isinstance", "issubclass") and isinstance(node, ast.Call):
+            named += ast.walk(node.args[1])
+        if isinstance(node, ast.MatchClass):
+            named += ast.walk(node.cls)
+    names = [node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in named]
+    return [name for name in names if name in kinds]
+
+
+def test_only_models_ask_which_stage_or_task_a_model_is() -> None:
+    kinds = kinds_of_models()
+    assert {"TorchModel", "LanguageModel", "OnnxModel", "Artifact", "OnnxDecoder", "Classify", "Generate"} <= kinds
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] != "models":
+            asked = asked_kinds(tree(path), kinds)
+            assert not asked, f"{path.relative_to(ROOT)} asks for {', '.join(asked)}; a capability of Model would do"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "isinstance(m, TorchModel)",
+        "isinstance(m, A | models.TorchModel)",
+        "issubclass(m, (A, TorchModel))",
+        "match m:\n    case TorchModel():\n        pass",
+    ],
+)
+def test_a_question_for_a_class_is_noticed_in_every_spelling(code: str) -> None:
+    assert asked_kinds(ast.parse(code), {"TorchModel"}) == ["TorchModel"]

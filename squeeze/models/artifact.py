@@ -1,4 +1,4 @@
-"""The artifact form: the files that a runtime loads, run as they lie on disk.
+"""The artifact stage: the files that a runtime loads, run as they lie on disk.
 
 Which runtime is a name in the registry. How an artifact is made is the business of ``squeeze.targets``.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict
@@ -23,13 +22,18 @@ from squeeze.formats.onnx_external import external_files
 from squeeze.formats.onnx_file import read_onnx
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.facts import Facts
+from squeeze.models.links import link_or_copy
 from squeeze.models.onnx_model import DESCRIPTION, OnnxModel
 from squeeze.models.ort_session import Feed, feed, logits, parts
 from squeeze.models.tasks.base import Task, described, read_task, task_named
 
+FILES = "files"  # where they lie in the store
+
 
 class Artifact(Model):
-    """A file that a runtime loads to answer a batch in one call, and the files that lie beside it.
+    """A file that a runtime loads, and the files that lie beside it.
+
+    This class answers a batch in one call; ``LanguageArtifact`` goes on with a text.
 
     Args:
         file: What the runtime loads.
@@ -44,6 +48,10 @@ class Artifact(Model):
     """
 
     form: ClassVar[str] = "artifact"
+    package_folder: ClassVar[str] = ""  # of a package, where its files lie
+    folder: Path
+    runtime: str
+    facts: Facts | None
 
     def __init__(
         self,
@@ -60,42 +68,50 @@ class Artifact(Model):
         if not file.name.endswith(endings):
             what = f"{runtime} loads no '{file.suffix}' files"
             raise ModelError(f"{file}: {what}; {' and '.join(endings)} would do")
-        self.file, self.beside, self.keeper, self.runtime = file, beside, keeper, runtime
-        self.facts = facts
+        self.file, self.folder, self.beside, self.keeper = file, file.parent, beside, keeper
+        self.runtime, self.facts = runtime, facts
         self.task = task or task_named("classify")
         self.threads = min(4, os.cpu_count() or 1)
-        self._opened: dict[int, Any] = {}
+        self._sessions: dict[int, Any] = {}
         self.inputs = tuple(
             InputSpec(spec.name, tuple(size if isinstance(size, int) else -1 for size in spec.shape[1:]), spec.dtype)
             for spec in self.opened(self.threads).inputs
         )
-
-    @cached_property
-    def files(self) -> tuple[Path, ...]:
-        """What the runtime loads: the model file and the weights beside it."""
-        side = external_files(self.file) if self.file.suffix == ".onnx" else ()
-        return (self.file, *(self.file.parent / name for name in side))
 
     @property
     def main(self) -> Path:
         """The file that the runtime is pointed at."""
         return self.file
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold graph and weights: what counts as the model's size."""
+        side = external_files(self.main) if self.main.suffix == ".onnx" else ()
+        return (self.main, *(self.folder / name for name in side))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file."""
+        return tuple(dict.fromkeys((*self.weight_files, *self.beside)))
+
     def packed(self) -> dict[str, Path]:
         """All files by their names in a package."""
-        return {path.relative_to(self.file.parent).as_posix(): path for path in (*self.files, *self.beside)}
+        return {self.package_folder + self._relative(path): path for path in self.files}
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def reopened(self) -> Self:
         again = copy(self)
-        again._opened = {}
+        again._sessions = {}
         return again
 
     def opened(self, threads: int) -> Any:
         """The stored file in its runtime (``squeeze.runtimes.base.Opened``), once per number of threads."""
-        if threads not in self._opened:
+        if threads not in self._sessions:
             runtime = registry.load("runtimes", self.runtime)
-            self._opened[threads] = runtime.open(self.file, threads, str(self.file))
-        return self._opened[threads]
+            self._sessions[threads] = runtime.open(self.main, threads, str(self.main))
+        return self._sessions[threads]
 
     def signature(self) -> tuple[Sequence[Any], Sequence[Any]]:
         """Inputs and outputs as the runtime tells them (``TensorSpec``)."""
@@ -104,7 +120,7 @@ class Artifact(Model):
 
     def feed(self, batch: Batch) -> Feed:
         """Arrays as the runtime takes them; as many examples as it takes, where it takes one number only."""
-        arrays = feed(self.inputs, batch, str(self.file))
+        arrays = feed(self.inputs, batch, str(self.main))
         size = self.opened(1).batch
         return next(parts(arrays, len(batch), size)) if size else arrays
 
@@ -115,10 +131,10 @@ class Artifact(Model):
 
     def predict(self, batch: Batch) -> Tensor:
         opened = self.opened(self.threads)
-        return logits(opened.run, opened.batch, feed(self.inputs, batch, str(self.file)), len(batch))
+        return logits(opened.run, opened.batch, feed(self.inputs, batch, str(self.main)), len(batch))
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
-        call: Callable[[], object] = self.opened(threads).stopwatch_call(feed(self.inputs, batch, str(self.file)))
+        call: Callable[[], object] = self.opened(threads).stopwatch_call(feed(self.inputs, batch, str(self.main)))
         return call
 
     def layers(self) -> list[Layer]:
@@ -128,7 +144,7 @@ class Artifact(Model):
     @cached_property
     def _graph(self) -> OnnxModel | None:
         """Of an ``.onnx`` file; an ``.ort`` file does not show its own."""
-        return OnnxModel(read_onnx(self.file), str(self.file)) if self.file.suffix == ".onnx" else None
+        return OnnxModel(read_onnx(self.main), str(self.main)) if self.main.suffix == ".onnx" else None
 
     def parameters(self) -> int | None:
         return self.facts.parameters if self.facts else self._graph.parameters() if self._graph else None
@@ -137,18 +153,28 @@ class Artifact(Model):
         return self.facts.macs if self.facts else self._graph.macs() if self._graph else None
 
     def nbytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files)
+        return sum(path.stat().st_size for path in self.weight_files)
+
+    def write_file(self, folder: Path) -> Path:
+        """All files, linked where the file system can, copied where it cannot.
+
+        Returns:
+            The file that the runtime is pointed at.
+        """
+        for file in self.files:
+            link_or_copy(file, folder / self._relative(file))
+        return folder / self._relative(self.main)
 
     def save(self, folder: Path) -> None:
-        for name, path in self.packed().items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+        """All files, and what they are."""
+        self.write_file(folder / FILES)
+        weights = self.weight_files
         record = {
             "form": self.form,
             **described(self),
             "runtime": self.runtime,
-            "file": self.file.name,
-            "beside": [path.relative_to(self.file.parent).as_posix() for path in self.beside],
+            "file": self._relative(self.main),
+            "beside": [self._relative(path) for path in self.files if path not in weights],
             "facts": asdict(self.facts) if self.facts else None,
         }
         (folder / DESCRIPTION).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
@@ -158,8 +184,17 @@ class Artifact(Model):
         try:
             record = json.loads((folder / DESCRIPTION).read_text())
             facts = Facts(**record["facts"]) if record["facts"] else None
-            beside = tuple(folder / name for name in record["beside"])
-            task = read_task(folder / DESCRIPTION)
-            return cls(folder / record["file"], facts, beside, task=task, runtime=record["runtime"])
+            files, task = folder / FILES, read_task(folder / DESCRIPTION)
+            beside = tuple(files / name for name in record["beside"])
+            runtime = registry.load("runtimes", record["runtime"])
+            made = runtime.artifact(files / record["file"], facts, task, beside=beside)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not a stored artifact ({error}); {DESCRIPTION} must name its file") from error
+        assert isinstance(made, cls)
+        return made
+
+
+def artifact_of(model: Model) -> Artifact:
+    """What a target built, as what it is."""
+    assert isinstance(model, Artifact), "a target builds what a runtime loads"
+    return model

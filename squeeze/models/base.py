@@ -93,6 +93,7 @@ class Model(ABC):
     form: ClassVar[str]
     task: Task  # what it does with an example
     inputs: tuple[InputSpec, ...]
+    runtime: str | None = None  # registered name of the one whose file it is; None: it is none's
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
@@ -173,6 +174,14 @@ class Model(ABC):
     def blocks(self) -> int:
         """In how many blocks its weights are read from disk, one at a time; 0: they are not read so."""
         return 0
+
+    def golden_prompt(self) -> list[int]:
+        """The tokens of a sentence of ours.
+
+        Raises:
+            ModelError: it does not go on with a text.
+        """
+        raise ModelError(f"a model in the form '{self.form}' does not go on with a text")
 
     def resident(self) -> Resident:
         """The model as one module with gradients, all weights in memory.

@@ -18,7 +18,7 @@ from torch import Tensor
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.packing import pack, unpack
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.language.shards import Shards, metadata
+from squeeze.models.shards import Shards, metadata
 
 GRID = "grid"  # the key of a shard's metadata
 PARTS = ("q", "scale", "zero_point", "g_idx")

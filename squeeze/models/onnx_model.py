@@ -167,6 +167,12 @@ class OnnxModel(Model):
         return model
 
 
+def as_graph(model: Model) -> OnnxModel:
+    """A model in the form ``onnx``, as what it is."""
+    assert isinstance(model, OnnxModel), "no other has this form"
+    return model
+
+
 def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:
     """Inputs without a default value: old files also list their weights as inputs."""
     return [value for value in graph.inputs if value.name not in graph.initializers]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError, first_line
 from squeeze.models.grid_file import GRID, PARTS, GridEntry, from_tensors, to_tensors
-from squeeze.models.language.shards import METADATA, metadata
+from squeeze.models.shards import METADATA, metadata
 
 GRID_FILE = "grid.safetensors"
 Grids = Mapping[str, QuantizedTensor]

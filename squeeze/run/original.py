@@ -61,7 +61,7 @@ def converted(file: Path, dtype: str | None, store: Store) -> LanguageModel:
     return store.cached("gguf", inputs, lambda folder: convert(file, folder, dtype), LanguageModel, file.name)
 
 
-def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -> TorchModel:
+def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -> Model:
     """A builtin network, trained once on its own data and kept in the store."""
     source = BuiltinSource(name)
     inputs = {"name": name, "training": TRAINING.options(), "threads": threads}
@@ -78,7 +78,6 @@ def trained_builtin(name: str, store: Store, threads: int, progress: Progress) -
         write_model(folder, trained, {}, {})
 
     stored = store.cached("builtin", inputs, train, partial(read_model, code_folder=None), f"builtin {name}")
-    assert isinstance(stored.model, TorchModel)
     return stored.model
 
 

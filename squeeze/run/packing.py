@@ -10,9 +10,8 @@ from typing import Any
 
 from squeeze.data.base import Dataset
 from squeeze.ledger import Ledger
-from squeeze.models.artifact import Artifact
+from squeeze.models.artifact import artifact_of
 from squeeze.models.base import Model
-from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.plan.plan import Branch, Plan
 from squeeze.report import shape, text
 from squeeze.run.stored import StoredModel, read_model, write_model
@@ -51,8 +50,7 @@ def artifact_inputs(target: Target[Any], before: str) -> dict[str, Any]:
 def pack(target: Target[Any], artifact: StoredModel, inputs: PackageInputs, path: Path) -> Packed:
     """Write the package of a branch and verify it; then it appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert isinstance(artifact.model, Artifact | LanguageArtifact)
-    return target.pack_built(artifact.model, inputs, path)
+    return target.pack_built(artifact_of(artifact.model), inputs, path)
 
 
 def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> PackageInputs:

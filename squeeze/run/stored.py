@@ -9,7 +9,6 @@ from typing import Any
 
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Model
-from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
@@ -59,6 +58,4 @@ def load_model(folder: Path, form: str, code_folder: str | None) -> Model:
         return TorchModel.load(folder, code_folder)
     if form == LanguageModel.form:
         return LanguageModel.load(folder)
-    if form == LanguageArtifact.form:
-        return LanguageArtifact.load(folder)
     return OnnxModel.load(folder) if form == OnnxModel.form else Artifact.load(folder)

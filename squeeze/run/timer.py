@@ -15,10 +15,10 @@ from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.latency import Open, Paired, compare, paired, same_bytes, stopwatch
 from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
-from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch, Model
-from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.language.artifact import in_runtime
+from squeeze.models.onnx_model import OnnxModel, as_graph
+from squeeze.models.tasks.base import TOKENS
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.plan.plan import AnyPass
@@ -65,7 +65,7 @@ class Timer:
     def _takes(self, metric: ClockMetric, stored: StoredModel) -> bool:
         """A language model that is no artifact yet is walked block by block and does not write."""
         if isinstance(metric, GenerationMetric):
-            return isinstance(stored.model, LanguageArtifact)
+            return stored.model.task.outputs == TOKENS and not stored.model.blocks
         return isinstance(metric, Latency)
 
     def _comparable(self, metric: ClockMetric, stored: StoredModel, previous: StoredModel) -> bool:
@@ -98,8 +98,7 @@ class Timer:
     def _opens(self, metric: ClockMetric, stored: StoredModel) -> Open:
         model = stored.model
         if isinstance(metric, GenerationMetric):
-            assert isinstance(model, LanguageArtifact)
-            return lambda: metric.clock(model.reopened())
+            return lambda: metric.clock(in_runtime(model.reopened()))
         assert isinstance(metric, Latency)
         batch = self._batch(metric.batch)
         return lambda: stopwatch(model.reopened().runner(batch, metric.threads))
@@ -128,15 +127,16 @@ class Timer:
 
     def _in_runtime_of(self, stored: StoredModel, original: StoredModel) -> StoredModel:
         """The original as a float file of the runtime that ``stored`` is for, where that is not ONNX Runtime."""
-        name, model = _own_writer(stored.model), original.model
-        if name is None or not isinstance(model, OnnxModel):
+        name = _own_writer(stored.model)
+        if name is None or original.model.form != OnnxModel.form:
             return original
+        model = as_graph(original.model)
 
         def write(folder: Path) -> None:
             with temporary_folder("timing") as work:
                 file = registry.load("writers", name)().write(model, work)
-                assert isinstance(stored.model, Artifact)
-                write_model(folder, Artifact(file, model.facts, task=model.task, runtime=stored.model.runtime), {}, {})
+                runtime = registry.load("runtimes", str(stored.model.runtime))
+                write_model(folder, runtime.artifact(file, model.facts, model.task), {}, {})
 
         inputs, read = {"model": original.key, "writer": name}, partial(read_model, code_folder=None)
         return self.store.cached("timing file", inputs, write, read, f"float {name} file, for timing")
@@ -149,7 +149,7 @@ class Timer:
 
 def _own_writer(model: Model) -> str | None:
     """What writes the original for the runtime of an artifact, where latency is told beside its own float file."""
-    if not isinstance(model, Artifact):
+    if model.runtime is None:
         return None
     writer: str | None = registry.load("runtimes", model.runtime).float_writer
     return writer

@@ -31,6 +31,9 @@ GENERATE: Call = "generate"  # token after token, with a memory of those before
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
+TASKS: Mapping[Call, str] = {PREDICT: "classify", GENERATE: "generate"}  # of packages that name none
+
+
 def call_of(task: Task) -> Call:
     """How files of a model with this task are run."""
     return GENERATE if task.outputs == "tokens" else PREDICT
@@ -106,18 +109,18 @@ class Runtime:
     def artifact(
         cls,
         file: Path,
-        call: Call,
-        facts: Facts,
+        facts: Facts | None,
+        task: Task,
         keeper: object = None,
-        task: Task | None = None,
         beside: tuple[Path, ...] = (),
-    ) -> Artifact | LanguageArtifact:
+    ) -> Artifact:
         """The model that a file is, to be run here; as in :class:`Artifact`."""
-        if call == GENERATE:
-            return cls.decoder(file.parent, facts, keeper)
         from squeeze.models.artifact import Artifact
 
-        return Artifact(file, facts, beside, keeper, task, cls.name)
+        if call_of(task) == PREDICT:
+            return Artifact(file, facts, beside, keeper, task, cls.name)
+        assert facts is not None, "a language model's file need not tell them"
+        return cls.decoder(file.parent, facts, keeper)
 
     @classmethod
     def requirements(cls, file: Path) -> tuple[str, ...]:

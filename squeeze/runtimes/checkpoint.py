@@ -34,7 +34,7 @@ class CheckpointDecoder(InTransformers):
         ModelError: no such folder, another packing, or its package cannot load it.
     """
 
-    runtime: ClassVar[str] = "transformers"
+    runtime = "transformers"
 
     @property
     def main(self) -> Path:

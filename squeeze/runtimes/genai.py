@@ -25,7 +25,7 @@ CONFIG = "genai_config.json"
 class GenaiDecoder(LanguageArtifact):
     """A folder that ``onnxruntime_genai.Model`` takes."""
 
-    runtime: ClassVar[str] = "onnxruntime-genai"
+    runtime = "onnxruntime-genai"
 
     @property
     def main(self) -> Path:

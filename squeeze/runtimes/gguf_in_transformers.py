@@ -27,7 +27,7 @@ class GgufInTransformers(InTransformers):
         ModelError: no such file, or an architecture that transformers does not read from GGUF.
     """
 
-    runtime: ClassVar[str] = "transformers-gguf"
+    runtime = "transformers-gguf"
 
     @property
     def main(self) -> Path:

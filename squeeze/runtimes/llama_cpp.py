@@ -32,7 +32,7 @@ class GgufDecoder(LanguageArtifact):
         ModelError: no such file, or llama.cpp cannot load it.
     """
 
-    runtime: ClassVar[str] = "llama.cpp"
+    runtime = "llama.cpp"
 
     @property
     def main(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class OnnxDecoder(LanguageArtifact):
         ModelError: no such file, weights outside its folder, or not the inputs of a decoder.
     """
 
-    runtime: ClassVar[str] = "onnxruntime"
+    runtime = "onnxruntime"
 
     @property
     def main(self) -> Path:

@@ -17,9 +17,7 @@ from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch, Model, forms_of, has_form
 from squeeze.models.facts import NARROW_TOLERANCE, Facts
-from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.options import Options
-from squeeze.runtimes.base import call_of
 from squeeze.targets.card import Score
 from squeeze.targets.described import describe
 from squeeze.targets.package import Contents, write_package
@@ -29,7 +27,6 @@ from squeeze.writers.base import Writer
 from squeeze.writers.proof import proven
 
 In = TypeVar("In", bound=Model)
-Built = Artifact | LanguageArtifact  # what a runtime loads
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Packed:
 
     path: Path
     digest: str
-    artifact: Built
+    artifact: Artifact
     verification: Verification
 
 
@@ -98,13 +95,12 @@ class Target(Options, ABC, Generic[In]):
         facts: Facts = getattr(model, "facts", None) or Facts(model.parameters(), NARROW_TOLERANCE, model.macs())
         return facts
 
-    def build(self, model: In, folder: Path) -> Built:
+    def build(self, model: In, folder: Path) -> Artifact:
         """Write what the runtime loads into an empty folder; the same model gives the same bytes."""
         file = self.writer().write(model, folder)
         runtime = registry.load("runtimes", self.runs_in)
         beside = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and path != file)
-        call, facts = call_of(model.task), self.facts(model)
-        built: Built = runtime.artifact(file, call, facts, task=model.task, beside=beside)
+        built: Artifact = runtime.artifact(file, self.facts(model), model.task, beside=beside)
         return built
 
     def faults(self, model: Model) -> Iterator[str]:
@@ -121,7 +117,7 @@ class Target(Options, ABC, Generic[In]):
         needed = (self.writer().extra, registry.load("runtimes", self.runs_in).extra)
         return tuple(dict.fromkeys(extra for extra in needed if extra))
 
-    def prove(self, model: In, built: Built) -> list[dict[str, Any]]:
+    def prove(self, model: In, built: Artifact) -> list[dict[str, Any]]:
         """What shows that the built files hold the model's very weights, for the ledger; JSON values.
 
         Raises:
@@ -129,7 +125,7 @@ class Target(Options, ABC, Generic[In]):
         """
         return proven(self.writer().prove(model, built.main))
 
-    def built_facts(self, model: In, built: Built) -> dict[str, Any]:
+    def built_facts(self, model: In, built: Artifact) -> dict[str, Any]:
         """What the ledger tells of the built files: their proof, and what the format has to say."""
         proof = self.prove(model, built)
         return {**({"proof": proof} if proof else {}), **self.writer().facts(model, built.main)}
@@ -151,7 +147,7 @@ class Target(Options, ABC, Generic[In]):
         with temporary_folder("pack") as folder:
             return self.pack_built(self.build(model, folder), inputs, out)
 
-    def pack_built(self, artifact: Built, inputs: PackageInputs, out: Path) -> Packed:
+    def pack_built(self, artifact: Artifact, inputs: PackageInputs, out: Path) -> Packed:
         """As :meth:`pack`, of what was built before."""
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
@@ -162,7 +158,7 @@ class Target(Options, ABC, Generic[In]):
         package.path = out
         return Packed(out, digest, package.load_model(), verification)
 
-    def contents(self, artifact: Built, inputs: PackageInputs) -> Contents:
+    def contents(self, artifact: Artifact, inputs: PackageInputs) -> Contents:
         """All that goes into the package of this artifact."""
         return Contents(
             name=inputs.name,

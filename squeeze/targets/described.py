@@ -11,8 +11,7 @@ from squeeze.formats.tensor_spec import TensorSpec
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch
 from squeeze.models.facts import NARROW_TOLERANCE, Facts
-from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.runtimes.base import GENERATE, Call, call_of
+from squeeze.runtimes.base import GENERATE, TASKS, Call, call_of
 from squeeze.targets.golden import Golden
 from squeeze.targets.manifest import Runtime
 
@@ -23,6 +22,7 @@ class Described:
 
     Args:
         call: How it is run: a batch in one call, or token after token.
+        task_name: What it does, where the call does not say it.
         shows: What its script makes of the outputs.
         model: Name of the file that the runtime is pointed at; one of ``files``.
         files: Model files by their name in the package.
@@ -35,6 +35,7 @@ class Described:
     """
 
     call: Call
+    task_name: str | None
     shows: str
     model: str
     files: Mapping[str, Path]
@@ -48,7 +49,7 @@ class Described:
     requirements: tuple[str, ...]
 
 
-def describe(artifact: Artifact | LanguageArtifact, examples: Batch) -> Described:
+def describe(artifact: Artifact, examples: Batch) -> Described:
     """What a package says of the files that a runtime loads.
 
     Args:
@@ -60,6 +61,7 @@ def describe(artifact: Artifact | LanguageArtifact, examples: Batch) -> Describe
     facts = artifact.facts or Facts(artifact.parameters(), NARROW_TOLERANCE, artifact.macs())
     return Described(
         call=call,
+        task_name=None if artifact.task.name == TASKS[call] else artifact.task.name,
         shows=artifact.task.shows,
         model=next(name for name, path in files.items() if path == artifact.main),
         files=files,

@@ -49,6 +49,7 @@ class Manifest(_Part):
 
     Args:
         task: ``predict`` answers a batch in one call, ``generate`` continues a text.
+        task_name: What the model does, as registered; absent for classifiers and language models.
         model: The file that the runtime loads.
         tolerance: Largest golden difference allowed, as a share of the largest golden output.
         preprocessing: How raw pixels become the model's input, as ``Dataset.preprocessing()`` says it.
@@ -59,6 +60,7 @@ class Manifest(_Part):
     name: str
     target: str
     task: Call = PREDICT
+    task_name: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$", exclude_if=lambda name: name is None)
     runtime: Runtime
     model: str
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)

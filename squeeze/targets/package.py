@@ -108,6 +108,7 @@ def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:
         name=contents.name,
         target=contents.target,
         task=description.call,
+        task_name=description.task_name,
         runtime=description.runtime,
         model=description.model,
         inputs=tuple(description.inputs),

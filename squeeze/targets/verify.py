@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from squeeze import registry
-from squeeze.errors import VerifyError
+from squeeze.errors import UsageError, VerifyError
 from squeeze.formats.onnx_external import external_files
 from squeeze.formats.regular import require_regular
 from squeeze.models.artifact import Artifact
 from squeeze.models.facts import Facts
-from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import products_overflow
-from squeeze.runtimes.base import PREDICT, Runtime
+from squeeze.models.tasks.base import Task, task_named
+from squeeze.runtimes.base import PREDICT, TASKS, Runtime, call_of
 from squeeze.targets import child
 from squeeze.targets.archive import Limits, check_names, unpack
 from squeeze.targets.check import (
@@ -32,7 +32,7 @@ from squeeze.targets.check import (
 )
 from squeeze.targets.confined import Limits as Confinement
 from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
-from squeeze.targets.manifest import GOLDEN, Manifest
+from squeeze.targets.manifest import GOLDEN, MANIFEST, Manifest
 from squeeze.work import work_folder
 from squeeze.writers.ort import OPERATORS
 
@@ -57,12 +57,28 @@ class Package:
     folder: Path
     manifest: Manifest
 
-    def load_model(self) -> Artifact | LanguageArtifact:
-        """The model, run by the package's own runtime on the package's own file."""
+    def load_model(self) -> Artifact:
+        """The model, run by the package's own runtime on the package's own file.
+
+        Raises:
+            VerifyError: its task is not known here, or not run as the manifest says.
+        """
         manifest = self.manifest
         macs = manifest.macs if manifest.task == PREDICT else manifest.macs or None  # a 0 is an unknown of old
         facts = Facts(manifest.parameters, manifest.tolerance, macs)
-        return self.runtime().artifact(self.folder / manifest.model, manifest.task, facts, self)
+        return self.runtime().artifact(self.folder / manifest.model, facts, self.task(), self)
+
+    def task(self) -> Task:
+        """What the model does; packages of classifiers and language models need not say it."""
+        called, where = self.manifest.task, f"{self.path}: {MANIFEST}"
+        name = self.manifest.task_name or TASKS[called]
+        try:
+            task = task_named(name)
+        except UsageError as error:
+            raise VerifyError(f"{where}: {error}") from error
+        if call_of(task) != called:
+            raise VerifyError(f"{where}: task_name '{name}' is not run by '{called}'; '{TASKS[called]}' would be")
+        return task
 
     def runtime(self) -> type[Runtime]:
         """What the manifest names."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import EffectError
 from squeeze.models.base import Model
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import in_shards
 
 
 def require_written(
@@ -29,10 +29,9 @@ def require_written(
     Raises:
         EffectError: a stored grid is not the one that was trained.
     """
-    assert isinstance(made, LanguageModel), "only its weights are trained on a grid"
     moved = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
     for name, grid in trained.items():
-        stored, weight = made.quantized(name), module.get_parameter(name)
+        stored, weight = in_shards(made).quantized(name), module.get_parameter(name)
         same = all(torch.equal(getattr(stored, part), getattr(grid, part)) for part in ("q", "scale", "zero_point"))
         if not same or not torch.equal(stored.dequantize().reshape(weight.shape), weight):
             raise EffectError(f"distill: {name}: what was written is not what was trained")
@@ -49,11 +48,10 @@ def _count(moved: list[int], now: Tensor, before: Tensor) -> None:
 
 def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
     """What a training on a grid must not have changed: which weights lie on which; the integers, where they stay."""
-    assert isinstance(before, LanguageModel)
-    assert isinstance(after, LanguageModel)
+    old, new = in_shards(before), in_shards(after)
     if before.grid_kinds() != after.grid_kinds():
         yield "promises the grids that it was given, and left others"
     elif how == "scales":
-        moved = [name for name in before.grid if not torch.equal(before.quantized(name).q, after.quantized(name).q)]
+        moved = [name for name in old.grid if not torch.equal(old.quantized(name).q, new.quantized(name).q)]
         if moved:
             yield f"promises integers that stay, and moved those of {moved[0]} and {len(moved) - 1} more"

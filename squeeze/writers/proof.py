@@ -19,8 +19,8 @@ from torch import Tensor
 from squeeze.errors import EffectError, ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.names import as_stored
-from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.models.shards import Shards
 from squeeze.writers.packed_folder import WEIGHT, packed_names
 
 Read = Callable[[str, Mapping[str, Tensor]], Tensor]  # a module's name and its stored tensors -> [out, in]

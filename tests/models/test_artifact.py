@@ -75,11 +75,11 @@ def test_weights_beside_the_model_are_counted_and_stored_with_it(tmp_path: Path,
     onnx.save(gemm(), place / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
     (place / "note.txt").write_text("travels along")
     artifact = Artifact(place / "m.onnx", beside=(place / "note.txt",))
-    assert [path.name for path in artifact.files] == ["m.onnx", "m.bin"]
+    assert [path.name for path in artifact.weight_files] == ["m.onnx", "m.bin"]
     assert artifact.nbytes() == sum((place / name).stat().st_size for name in ("m.onnx", "m.bin"))
     artifact.save(copy)
     again = Artifact.load(copy)
-    assert (copy / "note.txt").exists()
+    assert (copy / "files/note.txt").exists()
     assert torch.equal(again.predict(batch), artifact.predict(batch))
     assert again.facts is None
 

@@ -14,8 +14,8 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.shards import Shards
 from squeeze.models.language.skeleton import is_language_folder
+from squeeze.models.shards import Shards
 from squeeze.passes.base import Context, Pass
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.rtn import Rtn

@@ -25,6 +25,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.targets.cpu import Cpu
+from squeeze.targets.verify import open_package
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,7 @@ def test_a_plan_goes_from_the_encoder_to_a_verified_package(module: nn.Module, t
     assert first.scores["cosine"].value == pytest.approx(1)
     assert 0.97 < last.scores["cosine"].value < 1
     assert squeeze("verify", tmp_path / "out/plan-cpu.zip") == 0
+    assert open_package(tmp_path / "out/plan-cpu.zip").load_model().task.name == "embed"  # as the manifest says
 
 
 def test_what_a_plan_lacks_is_found_before_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -226,6 +227,31 @@ def test_a_tolerance_that_allows_anything_is_refused(files: Files, tmp_path: Pat
     files["manifest.json"] = files["manifest.json"].replace(b'"tolerance": 0.001', b'"tolerance": 1e9')
     with pytest.raises(VerifyError, match=r"tolerance: Input should be less than or equal to 0\.1"):
         open_package(zipped(tmp_path / "p.zip", files))
+
+
+def test_a_package_of_old_or_of_a_classifier_names_no_task(files: Files, tmp_path: Path):
+    assert "task_name" not in json.loads(files["manifest.json"])
+    assert open_package(zipped(tmp_path / "p.zip", files)).load_model().task.name == "classify"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("embd", "unknown task 'embd'; did you mean 'embed'?"),
+        ("generate", "task_name 'generate' is not run by 'predict'; 'classify' would be"),
+    ],
+)
+def test_a_task_that_the_file_cannot_have_is_refused_by_name(files: Files, tmp_path: Path, name: str, reason: str):
+    package = open_package(zipped(tmp_path / "p.zip", resealed(files, task_name=name)))
+    with pytest.raises(VerifyError, match=re.escape(f"p.zip: manifest.json: {reason}")):
+        package.load_model()
+
+
+@pytest.mark.parametrize("name", ["os:system", "", "x" * 65, 5, ["embed"]], ids=repr)
+def test_a_name_that_no_task_has_is_refused_with_the_manifest(files: Files, tmp_path: Path, name: object):
+    manifest = json.loads(files["manifest.json"]) | {"task_name": name}
+    with pytest.raises(VerifyError, match=r"p\.zip: manifest\.json: .*task_name"):
+        open_package(zipped(tmp_path / "p.zip", {**files, "manifest.json": readable_json(manifest)}))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "absent.onnx", "run.py"])

@@ -18,6 +18,7 @@ from squeeze import registry
 from squeeze.errors import EffectError, ModelError, VerifyError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch
+from squeeze.models.language.artifact import in_runtime
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -97,9 +98,10 @@ def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
     packed = target.pack(model, pieces(), tmp_path / "tiny.zip")
     assert packed.verification.bit_equal
     expected = torch.log_softmax(quantized.predict(Batch({"input_ids": torch.tensor([PROMPT])}))[0], -1)[-1]
-    _, found = packed.artifact.log_probabilities(PROMPT)
+    artifact = in_runtime(packed.artifact)
+    _, found = artifact.log_probabilities(PROMPT)
     assert float((torch.from_numpy(found) - expected).abs().max()) < 0.1
-    written = list(packed.artifact.generate(PROMPT, 4))
+    written = list(artifact.generate(PROMPT, 4))
     assert len(written) == 4
     folder = _new(tmp_path / "unpacked")
     zipfile.ZipFile(packed.path).extractall(folder)

@@ -5,12 +5,9 @@ How the files are made is the business of passes and targets; each runtime has a
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -20,16 +17,15 @@ import torch
 from squeeze import registry
 from squeeze.errors import ModelError
 from squeeze.formats.tensor_spec import TensorSpec
-from squeeze.models.base import Batch, Layer
+from squeeze.models.artifact import Artifact
+from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.facts import Facts
 from squeeze.models.language.decoder import Decoder
 
-DESCRIPTION, FILES = "artifact.json", "files"
-MODEL_FOLDER = "model"  # of a package: what the runtime is pointed at, or at the folder itself
 PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_log_probabilities"
 
 
-class LanguageArtifact(Decoder):
+class LanguageArtifact(Decoder, Artifact):
     """A folder whose files a runtime loads, the tokenizer among them.
 
     Args:
@@ -37,7 +33,9 @@ class LanguageArtifact(Decoder):
     """
 
     form: ClassVar[str] = "language artifact"
-    runtime: ClassVar[str]  # its registered name
+    package_folder: ClassVar[str] = "model/"
+    runtime: str  # its registered name
+    facts: Facts
 
     def __init__(self, folder: Path, facts: Facts, keeper: object = None) -> None:
         self.folder, self.facts, self.keeper = folder, facts, keeper
@@ -75,15 +73,6 @@ class LanguageArtifact(Decoder):
     def reopened(self) -> Self:
         return type(self)(self.folder, self.facts, self.keeper)
 
-    def nbytes(self) -> int:
-        return sum(path.stat().st_size for path in self.weight_files)
-
-    def parameters(self) -> int | None:
-        return self.facts.parameters
-
-    def macs(self) -> int | None:
-        return self.facts.macs
-
     def layers(self) -> list[Layer]:
         """A runtime's file need not list them."""
         return []
@@ -93,25 +82,6 @@ class LanguageArtifact(Decoder):
         self.threads = threads
         tokens = batch.inputs["input_ids"]
         return lambda: [logits for _, logits in self.logits(tokens, len(tokens))]
-
-    def write_file(self, folder: Path) -> Path:
-        """All files, linked where the file system can, copied where it cannot.
-
-        Returns:
-            The file that the runtime is pointed at.
-        """
-        for file in self.files:
-            target = folder / file.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, target)
-            except OSError:
-                shutil.copyfile(file, target)
-        return folder / self.main.relative_to(self.folder)
-
-    def packed(self) -> dict[str, Path]:
-        """All files by their names in a package."""
-        return {f"{MODEL_FOLDER}/{path.relative_to(self.folder).as_posix()}": path for path in self.files}
 
     def signature(self) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
         """Of what :meth:`answer` takes and gives."""
@@ -138,19 +108,8 @@ class LanguageArtifact(Decoder):
         chosen = every[:-1].gather(-1, tokens[0, 1:, None])[:, 0]
         return chosen.numpy(), every[-1].numpy()
 
-    def save(self, folder: Path) -> None:
-        """All files, linked where the file system can, and which runtime they are for."""
-        self.write_file(folder / FILES)
-        described = {"runtime": self.runtime, "facts": asdict(self.facts)}
-        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        try:
-            described = json.loads((folder / DESCRIPTION).read_text())
-            runtime, facts = registry.load("runtimes", described["runtime"]), Facts(**described["facts"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{folder}: not a stored language artifact ({error})") from error
-        opened = runtime.decoder(folder / FILES, facts)
-        assert isinstance(opened, cls)
-        return opened
+def in_runtime(model: Model) -> LanguageArtifact:
+    """A model that goes on with a text in its runtime, as what it is."""
+    assert isinstance(model, LanguageArtifact), "only a runtime's files are asked to"
+    return model

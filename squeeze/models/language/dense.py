@@ -14,8 +14,8 @@ from torch import Tensor
 from squeeze.formats import gptq_config
 from squeeze.models.language.minicpm import as_llama
 from squeeze.models.language.names import as_stored
-from squeeze.models.language.shards import INDEX, INDEX_ENDING
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.models.shards import INDEX, INDEX_ENDING
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 

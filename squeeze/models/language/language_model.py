@@ -6,8 +6,6 @@ never all in memory unless :meth:`LanguageModel.whole` is asked for.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -31,8 +29,9 @@ from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.resident import ResidentLanguageModel
-from squeeze.models.language.shards import Shards, read_stacked
 from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.links import link_or_copy
+from squeeze.models.shards import Shards, read_stacked
 from squeeze.models.torch_stage import TorchStage, WeightShape
 
 
@@ -224,10 +223,7 @@ class LanguageModel(Decoder, TorchStage):
     def save(self, folder: Path) -> None:
         """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
         for file in self._files():
-            try:
-                os.link(file.resolve(), folder / file.name)  # a hub's cache holds links
-            except OSError:
-                shutil.copyfile(file, folder / file.name)
+            link_or_copy(file, folder / file.name)
 
     def save_dense(self, folder: Path) -> None:
         """A plain Hugging Face folder of what the model stands for, which stock transformers loads."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from squeeze.models.language.shards import Piece, Stacked
+from squeeze.models.shards import Piece, Stacked
 
 
 @dataclass

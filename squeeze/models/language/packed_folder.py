@@ -15,7 +15,7 @@ from squeeze.formats import compressed_tensors, compressed_tensors_config, gptq_
 from squeeze.formats.regular import read_json
 from squeeze.formats.words import WORD
 from squeeze.models.language.packed import Packed
-from squeeze.models.language.shards import Shards
+from squeeze.models.shards import Shards
 
 GPTQ = "gptq"
 

@@ -20,8 +20,8 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.shards import METADATA, Shards, metadata
 from squeeze.models.language.skeleton import empty, fill
+from squeeze.models.shards import METADATA, Shards, metadata
 from squeeze.sums import is_whole, put_summed
 
 FACTS = "facts"

@@ -22,9 +22,7 @@ class Generate(CrossEntropyTask):
 
     def golden(self, model: Model) -> Batch:
         """The tokens of a sentence of ours."""
-        from squeeze.models.language.decoder import decoder_of  # which itself has this task
-
-        return Batch({"input_ids": torch.tensor([decoder_of(model).golden_prompt()])})
+        return Batch({"input_ids": torch.tensor([model.golden_prompt()])})
 
     def predictions(self, output: Tensor) -> Tensor:
         return output[:, :-1].flatten(0, 1)

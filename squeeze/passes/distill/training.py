@@ -66,10 +66,10 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         return train_some(student, self.train, self.blocks, self.rank, seed)
 
     def faults(self, model: Model) -> Iterator[str]:
-        if isinstance(model, LanguageModel) and self.train == "last_blocks" and self.blocks > model.blocks:
-            yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
-        if self.train == "last_blocks" and not isinstance(model, LanguageModel):
+        if self.train == "last_blocks" and not model.blocks:
             yield f"{self.name}: train: last_blocks: only a language model says what its blocks are; all would do"
+        elif self.train == "last_blocks" and self.blocks > model.blocks:
+            yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
 
     def settled(self, model: Model) -> Self:
         return self.model_copy(update=self.for_model(model))

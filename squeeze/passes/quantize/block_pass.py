@@ -27,7 +27,7 @@ from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Holds, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS
-from squeeze.passes.quantize.language.quantize import quantize_blocks
+from squeeze.passes.quantize.blocks import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
 from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
 from squeeze.passes.quantize.work import BlockWork, Grids, Inputs

@@ -17,8 +17,8 @@ from squeeze.models.language.from_gguf.config import config_of, family_of
 from squeeze.models.language.from_gguf.metadata import Metadata
 from squeeze.models.language.from_gguf.tokenizer import tokenizer_files
 from squeeze.models.language.from_gguf.weights import Weight, pieces, weights
-from squeeze.models.language.shards import INDEX
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.models.shards import INDEX
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 EXACT = {"F16": "float16", "BF16": "bfloat16"}  # what holds a file's matrices as they are; all others need float32

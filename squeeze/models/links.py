@@ -1,0 +1,16 @@
+"""A file in two places: linked where the file system can, so that large weights are not copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    """Link a file; copy it where the file system cannot link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file.resolve(), target)  # a hub's cache holds links
+    except OSError:
+        shutil.copyfile(file, target)
