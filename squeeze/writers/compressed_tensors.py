@@ -19,26 +19,6 @@ from squeeze.writers.packed_folder import linears, write_packed
 from squeeze.writers.proof import Equality, Read, packed_linears
 
 
-def write_compressed_tensors(model: LanguageModel, folder: Path) -> None:
-    """Write the folder, one block in memory at a time; the rest is float16.
-
-    Raises:
-        ModelError: a weight that compressed-tensors cannot hold.
-    """
-    packing = linears(model, holds)
-    write_packed(model, folder, to_tensors, config_of(packing.packed, [*packing.left_out, *packing.ends]))
-
-
-def prove_compressed_tensors(model: LanguageModel, folder: Path) -> Iterator[Equality]:
-    """Each packed linear of a compressed-tensors folder, as its own package decompresses it.
-
-    Raises:
-        MissingExtra: compressed-tensors is not installed.
-    """
-    form, parts = "compressed-tensors", PARTS
-    return packed_linears(model, folder, form, form, parts, _decompressor(folder))
-
-
 def _decompressor(folder: Path) -> Read:
     try:
         from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
@@ -70,8 +50,15 @@ class CompressedTensorsWriter(Writer[LanguageModel]):
         return holds(kind)
 
     def write(self, model: LanguageModel, folder: Path) -> Path:
-        write_compressed_tensors(model, folder)
+        """Write the folder, one block in memory at a time; the rest is float16."""
+        packing = linears(model, holds)
+        write_packed(model, folder, to_tensors, config_of(packing.packed, [*packing.left_out, *packing.ends]))
         return folder / "config.json"
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        return prove_compressed_tensors(model, file.parent)
+        """Each packed linear, as the format's own package decompresses it.
+
+        Raises:
+            MissingExtra: compressed-tensors is not installed.
+        """
+        return packed_linears(model, file.parent, self.name, self.name, PARTS, _decompressor(file.parent))

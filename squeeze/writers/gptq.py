@@ -23,24 +23,6 @@ from squeeze.writers.packed_folder import Linears, linears, write_packed
 from squeeze.writers.proof import Equality, Read, packed_linears
 
 
-def write_gptq(model: LanguageModel, folder: Path, version: int = 2) -> None:
-    """Write the folder, one block in memory at a time; the rest is float16.
-
-    Args:
-        version: 1 stores zero points less one, as auto-gptq did; 2 as they are.
-
-    Raises:
-        ModelError: a weight that a GPTQ checkpoint of this version cannot hold.
-    """
-    packing = linears(model, lambda kind: gptq_checkpoint.holds(kind, version))
-    quantizer = f"squeeze:{installed('squeeze')}"
-    values = gptq_config.config_of(packing.packed, packing.left_out, version, quantizer)
-    if packing.left_out and (inside := _inside_blocks(model, packing)):
-        values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
-    write_packed(model, folder, lambda grid: gptq_checkpoint.to_tensors(grid, version), values)
-    (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
-
-
 def _inside_blocks(model: LanguageModel, packing: Linears) -> list[str]:
     """Names inside a block of its packed linears, where they are the same in every block; else none."""
     by_block = [set[str]() for _ in range(model.blocks)]
@@ -50,15 +32,6 @@ def _inside_blocks(model: LanguageModel, packing: Linears) -> list[str]:
             return []
         by_block[int(number)].add(inside)
     return sorted(by_block[0]) if all(names == by_block[0] for names in by_block) else []
-
-
-def prove_gptq(model: LanguageModel, folder: Path) -> Iterator[Equality]:
-    """Each packed linear of a GPTQ checkpoint, as gptqmodel's reference linear dequantizes it.
-
-    Raises:
-        MissingExtra: gptqmodel is not installed.
-    """
-    return packed_linears(model, folder, "gptq", "gptqmodel", gptq_checkpoint.PARTS, _gptqmodel(folder))
 
 
 def _gptqmodel(folder: Path) -> Read:
@@ -107,8 +80,21 @@ class GptqWriter(Writer[LanguageModel]):
         return gptq_checkpoint.holds(kind, self.version)
 
     def write(self, model: LanguageModel, folder: Path) -> Path:
-        write_gptq(model, folder, self.version)
+        """Write the folder, one block in memory at a time; the rest is float16."""
+        packing = linears(model, self.holds)
+        quantizer = f"squeeze:{installed('squeeze')}"
+        values = gptq_config.config_of(packing.packed, packing.left_out, self.version, quantizer)
+        if packing.left_out and (inside := _inside_blocks(model, packing)):
+            values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
+        write_packed(model, folder, lambda grid: gptq_checkpoint.to_tensors(grid, self.version), values)
+        (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
         return folder / "config.json"
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        return prove_gptq(model, file.parent)
+        """Each packed linear, as gptqmodel's reference linear dequantizes it.
+
+        Raises:
+            MissingExtra: gptqmodel is not installed.
+        """
+        parts = gptq_checkpoint.PARTS
+        return packed_linears(model, file.parent, "gptq", "gptqmodel", parts, _gptqmodel(file.parent))

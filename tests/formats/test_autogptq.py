@@ -15,7 +15,7 @@ from torch import Tensor
 from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.checkpoint import CheckpointDecoder
-from squeeze.writers.gptq import prove_gptq
+from squeeze.writers.gptq import GptqWriter
 
 FOLDER = Path(__file__).parent / "autogptq"
 KINDS = {"act-order": (4, 32, True, True), "asymmetric": (4, 64, False, False)}  # bits, group, symmetric, ordered
@@ -74,7 +74,7 @@ def test_gptqmodel_scores_it_the_same(name: str, tmp_path: Path) -> None:
         (folder / file).write_text(json.dumps(values))
     next(folder.glob("*.safetensors")).rename(folder / "model.safetensors")  # transformers looks for no other name
     model = LanguageModel(FOLDER / name)
-    assert all(row.equal for row in prove_gptq(model, folder))
+    assert all(row.equal for row in GptqWriter().prove(model, folder / "config.json"))
     tokens, _ = reference(name)
     both = [
         torch.cat([x for _, x in one.logits(tokens)]).log_softmax(-1)

@@ -20,19 +20,19 @@ from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
-from squeeze.writers.compressed_tensors import write_compressed_tensors
+from squeeze.writers.compressed_tensors import CompressedTensorsWriter
 from squeeze.writers.decoder.compare import Exact
 from squeeze.writers.decoder.export import Options, export_decoder, write
 from squeeze.writers.genai import write_genai
 from squeeze.writers.gguf import write_gguf
-from squeeze.writers.gptq import write_gptq
+from squeeze.writers.gptq import GptqWriter
 from squeeze.writers.proof_onnx import prove_onnx
 
 Writer = Callable[[LanguageModel, Path], None]
 WRITERS: dict[str, Writer] = {
-    "gptq-v1": lambda model, folder: write_gptq(model, folder, 1),
-    "gptq-v2": lambda model, folder: write_gptq(model, folder, 2),
-    "compressed-tensors": write_compressed_tensors,
+    "gptq-v1": GptqWriter(1).write,
+    "gptq-v2": GptqWriter(2).write,
+    "compressed-tensors": CompressedTensorsWriter().write,
 }
 DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits": 3}}
 
@@ -72,9 +72,9 @@ def test_options_by_module_come_back(tmp_path: Path, writer: str) -> None:
 def test_a_packed_folder_becomes_a_plain_one_or_another_packed_one(tmp_path: Path) -> None:
     """What is said of packed weights stays behind, in whichever file it stood."""
     model = quantized(write_folder(tmp_path / "family"))
-    write_gptq(model, tmp_path / "gptq", 1)
+    GptqWriter(1).write(model, tmp_path / "gptq")
     packed = LanguageModel(tmp_path / "gptq")
-    write_compressed_tensors(packed, tmp_path / "other")
+    CompressedTensorsWriter().write(packed, tmp_path / "other")
     require_same(packed, LanguageModel(tmp_path / "other"))
     packed.save_dense(tmp_path / "dense")
     dense = LanguageModel(tmp_path / "dense")
@@ -90,7 +90,7 @@ def test_an_old_checkpoint_says_all_in_its_own_file(tmp_path: Path) -> None:
     """As auto-gptq wrote it: one shard of its own name, no format, nothing in config.json; another shard beside."""
     model = quantized(write_folder(tmp_path / "family"))
     folder = tmp_path / "gptq"
-    write_gptq(model, folder, 1)
+    GptqWriter(1).write(model, folder)
     shards = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     for file in [*folder.glob("*.safetensors"), *folder.glob("*.index.json")]:
         file.unlink()
@@ -133,7 +133,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
 def test_a_broken_gptq_checkpoint_is_refused_in_one_line(
     tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], line: str
 ) -> None:
-    write_gptq(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq", 1)
+    GptqWriter(1).write(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq")
     (file,) = (tmp_path / "gptq").glob("*-00003-*.safetensors")
     weights = load_file(file)
     change(weights)
@@ -156,7 +156,7 @@ SAID = {
 def test_a_config_that_does_not_fit_is_refused_in_one_line(
     tmp_path: Path, change: dict[str, object], line: str
 ) -> None:
-    write_gptq(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq", 1)
+    GptqWriter(1).write(quantized(write_folder(tmp_path / "family")), tmp_path / "gptq")
     file = tmp_path / "gptq" / "config.json"
     values = json.loads(file.read_text())
     values["quantization_config"] |= change
@@ -169,11 +169,11 @@ def test_a_config_that_does_not_fit_is_refused_in_one_line(
 def test_what_a_checkpoint_cannot_hold_is_said_by_weight(tmp_path: Path) -> None:
     family = write_folder(tmp_path / "family")
     with pytest.raises(ModelError, match="no weight is quantized; a pass such as rtn or gptq would do it"):
-        write_gptq(LanguageModel(family), tmp_path / "no")
+        GptqWriter().write(LanguageModel(family), tmp_path / "no")
     with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj: gptqmodel opens an asymmetric grid in version 2"):
-        write_gptq(quantized(family, symmetric=False), tmp_path / "no", 1)
+        GptqWriter(1).write(quantized(family, symmetric=False), tmp_path / "no")
     with pytest.raises(ModelError, match="know no group_size 8; 16, 32"):
-        write_gptq(quantized(family, group_size=8), tmp_path / "no")
+        GptqWriter().write(quantized(family, group_size=8), tmp_path / "no")
 
 
 def test_weights_too_large_for_float16_are_refused(tmp_path: Path) -> None:
@@ -182,13 +182,13 @@ def test_weights_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     weights["model.norm.weight"].fill_(1e5)
     save_file(weights, family / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"model\.norm\.weight: 1e\+05 is too large for float16"):
-        write_compressed_tensors(quantized(family), tmp_path / "no")
+        CompressedTensorsWriter().write(quantized(family), tmp_path / "no")
 
 
 def write_act_orders(folder: Path) -> Path:
     """A GPTQ folder by somebody else: each linear of a block in an order of input channels of its own."""
     model = quantized(write_folder(folder / "family"))
-    write_gptq(model, folder / "gptq", 2)
+    GptqWriter(2).write(model, folder / "gptq")
     generator = torch.Generator().manual_seed(0)
     for file in sorted((folder / "gptq").glob("*.safetensors")):
         weights = load_file(file)
@@ -234,7 +234,7 @@ def test_orders_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     write_letters(model.folder, 128)
     with pytest.raises(ModelError, match="GGUF knows no groups in act_order"):
         write_gguf(model, tmp_path / "model.gguf")
-    write_gptq(model, tmp_path / "again", 2)
+    GptqWriter(2).write(model, tmp_path / "again")
     require_same(model, LanguageModel(tmp_path / "again"))
 
 

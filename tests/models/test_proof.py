@@ -20,8 +20,8 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.checkpoint import CheckpointDecoder
-from squeeze.writers.compressed_tensors import prove_compressed_tensors, write_compressed_tensors
-from squeeze.writers.gptq import prove_gptq, write_gptq
+from squeeze.writers.compressed_tensors import CompressedTensorsWriter
+from squeeze.writers.gptq import GptqWriter
 
 DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits": 3}}
 FACTS = Facts(1, 0.1)
@@ -51,8 +51,8 @@ def said(model: LanguageModel | CheckpointDecoder) -> Tensor:
 def test_compressed_tensors_own_code_reads_the_grid(tmp_path: Path, name: str, options: dict[str, object]) -> None:
     need_compressed_tensors()
     model = quantized(write_family(name, tmp_path / "family"), **options)
-    write_compressed_tensors(model, tmp_path / "packed")
-    rows = list(prove_compressed_tensors(model, tmp_path / "packed"))
+    CompressedTensorsWriter().write(model, tmp_path / "packed")
+    rows = list(CompressedTensorsWriter().prove(model, tmp_path / "packed" / "config.json"))
     assert all(row.equal for row in rows)
     assert sum(row.weights for row in rows) == sum(model.quantized(weight).q.numel() for weight in model.grid)
 
@@ -64,8 +64,8 @@ def test_gptqmodels_own_linear_reads_the_grid(tmp_path: Path, name: str, version
     need_gptqmodel()
     options = {} if version == 1 else {"symmetric": False, "overrides": DIFFERENT, "exclude": ("*.o_proj",)}
     model = quantized(write_family(name, tmp_path / "family"), **options)
-    write_gptq(model, tmp_path / "packed", version)
-    rows = list(prove_gptq(model, tmp_path / "packed"))
+    GptqWriter(version).write(model, tmp_path / "packed")
+    rows = list(GptqWriter().prove(model, tmp_path / "packed" / "config.json"))
     assert all(row.equal for row in rows)
     assert sum(row.weights for row in rows) == sum(model.quantized(weight).q.numel() for weight in model.grid)
 
@@ -74,12 +74,14 @@ def test_a_weight_that_differs_is_counted(tmp_path: Path) -> None:
     """The proof can fail: one bit of one packed word is another one."""
     need_compressed_tensors()
     model = quantized(write_folder(tmp_path / "family"))
-    write_compressed_tensors(model, tmp_path / "packed")
+    CompressedTensorsWriter().write(model, tmp_path / "packed")
     (file,) = (tmp_path / "packed").glob("*-00003-*.safetensors")
     weights = load_file(file)
     weights["model.layers.1.mlp.up_proj.weight_packed"][0, 0] ^= 1
     save_file(weights, file)
-    wrong = [row for row in prove_compressed_tensors(model, tmp_path / "packed") if not row.equal]
+    wrong = [
+        row for row in CompressedTensorsWriter().prove(model, tmp_path / "packed" / "config.json") if not row.equal
+    ]
     assert [(row.name, row.differing, row.dtype) for row in wrong] == [("model.layers.1.mlp.up_proj", 1, "float16")]
 
 
@@ -102,7 +104,7 @@ def test_transformers_runs_compressed_tensors_folders(tmp_path: Path, name: str,
     if not symmetric and name in ("mixtral", "qwen3-moe"):
         pytest.skip("transformers cannot unpack asymmetric experts: tested below")
     model = quantized(write_family(name, tmp_path / "family"), symmetric=symmetric)
-    write_compressed_tensors(model, tmp_path / "packed")
+    CompressedTensorsWriter().write(model, tmp_path / "packed")
     runtime = require_said_alike(model, tmp_path / "packed")
     prompt = tokens(1)[0].tolist()
     assert len(list(runtime.generate(prompt, 5))) == 5
@@ -121,7 +123,7 @@ def test_transformers_and_gptqmodel_run_gptq_folders(tmp_path: Path, version: in
     need_gptqmodel()
     write_tokenizer(write_folder(tmp_path / "family"))
     model = quantized(tmp_path / "family", **options)
-    write_gptq(model, tmp_path / "packed", version)
+    GptqWriter(version).write(model, tmp_path / "packed")
     runtime = require_said_alike(model, tmp_path / "packed")
     prompt = tokens(1)[0].tolist()
     whole = model.whole().generate(torch.tensor([prompt]), max_new_tokens=5, do_sample=False)
@@ -131,13 +133,13 @@ def test_transformers_and_gptqmodel_run_gptq_folders(tmp_path: Path, version: in
 def test_what_transformers_cannot_run_is_one_line(tmp_path: Path) -> None:
     need_compressed_tensors()
     model = quantized(write_folder(tmp_path / "family"), symmetric=False, overrides=DIFFERENT)
-    write_compressed_tensors(model, tmp_path / "packed")
+    CompressedTensorsWriter().write(model, tmp_path / "packed")
     runtime = CheckpointDecoder(tmp_path / "packed", FACTS)
     assert (runtime.vocabulary, len(runtime.weight_files)) == (128, 5)
     with pytest.raises(ModelError, match="transformers reads asymmetric compressed-tensors weights of one kind only"):
         said(runtime)
     experts = quantized(write_family("mixtral", tmp_path / "experts"), symmetric=False)
-    write_compressed_tensors(experts, tmp_path / "packed-experts")
+    CompressedTensorsWriter().write(experts, tmp_path / "packed-experts")
     with pytest.raises(ModelError, match=r"packed-experts: cannot be loaded \("):
         said(CheckpointDecoder(tmp_path / "packed-experts", FACTS))
     file = tmp_path / "packed" / "config.json"

@@ -29,7 +29,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.plan.check import check
 from squeeze.plan.plan import ROLES, Branch, Plan
-from squeeze.writers.gptq import write_gptq
+from squeeze.writers.gptq import GptqWriter
 
 SMALL = SIZES | {"num_hidden_layers": 1}
 SPECS = {
@@ -99,7 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(graph(np.float32, quantized=True), folder / "int8.onnx")
     onnx.save(graph(np.float16), folder / "half.onnx")
     rounded = Rtn(group_size=32).run(LanguageModel(write_folder(folder / "language")), Context())
-    write_gptq(rounded, folder / "gptq", 2)
+    GptqWriter(2).write(rounded, folder / "gptq")
     (folder / "gguf").mkdir()
     (folder / "gguf/model.gguf").write_bytes(b"GGUF\x03\0\0\0")
     return folder
