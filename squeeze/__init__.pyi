@@ -63,6 +63,7 @@ from .models.tasks.classify import Classify as Classify
 from .models.tasks.embed import Embed as Embed
 from .models.tasks.generate import Generate as Generate
 from .models.torch_model import TorchModel as TorchModel
+from .models.torch_stage import TorchStage as TorchStage
 from .passes.base import Context as Context
 from .passes.base import Pass as Pass
 from .passes.base import Preview as Preview

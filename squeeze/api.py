@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.data.base import Dataset
-from squeeze.errors import Fault, UsageError, did_you_mean
+from squeeze.errors import Fault
 from squeeze.models.base import Model
 from squeeze.plan.check import check as check_plan
 from squeeze.plan.document import read_document
 from squeeze.plan.parse import parse
-from squeeze.plan.plan import ROLES
 from squeeze.plan.plan import Plan as PlanData
-from squeeze.progress import Progress
+from squeeze.run.opened import require_kinds
 from squeeze.run.result import Run
 from squeeze.run.straight import run
-from squeeze.store import Store
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> PlanData:
@@ -48,47 +46,11 @@ def check(plan: PlanData, *, model: Model | None = None, data: Mapping[str, Data
     Raises:
         UsageError: an argument is not of its kind.
     """
-    _require(plan, model, data)
+    require_kinds(plan, model, data)
     return plan.located(check_plan(plan, frozenset(data or {}), model).faults)
 
 
-def compress(
-    plan: PlanData,
-    *,
-    model: Model | None = None,
-    data: Mapping[str, Dataset] | None = None,
-    out: Path | str | None = None,
-    store: Store | Path | str | None = None,
-    progress: Progress | None = None,
-) -> Run:
-    """Carry a plan out: every pass scored, every target packed and verified.
-
-    Args:
-        model, data: Stand in for what the plan names; ``data`` by role: evaluate, calibrate, train.
-        out: Folder for packages; None: nothing is packed.
-        store: Where finished passes lie, so that a run goes on where it stopped; None: ``.squeeze/store``.
-        progress: Where to show how far along it is; None: nowhere.
-
-    Raises:
-        UsageError: an argument is not of its kind.
-        PlanError: the plan is wrong, with every fault; nothing has run.
-        RunFailed: a pass failed; the error holds the rows before it, the store what was finished.
-    """
-    _require(plan, model, data)
-    return run(plan, model=model, data=data, out=out, store=store, progress=progress)
-
-
-def _require(plan: object, model: object, data: Mapping[str, object] | None) -> None:
-    """Arguments of the wrong kind would fail late, or stand in for nothing."""
-    if not isinstance(plan, PlanData):
-        raise UsageError(f"plan: {plan!r} is no plan; load('plan.yaml') or Plan([...]) would be one")
-    if model is not None and not isinstance(model, Model):
-        raise UsageError(f"model: {model!r} is no model; TorchModel(module, source, inputs) would be one")
-    for role, dataset in (data or {}).items():
-        if role not in ROLES:
-            raise UsageError(f"data has no '{role}'{did_you_mean(role, ROLES)}")
-        if not isinstance(dataset, Dataset):
-            raise UsageError(f"data.{role}: {dataset!r} is no dataset; DigitsData(...).open('.') would be one")
+compress = run
 
 
 class Plan(PlanData):

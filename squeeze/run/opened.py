@@ -10,8 +10,9 @@ from squeeze.data.base import Dataset
 from squeeze.data.documents import Documents
 from squeeze.data.overlap import overlap_warnings, refuse_overlap, repetition_warnings, without_overlap
 from squeeze.data.text import TextData
-from squeeze.errors import Fault, PlanError, SqueezeError
+from squeeze.errors import Fault, PlanError, SqueezeError, UsageError, did_you_mean
 from squeeze.evaluate.metrics import Metric
+from squeeze.models.base import Model
 from squeeze.plan.plan import ROLES, Plan
 
 CALIBRATE, EVALUATE = "calibrate", "evaluate"
@@ -34,6 +35,23 @@ class Opened:
     documents: dict[str, Documents] = field(default_factory=dict)
     recalibrated: list[Dataset] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+def require_kinds(plan: object, model: object, data: Mapping[str, object] | None) -> None:
+    """Arguments of the wrong kind would fail late, or stand in for nothing.
+
+    Raises:
+        UsageError: one is not of its kind.
+    """
+    if not isinstance(plan, Plan):
+        raise UsageError(f"plan: {plan!r} is no plan; load('plan.yaml') or Plan([...]) would be one")
+    if model is not None and not isinstance(model, Model):
+        raise UsageError(f"model: {model!r} is no model; TorchModel(module, source, inputs) would be one")
+    for role, dataset in (data or {}).items():
+        if role not in ROLES:
+            raise UsageError(f"data has no '{role}'{did_you_mean(role, ROLES)}")
+        if not isinstance(dataset, Dataset):
+            raise UsageError(f"data.{role}: {dataset!r} is no dataset; DigitsData(...).open('.') would be one")
 
 
 def open_all(plan: Plan, brought: Mapping[str, Dataset]) -> Opened:

@@ -26,7 +26,7 @@ from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import check_effect, larger_package
-from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all
+from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all, require_kinds
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
@@ -49,19 +49,20 @@ def run(
     store: Store | Path | str | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Carry a plan out.
+    """Carry a plan out: every pass scored, every target packed and verified.
 
     Args:
-        plan: What to do.
         model, data: Stand in for what the plan names; ``data`` by role: evaluate, calibrate, train.
         out: Folder for packages; None: nothing is packed.
-        store: Where finished work lies; ``.squeeze/store`` unless told otherwise.
-        progress: Where to show how far along it is.
+        store: Where finished passes lie, so that a run goes on where it stopped; None: ``.squeeze/store``.
+        progress: Where to show how far along it is; None: nowhere.
 
     Raises:
+        UsageError: an argument is not of its kind.
         PlanError: the plan is wrong, with every fault; nothing has run.
-        SqueezeError: a pass failed; what finished before it is kept.
+        RunFailed: a pass failed; the error holds the rows before it, the store what was finished.
     """
+    require_kinds(plan, model, data)
     began = time.monotonic()
     progress = progress or Progress()
     brought = dict(data or {})
