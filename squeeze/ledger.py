@@ -13,6 +13,7 @@ from typing import Any
 
 from squeeze.comparison import Delta, Margin, holm
 from squeeze.evaluate.evidence.base import Answered, ScoredOn
+from squeeze.recovered import Recovered, recovered
 from squeeze.scores import Estimated, Measured, Score, measure, scores, timed_score
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "Estimated",
     "Ledger",
     "Measured",
+    "Recovered",
     "Row",
     "Score",
     "ScoredOn",
     "measure",
+    "recovered",
     "scores",
     "timed_score",
 ]
@@ -49,6 +52,7 @@ class Row:
     measured: dict[str, Any] = field(default_factory=dict)
     spread: dict[str, list[float]] = field(default_factory=dict)  # by metric: its value, then with other calibrations
     arithmetic: str = ""  # that its scores come from, where not every row has the same
+    recovered: dict[str, Recovered] = field(default_factory=dict)  # by metric; of a pass that trains
 
     def score(self, metric: str) -> Score | None:
         """The score of that name, timed or not."""

@@ -178,7 +178,7 @@ def _normal(value: float, standard_error: float, level: float) -> Interval:
 def _example_score(
     metric: ExampleMetric, labels: np.ndarray | None, new: Measured, original: Measured, previous: Measured | None
 ) -> Score:
-    values, this = _per_example(metric, labels, new, original), new.on(metric)
+    values, this = per_example(metric, labels, new, original), new.on(metric)
     assert this is not None, "it was asked for"
     estimate = value_of(metric, values, this.units)
     deltas: list[Delta] = []
@@ -199,7 +199,7 @@ def _example_delta(
     original: Measured,
 ) -> Delta:
     this, that = new.on(metric), other.on(metric)
-    before = _per_example(metric, labels, other, original)
+    before = per_example(metric, labels, other, original)
     assert this is not None
     assert that is not None
     same = np.allclose(values, before, rtol=0, atol=metric.rounding) and (
@@ -229,12 +229,17 @@ def _floor(metric: ExampleMetric, labels: np.ndarray | None, original: Measured)
     if this is not None and this.again is not None:
         second, first = this.again
         return float(metric.shown(metric.values(second, None, first).mean(keepdims=True))[0])
-    itself = _per_example(metric, labels, original, original)
+    itself = per_example(metric, labels, original, original)
     least = 0.0 if metric.counts else metric.rounding
     return max(float(metric.shown(itself.mean(keepdims=True))[0]), least)
 
 
-def _per_example(metric: ExampleMetric, labels: np.ndarray | None, model: Measured, original: Measured) -> np.ndarray:
+def per_example(metric: ExampleMetric, labels: np.ndarray | None, model: Measured, original: Measured) -> np.ndarray:
+    """``[examples]`` values of a metric, one per example.
+
+    Raises:
+        DataError: the two were scored on different data, or the metric gives no row of numbers.
+    """
     this, other = model.on(metric), original.on(metric)
     if this is None or other is None or this.scored_on != other.scored_on:
         raise DataError(DIFFERENT_DATA.format(metric.label))

@@ -30,6 +30,7 @@ LADDER = [
     "evaluate",
     "comparison",
     "scores",
+    "recovered",
     "ledger",
     "budget",
     "report",

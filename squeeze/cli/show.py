@@ -42,6 +42,8 @@ def show_explained(check: Check) -> None:
         table.add_row(*cells, *([peak] if has_memory else []), needs, layers)
     console = _console()
     console.print(table)
+    for keeps in dict.fromkeys(row.keeps for row in check.explained if row.keeps):
+        console.print(keeps, soft_wrap=True)
     if (kept := check.kept) is not None:
         whole = "" if kept.size_bytes is None else f", {text.size(kept.size_bytes)} in all"
         told = f"the store keeps {kept.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"

@@ -53,6 +53,11 @@ class Resident(ABC):
             grids: Those of weights that lie on one, by name.
         """
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens its predictions are of; None: they are of none."""
+        return None
+
     def blocks(self) -> list[nn.Module]:
         """The blocks of the module, in order; none where it is not known to be made of blocks."""
         return []

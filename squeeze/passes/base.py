@@ -26,7 +26,7 @@ from squeeze.work import work_folder
 if TYPE_CHECKING:
     from squeeze.data.base import Dataset
     from squeeze.models.spec import ModelSpec
-    from squeeze.store import Journal
+    from squeeze.store import Journal, Store
 
 In = TypeVar("In", bound=Model)
 Out = TypeVar("Out", bound=Model)
@@ -46,6 +46,8 @@ class Context:
         progress: Where to show how far along the pass is.
         root: Folder that relative paths in options start from.
         memory_bytes: Peak that the plan allows; None: whatever there is.
+        store: Where what several passes or runs share is kept; None: nowhere.
+        original_key: The original's in it.
         facts: What the pass wants the report to say (coverage, widths, losses); JSON values only, no timings.
         measured: Timings of this host that the pass took; kept out of everything whose bytes must not vary.
     """
@@ -59,6 +61,8 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     root: Path = field(default_factory=Path.cwd)
     memory_bytes: int | None = None
+    store: Store | None = None
+    original_key: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -184,7 +188,7 @@ class Pass(Options, ABC, Generic[In, Out]):
         """The peak that the pass will take on ``model`` (meta tensors), by its shapes; None: not known.
 
         Args:
-            tokens: Calibration tokens, as far as the plan says how many.
+            tokens: Calibration tokens, as far as the plan says how many; of a pass that trains, those of one sequence.
             limit: The plan's memory; what does not fit is put on disk, where the pass can do so.
         """
         return None
@@ -192,6 +196,10 @@ class Pass(Options, ABC, Generic[In, Out]):
     def repetitions(self) -> int:
         """How many times the run does it, each with other calibration samples; what goes on is the first."""
         return 1
+
+    def keeps(self, model: In) -> str | None:
+        """What the pass leaves in the store for others beside its model, in words with its bytes; None: nothing."""
+        return None
 
     def once(self) -> Self:
         """The same pass done a single time: what one repetition's result depends on."""

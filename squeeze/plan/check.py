@@ -54,6 +54,7 @@ class Explained:
     needs: tuple[str, ...]
     extra: str | None
     memory_bytes: int | None = None  # the peak, as far as the pass can tell
+    keeps: str | None = None  # what it leaves in the store for others beside its model
 
 
 @dataclass
@@ -241,7 +242,8 @@ def _explained(step: Step, branch: Branch | None, state: State, preview: Preview
     assert state.form is not None, "only a model that is known is previewed"
     output = pass_.gives(state.form)
     assert output is not None, "only a pass that fits is previewed"
-    return Explained(pass_.name, name, state.form, output.form, preview, needs, pass_.extra)
+    keeps = pass_.keeps(state.model) if state.model is not None else None
+    return Explained(pass_.name, name, state.form, output.form, preview, needs, pass_.extra, keeps=keeps)
 
 
 def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:

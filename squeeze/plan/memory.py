@@ -35,7 +35,8 @@ def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
     """What a pass will take; None where it cannot tell."""
     if model is None:
         return None
-    return step.pass_.memory_bytes(model, _calibration_tokens(plan), plan.memory_bytes)
+    tokens = _sequence_tokens(plan) if step.pass_.trains else _calibration_tokens(plan)
+    return step.pass_.memory_bytes(model, tokens, plan.memory_bytes)
 
 
 def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
@@ -90,6 +91,12 @@ def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes") -> Ite
         yield Fault(
             PLACE, f"memory: {size(plan.memory_bytes)} is less than the {size(takes)} that {what} {verb}; {enough}"
         )
+
+
+def _sequence_tokens(plan: Plan) -> int:
+    """Of one sequence that is trained on; 0: not known."""
+    source = plan.data.get("train")
+    return source.length if isinstance(source, TextData) else 0
 
 
 def _calibration_tokens(plan: Plan) -> int:

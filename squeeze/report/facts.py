@@ -11,7 +11,7 @@ from typing import Any
 
 from squeeze.report.equality import equality_words
 from squeeze.report.shape import Row
-from squeeze.report.text import count, heading, size, value
+from squeeze.report.text import count, heading, interval, size, value
 
 SHOWN = 8  # entries of a list or mapping; the rest are counted
 
@@ -23,7 +23,15 @@ def fact_lines(row: Row) -> list[tuple[str, str]]:
     # an empty table of layers: of a pass that touched no weight
     entries = [(name, fact) for name, fact in row.facts.items() if (name, fact) != ("layers", {})]
     facts = [(heading(name), _worded(name, fact, row)) for name, fact in entries]
+    facts += [("recovered", line) for line in recovered_lines(row)]
     return facts + [(f"{heading(name)} spread", line) for name, line in spread_lines(row)]
+
+
+def recovered_lines(row: Row) -> list[str]:
+    """Per metric, the share of what was lost that a training won back."""
+    found = row.recovered.items()
+    shares = {name: f"{value('share', one.value)} {interval('share', one.interval)}".strip() for name, one in found}
+    return [f"{words} of what {heading(name)} had lost" for name, words in shares.items()]
 
 
 def spread_lines(row: Row) -> list[tuple[str, str]]:

@@ -75,6 +75,13 @@ class Score(Part):
     floor: float | None = None
 
 
+class Recovered(Part):
+    """The share of a loss that a training won back."""
+
+    value: float
+    interval: Interval = None
+
+
 class Row(Part):
     """One pass, measured."""
 
@@ -88,6 +95,7 @@ class Row(Part):
     measured: dict[str, Any] = {}
     spread: dict[str, list[float]] = {}
     arithmetic: str = ""
+    recovered: dict[str, Recovered] = {}
 
     @property
     def label(self) -> str:

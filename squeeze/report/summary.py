@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from squeeze.report import text
-from squeeze.report.facts import fact_lines, spread_lines
+from squeeze.report.facts import fact_lines, recovered_lines, spread_lines
 from squeeze.report.shape import Judgement, Package, Report, as_report
 from squeeze.report.table import STYLES
 from squeeze.report.weights import worst
@@ -23,6 +23,7 @@ def summary(report: Mapping[str, Any]) -> Group:
         *(Text(f"warning: {line}", "yellow") for line in data.warnings),
         *_coverage(data),
         *_spread(data),
+        *_recovered(data),
         *_worst(data),
         *_equality(data),
         *map(_budget, data.judgements),
@@ -45,6 +46,10 @@ def _coverage(report: Report) -> list[Text]:
 
 def _spread(report: Report) -> list[Text]:
     return [Text(f"{row.label}: {text.heading(n)} {line}") for row in report.rows for n, line in spread_lines(row)]
+
+
+def _recovered(report: Report) -> list[Text]:
+    return [Text(f"{row.label}: recovered {line}") for row in report.rows for line in recovered_lines(row)]
 
 
 def _worst(report: Report) -> list[Text]:

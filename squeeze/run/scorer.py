@@ -8,7 +8,7 @@ from typing import Any
 from squeeze.evaluate.evaluator import labels_of
 from squeeze.evaluate.evidence.base import EVALUATE, Collectors, ScoredOn, Sources, Subject
 from squeeze.evaluate.metrics import ExampleMetric, Metric
-from squeeze.ledger import Measured, Row, measure, scores
+from squeeze.ledger import Measured, Row, measure, recovered, scores
 from squeeze.run.stored import StoredModel
 from squeeze.run.timer import Timer
 
@@ -33,10 +33,12 @@ class Scorer:
         options: dict[str, Any],
         previous: StoredModel | None,
         again: Sequence[StoredModel] = (),
+        trained: bool = False,
     ) -> Row:
         """Measure one model; ``previous`` is None for the original itself.
 
         Args:
+            trained: Whether the pass makes up for what those before it took; the row tells how much.
             again: What the same pass made of other calibration samples; the row tells how far its scores spread.
         """
         new, original = self.measured(stored, name), self.measured(self.original, "original")
@@ -48,7 +50,8 @@ class Scorer:
         spread = {label: [v for one in (found, *others) if (v := one[label].value) is not None] for label in sampled}
         rest = timings, stored.measured | clock, spread if again else {}
         arithmetic = stored.model.arithmetic()
-        return Row(name, branch, stored.model.form, stored.key, options, found, stored.facts, *rest, arithmetic)
+        won = recovered(self.metrics, self.labels, new, original, before) if trained and before else {}
+        return Row(name, branch, stored.model.form, stored.key, options, found, stored.facts, *rest, arithmetic, won)
 
     def measured(self, stored: StoredModel, name: str) -> Measured:
         """What every metric is worked out from, collected once per model."""

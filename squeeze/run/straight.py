@@ -170,7 +170,7 @@ class Line:
             self.now = (step.pass_.name, branch)
             made = self._after(step, start, self.data.get(CALIBRATE))
             again = [self._after(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
-            self._add_row(made, step.pass_.name, branch, step.pass_.options(), start, again)
+            self._add_row(made, step.pass_.name, branch, step.pass_.options(), start, again, step.pass_.trains)
             start = made
         return start
 
@@ -240,6 +240,8 @@ class Line:
             progress=self.progress,
             root=self.plan.root,
             memory_bytes=self.plan.memory_bytes,
+            store=self.store,
+            original_key=self.original.key,
         )
 
     def _add_row(
@@ -250,8 +252,9 @@ class Line:
         options: dict[str, object],
         previous: StoredModel | None,
         again: Sequence[StoredModel] = (),
+        trained: bool = False,
     ) -> None:
-        row = self.scorer.row(stored, name, branch, options, previous, again)
+        row = self.scorer.row(stored, name, branch, options, previous, again, trained)
         self.result.ledger.rows.append(row)
         self.progress.say(row_line(row.to_json()))
 

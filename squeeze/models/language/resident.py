@@ -39,6 +39,10 @@ class ResidentLanguageModel(Resident):
         length = batch.inputs["input_ids"].shape[1]
         return max(1, LOGITS_VALUES // (length * self.model.vocabulary))
 
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
+
     def blocks(self) -> list[nn.Module]:
         skeleton = self.model.skeleton
         return [self.module.get_submodule(skeleton.prefix(i).removesuffix(".")) for i in range(self.model.blocks)]

@@ -8,22 +8,27 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
-from pydantic import field_validator
+from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
 from squeeze.algorithms.distillation import Divergence, total_feature_loss
-from squeeze.errors import SqueezeError
+from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Model
 from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
+from squeeze.models.tasks.base import TOKENS, models_that_give
 from squeeze.passes.base import Context
-from squeeze.passes.distill.training import TrainingPass, require_targets
+from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, require_same_width
+from squeeze.passes.distill.training import Trainable, TrainingPass, require_targets
+from squeeze.training.cached_teacher import Taught, most_bytes
 from squeeze.training.features import FeaturePairs, feature_faults
+from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss
 from squeeze.training.proof import grid_broken
 from squeeze.training.trained import OnGrids, TrainedWeights, train_on_grid
+from squeeze.versions import content_digest
 
 SCALES_TEMPERATURE = 2.0
 
@@ -50,6 +55,9 @@ class Distill(TrainingPass):
     quantized: OnGrids | None = None
     """Of a quantized model: scales: its integers stay, scales and zero points are trained; all: every weight is,
     through the grid that is written. null: the model has floats."""
+    cached: PositiveInt | None = None
+    """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
+    many different tokens a position, 3 bytes each; 12 do as well as all. null: the teacher is in memory all along."""
     features: tuple[str, ...] = ()
     """Layers, by name, whose outputs should equal the teacher's."""
     feature_weight: Annotated[float, Gt(0)] = 1.0
@@ -80,12 +88,25 @@ class Distill(TrainingPass):
 
     def faults(self, model: Model) -> Iterator[str]:
         yield from super().faults(model)
+        if self.cached is not None:
+            yield from (f"{self.name}: cached: {line}" for line in self._cached_faults(model))
         if self.divergence not in model.task.divergences:
             yield f"{self.name}: divergence: {self.divergence} is not defined for {model.task.models}; leave it out"
         if self.alpha < 1 and not model.task.learns:
             what = f"alpha: {self.alpha:g} leaves a part to labels"
             yield f"{self.name}: {what}, and {model.task.models} learn from none; 1 would do"
         yield from (f"{self.name}: {line}" for line in feature_faults(model.module_names(), self.features))
+
+    def _cached_faults(self, model: Model) -> Iterator[str]:
+        """What tokens that were drawn once cannot teach."""
+        if model.task.outputs != TOKENS:
+            yield f"keeps predictions of next tokens, and the model is none of {models_that_give(TOKENS)}; leave it out"
+        if self.divergence != "forward":
+            yield f"what is drawn can be learnt forward only; divergence: {self.divergence} needs all predictions"
+        if self.features:
+            yield "features are the teacher's too, and it is not in memory; leave one of the two out"
+        if self.temperature not in (None, 1.0):
+            yield f"the teacher is drawn from at temperature 1, not {self.temperature:g}; leave temperature out"
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         yield from super().unused(model, grid)
@@ -100,13 +121,38 @@ class Distill(TrainingPass):
 
     def settled(self, model: Model) -> Self:
         usual = model.task.temperature if self.quantized != "scales" else SCALES_TEMPERATURE
+        usual = usual if self.cached is None else 1.0
         temperature = self.temperature or usual
         return super().settled(model).model_copy(update={"temperature": temperature})
+
+    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None) -> int | None:
+        teacher = self.cached is None
+        return training_bytes(model, self, tokens, self.quantized, teacher) if model.blocks else None
+
+    def keeps(self, model: Trainable) -> str | None:
+        if self.cached is None:
+            return None
+        size = f"about {most_bytes(self.cached)} bytes of the teacher for each token of data.train"
+        return f"{self.name}: the store keeps {size}"
+
+    def examples(self, student: Resident, context: Context) -> Dataset:
+        if self.cached is None:
+            return super().examples(student, context)
+        named: dict[str, Any] = {"teacher": context.original_key}
+        if self.teacher != "original":
+            files = [content_digest(context.root / name) for name in self.reads()]
+            named = {"teacher": self.options()["teacher"], "files": files}
+        cache = cached_teacher(lambda: self._teacher(context), named, self.cached, student.vocabulary, context)
+        context.facts["teacher_bytes_per_token"] = round(cache.token_bytes, 2)
+        return Taught(context.train, cache)
 
     @contextmanager
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
         if self.alpha < 1:
             require_targets(student, context.train, self.name)
+        if self.cached is not None:
+            yield loss_from_cache(student, self.alpha)
+            return
         assert self.temperature is not None, "run has settled it"
         temperature, teacher = self.temperature, self._teacher(context).resident()
         teacher.module.requires_grad_(False)
@@ -131,7 +177,5 @@ class Distill(TrainingPass):
 
 
 def _same_classes(student: Tensor, teacher: Tensor) -> Tensor:
-    if student.shape != teacher.shape:
-        what = f"the teacher predicts {teacher.shape[1]} classes, the student {student.shape[1]}"
-        raise SqueezeError(f"distill: {what}; a teacher with the student's classes, or its tokenizer, would do")
+    require_same_width(teacher.shape[1], student.shape[1])
     return student

@@ -19,6 +19,7 @@ from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
+from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
@@ -48,9 +49,8 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         if self.recompute and not student.recompute():
             raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
         trained = self.weights(student, context.seed)
-        training = Training(
-            self.name, self, context.train, context.seed, context.progress, context.journal, student.micro_batch
-        )
+        data = self.examples(student, context)
+        training = Training(self.name, self, data, context.seed, context.progress, context.journal, student.micro_batch)
         with self.learning(student, context) as loss, threads(context.threads):  # sums depend on how many share them
             context.facts["losses"] = training.run(student.module, loss)
         context.facts |= training.facts() | {"trained": trained.count}
@@ -61,9 +61,16 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
             context.facts["grid"] = require_written(student.module, made, grids, student.grids())
         return made
 
+    def examples(self, student: Resident, context: Context) -> Dataset:
+        """What is learnt from."""
+        return context.train
+
     def weights(self, student: Resident, seed: int) -> TrainedWeights:
         """Let gradients reach the weights that are to be trained."""
         return train_some(student, self.train, self.blocks, self.rank, seed)
+
+    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None) -> int | None:
+        return training_bytes(model, self, tokens, None, teacher=False) if model.blocks else None
 
     def faults(self, model: Model) -> Iterator[str]:
         if self.train == "last_blocks" and not model.blocks:

@@ -1,0 +1,92 @@
+"""A teacher's predictions as a few tokens drawn from them, with counts: an unbiased target that takes little space.
+
+Random Sampling KD, 2025, https://arxiv.org/abs/2503.16870. At each position N tokens are drawn with replacement at
+temperature 1; ``counts / N`` is the target. N is the largest of a few that are expected to give at most so many
+different tokens: it depends on the predictions alone and not on what is drawn, so that the target stays unbiased.
+
+Shapes: ``rows`` positions, ``vocabulary`` tokens, ``entries`` different tokens of all positions, one after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ENTRY_BYTES = 3  # of one token and its count
+ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
+DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12)  # times the tokens wanted
+
+
+def number_of_draws(probabilities: Tensor, wanted: int) -> Tensor:
+    """``[rows]``: the most draws of :data:`DRAWS` that give ``wanted`` different tokens or fewer, as expected.
+
+    Args:
+        probabilities: ``[rows, vocabulary]``.
+    """
+    steps = torch.tensor([int(wanted * factor) for factor in DRAWS])
+    misses = torch.log1p(-probabilities.clamp(max=1 - 1e-7))  # logarithm of the chance that one draw is another token
+    low, high = torch.zeros(len(probabilities), dtype=torch.int64), torch.full((len(probabilities),), len(DRAWS))
+    while bool((high - low > 1).any()):
+        middle = (low + high) // 2
+        different = -torch.expm1(steps[middle, None] * misses).sum(1)
+        low, high = torch.where(different <= wanted, middle, low), torch.where(different <= wanted, high, middle)
+    return steps[low]
+
+
+def draw(logits: Tensor, wanted: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a target for each position.
+
+    Args:
+        logits: ``[rows, vocabulary]``.
+        wanted: Different tokens a position, about.
+
+    Returns:
+        ``[rows]`` how many entries each position has, ``[entries]`` tokens and ``[entries]`` counts.
+    """
+    probabilities = logits.float().softmax(1)
+    most = int(wanted * DRAWS[-1])
+    drawn = torch.multinomial(probabilities, most, replacement=True, generator=generator)
+    none = logits.shape[1]
+    drawn[torch.arange(most) >= number_of_draws(probabilities, wanted)[:, None]] = none
+    ids = drawn.sort(1).values.numpy()
+    first = np.ones(ids.shape, dtype=bool)
+    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    places = np.flatnonzero(first)
+    counts = np.diff(places, append=ids.size)
+    tokens = ids.reshape(-1)[places]
+    real = tokens != none
+    return np.bincount(places[real] // most, minlength=len(ids)), tokens[real], counts[real]
+
+
+def pack(lengths: np.ndarray, tokens: np.ndarray, counts: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """``[rows]`` lengths and ``[entries, 3]``, both uint8; a count too large for three bytes takes several entries."""
+    most = ENTRY_VALUES // vocabulary - 1
+    parts = -(-counts // most)
+    rows = np.repeat(np.repeat(np.arange(len(lengths)), lengths), parts)
+    last = np.cumsum(parts) - 1
+    split = np.full(len(rows), most)
+    split[last] = counts - most * (parts - 1)
+    values = np.repeat(tokens, parts) * (most + 1) + split
+    packed = values.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :ENTRY_BYTES]
+    return np.bincount(rows, minlength=len(lengths)).astype(np.uint8), np.ascontiguousarray(packed)
+
+
+def unpack(packed: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and counts of ``[..., 3]`` entries; a count of 0 is no entry."""
+    values = packed.astype(np.int64) @ (1 << 8 * np.arange(ENTRY_BYTES))
+    size = ENTRY_VALUES // vocabulary
+    return values // size, values % size
+
+
+def sampled_loss(student: Tensor, tokens: Tensor, shares: Tensor) -> Tensor:
+    """KL divergence of a student from sampled predictions, mean over positions.
+
+    Args:
+        student: Logits ``[rows, vocabulary]``.
+        tokens: int64 ``[rows, most]``.
+        shares: ``[rows, most]``; they add up to 1, those of no entry are 0.
+    """
+    log_p = student.float().log_softmax(1).gather(1, tokens)
+    loss: Tensor = (torch.special.xlogy(shares, shares) - shares * log_p).sum(1).mean()
+    return loss

@@ -1,0 +1,61 @@
+"""How much memory a training of a language model takes, by its shapes and options alone."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from squeeze.models.base import Model
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
+from squeeze.models.language.language_model import LanguageModel, in_shards
+from squeeze.models.language.resident import LOGITS_VALUES
+from squeeze.training.options import TrainingOptions
+
+LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
+STATE = {"adamw": 2, "sgd": 1}  # values that an optimizer keeps of each weight
+HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
+GRID_COPIES = 8  # of a weight on its grid: integers, what is rounded and clipped, and the gradients of all
+
+
+def training_bytes(model: Model, options: TrainingOptions, length: int, quantized: str | None, teacher: bool) -> int:
+    """The peak: weights, gradients, the optimizer's state, a teacher, and what a micro-batch leaves for its gradient.
+
+    Args:
+        length: Tokens of a sequence; 0: not known.
+        quantized: How weights on a grid are trained; None: they are floats.
+        teacher: Whether one lies in memory beside the student.
+    """
+    shards = in_shards(model)
+    weights, optimizer = shards.parameters(), options.trains_with(model)
+    state = trained_weights(shards, options, quantized) * (1 + STATE[optimizer])
+    on_grid = GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in shards.matrices().values())
+    values = weights * (1 + teacher) + state + (on_grid if quantized else 0)
+    return PROCESS_BYTES + FLOAT * (values + _activations(shards, options, length, teacher))
+
+
+def trained_weights(model: LanguageModel, options: TrainingOptions, quantized: str | None) -> int:
+    """How many values the optimizer moves."""
+    if quantized == "scales":
+        return model.parameters() // 32  # groups are seldom smaller
+    blocks = model.skeleton.layers
+    if options.train == "last_blocks":
+        return sum(_count(block) for block in blocks[-options.blocks :])
+    if options.train == "norms":
+        return sum(_count(part) for part in model.module.modules() if "Norm" in type(part).__name__)
+    if options.train == "lora":
+        linears = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
+        return sum(options.rank * (part.in_features + part.out_features) for part in linears)
+    return model.parameters()
+
+
+def _activations(model: LanguageModel, options: TrainingOptions, length: int, teacher: bool) -> int:
+    """Values of one micro-batch."""
+    sequences = min(options.batch_size, max(1, LOGITS_VALUES // max(length * model.vocabulary, 1)))
+    tokens, hidden = sequences * length, int(model.skeleton.hidden_size)
+    wide = max(max(value.shape) for block in model.skeleton.layers for value in block.parameters())
+    block = HIDDEN_COPIES * hidden + WIDE_COPIES * wide
+    kept = model.blocks * hidden + block if options.recompute else model.blocks * block
+    return tokens * (kept + (LOGITS_COPIES + teacher) * model.vocabulary)
+
+
+def _count(part: nn.Module) -> int:
+    return sum(value.numel() for value in part.parameters())

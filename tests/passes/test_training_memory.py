@@ -1,0 +1,48 @@
+"""What a training takes in memory is told before it runs, from shapes."""
+
+from __future__ import annotations
+
+import pytest
+from language_world import write_folder
+
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.distill.distill import Distill
+from squeeze.passes.distill.finetune import Finetune
+from squeeze.passes.distill.training import TrainingPass
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return LanguageModel(write_folder(tmp_path_factory.mktemp("model"), vocab_size=8192, num_hidden_layers=6))
+
+
+LESS_THAN_ALL = {
+    "lora": Finetune(train="lora"),
+    "norms": Finetune(train="norms"),
+    "last blocks": Finetune(train="last_blocks", blocks=1),
+    "sgd": Finetune(optimizer="sgd"),
+    "recompute": Finetune(recompute=True),
+    "small batches": Finetune(batch_size=8),
+}
+
+
+@pytest.mark.parametrize("smaller", LESS_THAN_ALL)
+def test_what_saves_memory_is_foretold_to(model: LanguageModel, smaller: str) -> None:
+    assert takes(LESS_THAN_ALL[smaller], model) < takes(Finetune(), model)
+
+
+def test_a_teacher_in_memory_takes_its_weights_and_its_logits(model: LanguageModel) -> None:
+    beside = takes(Distill(), model) - takes(Distill(cached=12), model)
+    assert beside >= 4 * (model.parameters() + 16 * 256 * model.vocabulary)
+    assert takes(Distill(cached=12), model) == takes(Finetune(), model)
+
+
+def test_adamw_keeps_two_values_of_each_weight_that_it_trains(model: LanguageModel) -> None:
+    sgd, adamw = (takes(Finetune(optimizer=name), model) for name in ("sgd", "adamw"))
+    assert adamw - sgd == 4 * model.parameters()
+
+
+def takes(pass_: TrainingPass, model: LanguageModel) -> int:
+    found = pass_.memory_bytes(model, 256, None)
+    assert found is not None
+    return found
