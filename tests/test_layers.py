@@ -104,7 +104,7 @@ SUB_LADDERS = {
     ],
     "passes": [{"base"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
     "passes/quantize": [
-        {"scheme", "selection", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
+        {"scheme", "selection", "int8_sizes", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
         {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},
         {"hessians", "blocks", "layers"},
         {"block_pass"},

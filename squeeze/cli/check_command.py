@@ -48,6 +48,7 @@ def command(
                 "original": asdict(result.original) if result.original else None,
                 "passes": [asdict(e) for e in result.explained],
                 "kept_of_original": asdict(result.kept) if result.kept else None,
+                "cost": asdict(result.cost) if result.cost else None,
             }
         )
     elif explain:

@@ -48,6 +48,9 @@ def show_explained(check: Check) -> None:
         whole = "" if kept.size_bytes is None else f", {text.size(kept.size_bytes)} in all"
         told = f"the store keeps {kept.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"
         console.print(told, soft_wrap=True)
+    if (cost := check.cost) is not None:
+        memory, disk = text.size(cost.memory_bytes), text.size(cost.store_bytes)
+        console.print(f"the whole run: about {memory} of memory and {disk} in the store", soft_wrap=True)
 
 
 def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:

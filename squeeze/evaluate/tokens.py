@@ -20,7 +20,14 @@ from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
 from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder
-from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, forward_bytes, head_bytes, largest_block_bytes
+from squeeze.models.language.footprint import (
+    FLOAT,
+    PROCESS_BYTES,
+    RUN_COPIES,
+    forward_bytes,
+    head_bytes,
+    largest_block_bytes,
+)
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
@@ -28,6 +35,9 @@ from squeeze.progress import Progress
 CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
 LOGITS = 2**24  # of a chunk, 64 MB; one sequence may have more
 FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
+LOGITS_HELD = 3  # times a chunk's: the model's, the original's, and those in another order of summation
+ARTIFACT_LOGITS_HELD = 6  # and what ONNX Runtime's arena keeps beside them
+RUNTIME_BYTES = 50_000_000  # ONNX Runtime's and the exporter's code
 ROWS = 2**22  # logits that are compared together, 16 MB
 HIDDEN = "hidden.f32"  # of the original, what comes out of the last block, [sequences, length, hidden]
 ACTIVATIONS = "activations.f32"  # of a model that is compared, while it is scored
@@ -141,7 +151,15 @@ def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = Non
     """The peak of scoring sequences of that length, by shapes, activations in a file; None: a great many."""
     together = chunk_sequences(length, model.vocabulary)
     tokens = length * (together if sequences is None else min(together, sequences))
-    logits = 2 * tokens * model.vocabulary * FLOAT  # the model's and the original's
+    logits = LOGITS_HELD * tokens * model.vocabulary * FLOAT
     compared = 4 * FLOAT * min(ROWS, tokens * model.vocabulary)
     block = largest_block_bytes(model) + forward_bytes(model, tokens)
     return PROCESS_BYTES + max(2 * head_bytes(model) + logits + compared, block)
+
+
+def artifact_scoring_bytes(model: LanguageModel, nbytes: int, length: int, sequences: int | None = None) -> int:
+    """The same of a decoder's file of that size in ONNX Runtime, which keeps what its products gave."""
+    together = chunk_sequences(length, model.vocabulary)
+    tokens = length * (together if sequences is None else min(together, sequences))
+    logits = ARTIFACT_LOGITS_HELD * tokens * model.vocabulary * FLOAT
+    return PROCESS_BYTES + RUNTIME_BYTES + RUN_COPIES * nbytes + logits

@@ -35,3 +35,8 @@ class GridKind:
     def groups(self) -> int:
         """Scales per output channel."""
         return self.columns // (self.group_size or self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """On disk, packed: integers, float16 scales, and a byte for each zero point."""
+        return self.rows * (-(-self.columns // 8) * self.bits + self.groups * (2 if self.symmetric else 3))

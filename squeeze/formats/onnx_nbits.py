@@ -66,6 +66,14 @@ def block_size(kind: GridKind) -> int:
     return part if part >= SMALLEST else 2 * SMALLEST  # one group: its last block may be cut short
 
 
+def stored_bytes(kind: GridKind) -> int:
+    """What a weight on such a grid takes in a file: integers in whole blocks, a float32 scale for each."""
+    blocks, bits = -(-kind.columns // block_size(kind)), WIDTHS[kind.bits]
+    zero_points = 0 if kind.symmetric else -(-blocks * bits // 8)
+    order = 8 * kind.columns if kind.ordered else 0
+    return kind.rows * (blocks * block_size(kind) * bits // 8 + 4 * blocks + zero_points) + order
+
+
 def to_arrays(grid: QuantizedTensor) -> NBits:
     """The initializers of one weight.
 

@@ -184,12 +184,13 @@ class Pass(Options, ABC, Generic[In, Out]):
         """The marks of weights that this pass with these options does not take."""
         return type(self).refuses
 
-    def memory_bytes(self, model: In, tokens: int, limit: int | None) -> int | None:
+    def memory_bytes(self, model: In, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         """The peak that the pass will take on ``model`` (meta tensors), by its shapes; None: not known.
 
         Args:
             tokens: Calibration tokens, as far as the plan says how many; of a pass that trains, those of one sequence.
             limit: The plan's memory; what does not fit is put on disk, where the pass can do so.
+            nbytes: What the model takes by then, where passes before have made it smaller.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""What comes behind a pass in a plan: which grids it holds, and whether anything trains."""
+"""What a plan may lack: training behind a cut, groups that what follows holds, integers for its largest tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from squeeze.errors import Fault
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
-from squeeze.passes.base import Holds
-from squeeze.plan.plan import Branch, Plan, Step
+from squeeze.models.language.language_model import in_shards
+from squeeze.passes.base import Holds, Preview
+from squeeze.plan.plan import AnyPass, Branch, Plan, Step
+
+LARGE_SHARE = 0.25  # of a model's bytes in tables of tokens: half of it is worth a line
 
 
 def holds_behind(plan: Plan, step: Step, branch: Branch | None, model: Model | None) -> Holds:
@@ -39,6 +42,18 @@ def untrained(plan: Plan) -> Iterator[Fault]:
             where = f" on the way to {names}" if branch is None and names else ""
             cure = "finetune or distill behind it would"
             yield Fault(step.place, f"{step.pass_.name}: nothing trains what is left{where}; {cure}")
+
+
+def float_tables(pass_: AnyPass, model: Model, preview: Preview) -> Iterator[str]:
+    """A warning where a quantizer leaves most of the bytes in tables of tokens that it could take as well."""
+    if "quantized" not in pass_.leaves or getattr(pass_, "embeddings", 0) is not None or not model.blocks:
+        return
+    language = in_shards(model)
+    ends = {name: language.module.get_parameter(name).nbytes for name in language.ends if name not in preview.grid}
+    share = sum(ends.values()) / preview.nbytes
+    if share >= LARGE_SHARE:
+        what = f"{100 * share:.0f} % of the bytes that it leaves are {' and '.join(ends)}, kept in float"
+        yield f"{pass_.name}: {what}; embeddings: 8 would make them smaller"
 
 
 def _lines_from(plan: Plan, step: Step, branch: Branch | None) -> list[tuple[tuple[Step, ...], Branch | None]]:

@@ -22,8 +22,8 @@ from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
-from squeeze.plan.behind import holds_behind, untrained
-from squeeze.plan.memory import KeptOriginal, kept_original, memory_of, scoring_faults, too_little_memory
+from squeeze.plan.behind import float_tables, holds_behind, untrained
+from squeeze.plan.memory import Cost, KeptOriginal, cost_of, kept_original, memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
@@ -66,6 +66,7 @@ class Check:
     original: Preview | None = None
     explained: list[Explained] = field(default_factory=list)
     kept: KeptOriginal | None = None  # of a language model
+    cost: Cost | None = None  # of the whole run
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -80,11 +81,21 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result.warnings += untrained(plan)
     result.kept = kept_original(plan, start.model)
     result.faults += unknown_faults(plan, start.model)
-    trunk = _walk(plan, plan.steps, None, start, given_roles, result)
+    trunk, packed = _walk(plan, plan.steps, None, start, given_roles, result), list[int]()
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
         result.faults += _target_faults(branch, end)
+        packed += [end.preview.nbytes] if branch.target is not None and end.preview else []
+    stored = [*_originals(plan, result.original), *(row.preview.nbytes for row in result.explained), *packed]
+    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == "language artifact")]
+    result.cost = cost_of(plan, start.model, [row.memory_bytes for row in result.explained], stored, run)
     return result
+
+
+def _originals(plan: Plan, original: Preview | None) -> list[int]:
+    """Bytes of the original as often as the store holds it: a .gguf file as the shards that it becomes, too."""
+    converted = plan.model is not None and plan.model.kind == "gguf"
+    return [original.nbytes] * (1 + converted) if original else []
 
 
 def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check) -> State:
@@ -172,9 +183,11 @@ def _walk(
             told = step.pass_.warnings(state.model)
             result.warnings += [Fault(step.place, f"{step.pass_.name}: {message}") for message in told]
         preview = _previewed(step, state) if not faults else None
+        if preview and state.model is not None:
+            result.warnings += [Fault(step.place, line) for line in float_tables(step.pass_, state.model, preview)]
         if preview:
             explained = _explained(step, branch, state, preview)
-            takes = memory_of(plan, step, state.model)
+            takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
             result.explained.append(replace(explained, memory_bytes=takes))
             result.faults += too_little_memory(plan, step, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from squeeze.data.text import TextData
 from squeeze.errors import Fault
 from squeeze.evaluate.metrics import ExampleMetric
-from squeeze.evaluate.tokens import scoring_bytes
+from squeeze.evaluate.tokens import artifact_scoring_bytes, scoring_bytes
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import in_shards
@@ -31,12 +31,48 @@ class KeptOriginal:
     size_bytes: int | None
 
 
-def memory_of(plan: Plan, step: Step, model: Model | None) -> int | None:
-    """What a pass will take; None where it cannot tell."""
+@dataclass(frozen=True)
+class Cost:
+    """What a whole run will take.
+
+    Args:
+        memory_bytes: The peak, as far as passes and scoring can tell.
+        store_bytes: What the store will hold of it; without what is kept of an original whose tokens are not known.
+    """
+
+    memory_bytes: int
+    store_bytes: int
+
+
+def memory_of(plan: Plan, step: Step, model: Model | None, nbytes: int | None) -> int | None:
+    """What a pass will take; None where it cannot tell.
+
+    Args:
+        nbytes: Of the model that it is given, as stored.
+    """
     if model is None:
         return None
     tokens = _sequence_tokens(plan) if step.pass_.trains else _calibration_tokens(plan)
-    return step.pass_.memory_bytes(model, tokens, plan.memory_bytes)
+    return step.pass_.memory_bytes(model, tokens, plan.memory_bytes, nbytes)
+
+
+def cost_of(
+    plan: Plan, model: Model | None, passes: Sequence[int | None], stored: Sequence[int], artifacts: Sequence[int]
+) -> Cost | None:
+    """What a run will take; None where the original is not known.
+
+    Args:
+        passes: Memory that each pass will take.
+        stored: Bytes of every model that the store will hold.
+        artifacts: Bytes of those that a runtime runs.
+    """
+    if model is None:
+        return None
+    scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model)
+    kept = kept_original(plan, model)
+    run = [_artifact_bytes(plan, model, nbytes) for nbytes in artifacts] if model.blocks else []
+    known = [taken for taken in (*passes, scored, *run) if taken is not None]
+    return Cost(max(known, default=least_bytes(model)), sum(stored) + (kept.size_bytes or 0 if kept else 0))
 
 
 def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
@@ -57,13 +93,28 @@ def kept_original(plan: Plan, model: Model | None) -> KeptOriginal | None:
 
 def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     """A fault where scoring takes more than the plan allows."""
-    source = plan.data.get("evaluate")
     if model is None:
         return
-    if model.blocks and isinstance(source, TextData) and _scored(plan):
-        yield from _fault(plan, "scoring", scoring_bytes(in_shards(model), source.length, source.samples))
-    if not model.blocks:
+    if model.blocks:
+        yield from _fault(plan, "scoring", _scoring_bytes(plan, model))
+    else:
         yield from _fault(plan, "a run", least_bytes(model), "takes at least")
+
+
+def _scoring_bytes(plan: Plan, model: Model) -> int | None:
+    """Of a language model on the plan's text; None: it is not scored on any."""
+    source = plan.data.get("evaluate")
+    if not isinstance(source, TextData) or not _scored(plan):
+        return None
+    return scoring_bytes(in_shards(model), source.length, source.samples)
+
+
+def _artifact_bytes(plan: Plan, model: Model, nbytes: int) -> int | None:
+    """The same of its file in a runtime."""
+    source = plan.data.get("evaluate")
+    if not isinstance(source, TextData) or not _scored(plan):
+        return None
+    return artifact_scoring_bytes(in_shards(model), nbytes, source.length, source.samples)
 
 
 def least_bytes(model: Model) -> int:

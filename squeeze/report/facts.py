@@ -107,6 +107,13 @@ def _quantized(widths: dict[str, Sequence[int]]) -> str:
     return ", ".join(f"{done} of {there} weights to {width}" for width, (done, there) in widths.items())
 
 
+def _untouched(left: dict[str, Any]) -> str:
+    named = [f"{name} {100 * share:.1f} %" for name, share in left["largest"]]
+    rest = left["layers"] - len(named)
+    more = f" and {rest} more" if rest else ""
+    return f"{100 * left['share']:.0f} % of the bytes left as they were: {', '.join(named)}{more}"
+
+
 def _rounded(change: float) -> str:
     return f"up to {change:.2g} of themselves, to float16" if change else "nothing: they were float16 already"
 
@@ -125,6 +132,7 @@ KNOWN: dict[str, Wording] = {
     "quantized": _quantized,
     "scales_rounded_by": _rounded,
     "proof": equality_words,
+    "untouched": _untouched,
     "widths": _widths,
     "losses": _losses,
     "delegated": _delegated,

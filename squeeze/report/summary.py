@@ -33,7 +33,7 @@ def summary(report: Mapping[str, Any]) -> Group:
     return Group(*(line for line in lines if line is not None))
 
 
-COVERED = ("coverage", "delegated")  # facts of which kernels run what
+COVERED = ("coverage", "delegated", "untouched")  # facts of which kernels run what, and of what stays as it was
 
 
 def _failure(report: Report) -> Text | None:

@@ -56,7 +56,8 @@ class Scorer:
     def measured(self, stored: StoredModel, name: str) -> Measured:
         """What every metric is worked out from, collected once per model."""
         if stored.key not in self._measured:
-            readings = self.collectors.readings(Subject(stored.key, stored.model, name))
+            opened = stored.model.reopened()  # its sessions go with it: a decoder's holds its weights several times
+            readings = self.collectors.readings(Subject(stored.key, opened, name))
             self._measured[stored.key] = measure(readings, self.scored_on)
         return self._measured[stored.key]
 

@@ -25,13 +25,14 @@ from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
-from squeeze.run.effect import check_effect, larger_package
+from squeeze.run.effect import SIZE, check_effect, larger_package
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all, require_kinds
 from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
+from squeeze.run.untouched import untouched
 from squeeze.store import Store
 from squeeze.targets.base import PackageInputs, Target
 from squeeze.versions import content_digest, source_digest
@@ -190,6 +191,8 @@ class Line:
                 raise EffectError(
                     f"{step.where()}: {step.pass_.name} returned a {gave}; it says that it gives a {form}"
                 )
+            if SIZE in step.pass_.promises:
+                context.facts.update(untouched(before.model, after))
             stored = write_model(folder, after, context.facts, context.measured)
             models = self.original.model, before.model, after
             check_effect(step, models, (before.model_folder, stored), context.facts)

@@ -69,6 +69,9 @@ def test_a_model_of_several_inputs_is_quantized_and_scored(world: Path) -> None:
     assert original.scores["top1"].units == EXAMPLES
     assert quantized.scores["kl"].value > 0
     assert quantized.scores["size_bytes"].value < original.scores["size_bytes"].value
+    left = quantized.facts["untouched"]
+    assert [name for name, _ in left["largest"]] == ["memory", "embedding"]
+    assert left["share"] == pytest.approx(sum(share for _, share in left["largest"]))
 
 
 def test_weights_that_stay_float_are_named_with_their_share(world: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from onnx_world import Noise, context, error, exported
 
 from squeeze.errors import DataError, EffectError, ModelError
-from squeeze.passes.base import Context
+from squeeze.passes.base import Context, Preview
 from squeeze.passes.quantize import onnx_coverage, quantize_static
 from squeeze.passes.quantize.onnx_coverage import runtime_operators
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
@@ -19,6 +19,13 @@ def test_every_layer_runs_on_integers_in_onnx_runtime() -> None:
     assert lent.facts["coverage"] == {"Add": [1, 1], "Conv": [3, 3], "Gemm": [1, 1], "GlobalAveragePool": [1, 1]}
     assert "uncovered" not in lent.facts
     assert not {"Conv", "Gemm", "Relu", "Clip"} & set(runtime_operators(quantized))
+
+
+def test_the_size_is_foretold() -> None:
+    """Weights become a quarter; scales and the nodes around each layer come on top."""
+    before = exported()
+    foretold = QuantizeStatic().preview(before, Preview((), None, before.nbytes(), None)).nbytes
+    assert foretold == pytest.approx(QuantizeStatic().run(before, context()).nbytes(), rel=0.1)
 
 
 def test_predictions_stay_close_and_the_weights_take_a_quarter() -> None:

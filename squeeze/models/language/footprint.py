@@ -12,6 +12,7 @@ from squeeze.models.language.language_model import LanguageModel
 
 PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
 FLOAT = 4  # bytes
+RUN_COPIES = 3  # of a decoder's weights while ONNX Runtime lays them out: mapped from the file, read, packed
 WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # while half-precision weights are multiplied, a part at a time
 
 

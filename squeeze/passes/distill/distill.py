@@ -125,7 +125,7 @@ class Distill(TrainingPass):
         temperature = self.temperature or usual
         return super().settled(model).model_copy(update={"temperature": temperature})
 
-    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None) -> int | None:
+    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         teacher = self.cached is None
         return training_bytes(model, self, tokens, self.quantized, teacher) if model.blocks else None
 

@@ -69,7 +69,7 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         """Let gradients reach the weights that are to be trained."""
         return train_some(student, self.train, self.blocks, self.rank, seed)
 
-    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None) -> int | None:
+    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return training_bytes(model, self, tokens, None, teacher=False) if model.blocks else None
 
     def faults(self, model: Model) -> Iterator[str]:

@@ -21,11 +21,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.errors import EffectError, ModelError
-from squeeze.formats import onnx_grid
+from squeeze.formats import onnx_grid, onnx_nbits
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
+from squeeze.formats.onnx_nbits import stored_bytes
 from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Batch, InputSpec, Model
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, RUN_COPIES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
@@ -92,7 +94,23 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
             yield Unused("accuracy_level", f"goes with weights: nbits; weights is {self.weights}")
 
     def preview(self, model: Any, before: Preview) -> Preview:
-        return replace(before, touched=(), exact=False)
+        added = self._added_bytes(in_shards(model), before) if model.blocks else 0
+        return replace(before, touched=(), exact=False, nbytes=before.nbytes + added)
+
+    def memory_bytes(self, model: Any, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+        """A language model's file is run once; with a limit, of a large one the first blocks alone."""
+        if not model.blocks:
+            return None
+        wanted = PROCESS_BYTES + RUN_COPIES * (nbytes or model.nbytes())
+        return wanted if limit is None else min(wanted, max(limit, PROCESS_BYTES))
+
+    def _added_bytes(self, model: LanguageModel, before: Preview) -> int:
+        """What a decoder's file holds beyond the model: tables of positions, whole blocks, scales of float32."""
+        config = model.skeleton.config.get_text_config()
+        rotated = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        tables = FLOAT * rotated * (self.length or model.context or 0)
+        kinds = before.grid.values() if self.weights == "nbits" else ()
+        return tables + sum(stored_bytes(kind) - kind.nbytes for kind in kinds if onnx_nbits.holds(kind) is None)
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         holds = self._torch_holds if model is not None and not model.blocks else self.writer().holds

@@ -84,7 +84,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         kinds = {name: kind_of(tuple(model.module.get_parameter(name).shape), ends) for name in model.ends}
         return replace(after, grid={**after.grid, **kinds})
 
-    def memory_bytes(self, model: M, tokens: int, limit: int | None) -> int | None:
+    def memory_bytes(self, model: M, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return self._block_bytes(in_shards(model), tokens, limit) if model.blocks else None
 
     def _block_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:

@@ -23,6 +23,7 @@ from squeeze.models.base import Model
 from squeeze.models.onnx_model import FULLY, OnnxModel
 from squeeze.models.options import Unused
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.quantize.int8_sizes import DYNAMIC_BYTES, saved_bytes
 from squeeze.passes.quantize.onnx_coverage import measure_coverage
 from squeeze.passes.quantize.onnx_smooth import smooth_inputs
 from squeeze.passes.quantize.selection import select, selection_faults
@@ -114,7 +115,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
 
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(self._names(model), self.include, self.exclude))
-        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in chosen)
+        saved = sum(saved_bytes(layer, DYNAMIC_BYTES) for layer in model.layers() if layer.name in chosen)
         return Preview(tuple(sorted(chosen)), before.parameters, before.nbytes - saved, before.macs, exact=False)
 
     def _names(self, model: Model) -> list[str]:

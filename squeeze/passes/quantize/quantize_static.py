@@ -29,6 +29,7 @@ from squeeze.models.onnx_model import FULLY, OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.ort_session import Feed, feed
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.quantize.int8_sizes import QDQ_BYTES, saved_bytes
 from squeeze.passes.quantize.onnx_coverage import Coverage, measure_coverage
 from squeeze.passes.quantize.onnx_ranges import collect_histograms
 from squeeze.passes.quantize.onnx_walk import Walk
@@ -127,7 +128,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
     def preview(self, model: Model, before: Preview) -> Preview:
         chosen = set(select(_layer_names(model), self.include, self.exclude))
         rounded = chosen - {name.removesuffix(".weight") for name in before.grid}
-        saved = sum(layer.nbytes * 3 // 4 for layer in model.layers() if layer.name in rounded)
+        saved = sum(saved_bytes(layer, QDQ_BYTES) for layer in model.layers() if layer.name in rounded)
         touched = tuple(layer.name for layer in model.layers() if layer.name in chosen)
         return Preview(touched, before.parameters, before.nbytes - saved, before.macs, exact=False)
 

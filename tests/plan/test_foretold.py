@@ -1,0 +1,65 @@
+"""What the check foretells of sizes and memory is what comes out; benchmarks/foretold.py measures it on real models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from language_world import write_folder, write_tokenizer
+from tiny import squeeze, write_plan
+
+from squeeze.api import compress, load
+from squeeze.plan.check import check
+
+PLAN = """\
+model: {hf: .}
+data: {evaluate: {text: text.txt, length: 16, samples: 12}}
+metrics: [perplexity, size]
+targets:
+  - target: cpu
+    passes: [{pass: rtn, bits: 4, group_size: 16}, {pass: export_onnx}]
+"""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that is nearly all vocabulary."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_folder(folder, vocab_size=8_000, tie_word_embeddings=True)
+    write_tokenizer(folder)
+    (folder / "text.txt").write_text("abc def ghi. " * 40)
+    return folder
+
+
+def test_sizes_and_the_store_are_foretold(wide: Path, tmp_path: Path) -> None:
+    plan = load(write_plan(wide, PLAN))
+    checked = check(plan)
+    run = compress(plan, store=tmp_path, out=tmp_path / "out")
+    measured = [row.scores["size_bytes"].value for row in run.ledger.rows]
+    assert [row.preview.nbytes for row in checked.explained] == pytest.approx(measured[1:3], rel=0.02)
+    stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if "out" not in path.parts and path.is_file())
+    assert checked.cost is not None
+    assert checked.cost.store_bytes == pytest.approx(stored, rel=0.1)
+    left = run.ledger.rows[1].facts["untouched"]
+    assert left["share"] > 0.9
+    assert left["largest"][0][0] == "model.embed_tokens.weight"
+
+
+def test_tables_that_stay_float_are_named_with_the_option_that_takes_them(wide: Path) -> None:
+    plan = load(write_plan(wide, PLAN))
+    (warning,) = plan.located(check(plan).warnings)
+    assert warning.line == 6
+    assert "are model.embed_tokens.weight, kept in float; embeddings: 8 would" in warning.message
+    plan = load(write_plan(wide, PLAN.replace("bits: 4", "bits: 4, embeddings: 8")))
+    assert not check(plan).warnings
+
+
+def test_an_export_takes_memory_for_the_weights_that_are_left_by_then(
+    wide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert squeeze("check", write_plan(wide, PLAN), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    quantized, export = told["passes"]
+    assert export["memory_bytes"] - 3 * quantized["preview"]["nbytes"] == pytest.approx(450e6, rel=0.2)
+    assert told["cost"]["memory_bytes"] >= export["memory_bytes"]
