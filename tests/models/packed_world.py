@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from families import SMALL, gemma3, text_model, write_family
+from language_world import in_shards
 from torch import nn
 
 from squeeze.models.language.language_model import LanguageModel
@@ -70,4 +71,4 @@ def quantized(name: str, folder: Path, bits: int = 8) -> LanguageModel:
     """A tiny model of a family with a tokenizer, on the grid."""
     family = write_family(name, folder / "family", build=VARIANTS.get(name))
     write_letters(family)
-    return Rtn(bits=bits, group_size=32).run(LanguageModel(family), Context())
+    return in_shards(Rtn(bits=bits, group_size=32).run(LanguageModel(family), Context()))

@@ -10,6 +10,7 @@ import pytest
 import test_minicpm
 import torch
 from families import FAMILIES, SMALL, tokens, write_family
+from language_world import in_shards
 from torch import nn
 
 from squeeze.data.text import TokenDataset
@@ -56,7 +57,7 @@ def operators(folder: Path) -> set[str]:
 
 
 def quantized(folder: Path, **options: object) -> LanguageModel:
-    return Rtn(**options).run(LanguageModel(folder), Context())
+    return in_shards(Rtn(**options).run(LanguageModel(folder), Context()))
 
 
 def test_greedy_generation_is_torchs_token_for_token(family: Path, tmp_path: Path) -> None:

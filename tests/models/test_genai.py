@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, tokens, write_family
+from language_world import in_shards
 
 from squeeze.errors import ModelError
 from squeeze.models.facts import Facts
@@ -25,7 +26,7 @@ pytest.importorskip("onnxruntime_genai", reason="pip install 'squeeze[genai]' fo
 
 def both(folder: Path, name: str) -> tuple[OnnxDecoder, GenaiDecoder]:
     model = LanguageModel(write_family(name, folder / "family"))
-    model = Rtn(bits=4, group_size=16, embeddings=8).run(model, Context())
+    model = in_shards(Rtn(bits=4, group_size=16, embeddings=8).run(model, Context()))
     decoder = export_decoder(model, folder / "onnx")
     return decoder, write_genai(decoder, folder / "genai")
 

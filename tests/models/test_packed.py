@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, write_family
-from language_world import write_folder
+from language_world import in_shards, write_folder
 from packed_world import write_letters
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +28,7 @@ from squeeze.writers.gguf import write_gguf
 from squeeze.writers.gptq import GptqWriter
 from squeeze.writers.proof_onnx import prove_onnx
 
-Writer = Callable[[LanguageModel, Path], None]
+Writer = Callable[[LanguageModel, Path], Path]
 WRITERS: dict[str, Writer] = {
     "gptq-v1": GptqWriter(1).write,
     "gptq-v2": GptqWriter(2).write,
@@ -38,7 +38,8 @@ DIFFERENT = {"*.down_proj": {"bits": 8, "group_size": None}, "*.k_proj": {"bits"
 
 
 def quantized(folder: Path, **options: object) -> LanguageModel:
-    return Rtn(**{"bits": 4, "group_size": 32} | options).run(LanguageModel(folder), Context())  # type: ignore[arg-type]
+    pass_ = Rtn(**{"bits": 4, "group_size": 32} | options)  # type: ignore[arg-type]
+    return in_shards(pass_.run(LanguageModel(folder), Context()))
 
 
 def require_same(one: LanguageModel, other: LanguageModel) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, tokens, write_family
-from language_world import write_folder, write_tokenizer
+from language_world import in_shards, write_folder, write_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,7 +29,8 @@ QUIET = pytest.mark.filterwarnings("ignore")  # gptqmodel and its company deprec
 
 
 def quantized(folder: Path, **options: object) -> LanguageModel:
-    return Rtn(**{"bits": 4, "group_size": 32} | options).run(LanguageModel(folder), Context())  # type: ignore[arg-type]
+    pass_ = Rtn(**{"bits": 4, "group_size": 32} | options)  # type: ignore[arg-type]
+    return in_shards(pass_.run(LanguageModel(folder), Context()))
 
 
 def need_compressed_tensors() -> None:

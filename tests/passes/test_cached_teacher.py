@@ -98,7 +98,8 @@ def test_the_teacher_is_read_once_for_all_students(tmp_path: Path, folder: Path,
 
 def test_drawing_goes_on_after_the_last_whole_piece(tmp_path, folder, student, monkeypatch) -> None:
     monkeypatch.setattr(cached_teacher, "PIECE_TOKENS", 8 * 16)
-    whole, piece, drawn = lent(folder, tmp_path / "whole"), cached_teacher._piece, []
+    whole, piece = lent(folder, tmp_path / "whole"), cached_teacher._piece
+    drawn: list[object] = []
     PASS.run(LanguageModel(student), whole)
 
     def killed(decoder, batch, unique, seed):

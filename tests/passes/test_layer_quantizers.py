@@ -158,6 +158,7 @@ def test_a_norm_is_folded_where_it_alone_reads_a_convolution() -> None:
             self.one, self.bn_one = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
             self.two, self.bn_two = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
             for bn in (self.bn_one, self.bn_two):
+                assert bn.running_mean is not None
                 bn.running_mean += 1.0
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,10 @@ from squeeze.passes.quantize.rtn import Rtn
 def given() -> tuple[TorchModel, OnnxModel]:
     """gptq at 8 bits, negative scales and all, and its export."""
     made = Gptq(bits=8, group_size=None).run(torch_model(), context())
-    return made, ExportOnnx().run(made, context())
+    exported = ExportOnnx().run(made, context())
+    assert isinstance(made, TorchModel)
+    assert isinstance(exported, OnnxModel)
+    return made, exported
 
 
 def initializers(model: OnnxModel, path: Path) -> dict[str, Any]:

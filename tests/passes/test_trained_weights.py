@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from language_world import write_folder, write_tokenizer
+from language_world import in_shards, write_folder, write_tokenizer
 from test_language_training import context, counting, loss_of
 from tiny import faults
 from torch import nn
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learnt(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """A model that predicts the counting text: what quantization damages."""
     place = tmp_path_factory.mktemp("learnt")
-    return Finetune(**SETTINGS | {"epochs": 6}).run(LanguageModel(folder), context(place))
+    return in_shards(Finetune(**SETTINGS | {"epochs": 6}).run(LanguageModel(folder), context(place)))
 
 
 def changed(before: LanguageModel, after: LanguageModel) -> set[str]:
@@ -96,7 +96,8 @@ def test_blocks_worked_out_again_give_the_same_gradients(tmp_path: Path, folder:
 
 
 def quantized(model: LanguageModel, place: Path, **options: object) -> LanguageModel:
-    return Rtn(**{"bits": 2, "group_size": 16} | options).run(model, Context(journal=context(place).journal))
+    context_ = Context(journal=context(place).journal)
+    return in_shards(Rtn(**{"bits": 2, "group_size": 16} | options).run(model, context_))
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
@@ -204,7 +205,7 @@ passes:
   - {pass: rtn, bits: 2, group_size: 16}
   - {pass: distill, quantized: scales, epochs: 1}
 """
-FAULTS = {
+FAULTS: dict[tuple[str, ...], str] = {
     ("passes.1.quantized=null",): "distill must come before rtn (line 7), which leaves the weights quantized",
     ("passes.0={pass: finetune, epochs: 1}",): "quantized: scales trains weights on their grid, and none lies on one",
     ("passes.1.train=norms",): "train names weights that are floats; quantized: scales says what is trained",

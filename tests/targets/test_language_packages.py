@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_world import write_folder
+from language_world import in_shards, write_folder
 
 from squeeze import registry
 from squeeze.errors import EffectError, ModelError, VerifyError
@@ -40,7 +40,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """A tiny Llama on a 4-bit grid with groups of 32, which every format holds."""
     folder = write_folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=64)
     write_bpe_tokenizer(folder)
-    return Rtn(bits=4, group_size=32).run(LanguageModel(folder), Context())
+    return in_shards(Rtn(bits=4, group_size=32).run(LanguageModel(folder), Context()))
 
 
 @pytest.fixture(scope="module")
