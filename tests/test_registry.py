@@ -172,3 +172,16 @@ def test_every_class_of_a_plan_is_in_the_python_api(kind: registry.Kind) -> None
 def test_a_public_name_is_the_same_however_often_it_is_asked_for() -> None:
     """The first look at a name may import a folder of the same name, which must not take its place."""
     assert all(getattr(api, name) is getattr(api, name) for name in dir(api))
+
+
+def test_brackets_that_name_a_stage_take_every_form_that_it_has() -> None:
+    class Same(api.Pass[api.TorchStage, api.TorchStage]):
+        """A torch model stays as it is, wherever its weights lie."""
+
+    class Graph(api.Pass[api.TorchStage, api.OnnxModel]):
+        """Any torch model becomes a graph."""
+
+    assert Same.gives("torch") is api.TorchModel
+    assert Same.gives("language") is api.LanguageModel
+    assert Same.gives("onnx") is None
+    assert {Graph.gives(form) for form in ("torch", "language")} == {api.OnnxModel}

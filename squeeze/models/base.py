@@ -95,6 +95,11 @@ class Model(ABC):
     inputs: tuple[InputSpec, ...]
     runtime: str | None = None  # registered name of the one whose file it is; None: it is none's
 
+    @classmethod
+    def forms(cls) -> tuple[type[Model], ...]:
+        """The forms that this class stands for in a bracket."""
+        return (cls,)
+
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """Logits, float32, ``[n, classes]``."""
@@ -206,7 +211,11 @@ def has_form(model: Model, forms: tuple[type[Model], ...]) -> bool:
 
 
 def forms_of(bracket: object) -> tuple[type[Model], ...]:
-    """The forms that a bracket names: one class, or several joined by ``|``; none where it is no form yet."""
+    """The forms that a bracket names: one class, or several joined by ``|``; none where it is no form yet.
+
+    A stage stands for all forms that it has.
+    """
     named = get_args(bracket) if isinstance(bracket, UnionType) else (bracket,)
-    forms = tuple(form for form in named if isinstance(form, type) and issubclass(form, Model))
-    return forms if len(forms) == len(named) else ()
+    if not all(isinstance(one, type) and issubclass(one, Model) for one in named):
+        return ()
+    return tuple(form for one in named for form in one.forms())

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from squeeze.algorithms.affine import QuantizedTensor
-    from squeeze.models.base import Batch, Model
+    from squeeze.models.base import Batch
     from squeeze.models.tasks.base import Task
     from squeeze.models.torch_model import TorchModel
+    from squeeze.models.torch_stage import TorchStage
 
 
 class Resident(ABC):
@@ -45,7 +46,7 @@ class Resident(ABC):
         """Examples that go through the module at once; gradients of the parts of a batch are added."""
 
     @abstractmethod
-    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> Model:
+    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> TorchStage:
         """The model with the weights as they are now, in evaluation mode.
 
         Args:

@@ -14,6 +14,9 @@ from typing import Any
 from torch import nn
 
 from squeeze.models.base import Model
+from squeeze.references import resolve
+
+KINDS = ("squeeze.models.torch_model:TorchModel", "squeeze.models.language.language_model:LanguageModel")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class TorchStage(Model):
 
     module: nn.Module
     grid: Mapping[str, Any]
+
+    @classmethod
+    def forms(cls) -> tuple[type[Model], ...]:
+        """In a bracket, the stage alone stands for both."""
+        return tuple(map(resolve, KINDS)) if cls is TorchStage else (cls,)
 
     @abstractmethod
     def matrices(self) -> dict[str, WeightShape]:

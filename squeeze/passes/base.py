@@ -131,6 +131,7 @@ class Pass(Options, ABC, Generic[In, Out]):
 
     ``class Prune(Pass[TorchModel, TorchModel])``: the brackets are the forms that go in and out, read by mypy
     and by ``plan.check`` alike. ``Pass[A | B, C | D]`` takes two forms: of an A it makes a C, of a B a D.
+    ``Pass[TorchStage, TorchStage]`` takes a torch model wherever its weights lie, and leaves them there.
     """
 
     name: ClassVar[str]
@@ -152,6 +153,7 @@ class Pass(Options, ABC, Generic[In, Out]):
             args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
             args = args * 2 if len(args) == 1 else args  # the form of a base that gives what it takes
             taken, given = (forms_of(arg) for arg in args) if len(args) == 2 else ((), ())
+            given = given * len(taken) if len(given) == 1 else given
             if taken and len(taken) == len(given):
                 cls.ways = tuple(zip(taken, given, strict=True))
                 break

@@ -19,9 +19,10 @@ from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
 from squeeze.models.tasks.base import TOKENS, models_that_give
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
 from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, require_same_width
-from squeeze.passes.distill.training import Trainable, TrainingPass, require_targets
+from squeeze.passes.distill.training import TrainingPass, require_targets
 from squeeze.training.cached_teacher import Taught, most_bytes
 from squeeze.training.features import FeaturePairs, feature_faults
 from squeeze.training.footprint import training_bytes
@@ -125,11 +126,11 @@ class Distill(TrainingPass):
         temperature = self.temperature or usual
         return super().settled(model).model_copy(update={"temperature": temperature})
 
-    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+    def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         teacher = self.cached is None
         return training_bytes(model, self, tokens, self.quantized, teacher) if model.blocks else None
 
-    def keeps(self, model: Trainable) -> str | None:
+    def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:
             return None
         size = f"about {most_bytes(self.cached)} bytes of the teacher for each token of data.train"

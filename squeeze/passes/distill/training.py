@@ -14,10 +14,9 @@ from squeeze.data.base import Dataset
 from squeeze.errors import DataError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
-from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
-from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass
 from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss, Training
@@ -25,10 +24,8 @@ from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
 from squeeze.training.trained import TrainedWeights, train_some
 
-Trainable = TorchModel | LanguageModel
 
-
-class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel | LanguageModel]):
+class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
     """Trains a model of any task with all its weights in memory; what is learnt from a batch, the subclass says."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
@@ -41,10 +38,10 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
         """Give the loss of a batch while the training lasts."""
 
-    def run(self, model: Trainable, context: Context) -> Trainable:
+    def run(self, model: TorchStage, context: Context) -> TorchStage:
         return self.settled(model)._trained(model, context)
 
-    def _trained(self, model: Trainable, context: Context) -> Trainable:
+    def _trained(self, model: TorchStage, context: Context) -> TorchStage:
         student = model.resident()
         if self.recompute and not student.recompute():
             raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
@@ -69,7 +66,7 @@ class TrainingPass(TrainingOptions, Pass[TorchModel | LanguageModel, TorchModel 
         """Let gradients reach the weights that are to be trained."""
         return train_some(student, self.train, self.blocks, self.rank, seed)
 
-    def memory_bytes(self, model: Trainable, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+    def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return training_bytes(model, self, tokens, None, teacher=False) if model.blocks else None
 
     def faults(self, model: Model) -> Iterator[str]:

@@ -32,6 +32,7 @@ from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward, in_memory
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.lowering import WeightEncoding
@@ -43,7 +44,7 @@ PREFIX = "module."  # where the wrapper keeps the user's module
 TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order, wrong exports are off by far more
 
 
-class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
+class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
     """Write the model as an ONNX graph with a free batch dimension, and a free length where tokens go in.
 
     Its logits are compared with torch's.
@@ -63,7 +64,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
     length: PositiveInt | None = None
     """Most tokens of a text: the length of position tables; null: as the config says."""
 
-    def run(self, model: TorchModel | LanguageModel, context: Context) -> OnnxModel | OnnxDecoder:
+    def run(self, model: TorchStage, context: Context) -> OnnxModel | OnnxDecoder:
         """Export, tidy up, compare."""
         return self._decoder(in_shards(model), context) if model.blocks else self._rows(in_memory(model), context)
 
@@ -76,7 +77,7 @@ class ExportOnnx(Pass[TorchModel | LanguageModel, OnnxModel | OnnxDecoder]):
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported
 
-    def faults(self, model: TorchModel | LanguageModel) -> Iterator[str]:
+    def faults(self, model: TorchStage) -> Iterator[str]:
         """A decoder's code is run on stand-ins for tensors: what has no graph form shows before any weight is read."""
         if model.blocks:
             yield from self.writer().faults(in_shards(model))

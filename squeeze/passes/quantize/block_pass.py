@@ -38,7 +38,7 @@ M = TypeVar("M", bound=TorchStage)
 class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
     """A quantizer of weights: of a language model one decoder block at a time, else one layer at a time.
 
-    ``BlockPass[LanguageModel]`` takes language models alone, ``BlockPass[TorchModel | LanguageModel]`` any torch model.
+    ``BlockPass[LanguageModel]`` takes language models alone, ``BlockPass[TorchStage]`` any torch model.
     """
 
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})

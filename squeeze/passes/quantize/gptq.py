@@ -26,8 +26,7 @@ from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.options import Unused
-from squeeze.models.torch_model import TorchModel
-from squeeze.models.torch_stage import WeightShape
+from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import CalibratedPass
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_inputs, fallback
@@ -41,7 +40,7 @@ PART_VALUES = 1 << 24  # of a weight that are solved at once: each copy takes 64
 COPIES = 9  # of a part, while it is shifted, solved and refined
 
 
-class Gptq(CalibratedPass[TorchModel | LanguageModel]):
+class Gptq(CalibratedPass[TorchStage]):
     """Quantize weights column by column, pushing each error onto the columns still to come.
 
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323; towards the original model's outputs as in GPTAQ (Li et al.,
@@ -84,7 +83,7 @@ class Gptq(CalibratedPass[TorchModel | LanguageModel]):
         part = COPIES * min(PART_VALUES, out * width)
         return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
 
-    def faults(self, model: TorchModel | LanguageModel) -> Iterator[str]:
+    def faults(self, model: TorchStage) -> Iterator[str]:
         yield from super().faults(model)
         if self.order == "act_order":
             shapes = model.matrices()

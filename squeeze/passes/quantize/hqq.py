@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from squeeze.algorithms.hqq import half_quadratic
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import BlockPass
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 
-class Hqq(BlockPass[TorchModel | LanguageModel]):
+class Hqq(BlockPass[TorchStage]):
     """Fit the grid of every weight so that a few outliers count little; looks at no data.
 
     Badri & Shaji, 2023, "Half-Quadratic Quantization of Large Machine Learning Models".

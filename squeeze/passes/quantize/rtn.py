@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from squeeze.algorithms.rtn import Clip, round_to_nearest
-from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.torch_model import TorchModel
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import BlockPass
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 
-class Rtn(BlockPass[TorchModel | LanguageModel]):
+class Rtn(BlockPass[TorchStage]):
     """Round every weight to the nearest point of its group's grid; looks at no data."""
 
     name: ClassVar[str] = "rtn"
