@@ -71,6 +71,8 @@ from .passes.distill.distill import Distill as Distill
 from .passes.distill.finetune import Finetune as Finetune
 from .passes.export.export_onnx import ExportOnnx as ExportOnnx
 from .passes.prune.prune_channels import PruneChannels as PruneChannels
+from .passes.prune.prune_depth import PruneDepth as PruneDepth
+from .passes.prune.prune_width import PruneWidth as PruneWidth
 from .passes.quantize.backends.auto_round import AutoRound as AutoRound
 from .passes.quantize.backends.gptqmodel import Gptqmodel as Gptqmodel
 from .passes.quantize.backends.neural_compressor import NeuralCompressor as NeuralCompressor

@@ -19,6 +19,8 @@ Kind = Literal["passes", "targets", "metrics", "data", "tasks", "runtimes", "wri
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
         "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
+        "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
+        "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
         "rtn": "squeeze.passes.quantize.rtn:Rtn",
         "gptq": "squeeze.passes.quantize.gptq:Gptq",
         "awq": "squeeze.passes.quantize.language.awq:Awq",

@@ -23,6 +23,7 @@ LADDER = [
     "references",
     "registry",
     "models",
+    "surgery",
     "runtimes",
     "writers",
     "data",

@@ -25,6 +25,7 @@ from squeeze.models.base import InputSpec
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass
+from squeeze.progress import Progress
 
 CLASSES = 4
 PLAN = """\
@@ -43,6 +44,20 @@ def network(width: int = 8) -> nn.Sequential:
     """``[n, 3, any, any]`` to ``[n, 4]``."""
     convolution = nn.Conv2d(3, width, 3, padding=1)
     return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+
+
+class Killed(Progress):
+    """Ends the work, as a kill does, once it has done so many things; counts them."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.done = after, 0
+
+    def track(self, items, what, total=None):  # type: ignore[no-untyped-def]
+        for item in items:
+            if self.done == self.after:
+                raise KeyboardInterrupt
+            yield item
+            self.done += 1
 
 
 class Scale(Pass[TorchModel, TorchModel]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,6 +118,12 @@ class Walk:
         other = Walk(self.network, self.tokens, self.chunk, spill, self.wide)
         other.calls, other.hidden = self.calls, other._room(self.hidden)
         other.hidden.copy_(self.hidden)
+        return other
+
+    def on(self, network: Network) -> Walk:
+        """The same activations, in the same memory, for the blocks of another network: one of other widths."""
+        other = copy(self)
+        other.network = network
         return other
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ from squeeze.models.base import InputSpec
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.progress import Progress
 
 PER_CHANNEL = {"stem": {"group_size": None}, "depthwise": {"group_size": None}}  # 3 channels and 1 have no groups of 4
 
@@ -56,20 +55,6 @@ def transposed_model() -> TorchModel:
 def logits(model: TorchModel) -> Tensor:
     """On images that nothing was calibrated on."""
     return model.predict(Noise(32, seed=1).batch(np.arange(32)))
-
-
-class Killed(Progress):
-    """Ends the work, as a kill does, once it has done so many things; counts them."""
-
-    def __init__(self, after: int) -> None:
-        self.after, self.done = after, 0
-
-    def track(self, items, what, total=None):  # type: ignore[no-untyped-def]
-        for item in items:
-            if self.done == self.after:
-                raise KeyboardInterrupt
-            yield item
-            self.done += 1
 
 
 def context(count: int = 96, **more: object) -> Context:

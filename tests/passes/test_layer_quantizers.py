@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from grid_world import PER_CHANNEL, Killed, context, logits, torch_model, transposed_model
+from grid_world import PER_CHANNEL, context, logits, torch_model, transposed_model
 from onnx import numpy_helper
+from tiny import Killed
 from torch import nn
 from torch.nn import functional
 

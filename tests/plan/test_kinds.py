@@ -48,6 +48,8 @@ GRAPHS = {"onnx", "exported cnn", "exported encoder"}
 CLASSIFIERS, LANGUAGE = {"cnn", "language"}, {"language"}
 TAKEN = {  # by pass: kinds without a fault
     "prune_channels": {"cnn", "encoder"},
+    "prune_width": LANGUAGE,
+    "prune_depth": LANGUAGE,
     "finetune": CLASSIFIERS,
     "distill": {*CLASSIFIERS, "encoder"},
     "export_onnx": {"cnn", "encoder", "language", "gptq"},
@@ -72,7 +74,11 @@ PACKED = {  # by target
     "checkpoint": {"gptq"},
     "gguf": {"language", "gptq"},
 }
-NEEDED = {"prune_channels": {"ratio": 0.5, "align": 1}}
+NEEDED = {
+    "prune_channels": {"ratio": 0.5, "align": 1},
+    "prune_width": {"ratio": 0.5, "align": 8},
+    "prune_depth": {"blocks": 1},
+}
 UNREADABLE = {"gguf": "no config.json here", "gguf file": "not a readable ONNX file"}
 
 

@@ -43,6 +43,18 @@ def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
     return module
 
 
+def accepted(values: Mapping[str, Any]) -> bool:
+    """Whether transformers takes a config of these values: some families bind one size to another."""
+    from transformers import AutoConfig
+
+    left = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    try:
+        AutoConfig.for_model(str(values.get("model_type")), **left)
+    except Exception:  # whatever transformers' code makes of a config that does not fit it
+        return False
+    return True
+
+
 def config_values(file: Path) -> dict[str, Any]:
     """What a config.json says.
 

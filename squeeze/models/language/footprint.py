@@ -9,6 +9,7 @@ from torch import Tensor
 
 from squeeze.blocks.wide_products import ROWS_VALUES
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.skeleton import Skeleton
 
 PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
 FLOAT = 4  # bytes
@@ -19,6 +20,11 @@ WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # while half-precision weights are mult
 def largest_block_bytes(model: LanguageModel) -> int:
     """Of the block with the largest weights, as stored dense."""
     return max(sum(p.nbytes for p in block.parameters()) for block in model.skeleton.layers)
+
+
+def weight_bytes(skeleton: Skeleton) -> int:
+    """Of all weights, tied ones once, as stored dense."""
+    return sum(value.nbytes for value in skeleton.module.parameters())
 
 
 def block_matrices(model: LanguageModel) -> list[tuple[str, Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -46,8 +47,7 @@ class LanguageModel(Decoder, TorchStage):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.skeleton = Skeleton.read(folder)
-        self.module = self.skeleton.module
+        self.restructure(Skeleton.read(folder))
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces
@@ -56,6 +56,18 @@ class LanguageModel(Decoder, TorchStage):
         if HEAD in self.skeleton.factors and EMBEDDING in self.stored_names.alone:
             self.stored_names.alone.setdefault(HEAD, self.stored_names.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
+
+    def restructure(self, skeleton: Skeleton) -> None:
+        """Take another structure: what a pass will make of the model, for who checks what comes after it."""
+        self.skeleton, self.module = skeleton, skeleton.module
+        self.__dict__.pop("_macs", None)
+
+    def copied(self) -> Self:
+        """The same weights; a structure that may be exchanged."""
+        return copy(self)
+
+    def outline(self) -> Self:
+        return self.copied()
 
     @property
     def vocabulary(self) -> int:
@@ -111,6 +123,15 @@ class LanguageModel(Decoder, TorchStage):
             yield module
         finally:
             empty(module, names)
+
+    @contextmanager
+    def block_to_change(self, index: int, names: list[str]) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        """One block, some of whose parameters may be written to; and what those are in the file."""
+        with self.block(index) as block:
+            was = {name: block.get_parameter(name).data for name in names}
+            for name, mapped in was.items():
+                block.get_parameter(name).data = mapped.clone()  # never written to where the file is
+            yield block, was
 
     @contextmanager
     def outside(self, wide: bool = False) -> Iterator[nn.Module]:

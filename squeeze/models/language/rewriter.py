@@ -20,7 +20,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.skeleton import empty, fill
+from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.shards import METADATA, Shards, metadata
 from squeeze.sums import is_whole, put_summed
 
@@ -34,10 +34,17 @@ class Rewriter:
 
     Args:
         config: What the new model's ``config.json`` says otherwise.
+        skeleton: Of the new model, where its blocks have other shapes.
     """
 
-    def __init__(self, model: LanguageModel, folder: Path, config: Mapping[str, Any] | None = None) -> None:
-        self.model, self.folder = model, folder
+    def __init__(
+        self,
+        model: LanguageModel,
+        folder: Path,
+        config: Mapping[str, Any] | None = None,
+        skeleton: Skeleton | None = None,
+    ) -> None:
+        self.model, self.folder, self.skeleton = model, folder, skeleton or model.skeleton
         folder.mkdir(parents=True, exist_ok=True)
         copy_side_files(model.folder, folder)
         if config:
@@ -71,7 +78,7 @@ class Rewriter:
         file = self.folder / f"{_block(index)}.safetensors"
         shards = Shards(self.folder, [file])
         grid = read_grid(shards)
-        skeleton = self.model.skeleton
+        skeleton = self.skeleton
         module, names = skeleton.layers[index], skeleton.block_names(index)
         try:
             for name in names:

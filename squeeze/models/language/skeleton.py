@@ -29,11 +29,13 @@ class Skeleton:
 
     Args:
         module: The whole model; ``layers_name`` is where its blocks are.
+        values: Of the config.json that it is made of.
         factors: What stored weights are multiplied by to become the module's (MiniCPM).
     """
 
-    def __init__(self, module: nn.Module, config: Any, factors: Mapping[str, float]) -> None:
-        self.module, self.config, self.factors = module.eval(), config, factors
+    def __init__(self, module: nn.Module, values: Mapping[str, Any], factors: Mapping[str, float]) -> None:
+        self.module, self.values, self.factors = module.eval(), values, factors
+        self.config: Any = module.config
         self.layers_name, self.layers = _find_layers(module)
 
     @classmethod
@@ -42,8 +44,13 @@ class Skeleton:
         require_regular_folder(folder)
         stored = config_values(folder / "config.json")
         require_sizes(stored, folder / "config.json", stored_tensors(folder))
-        module = build(folder, as_llama(stored))
-        return cls(module, module.config, factors(stored))
+        return cls.built(folder, as_llama(stored), factors(stored))
+
+    @classmethod
+    def built(cls, folder: Path, values: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> Skeleton:
+        """What a config.json of those values makes; ``folder`` is for messages."""
+        module = build(folder, values)
+        return cls(module, values, factors or {})
 
     @property
     def outside(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, Self, TypeVar, cast
 
 from pydantic import PositiveInt
 
+from squeeze.blocks.hessians import Inputs
 from squeeze.blocks.watch import Weight
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
@@ -30,7 +31,7 @@ from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.quantize.blocks import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
 from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
-from squeeze.passes.quantize.work import BlockWork, Grids, Inputs
+from squeeze.passes.quantize.work import BlockWork, Grids
 
 M = TypeVar("M", bound=TorchStage)
 

@@ -19,6 +19,7 @@ from squeeze.algorithms.gptq import Solved, solve
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.blocks.hessians import Inputs, block_inputs
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.formats.grid_kind import GridKind
@@ -29,9 +30,9 @@ from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import CalibratedPass
-from squeeze.passes.quantize.hessians import FEW_TOKENS, block_inputs, fallback
+from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
-from squeeze.passes.quantize.work import BlockWork, Grids, Inputs
+from squeeze.passes.quantize.work import BlockWork, Grids
 
 Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
 

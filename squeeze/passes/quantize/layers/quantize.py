@@ -17,6 +17,7 @@ from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.rtn import require_finite
 from squeeze.algorithms.threads import threads
+from squeeze.blocks.hessians import Inputs
 from squeeze.blocks.watch import Weight
 from squeeze.errors import DataError, ModelError, SqueezeError
 from squeeze.models.grid_file import GridEntry, from_tensors, to_tensors
@@ -27,7 +28,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.layers.inputs import batches, inputs_of, outputs_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.scheme import Scheme
-from squeeze.passes.quantize.work import BlockWork, Inputs
+from squeeze.passes.quantize.work import BlockWork
 
 if TYPE_CHECKING:
     from squeeze.passes.quantize.block_pass import BlockPass

@@ -1,0 +1,88 @@
+"""A decoder with fewer blocks: its config, which block each of its tensors was in, and its loss before it is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from squeeze.blocks.walk import Walk
+from squeeze.errors import ModelError
+from squeeze.models.language.dense import write_dense
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.skeleton import Skeleton
+
+COUNT = "num_hidden_layers"
+PER_BLOCK = ("layer", "block")  # in the name of a config's list that has an entry for each block
+
+
+def shallow_values(model: LanguageModel, kept: Sequence[int]) -> dict[str, Any]:
+    """The config of the decoder with these blocks alone: their number, and lists with an entry for each block.
+
+    Raises:
+        ModelError: the config does not say how many blocks there are.
+    """
+    values = dict(model.skeleton.values)
+    config = model.skeleton.config.get_text_config()
+    if getattr(config, COUNT, None) != model.blocks:
+        raise ModelError(f"config.json of model_type '{config.model_type}' does not name its blocks as {COUNT}")
+    new: dict[str, Any] = {COUNT: len(kept)}
+    for name, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == model.blocks and any(word in name for word in PER_BLOCK):
+            new[name] = [value[index] for index in kept]
+    text = values.get("text_config")
+    return values | ({"text_config": text | new} if isinstance(text, dict) else new)
+
+
+def shallow(model: LanguageModel, kept: Sequence[int]) -> Skeleton:
+    """The decoder with these blocks alone, without weights.
+
+    Raises:
+        ModelError: the blocks that its config makes are others.
+    """
+    skeleton = Skeleton.built(model.folder, shallow_values(model, kept))
+    for new, old in enumerate(kept):
+        shapes = [
+            {name: value.shape for name, value in block.named_parameters()}
+            for block in (skeleton.layers[new], model.skeleton.layers[old])
+        ]
+        if shapes[0] != shapes[1]:
+            raise ModelError(f"{model.skeleton.prefix(old)[:-1]} cannot be block {new}: its config makes another one")
+    return skeleton
+
+
+def write_shallow(model: LanguageModel, kept: Sequence[int], folder: Path) -> LanguageModel:
+    """The decoder with these blocks alone, as a folder that stock transformers loads."""
+    skeleton = shallow(model, kept)
+    old = {skeleton.prefix(new): model.skeleton.prefix(index) for new, index in enumerate(kept)}
+
+    def tensor(name: str) -> torch.Tensor:
+        prefix = next((prefix for prefix in old if name.startswith(prefix)), None)
+        return model.tensor(name if prefix is None else old[prefix] + name.removeprefix(prefix))
+
+    write_dense(skeleton, tensor, model.folder, folder)
+    (folder / "config.json").write_text(json.dumps(shallow_values(model, kept), indent=2, sort_keys=True) + "\n")
+    return LanguageModel(folder)
+
+
+def loss_without(model: LanguageModel, start: Walk, skipped: frozenset[int]) -> float:
+    """Mean cross-entropy per token, in nats, of the model with some blocks skipped; float32, one block in memory.
+
+    Args:
+        start: The embedded tokens, wide; left as they are.
+    """
+    walk, total, count = start.twin(), 0.0, 0
+    for index in range(model.blocks):
+        if index not in skipped:
+            with model.block(index, wide=True):
+                walk.through(index)
+    with model.outside(wide=True):
+        for part, logits in walk.finish():
+            targets = walk.tokens[part, 1:].flatten()
+            total += float(functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum"))
+            count += len(targets)
+    return total / count

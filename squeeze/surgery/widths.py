@@ -1,0 +1,189 @@
+"""How wide the blocks of a decoder are, and which tensors get narrower with a part of them.
+
+Nothing is known of families: the model is built (without weights) from the same config with a smaller
+``intermediate_size``, or with fewer heads, and the tensors whose shapes differ are what is coupled. Heads leave with
+the KV head that they share, so that each KV head is still read by as many. Every block has the same widths afterwards,
+since a config names one number for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from squeeze.algorithms.osscar import channels
+from squeeze.errors import ModelError
+from squeeze.models.language.build import accepted
+from squeeze.models.language.skeleton import Skeleton
+
+Part = Literal["intermediate", "heads"]
+Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads
+
+NAMES: dict[Part, str] = {"intermediate": "intermediate_size", "heads": "num_attention_heads"}  # in a config
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A dimension of a block's tensor that gets narrower.
+
+    Args:
+        name: Inside the block.
+        pieces: Where the units lie in that dimension: ``(first, size)`` of each stack of them (q, k and v in one).
+    """
+
+    name: str
+    dim: int
+    pieces: tuple[tuple[int, int], ...]
+
+    @property
+    def reads(self) -> bool:
+        """Whether the units are input channels of a matrix: its other columns can make up for those that leave."""
+        return self.dim == 1 and self.name.endswith("weight")
+
+    def of(self, value: Tensor, units: Tensor) -> Tensor:
+        """The tensor with some units alone."""
+        places = torch.cat([first + channels(units, size) for first, size in self.pieces])
+        return value.index_select(self.dim, places)
+
+
+class Widths:
+    """The parts of a decoder that may be made narrower.
+
+    Raises:
+        ModelError: the config does not name a part's width, or the tensors do not follow from it in a known way.
+    """
+
+    def __init__(self, skeleton: Skeleton, folder: Path, parts: tuple[Part, ...]) -> None:
+        self.skeleton, self.folder = skeleton, folder
+        self.values = dict(skeleton.values)
+        self.config = skeleton.config.get_text_config()
+        self.units: dict[Part, int] = {part: self._units(part) for part in parts}
+        self.choices = self._choices() if "heads" in parts else []
+        self.fewer: dict[Part, int] = {part: self._fewer(part) for part in parts}
+        self.smaller = {part: self.built({part: n}) for part, n in self.fewer.items() if n < self.units[part]}
+        self._cuts = [self._of_block(index) for index in range(len(skeleton.layers))]
+        self._require_inside()
+
+    @property
+    def heads(self) -> int:
+        return int(self.config.num_attention_heads)
+
+    @property
+    def kv_heads(self) -> int:
+        return int(getattr(self.config, "num_key_value_heads", None) or self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads)
+
+    def changes(self, units: Units) -> dict[str, Any]:
+        """What the config says otherwise of a decoder with so many units."""
+        new: dict[str, Any] = {}
+        if "intermediate" in units:
+            new["intermediate_size"] = units["intermediate"]
+        if "heads" in units:
+            new |= {"num_attention_heads": units["heads"] * (self.heads // self.kv_heads)}
+            new |= {"num_key_value_heads": units["heads"], "head_dim": self.head_dim}
+        text = self.values.get("text_config")
+        return {"text_config": text | new} if isinstance(text, dict) else new
+
+    def built(self, units: Units) -> Skeleton:
+        """The decoder with so many units, without weights."""
+        return Skeleton.built(self.folder, self.values | self.changes(units))
+
+    def cuts(self, index: int) -> dict[Part, list[Cut]]:
+        """What gets narrower in a block with each part, the matrix that reads the units first."""
+        return self._cuts[index]
+
+    def names(self, index: int) -> list[str]:
+        """Of all tensors of a block that get narrower."""
+        return [cut.name for cuts in self._cuts[index].values() for cut in cuts]
+
+    def parameters(self, units: Units) -> int:
+        """Of the whole model with so many units: each costs the same."""
+        before = _parameters(self.skeleton)
+        return before - sum((self.units[part] - n) * self.cost(part) for part, n in units.items())
+
+    def cost(self, part: Part) -> int:
+        """Parameters of one unit, in all blocks."""
+        if part not in self.smaller:
+            return 0
+        gone = self.units[part] - self.fewer[part]
+        return (_parameters(self.skeleton) - _parameters(self.smaller[part])) // gone
+
+    def _units(self, part: Part) -> int:
+        found = getattr(self.config, NAMES[part], None)
+        if not isinstance(found, int):
+            what = "one for each block" if isinstance(found, list) else "none"
+            kind = self.config.model_type
+            raise ModelError(f"config.json of model_type '{kind}' names {what} as {NAMES[part]}; one number would do")
+        return found if part == "intermediate" else self.kv_heads
+
+    def _choices(self) -> list[int]:
+        """How many KV heads a config of the family may name, ascending; Llama's heads must divide the hidden size."""
+        fewer = [n for n in range(1, self.kv_heads) if accepted(self.values | self.changes({"heads": n}))]
+        return [*fewer, self.kv_heads]
+
+    def _fewer(self, part: Part) -> int:
+        """As many as a smaller decoder may have, to compare with; all of them where there is none."""
+        return self.units[part] // 2 if part == "intermediate" else self.choices[-2:][0]
+
+    def _of_block(self, index: int) -> dict[Part, list[Cut]]:
+        found: dict[Part, list[Cut]] = {}
+        for part, smaller in self.smaller.items():
+            cuts = _differing(self.skeleton.layers[index], smaller.layers[index], self._layouts(part))
+            reading = [cut for cut in cuts if cut.reads]
+            where = self.skeleton.prefix(index).removesuffix(".")
+            if not cuts:
+                kind = self.config.model_type
+                raise ModelError(f"model_type '{kind}': no weight of {where} gets narrower with {NAMES[part]}")
+            if len(reading) != 1 or self.skeleton.layers[index].get_parameter(reading[0].name).dim() != 2:
+                what = f"{where}: {part} are in {', '.join(cut.name for cut in cuts)}"
+                raise ModelError(f"{what}; one matrix that reads them is needed (mixtures of experts have more)")
+            found[part] = sorted(cuts, key=lambda cut: not cut.reads)
+        return found
+
+    def _layouts(self, part: Part) -> dict[int, tuple[tuple[int, int], ...]]:
+        """By the size of a dimension, where the units lie in it."""
+        if part == "intermediate":
+            size = self.units[part]
+            return {size: ((0, 1),), 2 * size: ((0, 1), (size, 1))}
+        heads, kv, dim = self.heads, self.kv_heads, self.head_dim
+        shared = heads // kv
+        fused = ((0, shared * dim), (heads * dim, dim), ((heads + kv) * dim, dim))
+        known = {kv: ((0, 1),), heads: ((0, shared),), kv * dim: ((0, dim),), heads * dim: ((0, shared * dim),)}
+        return known | {(heads + 2 * kv) * dim: fused}
+
+    def _require_inside(self) -> None:
+        for smaller in self.smaller.values():
+            shapes = {name: value.shape for name, value in self.skeleton.module.named_parameters()}
+            inside = f"{self.skeleton.layers_name}."
+            changed = [n for n, v in smaller.module.named_parameters() if shapes.get(n) != v.shape]
+            if outside := [name for name in changed if not name.startswith(inside)]:
+                raise ModelError(f"{outside[0]} outside the blocks would change too; that is not known to be right")
+
+
+def _differing(block: nn.Module, smaller: nn.Module, layouts: Mapping[int, tuple[tuple[int, int], ...]]) -> list[Cut]:
+    """The dimensions in which two blocks differ.
+
+    Raises:
+        ModelError: one whose size does not say how the units lie in it.
+    """
+    new = dict(smaller.named_parameters())
+    cuts = []
+    for name, value in block.named_parameters():
+        for dim, (was, now) in enumerate(zip(value.shape, new[name].shape, strict=True)):
+            if was != now and was not in layouts:
+                raise ModelError(f"{name} is {list(value.shape)}: how units lie in {was} channels is not known")
+            if was != now:
+                cuts.append(Cut(name, dim, layouts[was]))
+    return cuts
+
+
+def _parameters(skeleton: Skeleton) -> int:
+    return sum(value.numel() for value in skeleton.module.parameters())
