@@ -17,25 +17,17 @@ from squeeze.models.facts import Facts
 from squeeze.progress import no_foreign_bars
 from squeeze.runtimes.base import GENERATE, Runtime
 from squeeze.runtimes.in_transformers import InTransformers, TransformersScript
-from squeeze.runtimes.llama_cpp import FILE_NAME
+from squeeze.runtimes.llama_cpp import FILE_NAME, GgufFile
 
 
-class GgufInTransformers(InTransformers):
-    """``model.gguf``, a tokenizer beside it.
+class GgufInTransformers(GgufFile, InTransformers):
+    """The file in transformers.
 
     Raises:
         ModelError: no such file, or an architecture that transformers does not read from GGUF.
     """
 
     runtime = "transformers-gguf"
-
-    @property
-    def main(self) -> Path:
-        return self.folder / FILE_NAME
-
-    @property
-    def weight_files(self) -> tuple[Path, ...]:
-        return (self.main,)
 
     def arithmetic(self) -> str:
         return "transformers: float32 activations, head and logits, blocks dequantized"

@@ -25,14 +25,8 @@ FILE_NAME = "model.gguf"
 STEP = 256  # llama.cpp's room for a text comes in pieces of so many tokens
 
 
-class GgufDecoder(LanguageArtifact):
-    """``model.gguf``, a tokenizer beside it.
-
-    Raises:
-        ModelError: no such file, or llama.cpp cannot load it.
-    """
-
-    runtime = "llama.cpp"
+class GgufFile(LanguageArtifact):
+    """``model.gguf``, a tokenizer beside it."""
 
     @property
     def main(self) -> Path:
@@ -41,6 +35,16 @@ class GgufDecoder(LanguageArtifact):
     @property
     def weight_files(self) -> tuple[Path, ...]:
         return (self.main,)
+
+
+class GgufDecoder(GgufFile):
+    """The file in llama.cpp.
+
+    Raises:
+        ModelError: no such file, or llama.cpp cannot load it.
+    """
+
+    runtime = "llama.cpp"
 
     def arithmetic(self) -> str:
         return "llama.cpp: activations rounded to 8 bits in blocks of 32, float16 keys and values, float32 logits"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from by_threads import printed_by_threads
 
 from squeeze.algorithms.stats import MOST_UNITS, Interval, Studentized, mean_by_unit, ratio_by_unit, ratio_of_medians
 
@@ -90,13 +88,7 @@ def test_the_bytes_do_not_depend_on_how_many_threads_multiply_matrices() -> None
         "found = mean_by_unit(v), mean_by_unit(v, u), ratio_by_unit(v, v[::-1]);"
         "print([x.hex() for f in found for x in f.interval()])"
     )
-    said = set()
-    for threads in ("1", "2"):
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = dict.fromkeys(names, threads) | {"PYTHONPATH": ":".join(filter(None, sys.path))}
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-        said.add(run.stdout)
-    assert len(said) == 1
+    assert len(printed_by_threads(code)) == 1
 
 
 def test_the_ratio_of_medians_finds_the_speed_up_under_noise() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx_world import Noise
+from onnx_world import Noise, seeded
 from torch import Tensor, nn
 
 from squeeze.models.base import InputSpec
@@ -33,11 +33,7 @@ class Net(nn.Module):
 
 
 def net() -> nn.Module:
-    torch.manual_seed(0)
-    module = Net()
-    module.bn.running_mean += torch.randn(16) / 4
-    module.bn.running_var *= torch.rand(16) + 0.5
-    return module
+    return seeded(Net)
 
 
 def torch_model() -> TorchModel:

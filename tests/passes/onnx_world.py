@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,17 @@ class Net(nn.Module):
         return logits
 
 
-def net() -> nn.Module:
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    """A network whose norm ``bn`` of 16 channels has statistics as if it had been trained."""
     torch.manual_seed(0)
-    module = Net()
+    module: Any = kind()
     module.bn.running_mean += torch.randn(16) / 4
     module.bn.running_var *= torch.rand(16) + 0.5
     return module
+
+
+def net() -> nn.Module:
+    return seeded(Net)
 
 
 def torch_model() -> TorchModel:
