@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from language_world import write_folder
+from language_world import in_shards, write_folder
 
 from squeeze.blocks.mapped import MappedTensor
 from squeeze.data.text import TokenDataset
@@ -109,7 +109,7 @@ def test_a_graph_says_whether_its_products_round_activations(tmp_path: Path, att
 def test_int8_rounding_reads_as_stock_transformers_in_float32_says(original, tmp_path: Path) -> None:
     import transformers
 
-    rounded = Rtn(bits=8, group_size=32).run(original[0], Context())
+    rounded = in_shards(Rtn(bits=8, group_size=32).run(original[0], Context()))
     tokens = torch.from_numpy(DATA.tokens)
     stock = transformers.AutoModelForCausalLM.from_pretrained(original[0].folder, dtype=torch.float32).eval()
     with torch.no_grad():

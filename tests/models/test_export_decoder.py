@@ -104,7 +104,7 @@ def test_every_width_is_the_grid(tmp_path: Path, way: str, options: dict[str, ob
 def test_groups_in_another_order_are_read_in_that_order(tmp_path: Path, way: str) -> None:
     family = write_family("qwen2", tmp_path / "family")
     context = Context(calibration_data=TokenDataset("text", tokens(16, 24).numpy()))
-    model = Gptq(bits=4, group_size=16, order="act_order").run(LanguageModel(family), context)
+    model = in_shards(Gptq(bits=4, group_size=16, order="act_order").run(LanguageModel(family), context))
     assert model.quantized("model.layers.0.mlp.up_proj.weight").g_idx is not None
     export_decoder(model, tmp_path / "onnx", Options(encoding=way))
 

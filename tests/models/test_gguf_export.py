@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import text_model, tokens, write_family
+from language_world import in_shards
 from packed_world import AS_THEY_ARE, REFUSED, VARIANTS, quantized, write_letters
 from tokenizer_world import TEXT, TOKENIZERS
 from tokenizers import Tokenizer
@@ -149,7 +150,7 @@ def test_a_tokenizer_without_a_counterpart_is_refused(tmp_path: Path, line: str,
 def test_the_real_model_runs_in_llama_cpp(real: Path, tmp_path: Path) -> None:
     """Same tokens, same loss to a thousandth on real text: 4 bits exactly from the grid, the rest float16."""
     need_llama_cpp()
-    model = Rtn(bits=4, group_size=32).run(LanguageModel(real / "models/prose6M"), Context())
+    model = in_shards(Rtn(bits=4, group_size=32).run(LanguageModel(real / "models/prose6M"), Context()))
     write_gguf(model, tmp_path / "model.gguf")
     assert all(row.equal for row in prove_gguf(model, tmp_path / "model.gguf"))
     text = (real / "data/prose/evaluate.txt").read_text()[:8000]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import SMALL, stock_logits, tokens
+from language_world import in_shards
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -97,7 +98,7 @@ def test_once_written_anew_it_is_a_stock_llama_and_not_scaled_twice(tmp_path: Pa
     original = LanguageModel(write(tmp_path / "minicpm", tied))
     original.save_dense(tmp_path / "llama")
     assert torch.allclose(stock_logits(tmp_path / "llama"), reference(original.folder, tokens()), atol=1e-4)
-    quantized = Rtn(bits=8, group_size=16).run(original, Context())
+    quantized = in_shards(Rtn(bits=8, group_size=16).run(original, Context()))
     quantized.save_dense(tmp_path / "quantized")
     walked = quantized.predict(Batch({"input_ids": tokens()}))
     assert torch.allclose(walked, stock_logits(tmp_path / "quantized"), atol=1e-5)

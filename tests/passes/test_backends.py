@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from language_world import context, write_folder, write_tokenizer
+from language_world import context, in_shards, write_folder, write_tokenizer
 from torch import Tensor
 
 from squeeze.algorithms.rtn import round_to_nearest
@@ -60,7 +60,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
 def test_what_a_process_rounds_is_what_we_round(tiny: LanguageModel, capfd: pytest.CaptureFixture[str]) -> None:
     options: dict[str, Any] = {"group_size": 16, "exclude": "*.k_proj", "overrides": {"*.up_proj": {"bits": 8}}}
     lent = context()
-    theirs, ours = Rounding(**options).run(tiny, lent), Rtn(**options).run(tiny, context())
+    theirs, ours = Rounding(**options).run(tiny, lent), in_shards(Rtn(**options).run(tiny, context()))
     assert theirs.grid == ours.grid
     for name in theirs.skeleton.names():
         assert torch.equal(theirs.tensor(name), ours.tensor(name))

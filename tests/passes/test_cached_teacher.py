@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from language_world import write_folder, write_tokenizer
+from language_world import in_shards, write_folder, write_tokenizer
 from tiny import faults, squeeze
 from torch.nn import functional
 
@@ -86,11 +86,11 @@ def test_a_cached_teacher_teaches_as_well_for_a_fraction_of_the_bytes(tmp_path, 
 
 
 def test_the_teacher_is_read_once_for_all_students(tmp_path: Path, folder: Path, student: Path) -> None:
-    first = PASS.run(LanguageModel(student), lent(folder, tmp_path))
+    first = in_shards(PASS.run(LanguageModel(student), lent(folder, tmp_path)))
     again = lent(folder, tmp_path)
     again.original = None  # no teacher is lent
     again.journal = None
-    second = PASS.run(LanguageModel(student), again)
+    second = in_shards(PASS.run(LanguageModel(student), again))
     assert all(torch.equal(first.tensor(name), second.tensor(name)) for name in first.skeleton.names())
     with pytest.raises(SqueezeError, match="lends no original model"):  # of other draws there are none yet
         PASS.model_copy(update={"cached": 6}).run(LanguageModel(student), again)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from language_world import write_folder
+from language_world import in_shards, write_folder
 from torch import Tensor
 
 from squeeze.blocks.stream import OUTPUT, find_places
@@ -76,7 +76,7 @@ def test_experts_that_see_other_tokens_aim_at_what_they_are_given(tmp_path: Path
 
 def test_activations_of_both_models_may_lie_on_disk(tmp_path: Path) -> None:
     model = LanguageModel(write_folder(tmp_path))
-    spilled, held = (Gptq(group_size=16).run(model, context(memory_bytes=size)) for size in (1, None))
+    spilled, held = (in_shards(Gptq(group_size=16).run(model, context(memory_bytes=size))) for size in (1, None))
     assert all(torch.equal(spilled.tensor(name), held.tensor(name)) for name in held.skeleton.names())
 
 

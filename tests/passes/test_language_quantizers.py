@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from language_world import in_shards
 from torch import Tensor, nn
 
 from squeeze.blocks.watch import shared_inputs
@@ -241,7 +242,7 @@ def test_more_bits_come_closer(tiny: LanguageModel) -> None:
 
 
 def test_embeddings_are_quantized_on_request(tiny: LanguageModel) -> None:
-    made = Rtn(group_size=32, embeddings=8).run(tiny, context())
+    made = in_shards(Rtn(group_size=32, embeddings=8).run(tiny, context()))
     assert made.grid["model.embed_tokens.weight"].bits == 8
     assert "lm_head.weight" not in made.grid  # it is tied
     assert 0 < (made.tensor("model.embed_tokens.weight") - tiny.tensor("model.embed_tokens.weight")).abs().max() < 1e-3
@@ -251,7 +252,7 @@ def test_embeddings_are_quantized_on_request(tiny: LanguageModel) -> None:
 def test_a_group_index_is_stored_with_the_grid_and_read_back(tiny: LanguageModel) -> None:
     quantizer = Gptq(bits=4, group_size=16, order="act_order")
     assert not list(quantizer.faults(tiny))
-    after = quantizer.run(tiny, context())
+    after = in_shards(quantizer.run(tiny, context()))
     grid = after.quantized("model.layers.0.mlp.down_proj.weight")
     assert grid.g_idx is not None
     assert grid.g_idx.bincount().tolist() == [16] * 6

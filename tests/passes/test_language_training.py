@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from language_world import LETTERS, logits, write_folder, write_tokenizer
+from language_world import LETTERS, in_shards, logits, write_folder, write_tokenizer
 from tiny import faults
 from torch.nn import functional
 
@@ -58,7 +58,7 @@ def test_finetune_learns_the_next_token_and_leaves_a_stock_folder(tmp_path: Path
     folder = write_folder(tmp_path / "model", tie_word_embeddings=tied)
     transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).save_pretrained(folder)
     before = LanguageModel(folder)
-    after = FINETUNE.run(before, context(tmp_path / "journal"))
+    after = in_shards(FINETUNE.run(before, context(tmp_path / "journal")))
     assert loss_of(after) < 0.6 * loss_of(before)
     assert after.nbytes() <= before.nbytes() + 4096  # the same tensors, tied ones once, in the dtypes that they had
     after.save_dense(tmp_path / "stock")

@@ -88,7 +88,9 @@ def test_merged_adapters_compute_what_the_linear_did_with_them() -> None:
 
 def test_blocks_worked_out_again_give_the_same_gradients(tmp_path: Path, folder: Path) -> None:
     plain, again = (
-        Finetune(**SETTINGS, recompute=recompute).run(LanguageModel(folder), context(tmp_path / str(recompute)))
+        in_shards(
+            Finetune(**SETTINGS, recompute=recompute).run(LanguageModel(folder), context(tmp_path / str(recompute)))
+        )
         for recompute in (False, True)
     )
     for name in plain.skeleton.names():
@@ -106,7 +108,7 @@ def test_training_on_the_grid_wins_back_what_rounding_lost(tmp_path, learnt, how
     before = quantized(learnt, tmp_path / "rtn", symmetric=symmetric, embeddings=8)
     lent = context(tmp_path / "distill", learnt.folder)
     pass_ = Distill(steps=20, batch_size=8, learning_rate=1e-3 if how == "scales" else 3e-3, quantized=how)
-    after = pass_.run(before, lent)
+    after = in_shards(pass_.run(before, lent))
     assert loss_of(after) - loss_of(learnt) < 0.8 * (loss_of(before) - loss_of(learnt))
     assert not list(pass_.check_effect(before, after, lent.facts))
     assert after.grid_kinds() == before.grid_kinds()
