@@ -47,6 +47,7 @@ def command(
                 "warnings": warnings,
                 "original": asdict(result.original) if result.original else None,
                 "passes": [asdict(e) for e in result.explained],
+                "fits": result.fits,
                 "kept_of_original": asdict(result.kept) if result.kept else None,
                 "cost": asdict(result.cost) if result.cost else None,
             }
@@ -55,5 +56,7 @@ def command(
         show_explained(result)
     else:
         click.echo(f"{plan}: {len(list(loaded.every_step()))} passes, {len(loaded.branches)} targets: no faults")
+    for line in () if as_json else result.fits:
+        click.echo(line)
     for line in () if as_json else warnings:
         click.echo(f"warning: {line}")

@@ -29,6 +29,7 @@ COMMANDS = {
     "targets": "List the targets and their options.",
     "metrics": "List the metrics and their options.",
     "data": "List the sources of data and their options.",
+    "devices": "List the device profiles that a target may name.",
     "schema": "Print the JSON schema of plan files, for editors.",
     "store": "List or prune what finished passes have left on disk.",
 }

@@ -49,11 +49,29 @@ def count_macs(model: ir.Model, free_size: int) -> dict[str, int | None]:
         model: Is changed: hand in a copy.
         free_size: Of a dimension that a model leaves open, but for the first, which counts examples.
     """
+    give_sizes(model, free_size)
+    return {str(node.outputs[0].name): _count(node) for node in model.graph if _may_multiply(node)}
+
+
+def give_sizes(model: ir.Model, free_size: int) -> None:
+    """The shapes of all values for one example, as far as they can be worked out; changes the model."""
     if model.functions:
         InlinePass()(model)
     _fix_inputs(model.graph, free_size)
     _infer_shapes(model)
-    return {str(node.outputs[0].name): _count(node) for node in model.graph if _may_multiply(node)}
+
+
+def largest_traffic(graph: ir.Graph) -> int:
+    """Numbers that a node reads and writes, weights apart, of the node that takes most; shapes must be known."""
+    return max((sum(map(_numbers, _computed(node))) for node in graph), default=0)
+
+
+def _computed(node: ir.Node) -> list[ir.Value]:
+    return [value for value in (*node.inputs, *node.outputs) if value is not None and value.const_value is None]
+
+
+def _numbers(value: ir.Value) -> int:
+    return 0 if value.shape is None else prod(size for size in value.shape if isinstance(size, int))
 
 
 def _infer_shapes(model: ir.Model) -> None:

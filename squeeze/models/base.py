@@ -188,6 +188,14 @@ class Model(ABC):
         """
         raise ModelError(f"a model in the form '{self.form}' does not go on with a text")
 
+    def working_values(self) -> int:
+        """Numbers that an operator reads and writes for one example, of the operator that takes most; 0: not known."""
+        return 0
+
+    def cache_values(self) -> int | None:
+        """Numbers that a runtime keeps of each token that was read, as keys and values; None: it keeps none."""
+        return None
+
     def resident(self) -> Resident:
         """The model as one module with gradients, all weights in memory.
 

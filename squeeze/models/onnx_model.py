@@ -21,7 +21,7 @@ from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import WEIGHTED_OPS, holds_integers, node_constants, takes_integers
-from squeeze.formats.onnx_macs import STANDARD, count_macs, total_macs
+from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_traffic, total_macs
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
 from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
@@ -147,6 +147,11 @@ class OnnxModel(Model):
     def _macs(self) -> dict[str, int | None]:
         """By a node's first output."""
         return count_macs(self.copy_ir(), FREE_SIZE)
+
+    def working_values(self) -> int:
+        sized = self.copy_ir()
+        give_sizes(sized, FREE_SIZE)
+        return largest_traffic(sized.graph)
 
     def parameters(self) -> int | None:
         """None where an operator that is not known holds weights."""

@@ -102,6 +102,25 @@ def _products(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
     return 0 if known else None
 
 
+def largest_traffic(module: nn.Module, run: Callable[[], object]) -> int:
+    """Numbers that a layer reads and writes, weights apart, of the one that takes most; found by a run of it."""
+    largest = 0
+
+    def watch(_layer: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
+        nonlocal largest
+        tensors = [value for value in (*taken, given) if isinstance(value, Tensor)]
+        largest = max(largest, sum(tensor.numel() for tensor in tensors))
+
+    layers = [layer for layer in module.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """The module without its values; what its code keeps while it runs stays in the copy."""
     tensors = [*module.parameters(), *module.buffers()]

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from squeeze.models.source import Source, source_from
 from squeeze.models.tasks.base import ROWS, Task, task_named
 from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
 from squeeze.models.torch_layers import layer_names, without_grid
-from squeeze.models.torch_macs import MacCounter, meta_copy
+from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
 
@@ -130,6 +131,9 @@ class TorchModel(TorchStage):
 
     def macs(self) -> int | None:
         return self.counted().total()
+
+    def working_values(self) -> int:
+        return largest_traffic(self.module, partial(self._logits, self.example())) if self.is_meta else 0
 
     def counted(self) -> MacCounter:
         """The work of one example, by module: counted on the meta device, where no code of the module objects to it."""

@@ -23,6 +23,7 @@ from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
 from squeeze.plan.behind import float_tables, holds_behind, untrained
+from squeeze.plan.devices import fit_on_device
 from squeeze.plan.memory import Cost, KeptOriginal, cost_of, kept_original, memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
@@ -67,6 +68,7 @@ class Check:
     explained: list[Explained] = field(default_factory=list)
     kept: KeptOriginal | None = None  # of a language model
     cost: Cost | None = None  # of the whole run
+    fits: list[str] = field(default_factory=list)  # of targets that name a device
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -85,6 +87,9 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
         result.faults += _target_faults(branch, end)
+        too_large, fits = fit_on_device(plan, branch, end)
+        result.faults += too_large
+        result.fits += fits
         packed += [end.preview.nbytes] if branch.target is not None and end.preview else []
     stored = [*_originals(plan, result.original), *(row.preview.nbytes for row in result.explained), *packed]
     run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == "language artifact")]

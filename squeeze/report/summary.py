@@ -33,7 +33,7 @@ def summary(report: Mapping[str, Any]) -> Group:
     return Group(*(line for line in lines if line is not None))
 
 
-COVERED = ("coverage", "delegated", "untouched")  # facts of which kernels run what, and of what stays as it was
+SHOWN = ("coverage", "delegated", "device", "untouched")  # which kernels run what and where, and what stays as it was
 
 
 def _failure(report: Report) -> Text | None:
@@ -41,7 +41,7 @@ def _failure(report: Report) -> Text | None:
 
 
 def _coverage(report: Report) -> list[Text]:
-    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name in COVERED]
+    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name in SHOWN]
 
 
 def _spread(report: Report) -> list[Text]:

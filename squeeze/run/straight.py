@@ -19,6 +19,7 @@ from squeeze.evaluate.evidence.base import Sources, Subject
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
+from squeeze.models.tasks.base import TOKENS
 from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
 from squeeze.plan.plan import Branch, Plan, Step
@@ -34,6 +35,7 @@ from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.run.untouched import untouched
 from squeeze.store import Store
+from squeeze.targets import devices, fit
 from squeeze.targets.base import PackageInputs, Target
 from squeeze.versions import content_digest, source_digest
 from squeeze.work import work_within
@@ -151,6 +153,8 @@ class Line:
         artifact = build_artifact(target, end, self.store, self.code_folder)
         self._add_row(artifact, target.name, branch.name, target.options(), end)
         self.result.models[branch.name] = artifact.model
+        if target.device is not None:
+            self.result.ledger.rows[-1].facts["device"] = self._fit(target, target.device, end.model, artifact.model)
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             with one_line_if_refused(out):
@@ -159,6 +163,20 @@ class Line:
             if warning := larger_package(path, branch, self.plan, self.original.model):
                 self.result.warnings.append(warning)
                 self.progress.say(f"warning: {warning}")
+
+    def _fit(self, target: Target[Any], name: str, before: Model, packed: Model) -> str:
+        """How what was built fits on the device that the target names; it may have grown past it since the check.
+
+        Raises:
+            EffectError: it does not fit.
+        """
+        device, quantized = devices.load(name, self.plan.root), "quantized" in before.marks()
+        model = self.original.model if packed.task.outputs == TOKENS else before
+        context, element = target.device_context, target.cache_element_bytes
+        demand = fit.demand_of(model, packed.nbytes(), packed.macs(), quantized, context, element)
+        for fault in fit.faults(demand, device, name):
+            raise EffectError(f"target {target.name}: {fault}")
+        return fit.line(demand, device, name)
 
     def _package_inputs(self, branch: Branch) -> PackageInputs:
         """What the run knows and the package tells."""

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+from pydantic import PositiveInt
+
 from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch, Model, forms_of, has_form
 from squeeze.models.facts import NARROW_TOLERANCE, Facts
-from squeeze.models.options import Options
+from squeeze.models.options import Options, Unused
 from squeeze.targets.card import Score
 from squeeze.targets.described import describe
 from squeeze.targets.package import Contents, write_package
@@ -69,6 +71,12 @@ class Target(Options, ABC, Generic[In]):
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type[Model], ...]]  # from the brackets
+    cache_element_bytes: ClassVar[int] = 4  # of a key or value while it runs
+
+    device: str | None = None
+    """Where it must fit: a name that squeeze devices lists, or a .yaml file beside the plan; null: not asked."""
+    device_context: PositiveInt = 2048
+    """Tokens of a text that memory on the device is counted for."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -108,6 +116,12 @@ class Target(Options, ABC, Generic[In]):
         if has_form(model, self.takes):
             yield from self.writer().faults(cast(In, model))
 
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if self.device is None:
+            yield Unused("device_context", "goes with device, which is not named")
+        elif not model.reads_tokens():
+            yield Unused("device_context", "is of texts, and the model reads none: leave it out")
+
     def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
         """Which of the grids that weights will lie on this target cannot hold, and what it could."""
         return self.writer().grid_faults(grid)
@@ -131,8 +145,9 @@ class Target(Options, ABC, Generic[In]):
         return {**({"proof": proof} if proof else {}), **self.writer().facts(model, built.main)}
 
     def options(self) -> dict[str, Any]:
-        """The options as plain JSON values, defaults included."""
-        return self.model_dump(mode="json")
+        """The options as plain JSON values, defaults included; nothing of a device where none is named."""
+        unnamed = {"device", "device_context"} if self.device is None else set()
+        return self.model_dump(mode="json", exclude=unnamed)
 
     def pack(self, model: In, inputs: PackageInputs, out: Path) -> Packed:
         """Build, write the zip, open it again and verify it; then ``out`` appears.

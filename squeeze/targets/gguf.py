@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from squeeze.models.facts import Facts
 from squeeze.models.language.language_model import LanguageModel
@@ -14,6 +14,8 @@ TOLERANCE = 1e-2  # of the largest log-probability: llama.cpp rounds activations
 
 class Gguf(Target[LanguageModel]):
     """A package with ``model.gguf``: Q4_0, Q4_1 and Q8_0 blocks exactly from the grid, the rest as it is."""
+
+    cache_element_bytes: ClassVar[int] = 2  # llama.cpp keeps float16
 
     runtime: Literal["llama.cpp", "transformers"] = "llama.cpp"
     """What scores and verifies the file, which is the same either way."""

@@ -26,6 +26,8 @@ COMMANDS = [
     "targets cpu",
     "metrics",
     "metrics latency",
+    "devices",
+    "devices pi5",
     "data",
     "data text",
     "store list --store kept",

@@ -74,6 +74,13 @@ class LanguageModel(Decoder, TorchStage):
         """How many tokens there are."""
         return int(self.skeleton.module.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
 
+    def cache_values(self) -> int:
+        config: Any = self.skeleton.module.config
+        heads = int(config.num_attention_heads)
+        channels = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        kept = int(getattr(config, "num_key_value_heads", None) or heads)
+        return 2 * int(config.num_hidden_layers) * kept * channels
+
     @property
     def context(self) -> int | None:
         return self.skeleton.context

@@ -1,0 +1,119 @@
+"""Device profiles: figures with sources, packages that are too large, and predictions beside what is published."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny import faults, write_plan, write_world
+
+from squeeze.errors import UsageError
+from squeeze.models.onnx_model import OnnxModel
+from squeeze.targets import devices, fit
+from squeeze.targets.cpu import Cpu
+
+ROOT = Path.cwd()
+SMALL = """\
+title: a board
+storage_bytes: {{value: {storage}, source: its data sheet}}
+memory_bytes: {{value: {memory}, source: its data sheet}}
+cores: {{value: 1, source: its data sheet}}
+bandwidth_bytes_per_s: {{value: 1e9, source: its data sheet}}
+int8_macs_per_s: {{value: 1e9, source: its data sheet}}
+float_macs_per_s: {{value: 1e9, source: its data sheet}}
+"""
+PLAN = """\
+model: {module: "tiny:network", weights: tiny.safetensors}
+data: {evaluate: {npz: evaluate.npz}}
+metrics: [top1]
+passes: [{pass: export_onnx}]
+targets: [{target: cpu, device: DEVICE}]
+"""
+
+
+@pytest.mark.parametrize("name", devices.names())
+def test_each_profile_is_whole_and_its_peaks_are_in_order(name: str) -> None:
+    device = devices.load(name, ROOT)
+    assert device.int8_macs_per_s.value > device.float_macs_per_s.value
+    assert device.storage_bytes.value > device.memory_bytes.value / 4
+
+
+@pytest.mark.parametrize(
+    ("name", "megabytes", "tokens_per_s"),
+    [("phone-flagship", 1083 * 1.048576, 50.2)],
+    ids=["Llama 3.2 1B, ExecuTorch 8da4w, OnePlus 12"],
+)
+def test_what_is_published_lies_in_the_predicted_interval(name: str, megabytes: float, tokens_per_s: float) -> None:
+    demand = fit.Demand(int(megabytes * 1e6), 0, 0, 2048, 1_240_000_000, True)
+    least, most = demand.seconds(devices.load(name, ROOT))
+    assert least <= 1 / tokens_per_s <= most
+    assert most / least <= 1.5 + 1e-9
+
+
+def test_memory_counts_the_cache_at_the_context() -> None:
+    demand = fit.Demand(1_000_000_000, 0, 88_000_000, 2048, None, True)
+    told = fit.line(demand, devices.load("phone-mid", ROOT), "phone-mid")
+    assert "RAM 1.09 GB of 3.00 GB at context 2,048, KV cache 88.0 MB" in told
+    assert "predicted, not measured" in told
+
+
+def test_a_microcontrollers_weights_stay_in_flash() -> None:
+    """300 KB of weights and 131 KB of activations: twice the weights would not fit beside them into 512 KB."""
+    demand = fit.Demand(300_000, 131_072, None, 2048, 40_000_000, True)
+    assert demand.memory(devices.load("microcontroller", ROOT)) == 131_072
+    assert demand.memory(devices.load("pi5", ROOT)) == 2 * 300_000 + 131_072
+
+
+def test_activations_are_those_of_the_widest_operator(model: OnnxModel) -> None:
+    """The Conv reads 3 x 8 x 8 and writes 8 x 8 x 8; Relu reads and writes 8 x 8 x 8."""
+    assert model.working_values() == 2 * 8 * 8 * 8
+
+
+@pytest.mark.parametrize(
+    ("storage", "memory", "message"),
+    [
+        (100, 10**9, r"device \S+board.yaml \(a board\) has 100 bytes of storage, and the files take"),
+        (10**9, 100, r"device \S+board.yaml \(a board\) has 100 bytes of memory for an app, and it takes"),
+    ],
+)
+def test_a_plan_for_a_device_that_is_too_small_is_refused(
+    tmp_path: Path, storage: int, memory: int, message: str
+) -> None:
+    folder = write_world(tmp_path)
+    (folder / "board.yaml").write_text(SMALL.format(storage=storage, memory=memory))
+    (found,) = faults(write_plan(folder, PLAN.replace("DEVICE", "./board.yaml")))
+    assert re.search(f"target cpu: {message}", found)
+
+
+def test_an_unknown_device_is_a_fault_with_the_nearest_name(tmp_path: Path) -> None:
+    (found,) = faults(write_plan(write_world(tmp_path), PLAN.replace("DEVICE", "pi4")))
+    assert "no device 'pi4'; did you mean 'pi5'?" in found
+
+
+def test_a_device_that_is_not_named_leaves_no_trace_in_the_options() -> None:
+    assert Cpu().options() == {"runtime": "onnxruntime"}
+    assert Cpu(device="pi5").options() == {"device": "pi5", "device_context": 2048, "runtime": "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it: Input should be"),
+        ("title: [", "no YAML"),
+        (SMALL.format(storage=-1, memory=1), "storage_bytes.value: Input should be greater than 0"),
+        (SMALL.format(storage=1, memory=1).replace("source: its data sheet", "source: me"), "storage_bytes.source"),
+        (SMALL.format(storage=1, memory=1) + "colour: red\n", "colour: Extra inputs"),
+        ("\x00", "no YAML"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "board.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message) as told:
+        devices.load("board.yaml", tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.yaml: no profile of a device"):
+        devices.load("gone.yaml", tmp_path)
