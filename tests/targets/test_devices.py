@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from language_world import write_folder
 from tiny import faults, write_plan, write_world
 
 from squeeze.errors import UsageError
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets import devices, fit
 from squeeze.targets.cpu import Cpu
@@ -56,6 +60,17 @@ def test_memory_counts_the_cache_at_the_context() -> None:
     told = fit.line(demand, devices.load("phone-mid", ROOT), "phone-mid")
     assert "RAM 1.09 GB of 3.00 GB at context 2,048, KV cache 88.0 MB" in told
     assert "predicted, not measured" in told
+
+
+def test_a_cache_holds_keys_and_values_of_the_heads_that_have_some(tmp_path: Path) -> None:
+    """Heads that share keys and values count once: as many numbers as the model's own code keeps for a token."""
+    model = LanguageModel(write_folder(tmp_path / "llama"))
+    config = model.skeleton.module.config
+    assert config.num_key_value_heads < config.num_attention_heads
+    whole = transformers.AutoModelForCausalLM.from_config(config)
+    kept = whole(torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
+    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in kept.layers)
+    assert model.cache_values() == numbers // 3
 
 
 def test_a_microcontrollers_weights_stay_in_flash() -> None:
