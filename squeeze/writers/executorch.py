@@ -34,6 +34,7 @@ from squeeze.writers.proof import Equality, compared
 
 PROCESS = "squeeze.writers.executorch_process"
 PACKAGES = Path(__file__).parents[2]  # the folder that squeeze is imported from
+PAIR = ("QuantizeLinear", "DequantizeLinear")  # no operators of the network
 READER = "flatc, ExecuTorch's schemas"
 
 
@@ -64,10 +65,11 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         """Which share of operators and of multiplications the delegate took, and what it left, by name."""
         report = json.loads((file.parent / REPORT).read_text())
         macs = {layer.name: layer.macs or 0 for layer in model.layers()}
-        nodes, left = report["nodes"], report["left"]
+        left, nodes = report["left"], {name: kind for name, kind in report["nodes"].items() if kind not in PAIR}
         taken = sum(count for name, count in macs.items() if name not in left)
         slow = {name: f"{nodes.get(name, 'constant')} by {kernel}" for name, kernel in left.items()}
-        operators, multiplied = [len(nodes) - len(left), len(nodes)], [taken, sum(macs.values())]
+        operators = [len(nodes.keys() - left.keys()), len(nodes)]
+        multiplied = [taken, sum(macs.values())]
         return {"delegated": {"to": XNNPACK, "operators": operators, "macs": multiplied, "left": slow}}
 
     def prove(self, model: OnnxModel, file: Path) -> Iterator[Equality]:

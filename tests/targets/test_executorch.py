@@ -82,7 +82,7 @@ def test_a_single_other_integer_is_found(packed: Packed, quantized: OnnxModel, t
 
 def test_xnnpack_takes_the_whole_network(packed: Packed, quantized: OnnxModel) -> None:
     facts = ExecuTorchWriter().facts(quantized, packed.artifact.main)["delegated"]
-    assert facts["operators"][0] == facts["operators"][1] > 4
+    assert facts["operators"][0] == facts["operators"][1] >= 4
     assert facts["macs"] == [quantized.macs(), quantized.macs()]
     assert facts["left"] == {}
 
