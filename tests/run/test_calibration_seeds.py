@@ -57,7 +57,7 @@ def test_what_was_repeated_is_not_done_again(world: Path, monkeypatch: pytest.Mo
 
     def counted(self: Gptq, *given: object) -> object:
         done.append(1)
-        return pass_(self, *given)  # type: ignore[arg-type]
+        return pass_(self, *given)  # type: ignore[type-var]
 
     monkeypatch.setattr(Gptq, "run", counted)
     nothing, once = run(world, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar, cast
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
 from squeeze.training.trained import TrainedWeights, train_some
 
+S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
+
 
 class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
     """Trains a model of any task with all its weights in memory; what is learnt from a batch, the subclass says."""
@@ -38,8 +40,8 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
         """Give the loss of a batch while the training lasts."""
 
-    def run(self, model: TorchStage, context: Context) -> TorchStage:
-        return self.settled(model)._trained(model, context)
+    def run(self, model: S, context: Context) -> S:
+        return cast(S, self.settled(model)._trained(model, context))
 
     def _trained(self, model: TorchStage, context: Context) -> TorchStage:
         student = model.resident()

@@ -34,6 +34,7 @@ from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 M = TypeVar("M", bound=TorchStage)
+S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 
 
 class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
@@ -101,11 +102,11 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         largest = max(value[0].numel() if value.dim() > 2 else value.numel() for _, value in block_matrices(model))
         return FLOAT * largest
 
-    def run(self, model: M, context: Context) -> M:
+    def run(self, model: S, context: Context) -> S:
         """Walk a model that is read in blocks block by block, any other layer by layer."""
         if model.blocks:
-            return cast(M, quantize_blocks(self, in_shards(model), context))
-        return cast(M, quantize_layers(self, in_memory(model), context))
+            return cast(S, quantize_blocks(self, in_shards(model), context))
+        return cast(S, quantize_layers(self, in_memory(model), context))
 
 
 class CalibratedPass(BlockPass[M], Generic[M]):

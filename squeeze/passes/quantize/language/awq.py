@@ -16,7 +16,7 @@ from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.block_pass import CalibratedPass
+from squeeze.passes.quantize.block_pass import CalibratedPass, S
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.scheme import Scheme
@@ -44,7 +44,7 @@ class Awq(CalibratedPass[LanguageModel]):
     clip: bool = True
     """Search the range of each group; false: each group reaches its largest weight."""
 
-    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+    def run(self, model: S, context: Context) -> S:
         made = super().run(model, context)
         folded = Counter(fact["folded"] for fact in context.facts["layers"].values() if "folded" in fact)
         context.facts["folded"] = dict(sorted(folded.items()))  # by norm or linear: weights whose scales went into it
