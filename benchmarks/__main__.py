@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NEEDS_REAL = {
+    "cached_teacher",
     "clock_noise",
     "gptq_perplexity",
     "int8_vs_onnxruntime",

@@ -107,7 +107,7 @@ def quantized(model: LanguageModel, place: Path, **options: object) -> LanguageM
 def test_training_on_the_grid_wins_back_what_rounding_lost(tmp_path, learnt, how, symmetric) -> None:
     before = quantized(learnt, tmp_path / "rtn", symmetric=symmetric, embeddings=8)
     lent = context(tmp_path / "distill", learnt.folder)
-    pass_ = Distill(steps=20, batch_size=8, learning_rate=1e-3 if how == "scales" else 3e-3, quantized=how)
+    pass_ = Distill(steps=20, batch_size=8, learning_rate=3e-3, quantized=how)
     after = in_shards(pass_.run(before, lent))
     assert loss_of(after) - loss_of(learnt) < 0.8 * (loss_of(before) - loss_of(learnt))
     assert not list(pass_.check_effect(before, after, lent.facts))

@@ -1,0 +1,120 @@
+"""A teacher drawn once against the teacher itself and against the text alone: what a student of each has learnt.
+
+    python benchmarks/cached_teacher.py [--real FOLDER] [--steps 250] [--seeds 3] [--threads 2]
+
+The student is prose6M with noise of half their spread in the matrices of its blocks. The same text, order, steps and
+learning rate for all three; KL divergence from the original and the next token's loss on text of the same domain that
+none has seen, each difference paired by document with its 95 % interval. Bytes are of one token of training text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from squeeze.algorithms.stats import mean_by_unit
+from squeeze.cli.terminal import LineProgress
+from squeeze.data.text import TextData, TokenDataset
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.resident import ResidentLanguageModel
+from squeeze.passes.base import Context
+from squeeze.passes.distill.distill import Distill
+from squeeze.passes.distill.finetune import Finetune
+from squeeze.store import Store
+
+HERE = Path(__file__).parent
+LENGTH, BATCH = 256, 8
+NOISE = 0.5  # of a matrix's own standard deviation
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    folder = options.real / "models" / "prose6M"
+    texts = {
+        name: text(options.real, folder, file, samples)
+        for name, file, samples in (
+            ("train", "train_sample.jsonl.gz", options.steps * BATCH),
+            ("held", "evaluate.txt", options.sequences),
+        )
+    }
+    shared = {"steps": options.steps, "batch_size": BATCH, "learning_rate": options.rate}
+    passes = {"teacher": Distill(**shared), "drawn": Distill(**shared, cached=12), "text": Finetune(**shared)}
+    original = LanguageModel(folder)
+    with tempfile.TemporaryDirectory() as work:
+        student = damaged(original, Path(work) / "student")
+        show("before", score(student, original, texts["held"]))
+        for seed in range(options.seeds):
+            found = {}
+            for name, pass_ in passes.items():
+                began, store = time.monotonic(), Store(Path(work) / "store")
+                context = Context(
+                    seed, options.threads, None, texts["train"], lambda: LanguageModel(folder),
+                    progress=LineProgress(), store=store, original_key="original",
+                )  # fmt: skip
+                found[name] = score(pass_.run(student, context), original, texts["held"])
+                size = context.facts.get("teacher_bytes_per_token")
+                told = f", {size} bytes a token of {4 * original.vocabulary:,} for all" if size else ""
+                show(f"seed {seed}, {name} ({time.monotonic() - began:.0f} s{told})", found[name])
+            compare(found, texts["held"])
+
+
+def text(real: Path, folder: Path, file: str, samples: int) -> TokenDataset:
+    path = str((real / "data" / "prose" / file).resolve())
+    return TextData(text=path, length=LENGTH, samples=samples).open(real, folder)
+
+
+def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
+    """The same model with seeded noise in the matrices of its blocks."""
+    resident, generator = ResidentLanguageModel(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for block in resident.blocks():
+            for weight in block.parameters():
+                if weight.dim() > 1:
+                    weight += NOISE * weight.std() * torch.randn(weight.shape, generator=generator)
+    return resident.commit(folder)
+
+
+@torch.no_grad()
+def score(model: LanguageModel, original: LanguageModel, held: TokenDataset) -> np.ndarray:
+    """``[sequences, 2]``: KL divergence from the original and the next token's loss, nats a token."""
+    ours, theirs, rows = model.whole().float(), original.whole().float(), []
+    for tokens in torch.from_numpy(held.tokens):
+        student, teacher = (module(input_ids=tokens[None]).logits[0, :-1].log_softmax(-1) for module in (ours, theirs))
+        kl = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        rows.append((kl.item(), functional.nll_loss(student, tokens[1:]).item()))
+    return np.array(rows)
+
+
+def compare(found: dict[str, np.ndarray], held: TokenDataset) -> None:
+    for one, other in (("drawn", "teacher"), ("drawn", "text")):
+        for place, what in enumerate(("KL", "loss")):
+            difference = mean_by_unit((found[one] - found[other])[:, place], held.units)
+            ends = difference.interval()
+            assert ends is not None, "there are many documents"
+            print(f"  {what}, {one} - {other}: {difference.value:+.4f} [{ends.low:+.4f}, {ends.high:+.4f}]", flush=True)
+
+
+def show(name: str, values: np.ndarray) -> None:
+    print(f"{name}: KL {values[:, 0].mean():.4f}, loss {values[:, 1].mean():.4f}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", type=Path, default=HERE.parent.parent / "shared" / "real")
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sequences", type=int, default=200, help="of held-out text")
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
