@@ -34,7 +34,13 @@ __all__ = [
 
 NOT_PRIMARY = "not the primary metric"
 NOT_TO_PREVIOUS = "only changes from the original are judged"
-LIVE = ("at", "ratio_at", "higher_is_better")  # functions; not part of what is written down
+LIVE = (
+    "at",
+    "ratio_at",
+    "higher_is_better",
+    "values",
+    "unit_numbers",
+)  # functions and arrays; not part of what is written down
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,18 @@ class Row:
 
     def to_json(self, timings: bool = True) -> dict[str, Any]:
         """JSON values; without timings, the same on every run."""
-        values = {name: _written(value) for name, value in vars(self).items()}
+        values = {name: written(value) for name, value in vars(self).items()}
         if not timings:
             del values["timings"], values["measured"]
         return values
 
 
-def _written(value: Any) -> Any:
+def written(value: Any) -> Any:
     """Dataclasses as dicts, without what only lives in memory."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _written(inner) for name, inner in vars(value).items() if name not in LIVE}
+        return {name: written(inner) for name, inner in vars(value).items() if name not in LIVE}
     if isinstance(value, dict):
-        return {name: _written(inner) for name, inner in value.items()}
+        return {name: written(inner) for name, inner in value.items()}
     return value
 
 

@@ -36,6 +36,7 @@ class Score:
         units: Independent units that it rests on.
         floor: What an unchanged model would score by rounding alone, of a distance from the original.
         scored_on: None: the ledger's own.
+        values, unit_numbers: ``[examples]``, what it is the mean of; not in the ledger's JSON.
     """
 
     metric: str
@@ -49,6 +50,8 @@ class Score:
     units: int | None = None
     floor: float | None = None
     at: At | None = field(default=None, repr=False, compare=False)
+    values: np.ndarray | None = field(default=None, repr=False, compare=False)
+    unit_numbers: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 class Estimated(NamedTuple):
@@ -134,11 +137,12 @@ def _timed_delta(paired: Paired) -> Delta:
 def _exact_score(metric: Metric, new: Measured, original: Measured, previous: Measured | None) -> Score:
     value = new.exact[metric.label]
     others = [] if previous is None else [original, previous]
-    deltas = [_exact_delta(value, other.exact.get(metric.label), metric.higher_is_better) for other in others]
+    deltas = [exact_delta(value, other.exact.get(metric.label), metric.higher_is_better) for other in others]
     return Score(metric.label, metric.unit, value, None, *_two(deltas), exact=True)
 
 
-def _exact_delta(new: int | None, old: int | None, higher_is_better: bool) -> Delta | None:
+def exact_delta(new: int | None, old: int | None, higher_is_better: bool) -> Delta | None:
+    """How far a counted number moved; None where one is not known."""
     if new is None or old is None:  # not known of that model
         return None
     verdict: Verdict = "same" if new == old else "better" if (new > old) == higher_is_better else "worse"
@@ -187,6 +191,7 @@ def _example_score(
         deltas.append(deltas[0] if again else _example_delta(metric, labels, values, new, other, original))
     own = None if this.scored_on == new.scored_on else this.scored_on
     score = Score(metric.label, metric.unit, estimate.value, estimate.at(CONFIDENCE), *_two(deltas), own)
+    score = replace(score, values=values, unit_numbers=this.units)
     return replace(score, units=estimate.units, floor=_floor(metric, labels, original), at=estimate.at)
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Check a package: sums, golden output, and its score if data is given.",
     "bench": "Measure a package on this host.",
     "status": "Say how far a run is, while it runs and after.",
+    "compare": "Hold two finished runs against each other, paired where the examples are the same.",
     "report": "Show the report of a run again, or render it anew.",
     "init": "Write a commented starter plan.",
     "passes": "List the passes and their options.",

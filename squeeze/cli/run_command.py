@@ -45,6 +45,7 @@ def command(
     from squeeze.cli.show import show_run
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.refused import one_line_if_refused
+    from squeeze.report.examples import write_examples
     from squeeze.report.write import write_reports
     from squeeze.run import RunFailed, run
     from squeeze.run.reporting import report_of
@@ -65,6 +66,7 @@ def command(
     report = report_of(result, folder)
     with one_line_if_refused(folder):
         written = write_reports(report, folder)
+        write_examples(result.ledger, folder)
     if as_json:
         show_json(report)
     else:

@@ -11,11 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from squeeze.ledger import written
 from squeeze.models.base import Layer, Model
 from squeeze.plan.check import Check, Explained
 from squeeze.report import text
+from squeeze.report.shape import Delta
 from squeeze.report.summary import summary
 from squeeze.report.table import ledger_table
+from squeeze.run.compare import Comparison
 from squeeze.targets.verify import Verification
 
 PIPE_COLUMNS = 160
@@ -51,6 +54,20 @@ def show_explained(check: Check) -> None:
     if (cost := check.cost) is not None:
         memory, disk = text.size(cost.memory_bytes), text.size(cost.store_bytes)
         console.print(f"the whole run: about {memory} of memory and {disk} in the store", soft_wrap=True)
+
+
+def show_comparison(first: Path, second: Path, comparison: Comparison) -> None:
+    """Each score of two runs, and how far the second is from the first."""
+    table = _table(("", "metric"), (str(first), str(second)), ("change", "verdict"))
+    for pair in comparison.pairs:
+        values = (text.value(pair.unit, pair.first), text.value(pair.unit, pair.second))
+        delta = Delta.model_validate(written(pair.change)) if pair.change else None
+        words = text.change_text(pair.unit, delta), text.verdict(pair.unit, delta)
+        table.add_row(pair.row, text.heading(pair.metric), *values, *words)
+    console = _console()
+    console.print(table)
+    for note in comparison.notes:
+        console.print(note, soft_wrap=True, markup=False)
 
 
 def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
