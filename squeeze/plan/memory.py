@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from squeeze.data.text import TextData
 from squeeze.errors import Fault
 from squeeze.evaluate.metrics import ExampleMetric
-from squeeze.evaluate.tokens import artifact_scoring_bytes, scoring_bytes
+from squeeze.evaluate.tokens import RUNTIME_BYTES, artifact_scoring_bytes, scoring_bytes
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import in_shards
@@ -68,7 +68,7 @@ def cost_of(
     """
     if model is None:
         return None
-    scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model)
+    scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model) + RUNTIME_BYTES
     kept = kept_original(plan, model)
     run = [_artifact_bytes(plan, model, nbytes) for nbytes in artifacts] if model.blocks else []
     known = [taken for taken in (*passes, scored, *run) if taken is not None]
