@@ -157,9 +157,8 @@ class Walk:
             yield part, self._behind(self.hidden[part], self.tokens[part])
             self._release(part)
 
-    @torch.no_grad()
     def finish_at(self, is_scored: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of some tokens alone, each as a sequence of its own: what stands behind the blocks sees one at a time.
+        """Logits of some tokens alone.
 
         Args:
             is_scored: bool ``[sequences, length]``.
@@ -170,9 +169,19 @@ class Walk:
         """
         places = is_scored.nonzero()
         for start in range(0, len(places), most):
-            row, column = places[start : start + most].unbind(1)
-            hidden, tokens = self.hidden[row, column][:, None], self.tokens[row, column][:, None]
-            yield slice(start, start + len(row)), self._behind(hidden, tokens)[:, 0]
+            part = slice(start, min(start + most, len(places)))
+            yield part, self.logits_at(places[part])
+
+    @torch.no_grad()
+    def logits_at(self, places: Tensor) -> Tensor:
+        """Logits float32 ``[n, vocabulary]`` at ``[n, 2]`` places, sequence and token, in order.
+
+        Each is a sequence of its own: what stands behind the blocks looks at one token at a time.
+        """
+        row, column = places.unbind(1)
+        hidden, tokens = self.hidden[row, column][:, None], self.tokens[row, column][:, None]
+        self._release(slice(int(row[0]), int(row[-1]) + 1))
+        return self._behind(hidden, tokens)[:, 0]
 
     def _behind(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits float32 of activations behind the last block."""

@@ -2,13 +2,13 @@
 
 The original is kept on disk once, as what comes out of its last block: float32, ``4 x hidden`` bytes a token, where its
 log-probabilities would take ``4 x vocabulary``. When a model is compared, the original's norm and head are applied
-again, chunk by chunk, so both sides are exact float32 logits; nothing larger than a chunk is in memory.
+again, a few tokens at a time, so both sides are exact float32 logits, and memory does not grow with the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from squeeze.data.text import TokenDataset
 from squeeze.errors import DataError, ModelError
 from squeeze.evaluate.arrays import SavedArrays
-from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.footprint import (
     FLOAT,
     PROCESS_BYTES,
@@ -32,8 +32,8 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
-CHUNK_TOKENS = 4096  # that go through a block together, fewer where the vocabulary is large
-LOGITS = 2**24  # of a chunk, 64 MB; one sequence may have more
+CHUNK_TOKENS = 1024  # that go through a block together; one sequence may have more
+LOGITS = 2**23  # that are worked out at once, 32 MB
 FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
 LOGITS_HELD = 3  # times a chunk's: the model's, the original's, and those in another order of summation
 ARTIFACT_LOGITS_HELD = 5  # and what ONNX Runtime's arena keeps beside them
@@ -50,9 +50,9 @@ class Reference:
     model: LanguageModel
     folder: Path
 
-    def logits(self, tokens: Tensor, chunk: int) -> Generator[tuple[slice, Tensor], None, None]:
-        """Float32 ``[n, length, vocabulary]``, in the chunks of the model that is compared."""
-        yield from self.model.logits_of(self.folder / HIDDEN, tokens, chunk)
+    def logits(self, texts: ScoredTokens) -> AbstractContextManager[Callable[[slice], Tensor]]:
+        """Float32 ``[n, vocabulary]`` of whichever scored tokens are asked for."""
+        return self.model.logits_behind(self.folder / HIDDEN, texts)
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,37 @@ def score_tokens(
     if data.tokens.shape[1] < 2:
         raise DataError(f"{data.name}: a sequence of one token leaves nothing to predict; length: 2 or more would do")
     tokens = torch.from_numpy(data.tokens)
-    chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
+    texts = ScoredTokens(tokens, torch.ones_like(tokens, dtype=torch.bool).index_fill_(1, torch.tensor([-1]), False))
+    rows, targets = texts.is_scored.nonzero()[:, 0], tokens[:, 1:].reshape(-1)
     own = folder / HIDDEN if original is None else folder / ACTIVATIONS
     spill = own if in_file or original is None else None
-    expected = None if original is None else original.logits(tokens, chunk)
+    found = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill)
     parts = []
-    with nullcontext() if expected is None else closing(expected):  # not left to the collector: it holds the weights
-        for part, logits in progress.track(model.logits(tokens, chunk, spill), what, -(-len(tokens) // chunk)):
-            if not torch.isfinite(logits).all():
-                raise ModelError(f"{what}: the model gives NaN or infinity in sequences {part.start} to {part.stop}")
-            reference = logits if expected is None else next(expected)[1]
-            parts.append(_chunk(logits[:, :-1], reference[:, :-1], tokens[part, 1:]))
+    with nullcontext() if original is None else original.logits(texts) as expected:
+        for part, logits in _shown(found, rows, progress, what):
+            if not torch.isfinite(torch.stack(logits.aminmax())).all():
+                first, last = int(rows[part.start]), int(rows[part.stop - 1])
+                raise ModelError(f"{what}: the model gives NaN or infinity in sequences {first} to {last}")
+            parts.append(_compared(logits, expected(part) if expected else logits, targets[part]))
+            del logits
     (folder / ACTIVATIONS).unlink(missing_ok=True)
-    nll, kl, flips = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    nll, kl, flips = (np.concatenate(arrays).reshape(len(tokens), -1) for arrays in zip(*parts, strict=True))
     return TokenScores(nll, kl, flips, data.size_bytes)
+
+
+def _shown(
+    found: Iterator[tuple[int, slice, Tensor]], rows: Tensor, progress: Progress, what: str
+) -> Iterator[tuple[slice, Tensor]]:
+    """Logits as they come; the sequences before them, by ``rows`` of all scored tokens, are shown as done."""
+    sequences = progress.track(range(int(rows[-1]) + 1), what, int(rows[-1]) + 1)
+    at = next(sequences)
+    for _, part, logits in found:
+        while at < int(rows[part.start]):
+            at = next(sequences)
+        yield part, logits
+        del logits  # not beside the next ones
+    for _ in sequences:
+        pass
 
 
 def noise_floor(original: Reference, data: TokenDataset, progress: Progress, name: str) -> TokenScores:
@@ -120,19 +137,22 @@ def noise_floor(original: Reference, data: TokenDataset, progress: Progress, nam
     return score_tokens(other, few, original.folder, original, progress, f"score {name} in another order")
 
 
+def most_logits(vocabulary: int) -> int:
+    """Tokens whose logits are worked out at once."""
+    return max(1, min(CHUNK_TOKENS, LOGITS // vocabulary))
+
+
 def chunk_sequences(length: int, vocabulary: int) -> int:
-    """How many sequences go through the model together."""
-    return max(1, min(CHUNK_TOKENS, LOGITS // vocabulary) // length)
+    """Whole sequences whose logits are worked out at once."""
+    return max(1, most_logits(vocabulary) // length)
 
 
-def _chunk(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compared(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if logits.shape != reference.shape:
         raise ModelError(f"the model has {logits.shape[-1]} tokens, the original {reference.shape[-1]}")
-    flat, expected, wanted = logits.flatten(0, 1), reference.flatten(0, 1), targets.reshape(-1)
-    step = max(1, ROWS // flat.shape[-1])
-    places = [slice(start, min(start + step, len(flat))) for start in range(0, len(flat), step)]
-    parts = [_rows(flat[rows], expected[rows], wanted[rows]) for rows in places]
-    nll, kl, flips = (np.concatenate(column).reshape(targets.shape) for column in zip(*parts, strict=True))
+    step = max(1, ROWS // logits.shape[-1])
+    pieces = zip(*(torch.split(each, step) for each in (logits, reference, targets)), strict=True)
+    nll, kl, flips = (np.concatenate(column) for column in zip(*(_rows(*piece) for piece in pieces), strict=True))
     return nll, kl, flips
 
 
@@ -149,10 +169,10 @@ def _rows(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarra
 
 def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = None) -> int:
     """The peak of scoring sequences of that length, by shapes, activations in a file; None: a great many."""
-    together = chunk_sequences(length, model.vocabulary)
-    tokens = length * (together if sequences is None else min(together, sequences))
-    logits = LOGITS_HELD * tokens * model.vocabulary * FLOAT
-    compared = 4 * FLOAT * min(ROWS, tokens * model.vocabulary)
+    tokens = length * max(1, min(CHUNK_TOKENS // length, sequences or CHUNK_TOKENS))
+    at_once = min(most_logits(model.vocabulary), length * (sequences or CHUNK_TOKENS))
+    logits = LOGITS_HELD * FLOAT * at_once * model.vocabulary
+    compared = 4 * FLOAT * min(ROWS, at_once * model.vocabulary)
     block = largest_block_bytes(model) + forward_bytes(model, tokens)
     return PROCESS_BYTES + max(2 * head_bytes(model) + logits + compared, block)
 

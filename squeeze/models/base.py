@@ -133,6 +133,10 @@ class Model(ABC):
         """The same model without the sessions that it holds open: each session has a speed of its own."""
         return self
 
+    def close(self) -> None:
+        """Let go of what was opened to answer; asked again, it is opened again."""
+        return
+
     def takes_images(self) -> bool:
         """Whether an example is one image ``[channels, height, width]`` of floats."""
         return len(self.inputs) == 1 and len(self.inputs[0].shape) == 3 and self.inputs[0].dtype.startswith("float")

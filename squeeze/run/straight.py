@@ -159,6 +159,7 @@ class Line:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             with one_line_if_refused(out):
                 self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
+                artifact.model.close()
             self.progress.say(f"packed and verified {path}")
             if warning := larger_package(path, branch, self.plan, self.original.model):
                 self.result.warnings.append(warning)
@@ -278,6 +279,8 @@ class Line:
         row = self.scorer.row(stored, name, branch, options, previous, again, trained)
         self.result.ledger.rows.append(row)
         self.progress.say(row_line(row.to_json()))
+        for model in (stored, *again):
+            model.model.close()
 
     def _judge(self, branch: str | None) -> None:
         last = self.result.ledger.line_of(branch)[-1]

@@ -51,7 +51,16 @@ class GgufDecoder(GgufFile):
 
     @property
     def vocabulary(self) -> int:
-        return int(self._open(STEP, every=False).n_vocab())
+        return self._tokens
+
+    @cached_property
+    def _tokens(self) -> int:
+        self.require_installed(self.main.name)
+        model = self._load(vocab_only=True)  # without weights, keys and values
+        try:
+            return int(model.n_vocab())
+        finally:
+            model.close()
 
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
         length = tokens.shape[1]
@@ -84,24 +93,33 @@ class GgufDecoder(GgufFile):
         self.require_installed(self.main.name)
         key = (-(-tokens // STEP) * STEP, self.threads, every)
         if key not in self._opened:
-            self._opened[key] = self._load(*key)
+            room, threads, logits_all = key
+            model = self._load(n_ctx=room, n_threads=threads, n_threads_batch=threads, logits_all=logits_all)
+            self._closing.append(weakref.finalize(self, model.close))  # before the interpreter takes the library apart
+            self._opened[key] = model
         model = self._opened[key]
         longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", key[0]))
         if tokens > max(longest, STEP * (not every)):
             raise ModelError(f"{self.main}: {tokens} tokens are more than the {longest} that the file is made for")
         return model
 
-    def _load(self, room: int, threads: int, every: bool) -> Any:
+    def _load(self, **options: Any) -> Any:
         from llama_cpp import Llama
 
         try:
-            model = Llama(
-                str(self.main), n_ctx=room, n_threads=threads, n_threads_batch=threads, logits_all=every, verbose=False
-            )
+            return Llama(str(self.main), verbose=False, **options)
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
-        weakref.finalize(self, model.close)  # before the interpreter takes the library apart
-        return model
+
+    @cached_property
+    def _closing(self) -> list[Any]:
+        """What closes those that were opened."""
+        return []
+
+    def close(self) -> None:
+        while self._closing:
+            self._closing.pop()()
+        super().close()
 
 
 class LlamaCppScript:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -57,18 +54,27 @@ def test_a_model_that_did_not_change_has_moved_by_nothing(original, tmp_path: Pa
     assert not list(tmp_path.iterdir())  # only the original's hidden states are kept
 
 
-def test_the_original_has_its_own_blocks_again_when_a_model_was_scored(original, tmp_path: Path, monkeypatch) -> None:
+def test_the_original_has_its_own_blocks_again_when_a_model_was_scored(original, tmp_path: Path) -> None:
     """Left to the collector, the stand-ins for its blocks went when another walk was under way."""
-    begun: list[Generator[object, None, None]] = []
-    real = Reference.logits
-
-    def logits(self: Reference, *args: Any) -> Generator[object, None, None]:
-        begun.append(real(self, *args))
-        return begun[-1]
-
-    monkeypatch.setattr(Reference, "logits", logits)
+    skeleton = original[0].skeleton
+    blocks = list(skeleton.layers)
     scored(LanguageModel(original[0].folder), original, tmp_path)
-    assert [inspect.getgeneratorstate(one) for one in begun] == [inspect.GEN_CLOSED]
+    assert all(one is other for one, other in zip(skeleton.layers, blocks, strict=True))
+    assert all(value.is_meta for value in skeleton.module.parameters())
+
+
+@pytest.mark.parametrize("at_once", [7, 40])
+def test_scores_do_not_depend_on_how_many_logits_are_worked_out_at_once(
+    original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    rounded = Rtn(bits=4, group_size=32).run(LanguageModel(original[0].folder), Context())
+    exported = ExportOnnx().run(rounded, Context())
+    whole = [scored(model, original, tmp_path) for model in (rounded, exported)]
+    monkeypatch.setattr("squeeze.evaluate.tokens.LOGITS", 128 * at_once)
+    for model, before in zip((rounded, exported), whole, strict=True):
+        found = scored(model, original, tmp_path)
+        assert found.nll == pytest.approx(before.nll, abs=1e-5)
+        assert found.kl == pytest.approx(before.kl, abs=1e-5)
 
 
 def test_a_plain_export_of_a_bf16_model_has_moved_by_nothing(original, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -72,6 +73,10 @@ class LanguageArtifact(Decoder, Artifact):
 
     def reopened(self) -> Self:
         return type(self)(self.folder, self.facts, self.keeper)
+
+    def close(self) -> None:
+        for name in [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]:
+            del self.__dict__[name]
 
     def layers(self) -> list[Layer]:
         """A runtime's file need not list them."""

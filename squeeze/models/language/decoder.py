@@ -60,22 +60,25 @@ class Decoder(Model):
             spill: A file for what does not have to lie in memory, where the model can make use of one.
         """
 
-    def logits_at(self, texts: Sequence[ScoredTokens], most: int, chunk: int) -> Iterator[tuple[int, slice, Tensor]]:
+    def logits_at(
+        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+    ) -> Iterator[tuple[int, slice, Tensor]]:
         """Logits of the scored tokens alone.
 
         Args:
-            most: Tokens whose logits are worked out at once, where the model can choose.
+            most: Tokens whose logits are handed over at once; about as many are worked out, where the model can choose.
             chunk: Tokens that go through the model together.
+            spill: As in :meth:`logits`; of one text.
 
         Yields:
             The number in ``texts``; which of its scored tokens, row by row; float32 ``[tokens, vocabulary]``.
         """
         for number, one in enumerate(texts):
             done = 0
-            for part, logits in self.logits(one.tokens, max(1, min(most, chunk) // one.tokens.shape[1])):
-                chosen = logits[one.is_scored[part]]
-                yield number, slice(done, done + len(chosen)), chosen
-                done += len(chosen)
+            for part, logits in self.logits(one.tokens, max(1, min(most, chunk) // one.tokens.shape[1]), spill):
+                for places in torch.split(one.is_scored[part].nonzero(), most):
+                    yield number, slice(done, done + len(places)), logits[places[:, 0], places[:, 1]]
+                    done += len(places)
 
     def golden_prompt(self) -> list[int]:
         """The tokens of a sentence; seeded random ones where the model has no tokenizer."""

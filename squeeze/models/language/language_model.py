@@ -183,28 +183,33 @@ class LanguageModel(Decoder, TorchStage):
         with self.outside(wide=True):
             yield from walk.finish()
 
-    def logits_at(self, texts: Sequence[ScoredTokens], most: int, chunk: int) -> Iterator[tuple[int, slice, Tensor]]:
+    def logits_at(
+        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+    ) -> Iterator[tuple[int, slice, Tensor]]:
         """All texts go through a block before the next is read; norm and head see the scored tokens alone."""
-        walks = [self.walk(one.tokens, max(1, chunk // one.tokens.shape[1]), wide=True) for one in texts]
+        walks = [self.walk(one.tokens, max(1, chunk // one.tokens.shape[1]), spill, wide=True) for one in texts]
         for index in range(self.blocks):
             with self.block(index, wide=True):
                 for walk in walks:
                     walk.through(index)
         with self.outside(wide=True):
             for number, (walk, one) in enumerate(zip(walks, texts, strict=True)):
-                yield from ((number, places, logits) for places, logits in walk.finish_at(one.is_scored, most))
+                for places, logits in walk.finish_at(one.is_scored, most):
+                    yield number, places, logits
+                    del logits  # not beside the next ones
 
     def hidden_bytes(self, tokens: int) -> int:
         return torch.float32.itemsize * int(self.skeleton.hidden_size) * tokens
 
-    def logits_of(self, hidden: Path, tokens: Tensor, chunk: int = 8) -> Iterator[tuple[slice, Tensor]]:
-        """The same logits again, from what came out of the last block: norm and head only."""
-        walk = Walk(self.skeleton, tokens, chunk, wide=True)
-        shape = (*tokens.shape, self.skeleton.hidden_size)
+    @contextmanager
+    def logits_behind(self, hidden: Path, texts: ScoredTokens) -> Iterator[Callable[[slice], Tensor]]:
+        """Logits of some of the scored tokens again, from what came out of the last block: norm and head only."""
+        walk, places = Walk(self.skeleton, texts.tokens, 1, wide=True), texts.is_scored.nonzero()
+        shape = (*texts.tokens.shape, self.skeleton.hidden_size)
         walk.mapped = MappedTensor.open(hidden, shape, torch.float32)
         walk.hidden = walk.mapped.tensor
         with self.outside(wide=True):
-            yield from walk.finish()
+            yield lambda part: walk.logits_at(places[part])
 
     def whole(self) -> nn.Module:
         """A stock transformers model with all weights in memory, quantized ones as what they stand for."""

@@ -5,7 +5,7 @@ Any runtime sums in an order of its own, so this is what a model that did not ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from squeeze.models.language.decoder import ScoredTokens
 from squeeze.models.language.language_model import LanguageModel
 
 
 class InOtherOrder(LanguageModel):
     """Gives the logits of a folder's model, every product summed from its last channel to its first."""
 
-    def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
-        steps = super().logits(tokens, chunk, spill)
+    def logits_at(
+        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+    ) -> Iterator[tuple[int, slice, Tensor]]:
+        steps = super().logits_at(texts, most, chunk, spill)
         while True:
             with _Reversed():  # type: ignore[no-untyped-call]  # torch's own
                 step = next(steps, None)
