@@ -58,7 +58,7 @@ class Rewriter:
     def put_block(self, index: int, new: New, facts: dict[str, Any]) -> None:
         """Write a block: ``new`` by name inside the block, everything else as it was."""
         prefix = self.model.skeleton.prefix(index)
-        names = [prefix + name for name in self.model.skeleton.block_names(index)]
+        names = [prefix + name for name in self.skeleton.block_names(index)]
         self._put(_block(index), names, {prefix + name: value for name, value in new.items()}, facts)
 
     def put_outside(self, new: New, facts: dict[str, Any]) -> None:

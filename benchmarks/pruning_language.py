@@ -1,0 +1,215 @@
+"""Decoders pruned to the same number of parameters: ours beside what users would do, perplexity with paired intervals.
+
+    python benchmarks/pruning_language.py --model FOLDER|FILE.gguf --calibrate TEXT --evaluate TEXT [--parameters 0.75]
+        [--length 512 --samples 64 --scored 64] [--only prune_width wanda-sp ...]
+    python benchmarks/pruning_language.py --real FOLDER
+
+prune_width, prune_depth   ours, by their defaults
+magnitude                  MLP channels of the smallest weights leave, no data (as many in every block, as all below)
+wanda-sp                   by weights times inputs, nothing made up for (Sun et al., 2023, arXiv:2306.11695)
+flap                       by weights times the spread of inputs, their means made up for by a bias (An et al., 2023,
+                           arXiv:2312.11983), whose allocation over layers a stock config cannot say
+shortgpt                   blocks whose output is most like their input leave (Men et al., 2024, arXiv:2403.03853)
+
+Nothing is trained. Blocks are whole, so a model of fewer blocks may be a little smaller than was allowed; each row says
+how many parameters it has. The ratio is to prune_width's perplexity, over the same sequences, documents as units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from squeeze.algorithms.importance import least_important
+from squeeze.blocks.watch import InputWatch, Weight
+from squeeze.comparison import delta_of
+from squeeze.data.text import TextData, TokenDataset
+from squeeze.evaluate.perplexity import Perplexity
+from squeeze.evaluate.tokens import Reference, score_tokens
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.rewriter import Rewriter
+from squeeze.models.language.skeleton import Skeleton
+from squeeze.models.spec import ModelSpec
+from squeeze.passes.base import Context
+from squeeze.passes.prune.prune_depth import PruneDepth
+from squeeze.passes.prune.prune_width import PruneWidth
+from squeeze.progress import Progress
+from squeeze.store import Journal
+from squeeze.surgery.depth import write_shallow
+from squeeze.surgery.goal import units_by_parameters
+from squeeze.surgery.widths import Widths
+
+CHUNK_TOKENS = 4096
+ALIGN = 32  # prune_width's
+Score = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # columns [out, channels], mean and mean square of inputs: [channels]
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="pruning-") as folder:
+        Bench(options, Path(folder)).run()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--real", type=Path, help="folder of real models and data: prose6M, where nothing else is named"
+    )
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder, or a .gguf file")
+    parser.add_argument("--calibrate", type=Path, help="a text")
+    parser.add_argument("--evaluate", type=Path, help="a text")
+    parser.add_argument("--parameters", type=float, default=0.75, help="share of the whole model's that may stay")
+    parser.add_argument("--length", type=int, default=512, help="tokens in a sequence")
+    parser.add_argument("--samples", type=int, default=64, help="calibration sequences")
+    parser.add_argument("--scored", type=int, default=64, help="evaluation sequences")
+    parser.add_argument("--depth-samples", type=int, default=16, help="sequences that prune_depth's losses are of")
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    options = parser.parse_args()
+    if options.real is not None:
+        options.model = options.model or options.real / "models/prose6M"
+        options.calibrate = options.calibrate or options.real / "data/prose/calibrate.txt"
+        options.evaluate = options.evaluate or options.real / "data/prose/evaluate.txt"
+    if None in (options.model, options.calibrate, options.evaluate):
+        parser.error("--model, --calibrate and --evaluate, or --real, say what is pruned and on which texts")
+    return options
+
+
+class Bench:
+    """The model, its texts, and the scores of what becomes of it."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.model = opened(options.model, folder)
+        self.calibrate = text(options.calibrate, options.length, options.samples, self.model.folder)
+        self.evaluate = text(options.evaluate, options.length, options.scored, self.model.folder)
+        self.goal = f"{100 * options.parameters:g} %"
+        self.tokens = torch.from_numpy(self.calibrate.tokens)
+
+    def run(self) -> None:
+        (kept := self.folder / "original").mkdir()
+        scores = {"original": score_tokens(self.model, self.evaluate, kept, None, Progress(), "original").nll.mean(1)}
+        reference = Reference(self.model, kept)
+        print(f"{'':<14}{'parameters':>13}{'perplexity':>12}{'to prune_width':>27}{'KL':>9}{'process':>10}")
+        print(f"{'original':<14}{self.model.parameters():>13,}{np.exp(scores['original'].mean()):>12.3f}", flush=True)
+        for name in self.options.only:
+            (own := self.folder / name).mkdir()
+            began = time.perf_counter()
+            made = CANDIDATES[name](self, own)
+            took = time.perf_counter() - began
+            found = score_tokens(made, self.evaluate, own, reference, Progress(), name)
+            scores[name] = found.nll.mean(1)
+            row = (
+                f"{name:<14}{made.parameters():>13,}{np.exp(scores[name].mean()):>12.3f}{self.ratio(scores, name):>27}"
+            )
+            print(f"{row}{found.kl.mean():>9.4f}{took:>8.0f} s", flush=True)
+
+    def ratio(self, scores: dict[str, np.ndarray], name: str) -> str:
+        if "prune_width" not in scores or name == "prune_width":
+            return ""
+        delta = delta_of(Perplexity(), scores[name], scores["prune_width"], self.evaluate.documents, same=False)
+        low, high = delta.ratio_interval or (float("nan"), float("nan"))
+        return f"x {delta.ratio:.3f} [{low:.3f}, {high:.3f}]"
+
+    def passed(self, pass_: Any, folder: Path) -> LanguageModel:
+        made: LanguageModel = pass_.run(self.model, Context(calibration_data=self.calibrate, journal=Journal(folder)))
+        return made
+
+
+def opened(model: Path, work: Path) -> LanguageModel:
+    spec = ModelSpec(gguf=str(model), dtype="bfloat16") if model.suffix == ".gguf" else ModelSpec(hf=str(model))
+    read: Any = spec.read(work, None)
+    assert isinstance(read, LanguageModel), f"{model} is no language model"
+    return read
+
+
+def text(file: Path, length: int, samples: int, model: Path) -> TokenDataset:
+    return TextData(text=str(file.resolve()), length=length, samples=samples).open(Path("/"), model)
+
+
+def by_score(score: Score, bias: bool = False) -> Callable[[Bench, Path], LanguageModel]:
+    """MLP channels of the lowest scores leave, as many in every block; inputs are the dense model's."""
+
+    def cut(bench: Bench, folder: Path) -> LanguageModel:
+        model = bench.model
+        widths = Widths(model.skeleton, model.folder, ("intermediate",))
+        units = units_by_parameters(widths, bench.goal, ALIGN)
+        changes = widths.changes(units) | ({"mlp_bias": True} if bias else {})
+        narrow = Skeleton.built(model.folder, dict(model.skeleton.values) | changes)
+        rewriter = Rewriter(model, folder / "model", changes, narrow)
+        walk = model.walk(bench.tokens, max(1, CHUNK_TOKENS // bench.options.length))
+        for index in range(model.blocks):
+            cuts = widths.cuts(index)["intermediate"]
+            with model.block(index) as block:
+                down = cuts[0].name
+                mean, square = moments(walk, index, Weight(down), block)
+                W = block.get_parameter(down).data.float()
+                gone = least_important(score(W, mean, square), W.shape[1] - units["intermediate"])
+                kept = torch.tensor(sorted(set(range(W.shape[1])) - set(gone)))
+                new = {each.name: each.of(block.get_parameter(each.name).data, kept) for each in cuts}
+                if bias:
+                    outputs = [(each.name.replace("weight", "bias"), len(new[each.name])) for each in cuts]
+                    new |= {name: torch.zeros(size, dtype=model.skeleton.dtype) for name, size in outputs}
+                    new[down.replace("weight", "bias")] = (W[:, gone] @ mean[gone]).to(model.skeleton.dtype)
+                rewriter.put_block(index, new, {})
+        return rewriter.finish()
+
+    return cut
+
+
+def moments(walk: Any, index: int, weight: Weight, block: Any) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of what goes into a weight, ``[in]`` each; the walk goes on to the next block."""
+    sums: list[Tensor] = []
+    count = 0
+
+    def see(_: Weight, value: Tensor) -> None:
+        nonlocal count
+        flat = value.reshape(-1, value.shape[-1]).double()
+        sums.append(torch.stack([flat.sum(0), flat.square().sum(0)]))
+        count += len(flat)
+
+    with InputWatch(block, [weight], see):
+        walk.through(index)
+    mean, square = (torch.stack(sums).sum(0) / count).float()
+    return mean, square
+
+
+def shortgpt(bench: Bench, folder: Path) -> LanguageModel:
+    """Block influence: one minus the mean cosine between what goes into a block and what comes out."""
+    model = bench.model
+    walk = model.walk(bench.tokens, max(1, CHUNK_TOKENS // bench.options.length), wide=True)
+    influence = []
+    for index in range(model.blocks):
+        before = walk.hidden.clone()
+        with model.block(index, wide=True):
+            walk.through(index)
+        influence.append(1 - float(functional.cosine_similarity(before, walk.hidden, dim=-1).mean()))
+    count = PruneDepth(parameters=bench.goal)._count(model)
+    gone = set(least_important(torch.tensor(influence), count))
+    return write_shallow(model, [index for index in range(model.blocks) if index not in gone], folder / "model")
+
+
+CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {
+    "prune_width": lambda bench, folder: bench.passed(PruneWidth(parameters=bench.goal), folder),
+    "prune_depth": lambda bench, folder: bench.passed(
+        PruneDepth(parameters=bench.goal, samples=bench.options.depth_samples), folder
+    ),
+    "magnitude": by_score(lambda W, mean, square: W.square().sum(0)),
+    "wanda-sp": by_score(lambda W, mean, square: W.square().sum(0) * square),
+    "flap": by_score(lambda W, mean, square: W.square().sum(0) * (square - mean.square()), bias=True),
+    "shortgpt": shortgpt,
+}
+
+
+if __name__ == "__main__":
+    main()
