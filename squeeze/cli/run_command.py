@@ -12,7 +12,7 @@ from squeeze.cli.options import PATH, json_option, load_plan, plan_options, show
 from squeeze.errors import UsageError
 
 if TYPE_CHECKING:
-    from squeeze.run import RunFailed
+    from squeeze.run import Run, RunFailed
 
 EPILOG = """\b
 Example:
@@ -42,27 +42,30 @@ def command(
     Exit code 3 when the result is outside the plan's budget. Kill it, run it again: it goes on after the last
     finished pass.
     """
-    from squeeze.cli.show import show_run
     from squeeze.cli.terminal import progress_for_terminal
-    from squeeze.refused import one_line_if_refused
-    from squeeze.report.examples import write_examples
-    from squeeze.report.write import write_reports
     from squeeze.run import RunFailed, run
-    from squeeze.run.reporting import report_of
 
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; one of them would do")
     loaded = load_plan(plan, overrides, variables)
-    folder = out or Path("squeeze-out") / loaded.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be made ({error.strerror}); another folder would do") from None
+    folder = _made(out or Path("squeeze-out") / loaded.name)
     try:
         with progress_for_terminal(folder, quiet=quiet or as_json, verbose=verbose) as progress:
             result = run(loaded, out=folder, store=store, progress=progress)
     except RunFailed as failed:
         raise _reported(failed, folder) from failed
+    _show(result, folder, as_json)
+    result.require_budget()
+
+
+def _show(result: Run, folder: Path, as_json: bool) -> None:
+    """Write the reports and print what came out."""
+    from squeeze.cli.show import show_run
+    from squeeze.refused import one_line_if_refused
+    from squeeze.report.examples import write_examples
+    from squeeze.report.write import write_reports
+    from squeeze.run.reporting import report_of
+
     report = report_of(result, folder)
     with one_line_if_refused(folder):
         written = write_reports(report, folder)
@@ -72,7 +75,15 @@ def command(
     else:
         show_run(report)
         click.echo(f"\nReport: {os.path.relpath(written['html'])}")
-    result.require_budget()
+
+
+def _made(folder: Path) -> Path:
+    """The --out folder, made where it is not there yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be made ({error.strerror}); another folder would do") from None
+    return folder
 
 
 def _reported(failed: RunFailed, folder: Path) -> RunFailed:

@@ -9,6 +9,7 @@ where groups are not consecutive channels. What cannot be seen from the tensors 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class GridEntry:
         return cls(**{**values, "shape": tuple(values["shape"])})
 
 
-def stored_value(shards: Shards, grid: dict[str, GridEntry], name: str, wide: bool = False) -> Tensor:
+def stored_value(shards: Shards, grid: Mapping[str, GridEntry], name: str, wide: bool = False) -> Tensor:
     """One stored weight in its own dtype and shape; a quantized one dequantized, in float32 where ``wide``."""
     if name not in grid:
         return shards.read(name)
@@ -62,7 +63,7 @@ def dense(entry: GridEntry, grid: QuantizedTensor, wide: bool = False) -> Tensor
     return (values if wide else values.to(getattr(torch, entry.dtype))).reshape(entry.shape)
 
 
-def stored_grid(shards: Shards, grid: dict[str, GridEntry], name: str) -> QuantizedTensor:
+def stored_grid(shards: Shards, grid: Mapping[str, GridEntry], name: str) -> QuantizedTensor:
     """The grid of a quantized weight; the experts of a 3-D weight lie one under the other."""
     parts = [f"{name}.{part}" for part in PARTS]
     return from_tensors(grid[name], {part: shards.read(part) for part in parts if part in shards}, name)

@@ -67,8 +67,7 @@ def run(
     """
     require_kinds(plan, model, data)
     began = time.monotonic()
-    progress = progress or Progress()
-    brought = dict(data or {})
+    progress, brought = progress or Progress(), dict(data or {})
     checked = check(plan, frozenset(brought), model)
     if checked.faults:
         raise PlanError(plan.located(checked.faults), plan.file)
@@ -79,14 +78,7 @@ def run(
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
         line = Line(plan, store, progress, opened, model)
         try:
-            with one_line_if_refused(store.folder):
-                line.walk(Path(out) if out is not None else None)
-        except SqueezeError as error:
-            line.result.failure = Failure(line.now[0], line.now[1], str(error))
-            raise RunFailed(str(error), line.result, error.exit_code) from error
-        except (KeyboardInterrupt, Terminated) as stop:
-            stop.add_note(f"finished: {', '.join(row.name for row in line.result.ledger.rows) or 'nothing'}")
-            raise
+            line.carry_out(Path(out) if out is not None else None)
         finally:
             line.result.settle()
             line.result.cost(began)
@@ -124,6 +116,18 @@ class Line:
         self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
+
+    def carry_out(self, out: Path | None) -> None:
+        """Walk the line; what stops it tells how far it came."""
+        try:
+            with one_line_if_refused(self.store.folder):
+                self.walk(out)
+        except SqueezeError as error:
+            self.result.failure = Failure(self.now[0], self.now[1], str(error))
+            raise RunFailed(str(error), self.result, error.exit_code) from error
+        except (KeyboardInterrupt, Terminated) as stop:
+            stop.add_note(f"finished: {', '.join(row.name for row in self.result.ledger.rows) or 'nothing'}")
+            raise
 
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""

@@ -90,17 +90,10 @@ def run_confined(
     with ExitStack() as unread, ExitStack() as ours, ExitStack() as theirs:
         heard, reporting = _pipe(unread, theirs)
         ends, _ = _pipe(theirs, ours)
-        launched = [sys.executable, "-I", "-S", launcher.__file__, str(memory), str(ends.fileno())]
-        child = subprocess.Popen(
-            [*launched, str(len(folders)), *map(str, folders), *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(folders[0] if folders else None, reporting.fileno() if progress else None),
-            pass_fds=[ends.fileno(), *([reporting.fileno()] if progress else [])],
-            start_new_session=True,
-            text=True,
-            errors="replace",
+        limited = [str(memory), str(ends.fileno()), str(len(folders)), *map(str, folders)]
+        told = reporting.fileno() if progress else None
+        child = _started(
+            [*limited, *command], environment(folders[0] if folders else None, told), (ends.fileno(), told)
         )
         theirs.close()
         with child:
@@ -116,6 +109,23 @@ def run_confined(
     if child.returncode < 0:
         raise Stopped(f"ended the runtime by {signal.Signals(-child.returncode).name}")
     return Done(child.returncode, out, error)
+
+
+def _started(
+    arguments: Sequence[str], variables: dict[str, str], open_files: Sequence[int | None]
+) -> subprocess.Popen[str]:
+    """The launcher, in a session of its own; it keeps these files open."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", launcher.__file__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=variables,
+        pass_fds=[number for number in open_files if number is not None],
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
 
 
 def environment(temporary: Path | None = None, reporting: int | None = None) -> dict[str, str]:

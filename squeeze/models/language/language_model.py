@@ -16,27 +16,21 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
-from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Layer, Model
-from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
 from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
+from squeeze.models.language.folder_weights import FolderWeights
 from squeeze.models.language.matrices import block_weights
-from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
-from squeeze.models.language.names import find
-from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.links import link_or_copy
-from squeeze.models.shards import Shards, read_stacked
 from squeeze.models.torch_stage import TorchStage, WeightShape
 
 
-class LanguageModel(Decoder, TorchStage):
+class LanguageModel(FolderWeights, Decoder, TorchStage):
     """A causal language model in a folder: config.json, safetensors shards, tokenizer.
 
     Raises:
@@ -46,16 +40,8 @@ class LanguageModel(Decoder, TorchStage):
     form: ClassVar[str] = "language"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.restructure(Skeleton.read(folder))
-        self.packed = packed_folder(folder)
-        self.shards = self.packed.shards if self.packed else Shards(folder)
-        pieces = self.packed.pieces if self.packed else self.shards.pieces
-        self.stored_names = find(self.skeleton.module, self.skeleton.names(), pieces)
-        self.grid: dict[str, GridEntry] = self._read_grid()
-        if HEAD in self.skeleton.factors and EMBEDDING in self.stored_names.alone:
-            self.stored_names.alone.setdefault(HEAD, self.stored_names.alone[EMBEDDING])  # tied on disk, scaled apart
-        self._require_all()
+        self.open_folder(folder)
 
     def restructure(self, skeleton: Skeleton) -> None:
         """Take another structure: what a pass will make of the model, for who checks what comes after it."""
@@ -94,30 +80,6 @@ class LanguageModel(Decoder, TorchStage):
     def blocks(self) -> int:
         """How many decoder blocks there are."""
         return len(self.skeleton.layers)
-
-    def tensor(self, name: str, wide: bool = False) -> Tensor:
-        """One weight by its name in the module; a quantized one dequantized, in float32 where ``wide``."""
-        if self.packed and name in self.grid:
-            return dense(self.grid[name], self.quantized(name), wide)
-        if name in self.stored_names.stacked:
-            return read_stacked(self.stored_names.stacked[name])
-        value = stored_value(self.shards, self.grid, self.stored_names.alone.get(name, name), wide)
-        factor = self.skeleton.factors.get(name)
-        return value if factor is None else scaled(value, factor)
-
-    def quantized(self, name: str) -> QuantizedTensor:
-        """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""
-        return self.packed.grid(name) if self.packed else stored_grid(self.shards, self.grid, name)
-
-    def grid_kinds(self) -> dict[str, GridKind]:
-        """What kind of grid each quantized weight lies on."""
-        return {name: entry.kind(self.group_index(name) is not None) for name, entry in self.grid.items()}
-
-    def group_index(self, name: str) -> Tensor | None:
-        """int32 ``[in]``, the group of each input channel of a quantized weight; None where they are consecutive."""
-        if self.packed:
-            return self.packed.group_index(name)
-        return self.shards.read(f"{name}.g_idx") if f"{name}.g_idx" in self.shards else None
 
     @contextmanager
     def block(self, index: int, wide: bool = False) -> Iterator[nn.Module]:
@@ -278,42 +240,7 @@ class LanguageModel(Decoder, TorchStage):
             None if value.dim() > 2 else value.numel() if value.dim() == 2 and name not in self.skeleton.tables else 0
         )
         kind = f"int{self.grid[name].bits}" if name in self.grid else "dense"
-        return Layer(name, kind, value.numel(), self._stored_bytes(name, value), macs, tuple(value.shape))
-
-    def _stored_bytes(self, name: str, value: Tensor) -> int:
-        if name not in self.grid:
-            return value.nbytes
-        if self.packed:
-            return self.packed.nbytes(name)
-        stored = [f"{name}.{part}" for part in PARTS]
-        return sum(self.shards.read(part).nbytes for part in stored if part in self.shards)
-
-    def _read_grid(self) -> dict[str, GridEntry]:
-        if self.packed is None:
-            return read_grid(self.shards)
-        if self.skeleton.factors:
-            raise ModelError(
-                f"{self.folder}: a packed MiniCPM cannot be folded into a Llama; the model before would do"
-            )
-        return self.packed.entries(self.stored_names, self.skeleton.module)
-
-    def _require_all(self) -> None:
-        wanted = self.skeleton.module.state_dict()
-        for name in self.skeleton.names():
-            shape = self._shape(name)
-            if shape is None:
-                raise ModelError(f"{self.folder}: the shards hold no '{name}', which the model needs")
-            if shape != tuple(wanted[name].shape):
-                what = f"{list(shape)} on disk, {list(wanted[name].shape)} by config.json"
-                raise ModelError(f"{self.folder}: '{name}' has the wrong shape: {what}")
-
-    def _shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a tensor on disk; None where there is none."""
-        if name in self.grid:
-            return self.grid[name].shape
-        if name in self.stored_names.stacked:
-            return self.stored_names.stacked[name].shape
-        return self.shards.pieces[self.stored_names.alone[name]].shape if name in self.stored_names.alone else None
+        return Layer(name, kind, value.numel(), self.stored_bytes(name, value), macs, tuple(value.shape))
 
 
 def in_shards(model: Model) -> LanguageModel:
