@@ -58,7 +58,8 @@ def show_explained(check: Check) -> None:
 
 def show_comparison(first: Path, second: Path, comparison: Comparison) -> None:
     """Each score of two runs, and how far the second is from the first."""
-    table = _table(("", "metric"), (str(first), str(second)), ("change", "verdict"))
+    folders = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+    table = _table(("", "metric"), folders, ("change", "verdict"))
     for pair in comparison.pairs:
         values = (text.value(pair.unit, pair.first), text.value(pair.unit, pair.second))
         delta = Delta.model_validate(written(pair.change)) if pair.change else None

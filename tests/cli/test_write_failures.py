@@ -20,7 +20,7 @@ from small_disks import write_world as write_finished
 from tiny import PLAN, squeeze, write_plan, write_world
 
 PROGRESS = re.compile(
-    r"[a-z_0-9: ]+ \((torch|onnx|artifact|language|language artifact)\): |passes\.0 \(line \d\): |packed and"
+    r"[a-z_0-9: ]+ \((torch|onnx|artifact|language|language artifact)\): |passes\.0 \(line \d\): |packed and|warning: "
 )
 ONE_LINE = r": .+; .+ would do$|name another with --store$|cannot be read \(Too many open files\)$"
 OWNER_ONLY_ROOT = 1 << 1  # CAP_DAC_OVERRIDE: what lets root write where nobody may

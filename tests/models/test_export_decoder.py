@@ -244,7 +244,7 @@ def test_an_unknown_structure_is_refused_by_name(
 
 def test_a_group_that_the_operator_cannot_hold_is_refused(tmp_path: Path) -> None:
     model = quantized(write_family("llama3.1", tmp_path / "family"), bits=4, group_size=8)
-    with pytest.raises(ModelError, match=r"MatMulNBits has no group_size 8; 16, 32, .* or null would do"):
+    with pytest.raises(ModelError, match=r"MatMulNBits has no group_size 8; 16, 32 or null would do"):
         export_decoder(model, tmp_path / "onnx")
     export_decoder(model, tmp_path / "qdq", Options(encoding="qdq"))
 

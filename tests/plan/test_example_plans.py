@@ -106,6 +106,6 @@ def test_every_key_of_a_plan_explains_itself_to_editors(schema: Any) -> None:
 
 def test_the_schema_describes_each_pass_and_source_once() -> None:
     text = json.dumps(plan_schema(), indent=2)
-    assert len(text) < 150_000
+    assert len(text) < 200_000
     names = list(registry.entries("passes"))
     assert [name for name in names if text.count(f'"const": "{name}"') != 1] == []

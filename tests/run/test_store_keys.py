@@ -27,7 +27,9 @@ KINDS = [
     "pass",
     "probe",
     "target",
+    "teacher",
     "timing export",
+    "timing file",
     "tokens",
     "windows",
 ]
