@@ -105,7 +105,7 @@ def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
     assert len(written) == 4
     packed.artifact.close()
     assert vars(packed.artifact).keys() == vars(packed.artifact.reopened()).keys()  # nothing of the runtime is held
-    assert list(packed.artifact.generate(PROMPT, 4)) == written
+    assert list(in_runtime(packed.artifact).generate(PROMPT, 4)) == written
     folder = _new(tmp_path / "unpacked")
     zipfile.ZipFile(packed.path).extractall(folder)
     golden = run(folder, "--golden", "--json")
