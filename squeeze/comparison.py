@@ -168,6 +168,11 @@ def _is_change(delta: Delta, level: float) -> bool:
     return interval is not None and interval.excludes(0.0)
 
 
+def within_rounding(metric: ExampleMetric, new: np.ndarray, old: np.ndarray) -> bool:
+    """Whether the values of all examples are the same but for the order of a sum."""
+    return bool(np.allclose(new, old, rtol=0, atol=metric.rounding))
+
+
 def _shares(new: np.ndarray, old: np.ndarray, units: np.ndarray | None) -> Delta:
     pair = paired_shares(new, old, units)
     ratio_at = None if pair.ratio is None else pair.ratio_interval

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from squeeze.algorithms.stats import CONFIDENCE, Interval
-from squeeze.comparison import At, Delta, Verdict, concluded, delta_of, unsure, value_of, verdict_of
+from squeeze.comparison import At, Delta, Verdict, concluded, delta_of, unsure, value_of, verdict_of, within_rounding
 from squeeze.errors import DataError
 from squeeze.evaluate.endings import EndingScores
 from squeeze.evaluate.evidence.base import Answered, Estimate, Exact, Reading, ScoredOn
@@ -207,7 +207,7 @@ def _example_delta(
     before = per_example(metric, labels, other, original)
     assert this is not None
     assert that is not None
-    same = np.allclose(values, before, rtol=0, atol=metric.rounding) and (
+    same = within_rounding(metric, values, before) and (
         values.dtype != bool or _same_answers(this.answers, that.answers)
     )
     return delta_of(metric, values, before, this.units, same)

@@ -64,5 +64,5 @@ def test_the_report_words_it() -> None:
     row = Row("distill", None, "torch", "k", {}, {}, recovered=share(2.0, 1.0, 3.0, Loss()))
     ((name, line),) = fact_lines(ShownRow.model_validate(row.to_json()))
     assert name == "recovered"
-    assert line.endswith("] of what loss had lost")
+    assert line.endswith("] of what was lost in loss")
     assert line.startswith(f"{100 * row.recovered['loss'].value:.2f} % [")

@@ -16,6 +16,7 @@ from torch import Tensor
 ENTRY_BYTES = 3  # of one token and its count
 ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
 DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12)  # times the tokens wanted
+MOST_UNIQUE = 64  # entries of a position are counted in one byte, and large counts take several entries
 
 
 def number_of_draws(probabilities: Tensor, wanted: int) -> Tensor:
@@ -68,8 +69,10 @@ def pack(lengths: np.ndarray, tokens: np.ndarray, counts: np.ndarray, vocabulary
     split = np.full(len(rows), most)
     split[last] = counts - most * (parts - 1)
     values = np.repeat(tokens, parts) * (most + 1) + split
+    entries = np.bincount(rows, minlength=len(lengths))
+    assert entries.max(initial=0) < 256, "the number of a position's entries is kept in one byte"
     packed = values.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :ENTRY_BYTES]
-    return np.bincount(rows, minlength=len(lengths)).astype(np.uint8), np.ascontiguousarray(packed)
+    return entries.astype(np.uint8), np.ascontiguousarray(packed)
 
 
 def unpack(packed: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:

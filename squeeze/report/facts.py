@@ -31,7 +31,7 @@ def recovered_lines(row: Row) -> list[str]:
     """Per metric, the share of what was lost that a training won back."""
     found = row.recovered.items()
     shares = {name: f"{value('share', one.value)} {interval('share', one.interval)}".strip() for name, one in found}
-    return [f"{words} of what {heading(name)} had lost" for name, words in shares.items()]
+    return [f"{words} of what was lost in {heading(name)}" for name, words in shares.items()]
 
 
 def spread_lines(row: Row) -> list[tuple[str, str]]:

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from squeeze import registry
-from squeeze.comparison import Delta, delta_of, holm
+from squeeze.comparison import Delta, delta_of, holm, within_rounding
 from squeeze.errors import SqueezeError, UsageError
 from squeeze.evaluate.metrics import ExampleMetric, Metric
 from squeeze.ledger import NOT_PRIMARY
@@ -155,8 +153,8 @@ def _paired(metric: Metric, label: str, runs: tuple[Finished, Finished], places:
         counts = ", ".join(map(str, sorted(sizes)))
         raise SqueezeError(f"{label}: {counts} values for the same examples; run both plans again")
     one_model = runs[0].keys[places[0]] == runs[1].keys[places[1]]
-    near = old.dtype != bool and np.allclose(new, old, rtol=0, atol=metric.rounding)
-    return delta_of(metric, new, old, units[0], one_model or bool(near))
+    near = old.dtype != bool and within_rounding(metric, new, old)
+    return delta_of(metric, new, old, units[0], one_model or near)
 
 
 def _metric(run: Finished, label: str) -> Metric | None:

@@ -59,7 +59,7 @@ class TrainingOptions(BaseModel):
     patience: PositiveInt = 3
     """Looks without a lower loss after which the training stops."""
     recompute: bool = False
-    """Work out what lies inside a block again for its gradient: less memory, a third more time."""
+    """Work out what lies inside a block again for its gradient: less memory, every block computed once more."""
 
     def trains_with(self, model: Model) -> Optimizer:
         """The optimizer as the plan names it, or as the model's task has it."""

@@ -15,10 +15,10 @@ from typing import Any
 from squeeze.errors import SqueezeError
 from squeeze.formats.onnx_file import read_onnx
 from squeeze.formats.onnx_grid import take_grids
+from squeeze.runtimes.executorch import NAMES
 from squeeze.work import end_with_parent
 
 SOURCE, FILE, REPORT = "model.onnx", "model.pte", "delegated.json"
-NAMES = "names"  # the method of the file that says what its inputs and outputs are called
 XNNPACK = "XNNPACK"
 
 

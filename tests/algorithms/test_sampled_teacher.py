@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from squeeze.algorithms.sampled_teacher import draw, number_of_draws, pack, sampled_loss, unpack
+from squeeze.algorithms.sampled_teacher import MOST_UNIQUE, draw, number_of_draws, pack, sampled_loss, unpack
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -59,6 +59,15 @@ def test_what_is_packed_is_unpacked(vocabulary: int, counts: list[int]) -> None:
         total[token] += count
     expected = {token: int(np.array(counts)[tokens == token].sum()) for token in total}
     assert total == expected
+
+
+def test_the_most_tokens_that_may_be_asked_for_fit_the_byte_that_counts_them() -> None:
+    spread = torch.zeros(2, 4096)
+    lengths, tokens, counts = draw(spread, MOST_UNIQUE, generator())
+    packed_lengths, packed = pack(lengths, tokens, counts, 300_000)
+    assert packed_lengths.astype(int).sum() == len(packed)
+    with pytest.raises(AssertionError, match="one byte"):
+        pack(np.array([300]), np.arange(300), np.ones(300, dtype=int), 4096)
 
 
 def test_a_loss_from_all_tokens_is_the_kl_divergence() -> None:

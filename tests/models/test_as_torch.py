@@ -26,12 +26,14 @@ def stored(name: str, array: object, dtype: type = np.float32) -> TensorProto:
     return numpy_helper.from_array(np.asarray(array, dtype), name)
 
 
-def graph(nodes: Nodes, weights: list[TensorProto], sizes: tuple[int | str, ...] = (4, 9, 9)) -> ir.Model:
+def graph(
+    nodes: Nodes, weights: list[TensorProto], sizes: tuple[int | str, ...] = (4, 9, 9), opset: int = 18
+) -> ir.Model:
     """From ``x`` to ``y``."""
     fed = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *sizes])]
     given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     made = helper.make_graph(nodes, "made", fed, given, weights)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
 
 
@@ -73,6 +75,8 @@ GRAPHS = {
     "mean": one("ReduceMean", stored("axes", [2, 3], np.int64), keepdims=0),
     "reshape": one("Reshape", stored("shape", [0, -1], np.int64)),
     "transpose": one("Transpose", perm=[0, 2, 3, 1]),
+    "transpose without an order": one("Transpose"),
+    "unsqueeze from the end": one("Unsqueeze", stored("axes", [-1, 1, -3], np.int64)),
     "add of a constant": one("Add", stored("c", np.ones((4, 1, 1)))),
     "hard sigmoid": one("HardSigmoid", alpha=1 / 6, beta=0.5),
     "softmax": one("Softmax", axis=1),
@@ -128,6 +132,12 @@ def test_integers_are_the_same_whether_the_graph_has_them_signed_or_not(zero_poi
 def test_what_has_no_form_is_named(made: Callable[[], tuple[Nodes, list[TensorProto]]], message: str) -> None:
     model = graph(*made())
     with pytest.raises(ModelError, match=message):
+        as_torch(model, {})
+
+
+def test_a_softmax_that_flattens_is_refused() -> None:
+    model = graph(*one("Softmax", axis=1)(), opset=12)
+    with pytest.raises(ModelError, match="it: Softmax of opset 12 runs over all axes from its own on; opset 13"):
         as_torch(model, {})
 
 

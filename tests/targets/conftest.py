@@ -89,5 +89,27 @@ def pieces(batch: Batch) -> PackageInputs:
 
 
 @pytest.fixture(scope="session")
+def quantized_by_onnxruntime(
+    model_file: Path, batch: Batch, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., OnnxModel]:
+    """By ONNX Runtime's own quantizer: ranges and integers that are not of our making are kept as well."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter([{"image": batch.image.numpy()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    def quantized(**options: object) -> OnnxModel:
+        out = tmp_path_factory.mktemp("int8") / "int8.onnx"
+        quantize_static(model_file, out, Reader(), per_channel=True, activation_type=QuantType.QUInt8, **options)
+        return OnnxModel.from_file(out)
+
+    return quantized
+
+
+@pytest.fixture(scope="session")
 def packed(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Cpu().pack(model, pieces, tmp_path_factory.mktemp("packed") / "tiny-cpu.zip")

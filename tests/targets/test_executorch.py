@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +30,8 @@ TARGET = Mobile(runtime="executorch")
 
 
 @pytest.fixture(scope="module")
-def quantized(model_file: Path, batch: Batch, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    """By ONNX Runtime's own quantizer: ranges and integers that are not of our making are kept as well."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter([{"image": batch.image.numpy()}])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)
-
-    out = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    ranges = {"reduce_range": True, "activation_type": QuantType.QUInt8, "extra_options": {"WeightSymmetric": True}}
-    quantize_static(model_file, out, Reader(), per_channel=True, **ranges)
-    return OnnxModel.from_file(out)
+def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
+    return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
 
 
 @pytest.fixture(scope="module")

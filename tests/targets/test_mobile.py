@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
@@ -30,19 +30,8 @@ def mobile(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def quantized(model_file: Path, batch: Batch, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter([{"image": batch.image.numpy()}])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)
-
-    out = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    quantize_static(model_file, out, Reader(), per_channel=True, activation_type=QuantType.QUInt8)
-    return OnnxModel.from_file(out)
+def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
+    return quantized_by_onnxruntime()
 
 
 def test_the_package_holds_the_ort_file_and_its_operators(mobile: Packed):

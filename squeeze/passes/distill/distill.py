@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
-from pydantic import PositiveInt, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
 from squeeze.algorithms.distillation import Divergence, total_feature_loss
+from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Model
@@ -56,9 +57,9 @@ class Distill(TrainingPass):
     quantized: OnGrids | None = None
     """Of a quantized model: scales: its integers stay, scales and zero points are trained; all: every weight is,
     through the grid that is written. null: the model has floats."""
-    cached: PositiveInt | None = None
+    cached: Annotated[int, Gt(0), Le(MOST_UNIQUE)] | None = None
     """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
-    many different tokens a position, 3 bytes each; 12 do as well as all. null: the teacher is in memory all along."""
+    many different tokens a position, 3 bytes each; the paper takes 12. null: the teacher is in memory all along."""
     features: tuple[str, ...] = ()
     """Layers, by name, whose outputs should equal the teacher's."""
     feature_weight: Annotated[float, Gt(0)] = 1.0

@@ -64,16 +64,13 @@ class _Blocks:
         model, prefix = self.model, self.model.skeleton.prefix(index)
         names = [name for name in block_weights(model.skeleton, index) if prefix + name in self.schemes]
         parts = {name: matrices(model.skeleton, index, name) for name in names}
-        with model.block(index) as block:
+        with model.block_to_change(index, names) as (block, was):
             for name, value in block.named_parameters():
                 require_finite(value.data, prefix + name)
-            was = {name: block.get_parameter(name).data for name in names}
-            for name, mapped in was.items():
-                block.get_parameter(name).data = mapped.clone()  # never written to where the file is
+            if self.original is None:
+                was.clear()  # mapped pages count as memory
             schemes = {weight: self.schemes[prefix + name] for name in names for weight in parts[name]}
-            before = was if self.original else {}
-            work = BlockWork(index, block, self.walk, original=self.original, was=before, schemes=schemes)
-            del was, before  # mapped pages count as memory
+            work = BlockWork(index, block, self.walk, original=self.original, was=was, schemes=schemes)
             try:
                 found = self.pass_.quantize(work, self.context)
             except SqueezeError as error:

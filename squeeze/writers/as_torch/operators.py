@@ -19,6 +19,7 @@ from squeeze.formats.onnx_graph import constant
 
 Function = Callable[..., Tensor]
 Build = Callable[[ir.Node], Function]
+SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:
@@ -134,8 +135,8 @@ def _concat(node: ir.Node) -> Function:
 
 
 def _transpose(node: ir.Node) -> Function:
-    order = [int(axis) for axis in attributes(node)["perm"]]
-    return lambda x: torch.permute(x, order)
+    order = attributes(node).get("perm")
+    return lambda x: torch.permute(x, order if order is not None else list(reversed(range(x.ndim))))
 
 
 def _squeeze(node: ir.Node) -> Function:
@@ -149,7 +150,8 @@ def _unsqueeze(node: ir.Node) -> Function:
     axes = numbers(node, 1, "axes") or []
 
     def widen(x: Tensor) -> Tensor:
-        for axis in sorted(axes):
+        rank = x.ndim + len(axes)  # negative axes count from the end of the output
+        for axis in sorted(axis % rank for axis in axes):
             x = torch.unsqueeze(x, axis)
         return x
 
@@ -157,6 +159,11 @@ def _unsqueeze(node: ir.Node) -> Function:
 
 
 def _softmax(node: ir.Node) -> Function:
+    graph = node.graph
+    opset = graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS) if graph is not None else SOFTMAX_OF_ONE_AXIS
+    if opset < SOFTMAX_OF_ONE_AXIS:
+        what = f"Softmax of opset {opset} runs over all axes from its own on"
+        raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
     axis = int(attributes(node).get("axis", -1))
     return lambda x: torch.softmax(x, axis)
 
