@@ -22,6 +22,7 @@ NEEDS_REAL = {
     "pruning_language",
     "pruning_vs_torch_pruning",
     "reference",
+    "separable",
 }
 
 

@@ -19,6 +19,7 @@ Kind = Literal["passes", "targets", "metrics", "data", "tasks", "runtimes", "wri
 BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
         "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
+        "separable": "squeeze.passes.prune.separable:Separable",
         "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
         "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
         "rtn": "squeeze.passes.quantize.rtn:Rtn",

@@ -103,7 +103,7 @@ SUB_LADDERS = {
         {"language"},
         {"spec"},
     ],
-    "passes": [{"base"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
+    "passes": [{"base", "layer_inputs"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
     "passes/quantize": [
         {"scheme", "selection", "int8_sizes", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
         {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},

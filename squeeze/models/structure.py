@@ -6,6 +6,7 @@ network is stored as safetensors and a small JSON file, and never as a pickle. P
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def apply(module: nn.Module, difference: Difference) -> None:
             raise ModelError(f"structure.json: the model has no module '{name}'; was its code changed?") from None
         try:
             _apply_one(module, name, current, entry)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ModelError(f"structure.json: {name}: {first_line(error)}; was it changed by hand?") from None
 
 
@@ -93,21 +94,26 @@ def _plain(value: Any) -> Any:
 def _replacement(name: str, module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Identity):
         return {"type": "Identity"}
+    if type(module) is nn.Sequential:  # in a list: JSON with sorted keys would lose their order
+        return {
+            "type": "Sequential",
+            "parts": [[n, _replacement(f"{name}.{n}", m)] for n, m in module.named_children()],
+        }
     if type(module) is not nn.Conv2d:
-        raise ModelError(
-            f"{name}: a {type(module).__name__} put in place of another module cannot be stored; Conv2d can"
-        )
+        kind = type(module).__name__
+        raise ModelError(f"{name}: a {kind} put in place of another module cannot be stored; Conv2d can")
     options = {name: _plain(getattr(module, name)) for name in CONV_OPTIONS}
     return {"type": "Conv2d", "options": {**(sizes(module) or {}), **options, "bias": module.bias is not None}}
 
 
-def _created(name: str, entry: dict[str, Any]) -> nn.Module:
-    if entry.get("type") == "Identity":
+def _created(name: str, entry: dict[str, Any], part: bool = False) -> nn.Module:
+    kind = entry["type"]
+    if kind == "Identity":
         return nn.Identity()
-    if entry.get("type") != "Conv2d":
-        raise ModelError(
-            f"structure.json: {name}: unknown module type {entry.get('type')!r}; Conv2d is what it may hold"
-        )
+    if kind == "Sequential" and not part:  # parts of parts are never written: a file cannot nest without end
+        return nn.Sequential(OrderedDict((n, _created(f"{name}.{n}", inner, part=True)) for n, inner in entry["parts"]))
+    if kind != "Conv2d":
+        raise ModelError(f"structure.json: {name}: unknown module type {kind!r}; Conv2d is what it may hold")
     options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["options"].items()}
     return nn.Conv2d(**options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ def test_a_users_own_subclass_is_resized_without_its_constructor() -> None:
     assert type(fresh[0]) is Own
 
 
-@pytest.mark.parametrize("new", [nn.Identity(), nn.Conv2d(3, 5, 1, stride=2, bias=False, padding_mode="circular")])
+PAIR = nn.Sequential(OrderedDict(z=nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False), a=nn.Conv2d(6, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    "new", [nn.Identity(), nn.Conv2d(3, 5, 1, stride=2, bias=False, padding_mode="circular"), PAIR]
+)
 def test_a_module_put_in_place_of_another_comes_back(new: nn.Module) -> None:
     built, changed = network(), network()
     changed[0] = new
@@ -110,6 +116,13 @@ def test_what_cannot_be_stored_is_refused_by_name() -> None:
         ({"0": {"type": "Conv2d"}}, "structure.json: 0: "),
         ({"0": {"type": "Conv2d", "options": {"evil": 1}}}, "structure.json: 0: "),
         ({"0": 3}, "structure.json: 0: "),
+        ({"0": {"type": "Sequential"}}, "structure.json: 0: "),
+        ({"0": {"type": "Sequential", "parts": [["a", 3]]}}, "structure.json: 0: "),
+        ({"0": {"type": "Sequential", "parts": [["a.b", {"type": "Identity"}]]}}, "structure.json: 0: "),
+        (
+            {"0": {"type": "Sequential", "parts": [["a", {"type": "Sequential", "parts": []}]]}},
+            "0.a: unknown module type",
+        ),
     ],
 )
 def test_a_structure_that_was_changed_by_hand_is_one_line(found: Any, said: str) -> None:

@@ -23,10 +23,10 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.export.export_onnx import ExportOnnx
+from squeeze.passes.layer_inputs import unfolded
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.hqq import Hqq
-from squeeze.passes.quantize.layers.inputs import unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.store import Journal

@@ -50,6 +50,7 @@ TAKEN = {  # by pass: kinds without a fault
     "prune_channels": {"cnn", "encoder"},
     "prune_width": LANGUAGE,
     "prune_depth": LANGUAGE,
+    "separable": {"cnn"},
     "finetune": CLASSIFIERS,
     "distill": {*CLASSIFIERS, "encoder"},
     "export_onnx": {"cnn", "encoder", "language", "gptq"},

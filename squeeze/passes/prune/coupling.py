@@ -92,8 +92,11 @@ class CouplingGraph:
         return Coupled(first, len(group[0].idxs), members, ends, self._obstacle(group))
 
     def _obstacle(self, group: Any) -> str | None:
-        loose = any(isinstance(item.dep.target.module, nn.Parameter) for item in group)
-        return "a parameter outside any layer depends on its channels" if loose else None
+        if any(isinstance(item.dep.target.module, nn.Parameter) for item in group):
+            return "a parameter outside any layer depends on its channels"
+        writers = [item.dep.target.module for item in group if self.graph.is_out_channel_pruning_fn(item.dep.handler)]
+        sources = [module for module in writers if getattr(getattr(module, "weight", None), "ndim", 0) > 1]
+        return "its channels are the network's input" if all(map(_is_depthwise, sources)) else None
 
     def _members(self, group: Any) -> Iterator[Member]:
         for item in group:
@@ -105,6 +108,11 @@ class CouplingGraph:
     def _is_output(self, dependency: Any) -> bool:
         """The end of the network is reached by something that would pass the cut on."""
         return not dependency.target.outputs and bool(self.graph.is_out_channel_pruning_fn(dependency.handler))
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    """Its outputs are its inputs' channels, which somebody else gives."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def _trace(model: TorchModel) -> Any:

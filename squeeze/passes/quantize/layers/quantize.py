@@ -25,7 +25,7 @@ from squeeze.models.torch_grid import put_grid
 from squeeze.models.torch_layers import Layer, groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.layers.inputs import batches, inputs_of, outputs_of, step_for, unfolded
+from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
