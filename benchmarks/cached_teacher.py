@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _inputs import Arguments, run
 from torch.nn import functional
 
 from squeeze.algorithms.stats import mean_by_unit
@@ -28,7 +29,6 @@ from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.store import Store
 
-HERE = Path(__file__).parent
 LENGTH, BATCH = 256, 8
 NOISE = 0.5  # of a matrix's own standard deviation
 
@@ -106,8 +106,8 @@ def show(name: str, values: np.ndarray) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", type=Path, default=HERE.parent.parent / "shared" / "real")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_real()
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=200, help="of held-out text")
@@ -117,4 +117,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

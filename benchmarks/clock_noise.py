@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from _inputs import Arguments, run
 from scipy.stats import binomtest
 
 from squeeze.evaluate.latency import Clock, compare, paired, stopwatch
@@ -43,9 +44,8 @@ KINDS = ("A/A", "true 3 %")
 
 
 def main() -> None:
-    here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, default=here.parent.parent / "shared" / "real")
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_real()
     parser.add_argument("--comparisons", type=int, default=13, help="of each model, batch size and host")
     parser.add_argument("--seconds", type=float, default=1.0, help="of alternating runs per comparison")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
@@ -147,4 +147,4 @@ MODELS: dict[str, Callable[[Path], Timed]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,12 +1,14 @@
 """How fast int4 decoders read a prompt and write on: our ONNX package beside its float32 self and two other runtimes.
 
-    python benchmarks/decode.py [--real FOLDER] [--threads 2] [--rounds 9] [--prompt 128] [--new 64] [--cpu-time]
+    python benchmarks/decode.py [--model FOLDER|FILE.gguf] [--evaluate TEXT] [--real FOLDER] [--threads 2] [--rounds 9]
+        [--prompt 128] [--new 64] [--cpu-time]
 
-On prose6M and on two random layers of TinyLlama's shape, int4 in groups of 32, table and head too: ONNX Runtime with
-caches that stay in place, the same file in ONNX Runtime GenAI, GenAI's own int4 build of the same weights, llama.cpp on
-Q4_0 made of the same grid, and the float32 model in ONNX Runtime. What is not installed is left out by name. Runs
-alternate in one process; ratios are of medians, ours to each, with 95 % intervals: above 1, ours is faster.
-``--cpu-time`` counts processor seconds instead, for one thread on a machine that others use too.
+On a model of yours, or on prose6M and two random layers of TinyLlama's shape, int4 in groups of 32, table and head too:
+ONNX Runtime with caches that stay in place, the same file in ONNX Runtime GenAI, GenAI's own int4 build of the same
+weights, llama.cpp on Q4_0 made of the same grid, and the float32 model in ONNX Runtime. What is not installed is left
+out by name. Runs alternate in one process; ratios are of medians, ours to each, with 95 % intervals: above 1, ours is
+faster. The prompt is the beginning of the text, or random tokens. ``--cpu-time`` counts processor seconds instead, for
+one thread on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _inputs import REAL, Arguments, folder, model_path, open_model, open_text, run, text_file
 from memory import SHAPES, make
 
 from squeeze.algorithms.stats import ratio_of_medians
@@ -42,22 +45,32 @@ Start = Callable[[], Read]  # a new text
 
 def main() -> None:
     options = arguments()
-    real = options.real / "models" / "prose6M"
-    with tempfile.TemporaryDirectory() as temporary:
-        if real.is_dir():
-            measure("prose6M", real, Path(temporary) / "prose6M", options)
+    with tempfile.TemporaryDirectory() as work:
+        if options.model is None:
+            measure_both(options, Path(work))
         else:
-            print(f"prose6M: skipped, {real} is absent; --real names the folder of real models and data")
-        shape = Path(temporary) / "source"
-        make(shape, {**SHAPES["tiny-llama"], "num_hidden_layers": 2})
-        for tokenizer in real.glob("tokenizer*"):  # the others will not build a model without one
-            shutil.copy(tokenizer, shape)
-        measure("2 layers of TinyLlama's shape", shape, Path(temporary) / "tiny", options)
+            measure(options.model.stem, open_model(options.model, Path(work)), Path(work) / "made", options)
+
+
+def measure_both(options: argparse.Namespace, work: Path) -> None:
+    """A small trained model, and a shape."""
+    real = options.real / "models" / "prose6M"
+    if real.is_dir():
+        measure("prose6M", LanguageModel(real), work / "prose6M", options)
+    else:
+        print(f"prose6M: skipped, {real} is absent; --real names the folder of real models and data")
+    shape = work / "source"
+    make(shape, {**SHAPES["tiny-llama"], "num_hidden_layers": 2})
+    for tokenizer in real.glob("tokenizer*"):  # the others will not build a model without one
+        shutil.copy(tokenizer, shape)
+    measure("2 layers of TinyLlama's shape", LanguageModel(shape), work / "tiny", options)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", type=Path, default=Path(__file__).parents[2] / "shared" / "real")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=model_path, help="a Hugging Face folder, or a .gguf file")
+    parser.add_argument("--evaluate", type=text_file, help="a text to read on; default: random tokens")
+    parser.add_argument("--real", type=folder, default=REAL, help="folder of real models, where prose6M is")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--prompt", type=int, default=128)
@@ -66,17 +79,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(name: str, source: Path, work: Path, options: argparse.Namespace) -> None:
-    starts = variants(source, work, options)
+def measure(name: str, dense: LanguageModel, work: Path, options: argparse.Namespace) -> None:
+    starts = variants(dense, work, options)
     clock = time.process_time if options.cpu_time else time.perf_counter
     speeds: dict[str, list[tuple[float, float]]] = {variant: [] for variant in starts}
-    prompt = np.random.default_rng(0).integers(5, 500, options.prompt).tolist()
+    prompt = prompt_of(dense, options)
     for number in range(options.rounds + 1):
         for variant, start in starts.items():
             speed = timed(start, prompt, options.new, clock)
             if number:  # the first round warms up
                 speeds[variant].append(speed)
     report(f"{name}, {options.threads} threads, {options.prompt} tokens read, {options.new} written", speeds)
+
+
+def prompt_of(model: LanguageModel, options: argparse.Namespace) -> list[int]:
+    """The tokens that are read."""
+    if options.evaluate is not None:
+        return open_text(options.evaluate, model, options.prompt, None).tokens[0].tolist()
+    return np.random.default_rng(0).integers(5, min(500, model.vocabulary), options.prompt).tolist()
 
 
 def timed(start: Start, prompt: list[int], new: int, clock: Callable[[], float]) -> tuple[float, float]:
@@ -103,9 +123,8 @@ def report(title: str, speeds: dict[str, list[tuple[float, float]]]) -> None:
         print("".join(cells), flush=True)
 
 
-def variants(source: Path, work: Path, options: argparse.Namespace) -> dict[str, Start]:
+def variants(dense: LanguageModel, work: Path, options: argparse.Namespace) -> dict[str, Start]:
     """What there is to run here, by name."""
-    dense = LanguageModel(source)
     model = Rtn(bits=4, group_size=32, embeddings=4).run(dense, Context())
     ours = export_decoder(model, work / "int4")
     floats = export_decoder(dense, work / "float32")
@@ -189,4 +208,4 @@ def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int) -> Star
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

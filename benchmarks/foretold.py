@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from _inputs import Arguments, run
+
 NAMES = ("prose6M", "smollm2", "262,144 tokens", "mobilenet")
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
@@ -60,17 +62,17 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=NAMES)
     parser.add_argument("--quantizer", default="rtn", choices=("rtn", "hqq", "awq", "gptq"))
-    parser.add_argument("--real", type=Path, default=Path(__file__).parents[2] / "shared" / "real")
+    parser.add_real()
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def write_plan(name: str, folder: Path, options: argparse.Namespace) -> Path:
     """The plan of one model, and the model where it is made up."""
-    real = options.real.resolve()
+    real = options.real
     text, held_out = (real / "data/prose" / f"{role}.txt" for role in ("calibrate", "evaluate"))
     where = {"prose6M": f'{{hf: "{real}/models/prose6M"}}', "262,144 tokens": "{hf: wide}"}
     if name == "smollm2":
@@ -117,4 +119,4 @@ def child(plan: Path) -> list[tuple[str, int, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,14 +1,16 @@
 """GPTQ's perplexity, time and memory beside its peers': one model, one calibration text, one evaluator, one run.
 
-    python benchmarks/gptq_perplexity.py --real FOLDER [--grid 4:64 --grid 3:64 ...] [--only gptq auto-round ...]
+    python benchmarks/gptq_perplexity.py [--model FOLDER|FILE.gguf --calibrate TEXT --evaluate TEXT] [--real FOLDER]
+        [--grid 4:64 --grid 3:64 ...] [--only gptq auto-round ...] [--peers FOLDER]
         [--peer-python auto-round=/other/environment/bin/python] [--peer-path llm-compressor=/folder/of/packages]
 
-Each candidate quantizes prose6M in a process of its own, symmetric, at the same bits and group size, from the very same
-token sequences, with the defaults of its package; ``process`` is the time from its start until the result is saved,
-imports included, ``peak`` the resident memory by then (medians over ``--rounds``). Peers may live in environments of
-their own; those that are found nowhere are named. All are scored by our evaluator on the same sequences of text that
-nobody calibrated on: perplexity, KL to the original, the paired 95 % interval of the perplexity's difference to our
-``gptq``, and the share of rounding's loss (rtn, in nats per token) that each recovers, with its interval.
+Each candidate quantizes the model (default: prose6M) in a process of its own, symmetric, at the same bits and group
+size, from the very same token sequences, with the defaults of its package; ``process`` is the time from its start until
+the result is saved, imports included, ``peak`` the resident memory by then (medians over ``--rounds``). Peers may live
+in environments of their own (``peers.py --make FOLDER`` makes them, ``--peers FOLDER`` takes them); those that are
+found nowhere are named. All are scored by our evaluator on the same sequences of text that nobody calibrated on:
+perplexity, KL to the original, the paired 95 % interval of the perplexity's difference to our ``gptq``, and the share
+of rounding's loss (rtn, in nats per token) that each recovers, with its interval.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _inputs import Arguments, folder, open_model, open_text, run
 from _perplexity_candidates import OURS, PEERS
+from peers import python_of
 from safetensors.torch import load_file, save_file
 
 from squeeze.algorithms.stats import Studentized, mean_by_unit, ratio_by_unit
-from squeeze.data.text import TextData, TokenDataset
+from squeeze.data.overlap import without_overlap
 from squeeze.evaluate.tokens import Reference, TokenScores, score_tokens
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
@@ -48,32 +52,53 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = [name for name in (*OURS, *PEERS) if name in options.only]
     absent = [name for name in names if name in PEERS and not present(name, options)]
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Path(folder))
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(options, Path(work))
         print(bench.title())
-        for grid in options.grid or GRIDS:
-            bits, size = map(int, grid.split(":"))
+        for bits, size in options.grid or map(bits_and_group, GRIDS):
             bench.compare(bits, size, [name for name in names if name not in absent])
     if absent:
         print(f"\nnot measured, since not installed: {', '.join(absent)}")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", type=Path, required=True, help="folder of real models and data")
-    parser.add_argument("--grid", action="append", metavar="BITS:GROUP", help=f"default: {', '.join(GRIDS)}")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_language_model("calibrate", "evaluate")
+    parser.add_argument(
+        "--grid", action="append", type=bits_and_group, metavar="BITS:GROUP", help=f"default: {', '.join(GRIDS)}"
+    )
     parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--samples", type=int, default=128, help="calibration sequences")
     parser.add_argument("--length", type=int, default=256, help="tokens in each")
-    parser.add_argument("--evaluate", type=int, default=None, help="evaluation sequences; default: all")
+    parser.add_argument("--scored", type=int, default=None, help="evaluation sequences; default: all")
     parser.add_argument("--rounds", type=int, default=1, help="times that each is run; scores are of the first")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--peers", type=folder, help="what peers.py --make made")
     parser.add_argument("--peer-python", action="append", default=[], metavar="PEER=PYTHON", help="its environment")
     parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER", help="before its own path")
-    options = parser.parse_args()
-    options.peer_python = dict(given.split("=", 1) for given in options.peer_python)
-    options.peer_path = dict(given.split("=", 1) for given in options.peer_path)
+    options = parser.language_model()
+    made = {name: python_of(options.peers, name) for name in PEERS} if options.peers else {}
+    made = {name: str(python) for name, python in made.items() if python.is_file()}
+    options.peer_python = made | by_peer(parser, "--peer-python", options.peer_python)
+    options.peer_path = by_peer(parser, "--peer-path", options.peer_path)
     return options
+
+
+def bits_and_group(text: str) -> tuple[int, int]:
+    """Of ``4:64``."""
+    bits, _, size = text.partition(":")
+    if bits not in ("2", "3", "4", "8") or not (size.isdecimal() and int(size)):
+        raise argparse.ArgumentTypeError(f"{text} is no grid; 4:64 would be 4 bits in groups of 64")
+    return int(bits), int(size)
+
+
+def by_peer(parser: Arguments, option: str, values: list[str]) -> dict[str, str]:
+    """What is behind the ``=``, by the peer before it."""
+    pairs = [value.partition("=") for value in values]
+    for peer, _, place in pairs:
+        if peer not in PEERS or not Path(place).exists():
+            parser.error(f"{option} {peer}={place}: PEER=PLACE with a place that is there; peers: {', '.join(PEERS)}")
+    return {peer: place for peer, _, place in pairs}
 
 
 def present(name: str, options: argparse.Namespace) -> bool:
@@ -100,22 +125,21 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        reference = options.real / "models/prose6M"
-        self.model = LanguageModel(reference)
-        evaluate = text(options.real, "evaluate", options.length, options.evaluate)
-        everything = text(options.real, "evaluate", options.length, None)
-        calibrate = text(options.real, "calibrate", options.length, options.samples).without(list(everything.tokens))
-        self.evaluate, self.calibrate = evaluate, calibrate
-        save_file({"tokens": torch.from_numpy(calibrate.tokens)}, folder / "tokens.safetensors")
+        self.model = open_model(options.model, folder)
+        self.evaluate = open_text(options.evaluate, self.model, options.length, options.scored)
+        everything = open_text(options.evaluate, self.model, options.length, None)
+        calibrate = open_text(options.calibrate, self.model, options.length, options.samples)
+        self.calibrate = without_overlap(calibrate, everything)
+        save_file({"tokens": torch.from_numpy(self.calibrate.tokens)}, folder / "tokens.safetensors")
         self.kept = folder / "original"
         self.kept.mkdir()
-        self.original = score_tokens(self.model, evaluate, self.kept, None, Progress(), "original")
+        self.original = score_tokens(self.model, self.evaluate, self.kept, None, Progress(), "original")
 
     def title(self) -> str:
         n, tokens = len(self.calibrate), self.original.nll.size
         perplexity = float(np.exp(self.original.nll.mean()))
         calibrated = f"calibrated on {n} sequences of {self.options.length} tokens"
-        return f"prose6M, original perplexity {perplexity:.3f} over {tokens} tokens; {calibrated}"
+        return f"{self.options.model.stem}, original perplexity {perplexity:.3f} over {tokens} tokens; {calibrated}"
 
     def compare(self, bits: int, size: int, names: list[str]) -> None:
         results = {}
@@ -160,11 +184,6 @@ class Bench:
         return score_tokens(LanguageModel(made), self.evaluate, made, reference, Progress(), name)
 
 
-def text(real: Path, which: str, length: int, samples: int | None) -> TokenDataset:
-    source = TextData(text=f"data/prose/{which}.txt", length=length, samples=samples)
-    return source.open(real, real / "models/prose6M")
-
-
 def show(bits: int, size: int, results: dict[str, Any], original: TokenScores) -> None:
     losses = {name: scores.nll.mean(1) for name, (_, scores) in results.items()}
     losses["original"] = original.nll.mean(1)
@@ -195,4 +214,4 @@ def interval(of: Studentized, shown: Callable[[float], float], digits: int) -> s
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from _inputs import Arguments, run
 from torch import Tensor
 
 from squeeze.algorithms.gptq import factorize, solve
@@ -256,16 +257,16 @@ def inputs(seed: int, tokens: int, channels: int) -> Tensor:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=128)
-    parser.add_argument("--real", help="taken from all benchmarks alike; not needed here")
+    parser.add_real("taken from all benchmarks alike; not needed here", default=None)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

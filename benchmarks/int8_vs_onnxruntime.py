@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _inputs import Arguments, run
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -52,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # onnxruntime.quantization recommends its own preprocessing, which was done
     for name in options.model:
-        plan = load(PLANS / MODELS[name], [], {"real": options.real} if options.real else {})
+        plan = load(PLANS / MODELS[name], [], {"real": str(options.real)})
         exported = ExportOnnx().run(plan.model.read(plan.root, example_shape(plan)), Context(threads=1))
         exported.threads = 1
         for seed in range(options.splits if name == "mobilenet" else 1):
@@ -62,8 +63,8 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", help="folder of the real models and data; the plans' own if not given")
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_real()
     parser.add_argument("--splits", type=int, default=3, help="ways to divide MobileNet's images")
     parser.add_argument("--seconds", type=float, default=5.0, help="of stopwatch per file")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
@@ -161,4 +162,4 @@ def latency(model: OnnxModel, exported: OnnxModel, one: Batch, seconds: float) -
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

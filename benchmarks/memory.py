@@ -2,13 +2,15 @@
 
     python benchmarks/memory.py [--shape tiny-llama --shape llama-3.1-8b] [--layers 4 --layers 16] [--plain]
                                 [--keep FOLDER]
+    python benchmarks/memory.py --model FOLDER|FILE.gguf [--calibrate TEXT] [--group 64] [--plain]
 
-Makes models of a known shape with random bf16 weights, shard by shard on disk, and sends each through ``gptq`` int4,
-group 128, in a process of its own; prints the peak resident memory of that process, which counts the pages of mapped
-files too, beside what ``squeeze check`` says beforehand. Calibration: 4 sequences of 128 random tokens. Without
-options: the small shape at 4 and 16 layers (the peak must not grow with them) and the large one at 2; ``--shape`` alone
-takes the shape's own number of layers. ``--plain`` is GPTQ as published, without what the pass adds to it (the
-original's outputs as target, weights one after the other, refinements, negative scales), in far less time.
+Makes models of a known shape with random bf16 weights, shard by shard on disk, or takes yours, and sends each through
+``gptq`` int4, groups of 128 (``--group``), in a process of its own; prints the peak resident memory of that process,
+which counts the pages of mapped files too, beside what ``squeeze check`` says beforehand. Calibration: 4 sequences of
+128 tokens, random or of a text. Without options: the small shape at 4 and 16 layers (the peak must not grow with them)
+and the large one at 2; ``--shape`` alone takes the shape's own number of layers. ``--plain`` is GPTQ as published,
+without what the pass adds to it (the original's outputs as target, weights one after the other, refinements, negative
+scales), in far less time.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from _inputs import Arguments, folder, model_path, open_model, open_text, run, text_file
 
 SHAPES = {
     "tiny-llama": {
@@ -49,12 +53,18 @@ DEFAULT = [("tiny-llama", 4), ("tiny-llama", 16), ("llama-3.1-8b", 2)]
 def main() -> None:
     options = arguments()
     if options.child:
-        child(Path(options.child), options.plain)
+        child(options)
         return
     heads = f"{'peak GB':>9}{'foretold':>10}{'GB per billion':>16}{'minutes':>9}"
-    print(f"{'shape':<14}{'layers':>7}{'parameters':>12}{heads}")
+    print(f"{'model':<30}{'layers':>7}{'parameters':>12}{heads}")
+    if options.model is not None:
+        measure(options.model, options)
+        return
     for shape, layers in wanted(options) or DEFAULT:
-        measure(shape, layers, options.keep, options.plain)
+        with tempfile.TemporaryDirectory() as temporary:
+            model = (options.keep or Path(temporary)) / f"{shape}-{layers}"
+            make(model, {**SHAPES[shape], "num_hidden_layers": layers})
+            measure(model, options)
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -64,30 +74,35 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", action="append", choices=list(SHAPES))
     parser.add_argument("--layers", action="append", type=int)
-    parser.add_argument("--keep", type=Path, help="folder for the models; else a temporary one, 2 GB per billion")
+    parser.add_argument("--keep", type=folder, help="folder for the models; else a temporary one, 2 GB per billion")
+    parser.add_argument("--model", type=model_path, help="in place of shapes: a Hugging Face folder, or a .gguf file")
+    parser.add_argument("--calibrate", type=text_file, help="a text; default: random tokens")
+    parser.add_argument("--group", type=int, default=128, help="input channels that share a scale")
     parser.add_argument("--plain", action="store_true", help="GPTQ as published")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def measure(shape: str, layers: int, keep: Path | None, plain: bool) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (keep or Path(temporary)) / f"{shape}-{layers}"
-        parameters = make(folder, {**SHAPES[shape], "num_hidden_layers": layers})
-        command = [sys.executable, __file__, "--child", str(folder), *(["--plain"] if plain else [])]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        said = json.loads(done.stdout.splitlines()[-1])
-    peak, billions = said["peak_bytes"] / 1e9, parameters / 1e9
+def measure(model: Path, options: argparse.Namespace) -> None:
+    """One row, of a process that does nothing else."""
+    command = [sys.executable, __file__, "--child", str(model), "--group", str(options.group)]
+    command += ["--plain"] * options.plain + (["--calibrate", str(options.calibrate)] if options.calibrate else [])
+    command += ["--keep", str(options.keep)] if options.keep else []
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{model.name}: {done.stderr.strip().splitlines()[-1]}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    peak, billions = said["peak_bytes"] / 1e9, said["parameters"] / 1e9
     told = f"{peak:>9.2f}{said['foretold_bytes'] / 1e9:>10.2f}{peak / billions:>16.2f}"
     figures = f"{billions:>11.2f}B{told}{said['seconds'] / 60:>9.1f}"
-    print(f"{shape:<14}{layers:>7}{figures}", flush=True)
+    print(f"{model.stem:<30}{said['blocks']:>7}{figures}", flush=True)
 
 
-def make(folder: Path, sizes: dict[str, int]) -> int:
-    """A Hugging Face Llama folder of random bf16 weights, one shard per block; gives the number of parameters."""
+def make(folder: Path, sizes: dict[str, int]) -> None:
+    """A Hugging Face Llama folder of random bf16 weights, one shard per block."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -103,7 +118,6 @@ def make(folder: Path, sizes: dict[str, int]) -> int:
             save_file(weights, folder / f"{shard}.safetensors")
         config.architectures = ["LlamaForCausalLM"]
         config.save_pretrained(folder)
-    return sum(shape.numel() for shape in shapes.values())
 
 
 def random(shape, generator):  # type: ignore[no-untyped-def]
@@ -119,26 +133,29 @@ def shard_of(name: str) -> str:
     return f"block-{int(parts[2]):03d}" if parts[1] == "layers" else parts[0] if parts[0] == "lm_head" else parts[1]
 
 
-def child(folder: Path, plain: bool) -> None:
+def child(options: argparse.Namespace) -> None:
     """Quantize, and say what it took."""
     import numpy as np
 
     from squeeze.data.text import TokenDataset
-    from squeeze.models.language.language_model import LanguageModel
     from squeeze.passes.base import Context
     from squeeze.passes.quantize.gptq import Gptq
     from squeeze.store import Journal
 
-    model = LanguageModel(folder)
-    tokens = np.random.default_rng(0).integers(0, model.vocabulary, (SEQUENCES, LENGTH))
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with tempfile.TemporaryDirectory(dir=options.keep) as work:
+        model = open_model(options.child, Path(work))
+        tokens = np.random.default_rng(0).integers(0, model.vocabulary, (SEQUENCES, LENGTH))
+        data = TokenDataset("random", tokens)
+        if options.calibrate is not None:
+            data = open_text(options.calibrate, model, LENGTH, SEQUENCES)
         began = time.monotonic()
-        context = Context(calibration_data=TokenDataset("random", tokens), journal=Journal(Path(work)))
-        pass_ = Gptq(bits=4, group_size=128, **(PLAIN if plain else {}))
+        context = Context(calibration_data=data, journal=Journal(Path(work)))
+        pass_ = Gptq(bits=4, group_size=options.group, **(PLAIN if options.plain else {}))
         foretold = pass_.memory_bytes(model, SEQUENCES * LENGTH, None)
         pass_.run(model, context)
         seconds = time.monotonic() - began
-    print(json.dumps({"peak_bytes": peak_bytes(), "foretold_bytes": foretold, "seconds": seconds}))
+    facts = {"peak_bytes": peak_bytes(), "foretold_bytes": foretold, "seconds": seconds}
+    print(json.dumps(facts | {"parameters": model.parameters(), "blocks": model.blocks}))
 
 
 def peak_bytes() -> int:
@@ -149,4 +166,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

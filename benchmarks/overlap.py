@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from _inputs import Arguments, run
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -159,9 +160,8 @@ def share(evaluate: Sequence[np.ndarray], mine: list[Sketch], kind: str) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    real = Path(__file__).parent.parent.parent / "shared" / "real"
-    parser.add_argument("--real", type=Path, default=real, help="real models and data")
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_real()
     data = parser.parse_args().real / "data"
     show_texts(data)
     show_text_cost(data)
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

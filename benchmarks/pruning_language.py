@@ -26,19 +26,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from _inputs import Arguments, open_model, open_text, run
 from torch import Tensor
 from torch.nn import functional
 
 from squeeze.algorithms.importance import least_important
 from squeeze.blocks.watch import InputWatch, Weight
 from squeeze.comparison import delta_of
-from squeeze.data.text import TextData, TokenDataset
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.evaluate.tokens import Reference, score_tokens
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.models.spec import ModelSpec
 from squeeze.passes.base import Context
 from squeeze.passes.prune.prune_depth import PruneDepth
 from squeeze.passes.prune.prune_width import PruneWidth
@@ -62,27 +61,15 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--real", type=Path, help="folder of real models and data: prose6M, where nothing else is named"
-    )
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder, or a .gguf file")
-    parser.add_argument("--calibrate", type=Path, help="a text")
-    parser.add_argument("--evaluate", type=Path, help="a text")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_language_model("calibrate", "evaluate")
     parser.add_argument("--parameters", type=float, default=0.75, help="share of the whole model's that may stay")
     parser.add_argument("--length", type=int, default=512, help="tokens in a sequence")
     parser.add_argument("--samples", type=int, default=64, help="calibration sequences")
     parser.add_argument("--scored", type=int, default=64, help="evaluation sequences")
     parser.add_argument("--depth-samples", type=int, default=16, help="sequences that prune_depth's losses are of")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
-    options = parser.parse_args()
-    if options.real is not None:
-        options.model = options.model or options.real / "models/prose6M"
-        options.calibrate = options.calibrate or options.real / "data/prose/calibrate.txt"
-        options.evaluate = options.evaluate or options.real / "data/prose/evaluate.txt"
-    if None in (options.model, options.calibrate, options.evaluate):
-        parser.error("--model, --calibrate and --evaluate, or --real, say what is pruned and on which texts")
-    return options
+    return parser.language_model()
 
 
 class Bench:
@@ -90,9 +77,9 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.model = opened(options.model, folder)
-        self.calibrate = text(options.calibrate, options.length, options.samples, self.model.folder)
-        self.evaluate = text(options.evaluate, options.length, options.scored, self.model.folder)
+        self.model = open_model(options.model, folder)
+        self.calibrate = open_text(options.calibrate, self.model, options.length, options.samples)
+        self.evaluate = open_text(options.evaluate, self.model, options.length, options.scored)
         self.goal = f"{100 * options.parameters:g} %"
         self.tokens = torch.from_numpy(self.calibrate.tokens)
 
@@ -124,17 +111,6 @@ class Bench:
     def passed(self, pass_: Any, folder: Path) -> LanguageModel:
         made: LanguageModel = pass_.run(self.model, Context(calibration_data=self.calibrate, journal=Journal(folder)))
         return made
-
-
-def opened(model: Path, work: Path) -> LanguageModel:
-    spec = ModelSpec(gguf=str(model), dtype="bfloat16") if model.suffix == ".gguf" else ModelSpec(hf=str(model))
-    read: Any = spec.read(work, None)
-    assert isinstance(read, LanguageModel), f"{model} is no language model"
-    return read
-
-
-def text(file: Path, length: int, samples: int, model: Path) -> TokenDataset:
-    return TextData(text=str(file.resolve()), length=length, samples=samples).open(Path("/"), model)
 
 
 def by_score(score: Score, bias: bool = False) -> Callable[[Bench, Path], LanguageModel]:
@@ -212,4 +188,4 @@ CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

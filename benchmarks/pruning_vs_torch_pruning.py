@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch_pruning
+from _inputs import Arguments, run
 
 from squeeze.algorithms.stats import mean_by_unit
 from squeeze.api import load
@@ -42,7 +43,7 @@ SHARED = ("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
-    variables = {"real": options.real} if options.real else {}
+    variables = {"real": str(options.real)}
     plan = load(PLAN, [f"passes.1.epochs={options.epochs}"], variables)
     prune, distill = (step.pass_ for step in plan.steps[:2])
     context = Context(
@@ -62,8 +63,8 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", help="folder with models/ and data/ (the plan's vars.real)")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_real()
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the training; latency is measured at 1 and at 2")
@@ -122,4 +123,4 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

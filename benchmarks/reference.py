@@ -28,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
+from _inputs import Arguments, folder, run
 
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.data.windows import Convention, cut_windows
@@ -60,10 +61,9 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    real = HERE.parent.parent / "shared" / "real"
-    parser.add_argument("--real", type=Path, default=real, help="folder of real models and data")
-    parser.add_argument("--smollm2", type=Path, default=None, help=f"folder of {GGUF}")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_real()
+    parser.add_argument("--smollm2", type=folder, default=None, help=f"folder of {GGUF}")
     parser.add_argument("--sequences", type=int, default=8, help="that KL and flips are taken of")
     parser.add_argument("--length", type=int, default=512, help="context")
     parser.add_argument("--windows", type=int, default=4, help="of each convention")
@@ -191,4 +191,4 @@ def moved(one: Any, other: Any, tokens: torch.Tensor) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
