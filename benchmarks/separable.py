@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _inputs import Arguments, run
 from torch import nn
 
 from squeeze.algorithms.proportions import paired_shares, share
@@ -37,7 +38,7 @@ HALVINGS = 7  # of the range in which the ratio of prune_channels is looked for
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
-    variables = {"real": options.real} if options.real else {}
+    variables = {"real": str(options.real)}
     plan = load(PLAN, [f"passes.1.epochs={options.epochs}"], variables)
     separable, distill = (step.pass_ for step in plan.steps[:2])
     plain = distill.model_copy(update={"features": ()})
@@ -59,8 +60,8 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", help="folder with models/ and data/ (the plan's vars.real)")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_real()
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -144,4 +145,4 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
