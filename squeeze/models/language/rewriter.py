@@ -114,7 +114,7 @@ class Rewriter:
         return to_tensors(name, self.model.quantized(name))
 
     def _entry(self, name: str, value: QuantizedTensor) -> GridEntry:
-        known = dict(self.model.skeleton.module.named_parameters())[name]
+        known = self.model.skeleton.module.get_parameter(name)
         dtype = str(known.dtype).removeprefix("torch.")
         return GridEntry(tuple(known.shape), value.bits, value.group_size, value.symmetric, dtype)
 

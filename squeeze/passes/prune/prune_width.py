@@ -21,7 +21,7 @@ from squeeze.models.language.footprint import (
     weight_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import keep_large_apart, trim_heap
+from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
@@ -92,9 +92,9 @@ class PruneWidth(Pass[LanguageModel, LanguageModel]):
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS))
         return PROCESS_BYTES + walks + 2 * largest_block_bytes(model) + max(chunk, solving)
 
+    @small_heap()
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         """Walk the blocks in order, each on disk before the next one begins."""
-        keep_large_apart()
         widths, units = self._widths(model)
         rewriter = Rewriter(model, context.model_folder(), widths.changes(units), widths.built(units))
         walk = calibration_walk(model, context)

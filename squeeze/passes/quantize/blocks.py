@@ -13,7 +13,7 @@ from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.matrices import block_weights, matrices
-from squeeze.models.language.memory import keep_large_apart, trim_heap
+from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context
 from squeeze.passes.calibration import calibration_walk
@@ -32,10 +32,10 @@ def quantize_blocks(pass_: BlockPass[Any], model: LanguageModel, context: Contex
     """
     if model.grid:
         raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
-    keep_large_apart()
-    for name in model.skeleton.read_outside:
-        require_finite(model.tensor(name), name)
-    return _Blocks(pass_, model, context).walk_through()
+    with small_heap():
+        for name in model.skeleton.read_outside:
+            require_finite(model.tensor(name), name)
+        return _Blocks(pass_, model, context).walk_through()
 
 
 class _Blocks:
