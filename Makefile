@@ -14,10 +14,14 @@ PLANS := $(filter-out $(OWN),$(wildcard plans/*.yaml))
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file of tests per process, in the order of their names: sorted by their number, the few that take longest come last.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+UNIT := tests/algorithms tests/blocks tests/data tests/evaluate tests/formats tests/plan tests/report \
+	$(filter-out tests/test_fuzz.py tests/test_readme.py tests/test_plugins.py,$(wildcard tests/test_*.py))
 SQUEEZE := $(BIN)/squeeze
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all coverage check run gate package verify report bench bench-quick format clean
+.PHONY: help install demo test test-unit test-all coverage check run gate package verify report bench bench-quick format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,13 +39,16 @@ demo: $(READY) ## Train, prune, distill, export, quantize, pack and verify the d
 	$(SQUEEZE) verify squeeze-out/digits/digits-cpu.zip --data plans/digits.yaml
 
 test: $(READY) ## Run the tests, WORKERS=2 processes side by side.
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+test-unit: $(READY) ## The tests of single rooms, without models that run through a plan.
+	$(PYTEST) $(UNIT)
 
 test-all: $(READY) ## The tests, and those that take minutes.
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m ''
+	$(PYTEST) -m ''
 
 coverage: $(READY) ## The tests with branch coverage of squeeze/, also in htmlcov/.
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+	$(PYTEST) --cov --cov-report term:skip-covered --cov-report html
 
 check: $(READY) ## Lint, types (of the tests too), and every plan in plans/.
 	$(BIN)/ruff check .

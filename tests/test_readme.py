@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import squeeze as sq
 from squeeze.api import check, load
 from squeeze.cli.group import COMMANDS
+from squeeze.run import original
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,6 +26,8 @@ def test_the_python_example_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    short = sq.Finetune(epochs=1, optimizer="sgd", learning_rate=0.05, batch_size=64)
+    monkeypatch.setattr(original, "TRAINING", short)  # the network to compress is not what the example shows
     (example,) = blocks("python", "sq.Plan(")
     names: dict[str, object] = {}
     exec(example, names)  # the README's own code

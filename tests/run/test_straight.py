@@ -182,7 +182,8 @@ def test_branches_share_the_trunk_and_end_in_verified_packages(store: Store, tmp
 
 
 def test_the_same_run_packs_the_same_bytes_but_for_measurements(tmp_path: Path) -> None:
-    plan = sq.Plan([Scale(factor=2.0)], {"cpu": (sq.Cpu(), [sq.ExportOnnx()])})
+    metrics = (*FAST, sq.Latency(seconds=0.1, sessions=4))
+    plan = sq.Plan([Scale(factor=2.0)], {"cpu": (sq.Cpu(), [sq.ExportOnnx()])}, metrics=metrics)
     digests = []
     for name in ("a", "b"):  # nothing shared: own store, own output
         run = carried_out(plan, tmp_path / name, out=tmp_path / f"out-{name}")
