@@ -39,6 +39,7 @@ INEXACT = (
     "point is shared): outputs are off by more than rounding; a CPU with VNNI or ARM would compute exactly"
 )
 EXACT_PRODUCTS = "session.x64quantprecision"  # uint8 by uint8: slower, and never cut
+FLOAT_ACTIVATIONS = {"session.qdq_matmulnbits_accuracy_level": "0"}
 NO_SPINNING = {"session.intra_op.allow_spinning": "0"}  # it would take the processor from what is timed beside it
 
 

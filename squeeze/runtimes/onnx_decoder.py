@@ -19,7 +19,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.formats.onnx_rounding import rounds_activations
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.models.ort_session import dtype, open_session
+from squeeze.models.ort_session import FLOAT_ACTIVATIONS, dtype, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -250,5 +250,5 @@ class Text:
 def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSession:
     entries = {"session.intra_op.allow_spinning": str(int(spinning))}
     if exact:
-        entries["session.qdq_matmulnbits_accuracy_level"] = "0"
+        entries |= FLOAT_ACTIVATIONS
     return open_session(file, threads, str(file), entries, int8_operators=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.verify import open_package
 
@@ -66,6 +68,19 @@ def test_any_batch_and_any_length_give_torchs_embeddings(module: nn.Module, expo
         with torch.no_grad():
             wanted = module(**batch.inputs)
         assert torch.allclose(exported.predict(batch), wanted, atol=1e-5)
+
+
+def test_integers_of_an_encoder_are_exported_but_for_those_that_nothing_reads(module: nn.Module) -> None:
+    """Tokens are averaged: BERT's pooler computes something that no embedding depends on."""
+    source = FactorySource("minilm:encoder", tuple(sorted(SIZES.items())))
+    rounded = Rtn(bits=4, group_size=16).run(TorchModel(deepcopy(module), source, source.inputs() or ()), Context())
+    context = Context(threads=1)
+    graph = ExportOnnx().run(rounded, context)
+    assert isinstance(graph, OnnxModel)
+    assert context.facts["without_effect"] == ["pooler.dense.weight"]
+    assert {line["tensors"] for line in context.facts["proof"]} == {len(rounded.grid) - 1}
+    batch = sentences().batch(np.arange(40))
+    assert torch.allclose(graph.predict_exactly(batch), rounded.predict(batch), atol=1e-5)
 
 
 def test_what_the_model_does_is_kept_on_its_way_to_a_runtime(exported: OnnxModel, tmp_path: Path) -> None:

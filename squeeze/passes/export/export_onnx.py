@@ -20,6 +20,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats import onnx_grid, onnx_nbits
 from squeeze.formats.grid_kind import GridKind
@@ -70,10 +71,14 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
 
     def _rows(self, model: TorchModel, context: Context) -> OnnxModel:
         """A model that answers a batch in one call."""
-        exported = OnnxModel(self._graph(model), "exported model", model.task)
+        idle = _without_effect(model)
+        grid = {name: weight for name, weight in model.grid.items() if name not in idle}
+        exported = OnnxModel(self._graph(model, grid), "exported model", model.task)
         exported.threads = context.threads
-        if model.grid:
-            context.facts["proof"] = prove_grid(model.grid, exported)
+        if grid:
+            context.facts["proof"] = prove_grid(grid, exported)
+        if idle:
+            context.facts["without_effect"] = idle
         context.measured["export_error"] = max(_error(model, exported, examples) for examples in (1, 3))
         return exported
 
@@ -141,12 +146,12 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         rmtree(folder, ignore_errors=True)
         return self.writer().export(model, folder, context)
 
-    def _graph(self, model: TorchModel) -> ir.Model:
+    def _graph(self, model: TorchModel, grid: Mapping[str, QuantizedTensor]) -> ir.Model:
         graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self._opset(model))
         simplify(graph_model)
         _strip(graph_model)
         _rename(graph_model.graph)
-        store_weights(graph_model.graph, model.grid)
+        store_weights(graph_model.graph, grid)
         return graph_model
 
 
@@ -160,6 +165,17 @@ class _Logits(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         return forward(self.module, dict(zip(self.names, tensors, strict=True)))
+
+
+def _without_effect(model: TorchModel) -> list[str]:
+    """Quantized weights that no output depends on, such as a pooler whose result nobody reads: no file holds them."""
+    if not model.grid:
+        return []
+    weights = [model.module.get_parameter(name).requires_grad_() for name in model.grid]
+    with torch.enable_grad():
+        outputs = model.forward(model.example(1).inputs)
+        gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
+    return [name for name, gradient in zip(model.grid, gradients, strict=True) if gradient is None]
 
 
 def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.Model:
@@ -208,7 +224,7 @@ def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
         EffectError: It is more than another order of additions explains.
     """
     noise = model.example(examples, seed=examples)
-    expected, got = model.predict(noise), exported.predict(Batch(noise.inputs))
+    expected, got = model.predict(noise), exported.predict_exactly(Batch(noise.inputs))
     if expected.shape != got.shape:
         raise EffectError(f"export_onnx: logits {list(got.shape)} in ONNX, {list(expected.shape)} in torch")
     error = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
