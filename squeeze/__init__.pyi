@@ -9,12 +9,14 @@ from .data.base import Example as Example
 from .data.choice_sources import LastWordsData as LastWordsData
 from .data.choice_sources import PairsData as PairsData
 from .data.choice_sources import QuestionsData as QuestionsData
+from .data.select import Select as Select
 from .data.sentences import SentencesData as SentencesData
 from .data.sources import DataSource as DataSource
 from .data.sources import DigitsData as DigitsData
 from .data.sources import FolderData as FolderData
 from .data.sources import ImageSource as ImageSource
 from .data.sources import NpzData as NpzData
+from .data.synthesize import SynthesizeData as SynthesizeData
 from .data.tables import DatasetsData as DatasetsData
 from .data.text import TextData as TextData
 from .errors import BudgetBroken as BudgetBroken

@@ -70,6 +70,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "data": {
         "npz": "squeeze.data.sources:NpzData",
         "text": "squeeze.data.text:TextData",
+        "synthesize": "squeeze.data.synthesize:SynthesizeData",
         "pairs": "squeeze.data.choice_sources:PairsData",
         "questions": "squeeze.data.choice_sources:QuestionsData",
         "last_words": "squeeze.data.choice_sources:LastWordsData",

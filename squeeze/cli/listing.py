@@ -22,15 +22,16 @@ def listing_command(kind: registry.Kind) -> click.Command:
     @json_option
     def command(name: str | None, as_json: bool) -> None:
         if name is None:
-            _list(kind, as_json)
+            list_all(kind, as_json)
         else:
-            _one(kind, name, as_json)
+            show_one(kind, name, as_json)
 
     command.help = f"List every {singular}, built in and plugged in; with NAME, the options of that {singular}."
     return command
 
 
-def _list(kind: registry.Kind, as_json: bool) -> None:
+def list_all(kind: registry.Kind, as_json: bool) -> None:
+    """Names of a kind, each with its first sentence."""
     summaries = {name: _summary(kind, name) for name in registry.entries(kind)}
     if as_json:
         show_json(summaries)
@@ -48,7 +49,8 @@ def _summary(kind: registry.Kind, name: str) -> str:
         return f"cannot be loaded: {error}"
 
 
-def _one(kind: registry.Kind, name: str, as_json: bool) -> None:
+def show_one(kind: registry.Kind, name: str, as_json: bool) -> None:
+    """What one of a kind is, and its options."""
     cls = registry.load(kind, name)
     if as_json:
         show_json(cls.model_json_schema())

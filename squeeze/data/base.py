@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class Dataset(ABC):
 
     name: str
     classes: list[str] | None = None  # what the labels mean, where the data says it
+    selection: Mapping[str, int | str] = MappingProxyType({})  # how examples were chosen or written, for the report
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from squeeze.data.base import Dataset, Example
-from squeeze.data.text import Decode, decoder, encoded, read_tokenizer
+from squeeze.data.cut import decoder, encoded, opening_tokens
+from squeeze.data.token_dataset import Decode
 from squeeze.errors import DataError
+from squeeze.models.tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,6 @@ def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDat
     Raises:
         DataError: the tokenizer has neither, or an ending holds no token.
     """
-    from squeeze.data.text import opening_tokens
-
     opening = opening_tokens(tokenizer, None, name)
     known: dict[str, list[int]] = {}
 

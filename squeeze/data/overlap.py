@@ -16,7 +16,7 @@ from squeeze.data.documents import Documents
 from squeeze.data.grams import GRAM, Texts, sharing
 from squeeze.data.similar_images import similar_images
 from squeeze.data.similar_texts import similar_texts
-from squeeze.data.text import TokenDataset
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import DataError
 
 OF_TEXT = (TokenDataset, ChoiceDataset, Documents)

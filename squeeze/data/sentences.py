@@ -16,12 +16,13 @@ import torch
 from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset, Example
+from squeeze.data.cut import decoder, encoded
 from squeeze.data.sources import DataSource, whole_labels
-from squeeze.data.text import Decode, decoder, encoded, read_tokenizer
+from squeeze.data.token_dataset import Decode
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import require_regular
 from squeeze.models.base import Batch
-from squeeze.models.tokenizer import TOKENIZER
+from squeeze.models.tokenizer import TOKENIZER, read_tokenizer
 
 
 class SentenceDataset(Dataset):

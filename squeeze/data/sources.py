@@ -33,6 +33,7 @@ class DataSource(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: ClassVar[str]  # the key that names this source in a plan, whose value is the path or name
+    asks_original: ClassVar[bool] = False  # whether only a run, which lends the original, can open it
 
     samples: PositiveInt | None = None
     """How many examples; null: all."""
@@ -52,6 +53,10 @@ class DataSource(BaseModel, ABC):
     def has_labels(self) -> bool:
         """False where the options say that there are none."""
         return True
+
+    def chooses(self) -> bool:
+        """Whether another seed gives other examples."""
+        return self.samples is not None
 
     def faults(self, root: Path) -> Iterator[str]:
         """What is wrong with the options, without reading the data itself."""

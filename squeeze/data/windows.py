@@ -20,9 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from squeeze.data.choices import ChoiceDataset, CutEnding, prefix_token
-from squeeze.data.text import Decode, decoder, encoded, opening_tokens, read_tokenizer
+from squeeze.data.cut import decoder, encoded, opening_tokens
 from squeeze.data.text_file import DOCUMENT_END, TextFile, byte_places
+from squeeze.data.token_dataset import Decode
 from squeeze.errors import DataError
+from squeeze.models.tokenizer import read_tokenizer
 
 Convention = Literal["gptq", "llama.cpp", "lm-eval"]
 SHORTEST = {"gptq": 2, "llama.cpp": 3, "lm-eval": 1}  # contexts that leave a token to score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from squeeze.data.base import Dataset
-from squeeze.data.text import TokenDataset
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import DataError
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.tasks.base import TOKENS

@@ -21,13 +21,13 @@ from pydantic import PositiveInt
 
 from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.data.documents import Documents
-from squeeze.data.text import read_tokenizer
 from squeeze.errors import DataError, MissingExtra, SqueezeError, first_line
 from squeeze.evaluate.endings import score_endings
 from squeeze.evaluate.evidence.base import Estimate
 from squeeze.evaluate.metrics import EstimateMetric
 from squeeze.models.base import Model
 from squeeze.models.language.decoder import Decoder, decoder_of
+from squeeze.models.tokenizer import read_tokenizer
 from squeeze.progress import Progress
 
 ABSENT = "lm_eval needs the package lm-eval: pip install 'squeeze[lm-eval]'"

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from squeeze.data.base import Dataset
-from squeeze.data.text import TokenDataset
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.data.windows import SHORTEST, Convention, WindowDataset, cut_windows
 from squeeze.errors import DataError
 from squeeze.evaluate.evidence.base import Evidence

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from squeeze.data.text import TokenDataset
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import DataError, ModelError
 from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder, ScoredTokens

@@ -7,8 +7,10 @@ from typing import Any
 
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import require_regular_folder
+from squeeze.sums import file_sum
 
 TOKENIZER = "tokenizer.json"
+FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 def read_tokenizer(model: Path) -> Any:
@@ -26,3 +28,8 @@ def read_tokenizer(model: Path) -> Any:
         return tokenizer
     except Exception as error:  # the tokenizers' own library raises nothing narrower
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None
+
+
+def tokenizer_digest(model: Path) -> dict[str, str]:
+    """sha256 of each file in a model's folder that says how text is cut."""
+    return {name: file_sum(model / name) for name in FILES if (model / name).is_file()}

@@ -18,11 +18,11 @@ from importlib.util import find_spec
 import numpy as np
 
 from squeeze.errors import Fault, SqueezeError
-from squeeze.evaluate.evidence.base import EVALUATE
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
 from squeeze.plan.behind import float_tables, holds_behind, untrained
+from squeeze.plan.data_faults import data_faults
 from squeeze.plan.devices import fit_on_device
 from squeeze.plan.memory import Cost, KeptOriginal, cost_of, kept_original, memory_of, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
@@ -76,8 +76,8 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result = Check()
     if not plan.steps and not plan.branches:
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
-    result.faults += _data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
+    result.faults += data_faults(plan, start, given_roles)
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
     result.warnings += untrained(plan)
@@ -165,7 +165,7 @@ def _shape(example: Batch | None) -> tuple[int, ...] | None:
 def first_example(plan: Plan) -> Batch | None:
     """The first example of the plan's evaluation data, where it names some that is there."""
     source = plan.data.get("evaluate")
-    if source is None or any(source.faults(plan.root)):
+    if source is None or source.asks_original or any(source.faults(plan.root)):
         return None
     return plan.open_data("evaluate").batch(np.arange(1))
 
@@ -236,7 +236,7 @@ def _repetition_faults(plan: Plan, seeds: int, given: frozenset[str]) -> Iterato
     source = plan.data.get("calibrate")
     if "calibrate" in given:
         yield f"calibration_seeds {seeds} wants data.calibrate named in the plan, so that other samples can be chosen"
-    elif source is not None and source.samples is None:
+    elif source is not None and not source.chooses():
         yield f"calibration_seeds {seeds} would take the same text each time; samples: in data.calibrate would choose"
 
 
@@ -276,22 +276,3 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
         messages += branch.target.grid_faults(end.preview.grid) if end.preview else ()
         yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
         yield from unused_options(branch.target, branch.place, end, f"target {branch.name}")
-
-
-def _data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
-    for role, named in plan.data.items():
-        if role not in given:
-            yield from (Fault(("data", role), f"data.{role}: {message}") for message in named.faults(plan.root))
-    if "evaluate" in given:
-        return
-    measured = [metric.name for metric in plan.metrics if EVALUATE in metric.reads()]
-    if measured and "evaluate" not in plan.data:
-        need = f"{', '.join(measured)} need{'s' * (len(measured) == 1)}"
-        yield Fault(("data",), f"data.evaluate is missing; {need} something to measure on")
-    source = plan.data.get("evaluate")
-    if source is not None and not source.has_labels():
-        for metric in plan.metrics:
-            if EVALUATE in metric.reads() and metric.needs_labels:
-                yield Fault(
-                    ("metrics",), f"{metric.name} needs labels, which data.evaluate has not; kl and flips do not"
-                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from squeeze.data.text import TextData
+from squeeze.data.text import TextData, TextSource
 from squeeze.errors import Fault
 from squeeze.evaluate.metrics import ExampleMetric
 from squeeze.evaluate.tokens import RUNTIME_BYTES, artifact_scoring_bytes, scoring_bytes
@@ -147,10 +147,10 @@ def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes") -> Ite
 def _sequence_tokens(plan: Plan) -> int:
     """Of one sequence that is trained on; 0: not known."""
     source = plan.data.get("train")
-    return source.length if isinstance(source, TextData) else 0
+    return source.length if isinstance(source, TextSource) else 0
 
 
 def _calibration_tokens(plan: Plan) -> int:
     """As many as the plan names; without a number the text decides, and what does not fit goes to disk."""
     source = plan.data.get("calibrate")
-    return source.length * (source.samples or 0) if isinstance(source, TextData) else 0
+    return source.length * (source.most_sequences() or 0) if isinstance(source, TextSource) else 0

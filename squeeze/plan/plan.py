@@ -153,14 +153,19 @@ class Plan:
         Args:
             number: 0 for the samples that the plan names, 1 and on for others of the same source.
         """
+        return self.source(role, number).open(self.root, self.model_folder())
+
+    def source(self, role: str, number: int = 0) -> DataSource:
+        """Where the data of a role comes from; ``number`` as in :meth:`open_data`."""
         source = self.data[role]
-        return source.model_copy(update={"seed": source.seed + number}).open(self.root, self._model_folder())
+        return source.model_copy(update={"seed": source.seed + number})
 
     def open_own(self, source: DataSource) -> Dataset:
         """Read the data that a metric brings; text is cut by the tokenizer of the plan's own model."""
-        return source.open(self.root, self._model_folder())
+        return source.open(self.root, self.model_folder())
 
-    def _model_folder(self) -> Path | None:
+    def model_folder(self) -> Path | None:
+        """Where config and tokenizer of the plan's model are; None: it has no such folder."""
         return self.model.folder(self.root) if self.model is not None else None
 
     def every_step(self) -> Iterator[tuple[Branch | None, Step]]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from squeeze.data.base import Dataset
 from squeeze.data.documents import Documents
 from squeeze.data.overlap import overlap_warnings, refuse_overlap, repetition_warnings, without_overlap
-from squeeze.data.text import TextData
+from squeeze.data.text import TextSource
 from squeeze.errors import Fault, PlanError, SqueezeError, UsageError, did_you_mean
 from squeeze.evaluate.metrics import Metric
 from squeeze.models.base import Model
 from squeeze.plan.plan import ROLES, Plan
+from squeeze.run.lender import Lender
 
 CALIBRATE, EVALUATE = "calibrate", "evaluate"
 
@@ -54,17 +55,20 @@ def require_kinds(plan: object, model: object, data: Mapping[str, object] | None
             raise UsageError(f"data.{role}: {dataset!r} is no dataset; DigitsData(...).open('.') would be one")
 
 
-def open_all(plan: Plan, brought: Mapping[str, Dataset]) -> Opened:
+def open_all(plan: Plan, brought: Mapping[str, Dataset], lender: Lender | None = None) -> Opened:
     """Open what the plan names; ``brought`` stands in for some of it, by role.
+
+    Args:
+        lender: What asks the original is asked by it and kept in its store; None: by one without a store.
 
     Raises:
         PlanError: it cannot be read, or evaluation data is also calibration or training data.
     """
-    opened = Opened(dict(brought))
+    opened, lender = Opened(dict(brought)), lender or Lender(plan)
     for role in ROLES:
         if role in plan.data and role not in brought:
             with faults_at(plan, "data", role):
-                opened.roles[role] = plan.open_data(role)
+                opened.roles[role] = lender.open(role)
     for index, metric in enumerate(plan.metrics):
         with faults_at(plan, "metrics", index):
             if (data := own_data(plan, metric, opened.roles.get(EVALUATE))) is not None:
@@ -74,7 +78,7 @@ def open_all(plan: Plan, brought: Mapping[str, Dataset]) -> Opened:
         if role != EVALUATE:
             opened.roles[role] = _unseen(plan, role, opened.roles[role], opened, drop=role not in brought)
     for number in range(1, max((step.pass_.repetitions() for _, step in plan.every_step()), default=1)):
-        again = plan.open_data(CALIBRATE, number)
+        again = lender.open(CALIBRATE, number)
         opened.recalibrated.append(_unseen(plan, CALIBRATE, again, opened, drop=True))
     opened.warnings += _warnings(opened)
     return opened
@@ -116,7 +120,7 @@ def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) ->
     scored = {f"data.{EVALUATE}": opened.roles[EVALUATE]} if EVALUATE in opened.roles else {}
     for where, texts in (scored | opened.own | opened.documents).items():
         with faults_at(plan, *(("data", EVALUATE) if where in scored else ("metrics",))):
-            if drop and isinstance(source, TextData) and source.drop_overlap:
+            if drop and isinstance(source, TextSource) and source.drop_overlap:
                 data = without_overlap(data, texts)
             refuse_overlap(texts, {role: data}, where)
     return data

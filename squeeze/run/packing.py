@@ -14,6 +14,7 @@ from squeeze.models.artifact import artifact_of
 from squeeze.models.base import Model
 from squeeze.plan.plan import Branch, Plan
 from squeeze.report import shape, text
+from squeeze.run.lender import SELECTED
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.targets.base import PackageInputs, Packed, Target
@@ -71,6 +72,7 @@ def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, 
             "evaluated_on": ledger.to_json(timings=False)["scored_on"],
             "seed": plan.seed,
             **(plan.model.origin(plan.root) if plan.model else {}),
+            **{name: fact for name, fact in ledger.original.facts.items() if name.startswith(SELECTED)},
         },
         scores=list(_card_scores(ledger)),
     )

@@ -21,14 +21,14 @@ from squeeze.ledger import Ledger
 from squeeze.models.base import Model
 from squeeze.models.tasks.base import TOKENS
 from squeeze.passes.base import Context
-from squeeze.plan.check import NEED_TO_ROLE, check, example_shape
+from squeeze.plan.check import NEED_TO_ROLE, check
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import SIZE, check_effect, larger_package
+from squeeze.run.lender import Lender, selections
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all, require_kinds
-from squeeze.run.original import keep_original, read_original
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
@@ -74,9 +74,10 @@ def run(
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
     with one_line_if_refused(store.folder), store.run() as work, work_within(work):
-        opened = open_all(plan, brought)
+        lender = Lender(plan, model, store, progress)
+        opened = open_all(plan, brought, lender)
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
-        line = Line(plan, store, progress, opened, model)
+        line = Line(plan, store, progress, opened, lender)
         try:
             line.carry_out(Path(out) if out is not None else None)
         finally:
@@ -94,25 +95,22 @@ class Line:
         store: Store,
         progress: Progress,
         opened: Opened,
-        model: Model | None,
+        lender: Lender,
     ) -> None:
         self.plan, self.store, self.progress = plan, store, progress
         self.data, self.recalibrated = opened.roles, opened.recalibrated
         for warning in opened.warnings:
             progress.say(f"warning: {warning}")
         self.code_folder = str(plan.root)
-        if model is None:
-            shape = example_shape(plan)
-            model = read_original(plan.model, plan.root, shape, store, plan.threads, progress)
         for role, data in opened.roles.items():
             with faults_at(plan, "data", role):
-                require_fit(model, role, data)
-        self.original = keep_original(model, store, self.code_folder)
+                require_fit(lender.model, role, data)
+        self.original = lender.original
         self.plan = plan = plan.settled(self.original.model)
         subject = Subject(self.original.key, self.original.model, "original")
         roles = self.data.get("evaluate"), self.data.get("train")
         limited = plan.memory_bytes is not None
-        sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root, limited)
+        sources = Sources(store, progress, lender.model.task, subject, *roles, opened.own, plan.root, limited)
         self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
@@ -133,6 +131,7 @@ class Line:
         """The trunk, then each branch from its end."""
         self._hold_all()
         self._add_row(self.original, "original", None, {}, None)
+        self.result.ledger.rows[-1].facts.update(selections(self.data))
         self.result.layers["original"] = self.original.model.layers()
         trunk = self._steps(self.plan.steps, None, self.original)
         self.result.models[None] = trunk.model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from squeeze.data.text import TokenDataset
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import DataError
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
