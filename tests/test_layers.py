@@ -100,6 +100,7 @@ SUB_LADDERS = {
         {"tasks", "options", "torch_stage", "torch_grid", "text_folder"},
         {"onnx_model", "source"},
         {"torch_model", "artifact"},
+        {"configured"},
         {"language"},
         {"spec"},
     ],

@@ -54,6 +54,37 @@ def find_places(
     return places
 
 
+def find_join(block: nn.Module, weight: Weight, run: Callable[[], Tensor]) -> str | None:
+    """The submodule whose input is what a linear gave plus something that the block computed before.
+
+    That may be the stream itself, or, where norms stand behind each sum (BERT), what the norm before gave.
+    """
+    linear = _linear(block, weight)
+    before: list[Tensor] = []
+    outputs: list[Tensor] = []
+    joins: list[str] = []
+
+    def enter(name: str, tensor: Tensor) -> None:
+        if outputs and any(_is_sum(one, outputs[0], tensor) for one in before):
+            joins.append(name)
+        before.append(tensor)
+
+    if linear is None:
+        return None
+    with ExitStack() as hooks:
+        for name, module in block.named_modules():
+            if name:
+                hooks.enter_context(_hooked(module.register_forward_pre_hook(_first(name, enter), with_kwargs=True)))
+        keep = block.get_submodule(linear).register_forward_hook(lambda module, args, output: outputs.append(output))
+        hooks.enter_context(_hooked(keep))
+        enter(OUTPUT, run())
+    return joins[0] if joins else None
+
+
+def _is_sum(one: Tensor, other: Tensor, total: Tensor) -> bool:
+    return one.shape == other.shape == total.shape and torch.equal(one + other, total)
+
+
 @contextmanager
 def watched_place(block: nn.Module, place: str, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, ``see`` is given the stream each time that it goes into that submodule (not the block's output)."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ class Source(ABC):
         """The inputs, where the source itself knows them."""
         return None
 
+    def resized(self, sizes: Mapping[str, Any]) -> Source:
+        """The source of the same network with other sizes, by the names of its config.
+
+        Raises:
+            ModelError: nobody but the code itself says how large it is.
+        """
+        raise ModelError(
+            f"the sizes of a model of kind {self.kind} stand in its code; a Hugging Face folder names them"
+        )
+
     def fitted(self, weights: Weights, module: nn.Module) -> Weights:
         """A checkpoint's tensors by the names that the module has for them."""
         return weights
@@ -93,6 +104,9 @@ class FactorySource(Source):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "reference": self.reference, "arguments": dict(self.arguments)}
+
+    def resized(self, sizes: Mapping[str, Any]) -> FactorySource:
+        return replace(self, arguments=tuple(sorted((dict(self.arguments) | dict(sizes)).items())))
 
     def inputs(self) -> tuple[InputSpec, ...] | None:
         """As the module's own ``inputs`` says: name to shape and type of one example; -1 is a free size."""
@@ -179,6 +193,9 @@ class HuggingFaceSource(Source):
     def describe(self) -> dict[str, Any]:
         pooling = {} if self.pooling is None else {"pooling": json.loads(self.pooling)}
         return {"kind": self.kind, "config": json.loads(self.config), **pooling}
+
+    def resized(self, sizes: Mapping[str, Any]) -> HuggingFaceSource:
+        return replace(self, config=json.dumps(json.loads(self.config) | dict(sizes), sort_keys=True))
 
     def inputs(self) -> tuple[InputSpec, ...] | None:
         config = json.loads(self.config)

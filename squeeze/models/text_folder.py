@@ -7,6 +7,7 @@ folder is never run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,21 @@ def _mode(folder: Path, name: str) -> str:
         said = " and ".join(chosen) or "no mode"
         raise ModelError(f"{file}: says {said}; one of {' and '.join(MODES)} can be run here")
     return MODES[chosen[0]]
+
+
+def write_pooling(pooling: Mapping[str, Any], hidden_size: int, folder: Path) -> None:
+    """The files in which sentence-transformers says how tokens become an embedding."""
+    names = ["Transformer", "Pooling", *(["Normalize"] if pooling["normalize"] else [])]
+    paths = ["", *(f"{number}_{name}" for number, name in enumerate(names[1:], 1))]
+    steps = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for number, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    (folder / MODULES).write_text(json.dumps(steps, indent=2) + "\n")
+    modes = {key: mode == pooling["mode"] for key, mode in MODES.items()}
+    (folder / paths[1]).mkdir(exist_ok=True)
+    settings = {"word_embedding_dimension": hidden_size, **modes}
+    (folder / paths[1] / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def build_text(settings: Any, head: Head, pooling: Mapping[str, Any] | None) -> nn.Module:

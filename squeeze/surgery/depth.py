@@ -30,12 +30,19 @@ def shallow_values(model: LanguageModel, kept: Sequence[int]) -> dict[str, Any]:
     config = model.skeleton.config.get_text_config()
     if getattr(config, COUNT, None) != model.blocks:
         raise ModelError(f"config.json of model_type '{config.model_type}' does not name its blocks as {COUNT}")
-    new: dict[str, Any] = {COUNT: len(kept)}
-    for name, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == model.blocks and any(word in name for word in PER_BLOCK):
-            new[name] = [value[index] for index in kept]
+    new = fewer_blocks(config, model.blocks, kept)
     text = values.get("text_config")
     return values | ({"text_config": text | new} if isinstance(text, dict) else new)
+
+
+def fewer_blocks(config: Any, count: int, kept: Sequence[int]) -> dict[str, Any]:
+    """What a config of ``count`` blocks says otherwise of these alone."""
+    lists = {
+        name: [value[index] for index in kept]
+        for name, value in config.to_dict().items()
+        if isinstance(value, list) and len(value) == count and any(word in name for word in PER_BLOCK)
+    }
+    return {COUNT: len(kept)} | lists
 
 
 def shallow(model: LanguageModel, kept: Sequence[int]) -> Skeleton:

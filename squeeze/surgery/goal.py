@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -32,7 +32,7 @@ def most_parameters(goal: str, before: int) -> int:
     return int(before * number / 100 if match[2] == "%" else number * SCALES[match[2]])
 
 
-def units_by_ratio(widths: Widths, ratio: float, align: int) -> dict[Part, int]:
+def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, int]:
     """The same share of each part leaves.
 
     Raises:
@@ -53,7 +53,7 @@ def units_by_ratio(widths: Widths, ratio: float, align: int) -> dict[Part, int]:
     return kept
 
 
-def units_by_parameters(widths: Widths, goal: str, align: int) -> dict[Part, int]:
+def units_by_parameters(widths: Widths[Any], goal: str, align: int) -> dict[Part, int]:
     """Equal shares of each part leave, heads rounded first, channels down to what is allowed.
 
     Raises:
@@ -84,7 +84,7 @@ def units_by_parameters(widths: Widths, goal: str, align: int) -> dict[Part, int
 NOUNS: dict[Part, str] = {"intermediate": "channels", "heads": "KV heads"}
 
 
-def _fitting(widths: Widths, parameters: int, align: int) -> int:
+def _fitting(widths: Widths[Any], parameters: int, align: int) -> int:
     """The most intermediate channels that so many parameters pay for."""
     units = widths.units["intermediate"]
     return max(0, min(units, _wide(parameters / widths.cost("intermediate"), align)))

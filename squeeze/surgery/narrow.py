@@ -17,7 +17,7 @@ from squeeze.algorithms.drift import moved
 from squeeze.algorithms.factor import factorize
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.osscar import channels, kept_units, refit
-from squeeze.blocks.hessians import Inputs, block_inputs
+from squeeze.blocks.hessians import block_inputs
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.walk import Walk
@@ -59,32 +59,43 @@ def narrow_block(visit: Visit, cuts: Mapping[Part, list[Cut]], units: Units, sol
     for (reader,) in groups:
         part = readers[reader]
         inputs = block_inputs(visit, [[reader]], None if visit.original is None else places)[reader]
-        kept = _narrow_reader(visit, reader, cuts[part][0].pieces[0][1], units[part], inputs, solver)
+        H, tokens = inputs.hessian.matrix(), inputs.hessian.tokens
+        pull = inputs.drift.pull() if inputs.drift is not None else None
+        inputs.drift = None
+        size = cuts[part][0].pieces[0][1]
+        kept, facts = narrow_reader(reader.of(visit.block), H, pull, size, units[part], solver)
+        visit.facts[str(reader)] = {"units": facts.pop("units"), "tokens": tokens} | facts
         for cut in cuts[part]:
             value = new.get(cut.name, visit.block.get_parameter(cut.name).data)
             new[cut.name] = cut.of(value, kept)
     return new
 
 
-def _narrow_reader(visit: Visit, reader: Weight, size: int, count: int, inputs: Inputs, solver: Solver) -> Tensor:
-    """Choose the units that stay and let their columns make up; the others become zero in place."""
-    W, H = reader.of(visit.block), inputs.hessian.matrix()
-    pull = inputs.drift.pull() if inputs.drift is not None else None
-    inputs.drift = None
+def narrow_reader(
+    W: Tensor, H: Tensor, pull: Tensor | None, size: int, count: int, solver: Solver
+) -> tuple[Tensor, dict[str, Any]]:
+    """Choose the units that stay and let their columns make up; the others become zero in place.
+
+    Args:
+        W: ``[out, in]``, written to.
+        H: ``X X^T`` of its inputs, ``[in, in]``.
+        pull: What its outputs miss beside, ``R X^T``, ``[out, in]``; None: nothing.
+        size: Channels of a unit.
+        count: Units that stay.
+    """
     factor = factorize(H, solver.damping)
     target = W.float() if pull is None else moved(W, pull, factor)
     units = kept_units(target, factor, size, count, solver.rounds)
     del factor  # as large as the Hessian: not beside what comes next
     kept, cut = channels(units, size), torch.zeros_like(target)
     cut[:, kept] = W[:, kept].float()
-    facts: dict[str, Any] = {"units": [W.shape[1] // size, count], "tokens": inputs.hessian.tokens}
+    facts: dict[str, Any] = {"units": [W.shape[1] // size, count]}
     facts["loss_cut"] = float(hessian_loss(cut - target, H).sum())
     if solver.compensate:
         cut[:, kept] = refit(W, H, pull, kept, solver.damping)
     facts["loss"] = float(hessian_loss(cut - target, H).sum())
-    visit.facts[str(reader)] = facts
     W.copy_(cut)
-    return units
+    return units, facts
 
 
 def require_same(visit: Visit, narrow: Walk) -> None:

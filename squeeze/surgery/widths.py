@@ -1,4 +1,4 @@
-"""How wide the blocks of a decoder are, and which tensors get narrower with a part of them.
+"""How wide the blocks of a model are, and which tensors get narrower with a part of them.
 
 Nothing is known of families: the model is built (without weights) from the same config with a smaller
 ``intermediate_size``, or with fewer heads, and the tensors whose shapes differ are what is coupled. Heads leave with
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,37 @@ from torch import Tensor, nn
 from squeeze.algorithms.osscar import channels
 from squeeze.errors import ModelError
 from squeeze.models.language.build import accepted
-from squeeze.models.language.skeleton import Skeleton
 
 Part = Literal["intermediate", "heads"]
 Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads
 
 NAMES: dict[Part, str] = {"intermediate": "intermediate_size", "heads": "num_attention_heads"}  # in a config
+
+
+class Structure(Protocol):
+    """A model's blocks and the config that they follow from, without weights or with them.
+
+    Args:
+        layers_name: Where the blocks are in ``module``.
+        values: Of its config.
+    """
+
+    module: nn.Module
+    layers_name: str
+    layers: nn.ModuleList
+    values: Mapping[str, Any]
+    config: Any
+
+    def prefix(self, index: int) -> str:
+        """``model.layers.3.``."""
+        ...
+
+    def built(self, folder: Path, values: Mapping[str, Any]) -> Self:
+        """The model of another config, without weights; ``folder`` is for messages."""
+        ...
+
+
+N = TypeVar("N", bound=Structure)
 
 
 @dataclass(frozen=True)
@@ -51,14 +76,14 @@ class Cut:
         return value.index_select(self.dim, places)
 
 
-class Widths:
-    """The parts of a decoder that may be made narrower.
+class Widths(Generic[N]):
+    """The parts of a model's blocks that may be made narrower.
 
     Raises:
         ModelError: the config does not name a part's width, or the tensors do not follow from it in a known way.
     """
 
-    def __init__(self, skeleton: Skeleton, folder: Path, parts: tuple[Part, ...]) -> None:
+    def __init__(self, skeleton: N, folder: Path, parts: tuple[Part, ...]) -> None:
         self.skeleton, self.folder = skeleton, folder
         self.values = dict(skeleton.values)
         self.config = skeleton.config.get_text_config()
@@ -82,7 +107,7 @@ class Widths:
         return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads)
 
     def changes(self, units: Units) -> dict[str, Any]:
-        """What the config says otherwise of a decoder with so many units."""
+        """What the config says otherwise of a model with so many units."""
         new: dict[str, Any] = {}
         if "intermediate" in units:
             new["intermediate_size"] = units["intermediate"]
@@ -92,9 +117,9 @@ class Widths:
         text = self.values.get("text_config")
         return {"text_config": text | new} if isinstance(text, dict) else new
 
-    def built(self, units: Units) -> Skeleton:
-        """The decoder with so many units, without weights."""
-        return Skeleton.built(self.folder, self.values | self.changes(units))
+    def built(self, units: Units) -> N:
+        """The model with so many units, without weights."""
+        return self.skeleton.built(self.folder, self.values | self.changes(units))
 
     def cuts(self, index: int) -> dict[Part, list[Cut]]:
         """What gets narrower in a block with each part, the matrix that reads the units first."""
@@ -130,7 +155,7 @@ class Widths:
         return [*fewer, self.kv_heads]
 
     def _fewer(self, part: Part) -> int:
-        """As many as a smaller decoder may have, to compare with; all of them where there is none."""
+        """As many as a smaller model may have, to compare with; all of them where there is none."""
         return self.units[part] // 2 if part == "intermediate" else self.choices[-2:][0]
 
     def _of_block(self, index: int) -> dict[Part, list[Cut]]:
@@ -185,5 +210,5 @@ def _differing(block: nn.Module, smaller: nn.Module, layouts: Mapping[int, tuple
     return cuts
 
 
-def _parameters(skeleton: Skeleton) -> int:
+def _parameters(skeleton: Structure) -> int:
     return sum(value.numel() for value in skeleton.module.parameters())

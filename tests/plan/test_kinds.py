@@ -31,7 +31,7 @@ from squeeze.plan.check import check
 from squeeze.plan.plan import ROLES, Branch, Plan
 from squeeze.writers.gptq import GptqWriter
 
-SMALL = SIZES | {"num_hidden_layers": 1}
+SMALL = SIZES | {"num_hidden_layers": 2}
 SPECS = {
     "cnn": ModelSpec(module="tiny:network", weights="weights", input=(3, 6, 6)),
     "encoder": ModelSpec(module="minilm:encoder", weights="weights", arguments=tuple(sorted(SMALL.items()))),
@@ -48,8 +48,8 @@ GRAPHS = {"onnx", "exported cnn", "exported encoder"}
 CLASSIFIERS, LANGUAGE = {"cnn", "language"}, {"language"}
 TAKEN = {  # by pass: kinds without a fault
     "prune_channels": {"cnn", "encoder"},
-    "prune_width": LANGUAGE,
-    "prune_depth": LANGUAGE,
+    "prune_width": {*LANGUAGE, "encoder"},
+    "prune_depth": {*LANGUAGE, "encoder"},
     "separable": {"cnn"},
     "finetune": CLASSIFIERS,
     "distill": {*CLASSIFIERS, "encoder"},

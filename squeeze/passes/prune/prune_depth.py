@@ -1,33 +1,42 @@
-"""Depth pruning of decoders: the plumbing; the paper is ``squeeze.algorithms.sleb``."""
+"""Depth pruning: the plumbing; the paper is ``squeeze.algorithms.sleb``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self, TypeVar, cast
 
 import torch
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt, model_validator
+from torch import nn
 
 from squeeze.algorithms.sleb import cheapest_blocks
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
+from squeeze.models.configured import ConfiguredBlocks, restructure
 from squeeze.models.language.footprint import weight_bytes
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
+from squeeze.models.torch_model import in_memory
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.prune.losses import kept_on_disk
+from squeeze.passes.prune.resident_depth import prune_resident_depth
 from squeeze.surgery.depth import loss_without, shallow, write_shallow
 from squeeze.surgery.goal import Count, most_parameters
+from squeeze.surgery.resident_depth import shallow_blocks
 
-LOSSES = "losses"  # in the journal
+S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
-class PruneDepth(Pass[LanguageModel, LanguageModel]):
-    """Take out whole blocks: each time the one without which the calibration text is predicted best.
+class PruneDepth(Pass[TorchStage, TorchStage]):
+    """Take out whole blocks: each time the one without which the calibration data is answered best.
 
     SLEB (Song et al., 2024, https://arxiv.org/abs/2402.09025): losses are measured, and measured again after each
-    block that left. The result is a stock model with fewer layers; widths, and so kernels, stay as they are.
+    block that left: of a language model the cross-entropy, of an encoder or classifier how far its outputs move. The
+    result is a stock model with fewer layers; widths, and so kernels, stay as they are.
     """
 
     name: ClassVar[str] = "prune_depth"
@@ -42,7 +51,7 @@ class PruneDepth(Pass[LanguageModel, LanguageModel]):
     parameters: Count | None = None
     """What the whole model may keep, as in "75 %" of what it has, or "100M"; one of this, ratio and blocks."""
     samples: PositiveInt = 32
-    """Calibration sequences that each loss is measured on; a measurement is a forward pass over all of them."""
+    """Calibration sequences or examples that each loss is measured on; a measurement is a forward pass over them."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -50,41 +59,38 @@ class PruneDepth(Pass[LanguageModel, LanguageModel]):
             raise ValueError('name one of ratio, blocks and parameters: ratio: 0.25, blocks: 4, or parameters: "75 %"')
         return self
 
-    def faults(self, model: LanguageModel) -> Iterator[str]:
+    def faults(self, model: TorchStage) -> Iterator[str]:
         try:
-            shallow(model, range(model.blocks - self._count(model)))
+            self._shape(model)
         except ModelError as error:
             yield f"{self.name}: {error}"
 
-    def preview(self, model: LanguageModel, before: Preview) -> Preview:
-        was = model.skeleton
-        model.restructure(shallow(model, range(model.blocks - self._count(model))))
-        nbytes = before.nbytes - weight_bytes(was) + weight_bytes(model.skeleton)
-        return Preview((), model.parameters(), nbytes, model.macs())
+    def preview(self, model: TorchStage, before: Preview) -> Preview:
+        shape, was = self._shape(model), _bytes(model)
+        shape()
+        return Preview((), model.parameters(), before.nbytes - was + _bytes(model), model.macs())
 
-    def memory_bytes(
-        self, model: LanguageModel, tokens: int, limit: int | None, nbytes: int | None = None
-    ) -> int | None:
-        activations = 2 * model.hidden_bytes(tokens)
-        return scoring_bytes(model, length=1) + (activations if limit is None else min(activations, limit // 2))
+    def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+        if not model.blocks:
+            return None
+        shards = in_shards(model)
+        activations = 2 * shards.hidden_bytes(tokens)
+        return scoring_bytes(shards, length=1) + (activations if limit is None else min(activations, limit // 2))
 
-    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
+    def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
+        if model.blocks:
+            return cast(S, self._decoder(in_shards(model), context))
+        count = self._count(model)
+        return cast(S, prune_resident_depth(in_memory(model), count, self.samples, context, self.name))
+
+    def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         count = self._count(model)
         tokens = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])[: self.samples]
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
-        measured = (context.journal and context.journal.get(LOSSES)) or {}
-
-        def loss(skipped: frozenset[int]) -> float:
-            name = ",".join(map(str, sorted(skipped)))
-            if name not in measured:
-                measured[name] = torch.tensor(loss_without(model, start, skipped), dtype=torch.float64)
-                if context.journal is not None:
-                    context.journal.put(LOSSES, measured)
-            return float(measured[name])
-
+        loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped), context)
         every = context.progress.track(range(model.blocks), f"{self.name}: each block", model.blocks)
         alone = {index: loss(frozenset({index})) for index in every}
         order = islice(cheapest_blocks(alone, loss), count)
@@ -96,31 +102,45 @@ class PruneDepth(Pass[LanguageModel, LanguageModel]):
         self._require_same(loss_without(made, made.walk(tokens, chunk, spill, wide=True), frozenset()), removed[-1][1])
         return made
 
-    def _count(self, model: LanguageModel) -> int:
+    def _shape(self, model: TorchStage) -> Callable[[], None]:
+        """What makes a model without weights as shallow as the result.
+
+        Raises:
+            ModelError: the goal cannot be met, or the config's blocks cannot take each other's place.
+        """
+        rest = range(len(_layers(model)) - self._count(model))
+        if model.blocks:
+            shards = in_shards(model)
+            return partial(shards.restructure, shallow(shards, rest))
+        return partial(restructure, in_memory(model), shallow_blocks(ConfiguredBlocks.of(in_memory(model)), rest))
+
+    def _count(self, model: TorchStage) -> int:
         """How many blocks leave.
 
         Raises:
             ModelError: none would, or none would stay.
         """
+        blocks = len(_layers(model))
         if self.parameters is not None:
             return self._by_parameters(model, self.parameters)
-        count = self.blocks if self.blocks is not None else round((self.ratio or 0) * model.blocks)
-        if not 0 < count < model.blocks:
+        count = self.blocks if self.blocks is not None else round((self.ratio or 0) * blocks)
+        if not 0 < count < blocks:
             goal = f"blocks {self.blocks}" if self.blocks is not None else f"ratio {self.ratio:g}"
-            raise ModelError(f"{goal} removes {count} of {model.blocks} blocks; 1 to {model.blocks - 1} would do")
+            best = f"1 to {blocks - 1} would do" if blocks > 1 else "one has to stay"
+            raise ModelError(f"{goal} removes {count} of {blocks} blocks; {best}")
         return count
 
-    def _by_parameters(self, model: LanguageModel, goal: str) -> int:
-        before = model.parameters()
+    def _by_parameters(self, model: TorchStage, goal: str) -> int:
+        before, layers = model.parameters(), _layers(model)
         most = most_parameters(goal, before)
-        each = min(sum(p.numel() for p in block.parameters()) for block in model.skeleton.layers)
+        each = min(sum(p.numel() for p in block.parameters()) for block in layers)
         count = -(-(before - most) // each)
         if count < 1:
             raise ModelError(
                 f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut"
             )
-        if count >= model.blocks:
-            least = before - (model.blocks - 1) * each
+        if count >= len(layers):
+            least = before - (len(layers) - 1) * each
             raise ModelError(
                 f"parameters: {goal} cannot be reached by whole blocks: one block leaves {least:,} of {before:,}"
             )
@@ -130,3 +150,16 @@ class PruneDepth(Pass[LanguageModel, LanguageModel]):
         if abs(loss - measured) > SAME * measured:
             what = f"the model without them has a loss of {loss:.4f}, the one that skips them {measured:.4f}"
             raise EffectError(f"{self.name}: {what}; blocks of this family depend on their place")
+
+
+def _layers(model: TorchStage) -> nn.ModuleList:
+    """The blocks.
+
+    Raises:
+        ModelError: the model's config does not name them.
+    """
+    return in_shards(model).skeleton.layers if model.blocks else ConfiguredBlocks.of(in_memory(model)).layers
+
+
+def _bytes(model: TorchStage) -> int:
+    return weight_bytes(in_shards(model).skeleton) if model.blocks else model.nbytes()

@@ -1,16 +1,21 @@
-"""Width pruning of decoders: the plumbing; the paper is ``squeeze.algorithms.osscar``."""
+"""Width pruning: the plumbing; the paper is ``squeeze.algorithms.osscar``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt, model_validator
+from torch import Tensor
 
+from squeeze.blocks.batches import BatchWalk
 from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.models.base import Batch
+from squeeze.models.configured import ConfiguredBlocks, filled, restructure
 from squeeze.models.language.footprint import (
     FLOAT,
     PROCESS_BYTES,
@@ -20,24 +25,31 @@ from squeeze.models.language.footprint import (
     shared_shapes,
     weight_bytes,
 )
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.language.rewriter import Rewriter
+from squeeze.models.torch_model import TorchModel, in_memory
+from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.surgery.goal import Count, units_by_parameters, units_by_ratio
 from squeeze.surgery.narrow import Solver, narrow_block, require_same
-from squeeze.surgery.widths import Part, Widths
+from squeeze.surgery.resident_width import ResidentNarrowing, narrowed, resident_widths
+from squeeze.surgery.widths import Part, Units, Widths
 
 COPIES = 5  # of a Hessian: it, its factor, its inverse, and both while units leave
+TOGETHER = 32  # examples of a batch, of a model in memory
+
+S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 
 
-class PruneWidth(Pass[LanguageModel, LanguageModel]):
+class PruneWidth(Pass[TorchStage, TorchStage]):
     """Take intermediate channels and attention heads out of every block; what stays makes up for what leaves.
 
-    OSSCAR (Meng et al., 2024, https://arxiv.org/abs/2403.12983) on the calibration text, block after block behind the
+    OSSCAR (Meng et al., 2024, https://arxiv.org/abs/2403.12983) on the calibration data, block after block behind the
     ones that were cut already, towards the original's outputs. Heads leave with the KV head that they share. The result
-    is a stock model: its config names the smaller widths, the same in every block.
+    is a stock model: its config names the smaller widths, the same in every block. An encoder's (BERT, ViT) config
+    rarely can say fewer heads.
     """
 
     name: ClassVar[str] = "prune_width"
@@ -68,34 +80,41 @@ class PruneWidth(Pass[LanguageModel, LanguageModel]):
             raise ValueError('name one of ratio and parameters: ratio: 0.25, or parameters: "75 %" of the whole model')
         return self
 
-    def faults(self, model: LanguageModel) -> Iterator[str]:
+    def faults(self, model: TorchStage) -> Iterator[str]:
         try:
-            self._widths(model)
+            self._units(self._widths(model))
         except ModelError as error:
             yield f"{self.name}: {error}"
 
-    def preview(self, model: LanguageModel, before: Preview) -> Preview:
-        widths, units = self._widths(model)
-        touched = [
-            f"{model.skeleton.prefix(index)}{name}" for index in range(model.blocks) for name in widths.names(index)
-        ]
-        was = model.skeleton
-        model.restructure(widths.built(units))
-        nbytes = before.nbytes - weight_bytes(was) + weight_bytes(model.skeleton)
-        return Preview(tuple(touched), widths.parameters(units), nbytes, model.skeleton.macs())
+    def preview(self, model: TorchStage, before: Preview) -> Preview:
+        widths = self._widths(model)
+        units = self._units(widths)
+        blocks = range(len(widths.skeleton.layers))
+        touched = [widths.skeleton.prefix(index) + name for index in blocks for name in widths.names(index)]
+        nbytes = before.nbytes - _bytes(model)
+        self._shape(model, units)
+        return Preview(tuple(touched), widths.parameters(units), nbytes + _bytes(model), model.macs())
 
-    def memory_bytes(
-        self, model: LanguageModel, tokens: int, limit: int | None, nbytes: int | None = None
-    ) -> int | None:
-        walks = (1 + (self.target == "original")) * activation_bytes(model, tokens, limit)
-        solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(model))
-        chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS))
-        return PROCESS_BYTES + walks + 2 * largest_block_bytes(model) + max(chunk, solving)
+    def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+        if not model.blocks:
+            return None
+        shards = in_shards(model)
+        walks = (1 + (self.target == "original")) * activation_bytes(shards, tokens, limit)
+        solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
+        chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
+        return PROCESS_BYTES + walks + 2 * largest_block_bytes(shards) + max(chunk, solving)
+
+    def run(self, model: S, context: Context) -> S:
+        """Walk the blocks in order."""
+        if model.blocks:
+            return cast(S, self._decoder(in_shards(model), context))
+        return cast(S, self._resident(in_memory(model), context))
 
     @small_heap()
-    def run(self, model: LanguageModel, context: Context) -> LanguageModel:
-        """Walk the blocks in order, each on disk before the next one begins."""
-        widths, units = self._widths(model)
+    def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
+        """Each block is on disk before the next one begins."""
+        widths = Widths(model.skeleton, model.folder, self.parts)
+        units = self._units(widths)
         rewriter = Rewriter(model, context.model_folder(), widths.changes(units), widths.built(units))
         walk = calibration_walk(model, context)
         original = walk.twin() if self.target == "original" else None
@@ -105,7 +124,7 @@ class PruneWidth(Pass[LanguageModel, LanguageModel]):
             cuts = widths.cuts(index)
             with model.block_to_change(index, [own[0].name for own in cuts.values()]) as (block, was):
                 work = Visit(index, block, walk, original=original, was=was)
-                new = narrow_block(work, cuts, units, Solver(self.damping, self.rounds, self.compensate))
+                new = narrow_block(work, cuts, units, self._solver())
                 rewriter.put_block(
                     index, new, {model.skeleton.prefix(index) + name: fact for name, fact in work.facts.items()}
                 )
@@ -120,10 +139,49 @@ class PruneWidth(Pass[LanguageModel, LanguageModel]):
         context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
         return rewriter.finish()
 
-    def _widths(self, model: LanguageModel) -> tuple[Widths, dict[Part, int]]:
-        """What can be cut, and how many units stay."""
-        widths = Widths(model.skeleton, model.folder, self.parts)
+    def _resident(self, model: TorchModel, context: Context) -> TorchModel:
+        model.require_floats(self.name)
+        blocks = ConfiguredBlocks.of(model)
+        widths = resident_widths(blocks, self.parts)
+        units, batches = self._units(widths), list(context.calibration.batches(TOGETHER))
+        walk = BatchWalk.started(blocks, [partial(model.forward, batch.inputs) for batch in batches])
+        narrowing = ResidentNarrowing(widths, units, walk, _masks(batches), self.target == "original")
+        every = context.progress.track(range(len(blocks.layers)), self.name, len(blocks.layers))
+        new = narrowed(narrowing, self._solver(), every)
+        context.facts["widths"] = {part: [widths.units[part], count] for part, count in units.items()}
+        context.facts["layers"] = narrowing.facts
+        return filled(model, widths.built(units), model.module.state_dict() | new)
+
+    def _solver(self) -> Solver:
+        return Solver(self.damping, self.rounds, self.compensate)
+
+    def _widths(self, model: TorchStage) -> Widths[Any]:
+        """What can be cut."""
+        if model.blocks:
+            return Widths(in_shards(model).skeleton, in_shards(model).folder, self.parts)
+        return resident_widths(ConfiguredBlocks.of(in_memory(model)), self.parts)
+
+    def _shape(self, model: TorchStage, units: Units) -> None:
+        """Let a model without weights be as narrow as the result."""
+        built = self._widths(model).built(units)
+        if model.blocks:
+            in_shards(model).restructure(built)
+        else:
+            restructure(in_memory(model), built)
+
+    def _units(self, widths: Widths[Any]) -> dict[Part, int]:
+        """How many units stay."""
         if self.ratio is not None:
-            return widths, units_by_ratio(widths, self.ratio, self.align)
+            return units_by_ratio(widths, self.ratio, self.align)
         assert self.parameters is not None
-        return widths, units_by_parameters(widths, self.parameters, self.align)
+        return units_by_parameters(widths, self.parameters, self.align)
+
+
+def _bytes(model: TorchStage) -> int:
+    return weight_bytes(in_shards(model).skeleton) if model.blocks else model.nbytes()
+
+
+def _masks(batches: Sequence[Batch]) -> list[Tensor | None]:
+    """The tokens that count, per batch; None where all do."""
+    masks = [batch.inputs.get("attention_mask") for batch in batches]
+    return [None if mask is None else mask.bool() for mask in masks]
