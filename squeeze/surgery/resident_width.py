@@ -43,7 +43,9 @@ def resident_widths(blocks: ConfiguredBlocks, parts: tuple[Part, ...]) -> Widths
 
 def _require_heads(blocks: ConfiguredBlocks) -> None:
     """Refuse a family whose heads become wider when there are fewer, as BERT's do."""
-    heads = int(blocks.config.num_attention_heads)
+    heads = getattr(blocks.config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return  # Widths says it
     size = getattr(blocks.config, "head_dim", None) or blocks.config.hidden_size // heads
     one = blocks.resized({"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": size})
     shapes = [{n: v.shape for n, v in each.layers[0].named_parameters()} for each in (blocks, one)]
