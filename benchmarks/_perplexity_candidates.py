@@ -46,9 +46,9 @@ def main() -> None:
 
 def peak_bytes() -> int:
     """Of this program alone: ``ru_maxrss`` of a child starts at what its parent held when it was made."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found, "Linux says so"
-    return int(found[1]) * 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match, "Linux says so"
+    return int(match[1]) * 1024
 
 
 def ours(name: str, **more: Any) -> Callable[[], Callable[..., Weights]]:
@@ -66,10 +66,10 @@ def ours(name: str, **more: Any) -> Callable[[], Callable[..., Weights]]:
             pass_ = named("passes", name)(bits=job["bits"], group_size=job["group_size"], **more)
             data = TokenDataset("calibration", np.asarray(tokens))
             context = Context(calibration_data=data, journal=Journal(Path(job["work"])), threads=job["threads"])
-            made = pass_.run(model, context)
+            result = pass_.run(model, context)
             yield "", None
-            for full in made.skeleton.names():  # all of them: awq changes norms too
-                yield full, made.tensor(full)
+            for full in result.skeleton.names():  # all of them: awq changes norms too
+                yield full, result.tensor(full)
 
         return run
 
@@ -137,10 +137,10 @@ def neural_compressor() -> Callable[..., Weights]:
         prepared = prepare(model, config)
         for row in tokens:
             prepared(row[None])
-        made = convert(prepared)
-        made.save(job["work"])
+        result = convert(prepared)
+        result.save(job["work"])
         yield "", None
-        packed = [(name, module) for name, module in made.named_modules() if isinstance(module, INCWeightOnlyLinear)]
+        packed = [(name, module) for name, module in result.named_modules() if isinstance(module, INCWeightOnlyLinear)]
         yield from ((f"{name}.weight", module.recover()) for name, module in packed)
 
     return run
@@ -167,8 +167,8 @@ def auto_round() -> Callable[..., Weights]:
             seed=0,
             enable_torch_compile=False,  # its default compiles, which here takes longer than it saves
         )
-        made, _ = rounding.quantize()
-        weights = {name: weight.clone() for name, weight in _linears(made)}
+        result, _ = rounding.quantize()
+        weights = {name: weight.clone() for name, weight in _linears(result)}
         rounding.save_quantized(str(Path(job["work"]) / "saved"), format="auto_gptq", inplace=False)
         yield "", None
         yield from weights.items()

@@ -51,18 +51,18 @@ def main() -> None:
         student = damaged(original, Path(work) / "student")
         show("before", score(student, original, texts["held"]))
         for seed in range(options.seeds):
-            found = {}
+            result = {}
             for name, pass_ in passes.items():
                 began, store = time.monotonic(), Store(Path(work) / "store")
                 context = Context(
                     seed, options.threads, None, texts["train"], lambda: LanguageModel(folder),
                     progress=LineProgress(), store=store, original_key="original",
                 )  # fmt: skip
-                found[name] = score(pass_.run(student, context), original, texts["held"])
+                result[name] = score(pass_.run(student, context), original, texts["held"])
                 size = context.facts.get("teacher_bytes_per_token")
-                told = f", {size} bytes a token of {4 * original.vocabulary:,} for all" if size else ""
-                show(f"seed {seed}, {name} ({time.monotonic() - began:.0f} s{told})", found[name])
-            compare(found, texts["held"])
+                message = f", {size} bytes a token of {4 * original.vocabulary:,} for all" if size else ""
+                show(f"seed {seed}, {name} ({time.monotonic() - began:.0f} s{message})", result[name])
+            compare(result, texts["held"])
 
 
 def text(real: Path, folder: Path, file: str, samples: int) -> TokenDataset:
@@ -82,20 +82,20 @@ def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
 
 
 @torch.no_grad()
-def score(model: LanguageModel, original: LanguageModel, held: TokenDataset) -> np.ndarray:
+def score(model: LanguageModel, original: LanguageModel, data: TokenDataset) -> np.ndarray:
     """``[sequences, 2]``: KL divergence from the original and the next token's loss, nats a token."""
     ours, theirs, rows = model.whole().float(), original.whole().float(), []
-    for tokens in torch.from_numpy(held.tokens):
+    for tokens in torch.from_numpy(data.tokens):
         student, teacher = (module(input_ids=tokens[None]).logits[0, :-1].log_softmax(-1) for module in (ours, theirs))
         kl = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
         rows.append((kl.item(), functional.nll_loss(student, tokens[1:]).item()))
     return np.array(rows)
 
 
-def compare(found: dict[str, np.ndarray], held: TokenDataset) -> None:
+def compare(comparison: dict[str, np.ndarray], data: TokenDataset) -> None:
     for one, other in (("drawn", "teacher"), ("drawn", "text")):
         for place, what in enumerate(("KL", "loss")):
-            difference = mean_by_unit((found[one] - found[other])[:, place], held.units)
+            difference = mean_by_unit((comparison[one] - comparison[other])[:, place], data.units)
             ends = difference.interval()
             assert ends is not None, "there are many documents"
             print(f"  {what}, {one} - {other}: {difference.value:+.4f} [{ends.low:+.4f}, {ends.high:+.4f}]", flush=True)

@@ -78,21 +78,21 @@ def measured(host: str, models: dict[str, Timed], options: argparse.Namespace) -
         for batch in options.batches:
             line = compared(model, model.example(batch), options)
             counts = [f"{line[kind]:>10} of {options.comparisons}" for kind in KINDS]
-            shown = f"{counts[0]:>16} {counts[1]:>16} {line['spread']:8.2%} {line['s']:7.1f}"
-            print(f"{name:12} {batch:5} {line['ms']:8.3f} {shown}", flush=True)
+            line_text = f"{counts[0]:>16} {counts[1]:>16} {line['spread']:8.2%} {line['s']:7.1f}"
+            print(f"{name:12} {batch:5} {line['ms']:8.3f} {line_text}", flush=True)
             for kind in KINDS:
                 totals[kind] += int(line[kind])
     count = options.comparisons * len(models) * len(options.batches)
-    for kind, found in totals.items():
-        low, high = binomtest(found, count).proportion_ci(method="wilson")
-        print(f"{host} host, {kind}: {found} of {count} told apart, {found / count:.1%} [{low:.1%}, {high:.1%}]")
+    for kind, total in totals.items():
+        low, high = binomtest(total, count).proportion_ci(method="wilson")
+        print(f"{host} host, {kind}: {total} of {count} told apart, {total / count:.1%} [{low:.1%}, {high:.1%}]")
 
 
 def compared(model: Timed, batch: Batch, options: argparse.Namespace) -> dict[str, float]:
     def opened() -> Clock:
         return stopwatch(model.onnx.reopened().runner(batch, 1))
 
-    found = dict.fromkeys(KINDS, 0)
+    counts = dict.fromkeys(KINDS, 0)
     spreads: list[float] = []
     began, sessions = time.perf_counter(), Latency().sessions
     for comparison in range(options.comparisons):
@@ -100,10 +100,10 @@ def compared(model: Timed, batch: Batch, options: argparse.Namespace) -> dict[st
             spreads.append(compare(opened, opened, options.seconds, sessions).spread)
         blocks = compare(opened, opened, options.seconds, sessions)
         slower = replace(blocks, log_ratios=blocks.log_ratios + np.log(TRUE_EFFECT))
-        found["A/A"] += paired(blocks, spreads[-1]).told_apart
-        found["true 3 %"] += paired(slower, spreads[-1]).told_apart
+        counts["A/A"] += paired(blocks, spreads[-1]).told_apart
+        counts["true 3 %"] += paired(slower, spreads[-1]).told_apart
     each = (time.perf_counter() - began) / (options.comparisons + len(spreads))
-    return {**found, "ms": blocks.old_ms, "spread": float(np.median(spreads)), "s": each}
+    return {**counts, "ms": blocks.old_ms, "spread": float(np.median(spreads)), "s": each}
 
 
 class Timed:

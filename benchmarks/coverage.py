@@ -58,23 +58,23 @@ DRAWS: dict[str, Draw] = {
 def mean_coverage(draw: Draw, units: int, runs: int, seed: int = 0) -> float:
     """How often the 95 % interval of a paired difference of means holds the true one, 0."""
     generator = np.random.default_rng(seed)
-    held = 0
+    hits = 0
     for _ in range(runs):
         old = 100 + generator.normal(size=units)
-        held += covers(delta_of(LOSS, old + draw(generator, units), old, None, same=False), 0.0)
-    return held / runs
+        hits += covers(delta_of(LOSS, old + draw(generator, units), old, None, same=False), 0.0)
+    return hits / runs
 
 
 def document_coverage(correlation: float, documents: int, runs: int, seed: int = 0) -> float:
     """The same where windows of one document resemble each other (intraclass correlation)."""
     generator = np.random.default_rng(seed)
     units = np.repeat(np.arange(documents), PARTS)
-    held = 0
+    hits = 0
     for _ in range(runs):
         own = np.sqrt(1 - correlation) * generator.normal(size=documents * PARTS)
         moved = own + np.sqrt(correlation) * generator.normal(size=documents)[units]
-        held += covers(delta_of(LOSS, 100 + moved, np.full(len(units), 100.0), units, same=False), 0.0)
-    return held / runs
+        hits += covers(delta_of(LOSS, 100 + moved, np.full(len(units), 100.0), units, same=False), 0.0)
+    return hits / runs
 
 
 def yes_no_coverage(lost: float, gained: float, examples: int, runs: int, seed: int = 0) -> float:
@@ -103,14 +103,14 @@ def clustered_yes_no_coverage(correlation: float, documents: int, runs: int, see
     """The same, with questions in documents that resemble each other: 10 % are lost, 10 % gained."""
     generator = np.random.default_rng(seed)
     units = np.repeat(np.arange(documents), PARTS)
-    held = 0
+    hits = 0
     for _ in range(runs):
         own = generator.random(len(units))
         shared = generator.random(documents)[units]
         luck = np.where(generator.random(len(units)) < np.sqrt(correlation), shared, own)
         old, new = luck >= 0.1, (luck < 0.1) | (luck >= 0.2)
-        held += covers(delta_of(TOP1, new, old, units, same=False), 0.0)
-    return held / runs
+        hits += covers(delta_of(TOP1, new, old, units, same=False), 0.0)
+    return hits / runs
 
 
 def covers(delta: Delta, truth: float) -> bool:
@@ -135,10 +135,10 @@ def false_verdicts(rows: int, examples: int, ledgers: int, seed: int = 0) -> tup
     generator = np.random.default_rng(seed)
     alone = together = 0
     for _ in range(ledgers):
-        made = [_nothing_true(generator, examples) for _ in range(rows)]
-        alone += sum(_is_told(delta) for scores in made for delta in scores.values())
-        named = [Row("pass", None, "onnx", "k", {}, {m: _score(m, d) for m, d in scores.items()}) for scores in made]
-        settled = Ledger(None, named).settled(("top1",))
+        tables = [_nothing_true(generator, examples) for _ in range(rows)]
+        alone += sum(_is_told(delta) for scores in tables for delta in scores.values())
+        rows_ = [Row("pass", None, "onnx", "k", {}, {m: _score(m, d) for m, d in scores.items()}) for scores in tables]
+        settled = Ledger(None, rows_).settled(("top1",))
         together += any(_is_told(row.delta(m)) for row in settled.rows for m in row.scores)
     return alone / (ledgers * rows * 2), together / ledgers
 
@@ -180,9 +180,9 @@ def _contradicts(delta: Delta) -> bool:
     interval, ratio = delta.difference_interval, delta.ratio_interval
     assert interval is not None
     assert delta.difference is not None
-    said = {"better": 1, "worse": -1}.get(delta.verdict, 0)
+    sign = {"better": 1, "worse": -1}.get(delta.verdict, 0)
     sides = [_side(interval, 0.0)] + ([_side(ratio, 1.0)] if ratio else [])
-    return any(side != said for side in sides) or said * delta.difference < 0 or interval.excludes(delta.difference)
+    return any(side != sign for side in sides) or sign * delta.difference < 0 or interval.excludes(delta.difference)
 
 
 def _side(interval: Any, neutral: float) -> int:
@@ -192,11 +192,11 @@ def _side(interval: Any, neutral: float) -> int:
 def false_kept_shares(bound: str, lost: float, gained: float, examples: int, runs: int, seed: int = 0) -> float:
     """How often a budget of top-1 is kept though the truth lies outside it, or just on its edge."""
     generator = np.random.default_rng(seed)
-    line, kept = parse_bound(TOP1, bound), 0
+    line, count = parse_bound(TOP1, bound), 0
     for _ in range(runs):
         delta = delta_of(TOP1, *_answers(generator, lost, gained, examples), None, same=False)
-        kept += line.judge(_row("top1", delta)).outcome == "kept"
-    return kept / runs
+        count += line.judge(_row("top1", delta)).outcome == "kept"
+    return count / runs
 
 
 def false_kept_means(metric: Loss | Perplexity, bound: str, draw: Draw, units: int, runs: int, seed: int = 0) -> float:
@@ -205,13 +205,13 @@ def false_kept_means(metric: Loss | Perplexity, bound: str, draw: Draw, units: i
     The long tail lies above, where a sample most often misses it.
     """
     generator = np.random.default_rng(seed)
-    line, kept = parse_bound(metric, bound), 0
+    line, count = parse_bound(metric, bound), 0
     rise = np.log(1.02) if metric.logarithmic else 0.02
     for _ in range(runs):
         old = np.ones(units)
         delta = delta_of(metric, old + rise + 0.1 * draw(generator, units), old, None, same=False)
-        kept += line.judge(_row(metric.label, delta)).outcome == "kept"
-    return kept / runs
+        count += line.judge(_row(metric.label, delta)).outcome == "kept"
+    return count / runs
 
 
 def _row(metric: str, delta: Delta) -> Row:
@@ -230,8 +230,8 @@ def main() -> None:
         show_coverage(pool, options.runs)
         show_exact()
         show_verdicts(pool, options.runs // 4)
-        found = contradictions(random_tables(options.tables))
-        print(f"\ncontradictions in {options.tables:,} random tables: {found}", flush=True)
+        result = contradictions(random_tables(options.tables))
+        print(f"\ncontradictions in {options.tables:,} random tables: {result}", flush=True)
         show_kept(pool, options.runs)
 
 
@@ -247,24 +247,24 @@ def show_coverage(pool: Executor, runs: int) -> None:
         ),
         *((f"yes/no, lost {lost}, gained {gained}", partial(yes_no_coverage, lost, gained)) for lost, gained in MOVED),
     ]
-    asked = [[pool.submit(figure, units, runs) for units in UNITS] for _, figure in rows]
-    for (name, _), found in zip(rows, asked, strict=True):
-        print(f"{name:<34}" + "".join(f"{figure.result():>7.3f}" for figure in found), flush=True)
+    futures = [[pool.submit(figure, units, runs) for units in UNITS] for _, figure in rows]
+    for (name, _), result in zip(rows, futures, strict=True):
+        print(f"{name:<34}" + "".join(f"{figure.result():>7.3f}" for figure in result), flush=True)
 
 
 def show_exact() -> None:
     print("\nyes/no, all tables summed; *: no bound on the test gives 93 to 97 %, so few tables are likely")
     for lost, gained in MOVED:
         cells = [exact_yes_no(lost, gained, units) for units in UNITS]
-        shown = "".join(f"{cover:>6.3f}{' ' if reachable else '*'}" for cover, reachable in cells)
-        print(f"{f'lost {lost}, gained {gained}':<34}{shown}", flush=True)
+        text = "".join(f"{cover:>6.3f}{' ' if reachable else '*'}" for cover, reachable in cells)
+        print(f"{f'lost {lost}, gained {gained}':<34}{text}", flush=True)
 
 
 def show_verdicts(pool: Executor, ledgers: int) -> None:
     print(f"\nfalse verdicts, {ledgers} ledgers of 10 rows x 2 metrics in which nothing is true; goal at most 5 %")
-    asked = {examples: pool.submit(false_verdicts, 10, examples, ledgers) for examples in (20, 100, 500)}
-    for examples, found in asked.items():
-        alone, together = found.result()
+    futures = {examples: pool.submit(false_verdicts, 10, examples, ledgers) for examples in (20, 100, 500)}
+    for examples, result in futures.items():
+        alone, together = result.result()
         print(f"{examples:>5} examples: {alone:.3f} of single verdicts, {together:.3f} of ledgers", flush=True)
 
 
@@ -276,14 +276,14 @@ def show_kept(pool: Executor, runs: int) -> None:
         print(f"{examples:>5} examples: top1 '-1 points', true -2: {one:.4f}; '-10 points', true -10: {edge:.4f}")
     tails = {"normal": normal, "tail below": partial(mirrored, DRAWS["lognormal 1"]), "above": DRAWS["lognormal 1"]}
     kinds = list(product((LOSS, PERPLEXITY), tails.items()))
-    asked = [
+    futures = [
         [pool.submit(false_kept_means, metric, "+2 %", draw, units, runs) for metric, (_, draw) in kinds]
         for units in UNITS
     ]
-    for units, found in zip(UNITS, asked, strict=True):
-        named = zip(kinds, found, strict=True)
-        shown = [f"{metric.name} '+2 %', true +2 %, {tail}: {one.result():.4f}" for (metric, (tail, _)), one in named]
-        print(f"{units:>5} units: " + "; ".join(shown), flush=True)
+    for units, result in zip(UNITS, futures, strict=True):
+        figures = zip(kinds, result, strict=True)
+        text = [f"{metric.name} '+2 %', true +2 %, {tail}: {one.result():.4f}" for (metric, (tail, _)), one in figures]
+        print(f"{units:>5} units: " + "; ".join(text), flush=True)
 
 
 if __name__ == "__main__":

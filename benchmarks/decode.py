@@ -35,7 +35,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.writers.decoder.export import export_decoder
-from squeeze.writers.genai import write_genai
+from squeeze.writers.genai import GenaiWriter
 from squeeze.writers.gguf import write_gguf
 
 OURS = "ours, int4, ONNX Runtime"
@@ -129,18 +129,18 @@ def variants(dense: LanguageModel, work: Path, options: argparse.Namespace) -> d
     ours = export_decoder(model, work / "int4")
     floats = export_decoder(dense, work / "float32")
     most = options.prompt + options.new + 8
-    found = {OURS: ort(ours, options.threads, most), "float32, ONNX Runtime": ort(floats, options.threads, most)}
+    starts = {OURS: ort(ours, options.threads, most), "float32, ONNX Runtime": ort(floats, options.threads, most)}
     others: dict[str, Callable[[], Start]] = {
-        "ours, int4, GenAI": lambda: genai(write_genai(ours, work / "genai").folder, options.threads, most),
+        "ours, int4, GenAI": lambda: genai(GenaiWriter().write(ours, work / "genai").parent, options.threads, most),
         "GenAI's own int4 build": lambda: genai(built_by_genai(dense, work), options.threads, most),
         "llama.cpp, Q4_0 of our grid": lambda: llama_cpp(model, work / "model.gguf", options.threads, most),
     }
     for name, make_start in others.items():
         try:
-            found[name] = make_start()
+            starts[name] = make_start()
         except (ImportError, SqueezeError, subprocess.CalledProcessError) as error:
             print(f"{name}: left out ({' '.join(str(error).split())[:120]})")
-    return found
+    return starts
 
 
 def ort(decoder: OnnxDecoder, threads: int, most: int) -> Start:

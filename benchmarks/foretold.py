@@ -110,8 +110,8 @@ def child(plan: Path) -> list[tuple[str, int, int]]:
     checked = check(loaded)
     assert not checked.faults, checked.faults
     run = compress(loaded, store=plan.parent / "store", out=plan.parent / "out")
-    made: list[Any] = [row.scores["size_bytes"].value for row in run.ledger.rows[1:]]
-    rows = [(f"{e.name}, size", e.preview.nbytes, made[place]) for place, e in enumerate(checked.explained)]
+    result: list[Any] = [row.scores["size_bytes"].value for row in run.ledger.rows[1:]]
+    rows = [(f"{e.name}, size", e.preview.nbytes, result[place]) for place, e in enumerate(checked.explained)]
     assert checked.cost is not None
     store = sum(path.stat().st_size for path in (plan.parent / "store").rglob("*") if path.is_file())
     whole = [("memory", checked.cost.memory_bytes, run.peak_memory_bytes), ("store", checked.cost.store_bytes, store)]

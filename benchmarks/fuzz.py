@@ -60,8 +60,8 @@ def main() -> None:
         good = {name: _good(DOORS[name](), work / "good" / name) for name in options.only}
         tasks = [(door, numbers, options.seed, good[door], work, options.keep) for door, numbers in _jobs(options)]
         with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
-            for door, found in pool.imap_unordered(_run_batch, tasks):
-                _count(counts[door], door, found, options.seed)
+            for door, result in pool.imap_unordered(_run_batch, tasks):
+                _count(counts[door], door, result, options.seed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sys.exit(_show(counts, time.perf_counter() - started, options.seed))
@@ -113,13 +113,13 @@ def _good(door: Door, folder: Path) -> Path:
 def _run_batch(task: tuple[str, list[int], int, Path, Path, Path]) -> tuple[str, list[tuple[int, Outcome]]]:
     """Outcomes of some inputs of one door; whatever ends the process that runs them ends one input."""
     door, numbers, seed, good, work, keep = task
-    found: list[tuple[int, Outcome]] = []
-    while len(found) < len(numbers):
-        found += _forked(door, numbers[len(found) :], seed, good, work)
-    for number, (kind, said) in found:
+    outcomes: list[tuple[int, Outcome]] = []
+    while len(outcomes) < len(numbers):
+        outcomes += _forked(door, numbers[len(outcomes) :], seed, good, work)
+    for number, (kind, message) in outcomes:
         if kind in BROKEN:
-            _keep(door, number, seed, good, keep, f"{kind}: {said}")
-    return door, found
+            _keep(door, number, seed, good, keep, f"{kind}: {message}")
+    return door, outcomes
 
 
 def _forked(door: str, numbers: list[int], seed: int, good: Path, work: Path) -> list[tuple[int, Outcome]]:
@@ -129,25 +129,25 @@ def _forked(door: str, numbers: list[int], seed: int, good: Path, work: Path) ->
         os.close(reader)
         _child(door, numbers, seed, good, work, writer)
     os.close(writer)
-    found: list[tuple[int, Outcome]] = []
+    outcomes: list[tuple[int, Outcome]] = []
     with os.fdopen(reader, "rb", buffering=0) as stream:
         if not select.select([stream], [], [], GOOD_SECONDS)[0] or stream.readline() != GOOD:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
             raise RuntimeError(f"{door}: the good input does not pass, so that bad ones would say nothing")
-        while len(found) < len(numbers):
+        while len(outcomes) < len(numbers):
             in_time = _in_time(stream, pid)
             line = stream.readline() if in_time else b""
             if line:
-                found.append((numbers[len(found)], tuple(json.loads(line))))
+                outcomes.append((numbers[len(outcomes)], tuple(json.loads(line))))
                 continue
             if not in_time:
                 os.kill(pid, 9)
             status = os.waitpid(pid, 0)[1]
             died = _death(status) if in_time else ("hang", f"longer than {SECONDS:.0f} s")
-            return [*found, (numbers[len(found)], died)]
+            return [*outcomes, (numbers[len(outcomes)], died)]
     os.waitpid(pid, 0)
-    return found
+    return outcomes
 
 
 def _in_time(stream: Any, pid: int) -> bool:
@@ -238,19 +238,19 @@ def _quiet() -> None:
         os.dup2(null, stream)
 
 
-def _keep(door: str, number: int, seed: int, good: Path, keep: Path, said: str) -> None:
+def _keep(door: str, number: int, seed: int, good: Path, keep: Path, message: str) -> None:
     folder = keep / f"{door}-{seed}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _spoiled(DOORS[door](), number, seed, good, folder)
-    (folder / "outcome.txt").write_text(said + "\n", errors="replace")
+    (folder / "outcome.txt").write_text(message + "\n", errors="replace")
 
 
-def _count(counts: Counter[str], door: str, found: list[tuple[int, Outcome]], seed: int) -> None:
-    for number, (kind, said) in found:
+def _count(counts: Counter[str], door: str, outcomes: list[tuple[int, Outcome]], seed: int) -> None:
+    for number, (kind, message) in outcomes:
         counts[kind] += 1
         if kind in BROKEN:
-            print(f"{kind:<10} --only {door} --seed {seed} --number {number}: {said}", flush=True)
+            print(f"{kind:<10} --only {door} --seed {seed} --number {number}: {message}", flush=True)
 
 
 def _show(counts: dict[str, Counter[str]], seconds: float, seed: int) -> int:

@@ -77,9 +77,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-python", action="append", default=[], metavar="PEER=PYTHON", help="its environment")
     parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER", help="before its own path")
     options = parser.language_model()
-    made = {name: python_of(options.peers, name) for name in PEERS} if options.peers else {}
-    made = {name: str(python) for name, python in made.items() if python.is_file()}
-    options.peer_python = made | by_peer(parser, "--peer-python", options.peer_python)
+    pythons = {name: python_of(options.peers, name) for name in PEERS} if options.peers else {}
+    pythons = {name: str(python) for name, python in pythons.items() if python.is_file()}
+    options.peer_python = pythons | by_peer(parser, "--peer-python", options.peer_python)
     options.peer_path = by_peer(parser, "--peer-path", options.peer_path)
     return options
 
@@ -131,9 +131,9 @@ class Bench:
         calibrate = open_text(options.calibrate, self.model, options.length, options.samples)
         self.calibrate = without_overlap(calibrate, everything)
         save_file({"tokens": torch.from_numpy(self.calibrate.tokens)}, folder / "tokens.safetensors")
-        self.kept = folder / "original"
-        self.kept.mkdir()
-        self.original = score_tokens(self.model, self.evaluate, self.kept, None, Progress(), "original")
+        self.hidden = folder / "original"
+        self.hidden.mkdir()
+        self.original = score_tokens(self.model, self.evaluate, self.hidden, None, Progress(), "original")
 
     def title(self) -> str:
         n, tokens = len(self.calibrate), self.original.nll.size
@@ -144,11 +144,11 @@ class Bench:
     def compare(self, bits: int, size: int, names: list[str]) -> None:
         results = {}
         for name in names:
-            said = [self.run(name, bits, size) for _ in range(self.options.rounds)]
-            if failed := next((one["failed"] for one in said if "failed" in one), None):
+            reports = [self.run(name, bits, size) for _ in range(self.options.rounds)]
+            if failed := next((one["failed"] for one in reports if "failed" in one), None):
                 print(f"{name} failed at {bits} bits: {failed}")
                 continue
-            results[name] = said, self.score(name)
+            results[name] = reports, self.score(name)
         show(bits, size, results, self.original)
 
     def run(self, name: str, bits: int, size: int) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class Bench:
         save_file(
             {full: new.get(full, value).to(value.dtype) for full, value in own.items()}, made / "model.safetensors"
         )
-        reference = Reference(self.model, self.kept)
+        reference = Reference(self.model, self.hidden)
         return score_tokens(LanguageModel(made), self.evaluate, made, reference, Progress(), name)
 
 
@@ -190,11 +190,11 @@ def show(bits: int, size: int, results: dict[str, Any], original: TokenScores) -
     print(f"\n{bits} bits, group {size}, symmetric")
     head = f"{'':<19}{'perplexity':>11}{'to our gptq':>27}{'KL':>9}{'of rtn loss recovered':>28}"
     print(f"{head}{'process':>10}{'import':>8}{'peak':>9}", flush=True)
-    for name, (said, scores) in results.items():
-        print(row(name, said, scores, losses), flush=True)
+    for name, (reports, scores) in results.items():
+        print(row(name, reports, scores, losses), flush=True)
 
 
-def row(name: str, said: list[dict[str, Any]], scores: TokenScores, losses: dict[str, np.ndarray]) -> str:
+def row(name: str, reports: list[dict[str, Any]], scores: TokenScores, losses: dict[str, np.ndarray]) -> str:
     delta = back = ""
     if "gptq" in losses:
         ours = np.exp(losses["gptq"].mean())
@@ -202,15 +202,15 @@ def row(name: str, said: list[dict[str, Any]], scores: TokenScores, losses: dict
     if "rtn" in losses and name != "rtn":
         lost, lost_by_rtn = losses[name] - losses["original"], losses["rtn"] - losses["original"]
         back = interval(ratio_by_unit(lost, lost_by_rtn), lambda share: 100 * (1 - share), 0) + " %"
-    took = [statistics.median(one[key] for one in said) for key in ("process_s", "import_s", "peak_bytes")]
+    took = [statistics.median(one[key] for one in reports) for key in ("process_s", "import_s", "peak_bytes")]
     clock = f"{took[0]:>8.1f} s{took[1]:>6.1f} s{took[2] / 1e6:>6.0f} MB"
-    shown = np.exp(losses[name].mean())
-    return f"{name:<19}{shown:>11.3f}{delta:>27}{scores.kl.mean():>9.5f}{back:>28}{clock}"
+    perplexity = np.exp(losses[name].mean())
+    return f"{name:<19}{perplexity:>11.3f}{delta:>27}{scores.kl.mean():>9.5f}{back:>28}{clock}"
 
 
-def interval(of: Studentized, shown: Callable[[float], float], digits: int) -> str:
-    low, high = sorted(shown(end) for end in of.interval() or (np.nan, np.nan))
-    return f"{shown(of.value):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def interval(of: Studentized, scale: Callable[[float], float], digits: int) -> str:
+    low, high = sorted(scale(end) for end in of.interval() or (np.nan, np.nan))
+    return f"{scale(of.value):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 if __name__ == "__main__":

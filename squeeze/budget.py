@@ -52,8 +52,8 @@ class Bound:
     """One line of a budget: a statistic of a metric that must stay on one side of a limit."""
 
     metric: str
-    written: str  # as the plan says it
-    text: str  # as a judgement says it
+    written: str  # as written in the plan
+    text: str  # as worded in a judgement
     statistic: Literal["value", "ratio", "difference"]
     at_most: bool
     limit: float
@@ -114,7 +114,7 @@ class Judgement:
     outcome: Outcome
     level: float = PROOF_LEVEL
     lacking: str = ""  # why it could not be proven, whatever was measured
-    unknown: bool = False  # of a count that nobody knows: as bad as broken
+    unknown: bool = False  # the count is unknown, which is as bad as broken
 
     def line(self) -> str:
         """``size_bytes: <= 30 % of the original: measured 27.1 %: kept``."""

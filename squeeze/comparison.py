@@ -18,9 +18,7 @@ from squeeze.evaluate.metrics import ExampleMetric
 
 Verdict = Literal["better", "worse", "not told apart", "equivalent", "same", "no verdict"]
 At = Callable[[float], Interval | None]  # the interval at a level of confidence
-DETECTED_4_IN_5 = (
-    1.959964 + 0.841621
-) / 1.959964  # half widths that a true change must be, to be found four times in five
+DETECTED_4_IN_5 = (1.959964 + 0.841621) / 1.959964  # half-widths: a true change this large is detected with 80 % power
 TOO_FEW = "{} independent units; {} or more would do"
 DISTANCE = "a distance from the original cannot get better or worse"
 
@@ -61,7 +59,7 @@ class Delta:
     ratio: float | None
     ratio_interval: Interval | None
     verdict: Verdict
-    paired: bool = True  # False: from two standard errors, so wider than it would be over the same examples
+    paired: bool = True  # False: unpaired, from two standard errors, hence wider
     level: float = CONFIDENCE
     why: str = ""
     smallest_seen: float | None = None
@@ -94,7 +92,7 @@ class Delta:
 
 
 def verdict_of(interval: Interval, neutral: float, higher_is_better: bool) -> Verdict:
-    """What an interval says of no change: it holds it, or lies on one side of it."""
+    """Whether an interval contains "no change", or on which side of it the interval lies."""
     if not interval.excludes(neutral):
         return "not told apart"
     return "better" if (interval.low > neutral) == higher_is_better else "worse"
@@ -118,7 +116,7 @@ def value_of(metric: ExampleMetric, values: np.ndarray, units: np.ndarray | None
         interval = mean.interval(level)
         return interval and Interval(*(float(end) for end in metric.shown(np.array(interval))))
 
-    return Value(_shown(metric, mean.value), mean.units, at)
+    return Value(_ledger_value(metric, mean.value), mean.units, at)
 
 
 def delta_of(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, units: np.ndarray | None, same: bool) -> Delta:
@@ -152,13 +150,13 @@ def holm(deltas: Sequence[Delta]) -> list[float]:
 
     Holm, 1979: those that are told apart at the level of all make room for the others.
     """
-    levels, left = [CONFIDENCE] * len(deltas), list(range(len(deltas)))
-    while left:
-        level = 1 - (1 - CONFIDENCE) / len(left)
-        changed = [index for index in left if _is_change(deltas[index], level)]
-        for index in changed or left:
+    levels, remaining = [CONFIDENCE] * len(deltas), list(range(len(deltas)))
+    while remaining:
+        level = 1 - (1 - CONFIDENCE) / len(remaining)
+        changed = [index for index in remaining if _is_change(deltas[index], level)]
+        for index in changed or remaining:
             levels[index] = level
-        left = [index for index in left if index not in changed] if changed else []
+        remaining = [index for index in remaining if index not in changed] if changed else []
     return levels
 
 
@@ -182,7 +180,7 @@ def _shares(new: np.ndarray, old: np.ndarray, units: np.ndarray | None) -> Delta
 def _means(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, units: np.ndarray | None) -> Delta:
     new, old = new.astype(np.float64), old.astype(np.float64)
     apart = mean_by_unit(new - old, units)
-    before, after = _shown(metric, old.mean()), _shown(metric, new.mean())
+    before, after = _ledger_value(metric, old.mean()), _ledger_value(metric, new.mean())
     differing = _differing(np.abs(new - old) > metric.rounding, units)
     if metric.logarithmic:
         return _of_logarithms(before, after, differing, apart.interval)
@@ -232,5 +230,5 @@ def _differing(differ: np.ndarray, units: np.ndarray | None) -> int:
     return int(differ.sum()) if units is None else len(np.unique(units[differ]))
 
 
-def _shown(metric: ExampleMetric, mean: float | Any) -> float:
+def _ledger_value(metric: ExampleMetric, mean: float | Any) -> float:
     return float(metric.shown(np.array([mean]))[0])

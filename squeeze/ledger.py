@@ -57,8 +57,8 @@ class Row:
     timings: dict[str, Score] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     spread: dict[str, list[float]] = field(default_factory=dict)  # by metric: its value, then with other calibrations
-    arithmetic: str = ""  # that its scores come from, where not every row has the same
-    recovered: dict[str, Recovered] = field(default_factory=dict)  # by metric; of a pass that trains
+    arithmetic: str = ""  # arithmetic of the scores, where rows differ in it
+    recovered: dict[str, Recovered] = field(default_factory=dict)  # by metric, for a pass that trains
 
     def score(self, metric: str) -> Score | None:
         """The score of that name, timed or not."""

@@ -19,8 +19,8 @@ from typing import Self, TypeVar
 
 T = TypeVar("T")
 STATUS = "status.json"
-STATUS_S = 1.0  # between two writings of it
-FEW = 2  # items after which the time left is foretold
+STATUS_S = 1.0  # seconds between two writes of the status
+FEW = 2  # items after which the remaining time is estimated
 
 
 class Progress:
@@ -57,11 +57,11 @@ class Work:
 
     def sentence(self, now: float) -> str:
         """``gptq: 7 of 30, 2 min 10 s gone, about 6 min 40 s left``."""
-        gone = now - self.began
+        elapsed_s = now - self.began
         count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
-        parts = [self.what if count == "0" else f"{self.what}: {count}", f"{duration(gone)} gone"]
+        parts = [self.what if count == "0" else f"{self.what}: {count}", f"{duration(elapsed_s)} gone"]
         if self.total is not None and self.done >= FEW:
-            parts.append(f"about {duration(gone / self.done * (self.total - self.done))} left")
+            parts.append(f"about {duration(elapsed_s / self.done * (self.total - self.done))} left")
         return ", ".join(parts)
 
 
@@ -132,7 +132,7 @@ class Followed(Progress):
 
     def __enter__(self) -> Self:
         for part in self.folder.glob(f".{STATUS}.*") if self.folder is not None else ():
-            part.unlink(missing_ok=True)  # of a process that was killed
+            part.unlink(missing_ok=True)  # left by a killed process
         self._write(now=True)
         return self
 
@@ -161,7 +161,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def no_foreign_bars() -> Iterator[None]:
-    """Libraries that draw and print while they load a model do so nowhere; what they raise still comes."""
+    """Silence libraries that print bars while they load a model; exceptions still pass."""
     with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         yield
 

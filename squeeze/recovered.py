@@ -1,4 +1,4 @@
-"""How much of what passes took from a model a training gave back: ``(before - after) / (before - original)``.
+"""Share of the loss caused by earlier passes that a training recovered: ``(before - after) / (before - original)``.
 
 0 %: nothing, 100 %: all of it. "Retained", the share of the original's score that is left, is another number. Shares
 are of a mean over examples (of perplexity: of its logarithm), and paired: the same examples are in both differences.
@@ -33,8 +33,8 @@ class Recovered:
 def recovered(
     metrics: Sequence[Metric], labels: np.ndarray | None, new: Measured, original: Measured, before: Measured
 ) -> dict[str, Recovered]:
-    """By metric that is better when lower: where something had been lost beyond doubt, what came back of it."""
-    found = {}
+    """By metric that is better when lower: the recovered share, where the loss before was certain."""
+    shares = {}
     for metric in metrics:
         if not isinstance(metric, ExampleMetric) or metric.higher_is_better or metric.counts or new.on(metric) is None:
             continue
@@ -44,8 +44,8 @@ def recovered(
         on = new.on(metric)
         share = _share(last - after, last - first, on.units if on else None)
         if share is not None:
-            found[metric.label] = share
-    return found
+            shares[metric.label] = share
+    return shares
 
 
 def _share(won: np.ndarray, lost: np.ndarray, units: np.ndarray | None) -> Recovered | None:

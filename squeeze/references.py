@@ -13,7 +13,7 @@ from typing import Any
 
 from squeeze.errors import ModelError, did_you_mean, first_line
 
-_folders: dict[str, Path] = {}  # of modules that lay beside a plan, by their top-level name
+_folders: dict[str, Path] = {}  # folder of each module imported from beside a plan, by top-level name
 
 
 def resolve(reference: str, folder: str | None = None) -> Any:

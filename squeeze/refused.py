@@ -31,10 +31,10 @@ HELP = {
     errno.ENOTDIR: "a file lies where a folder belongs; removing it, or another --store or --out, would do",
     errno.EIO: "the disk does not answer; a sound one would do",
 }
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's, which carries no error number
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's message, which has no error number
 OF_THIS_HOST = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE}
-OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # whatever they quote
-SAID_BY_LIBRARIES = {os.strerror(number): number for number in HELP}  # whose errors carry no number
+OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # quoted or not
+LIBRARY_MESSAGES = {os.strerror(number): number for number in HELP}  # messages of libraries whose errors have no number
 
 
 @contextmanager
@@ -70,4 +70,4 @@ def _number(error: BaseException) -> int | None:
         return error.errno
     if isinstance(error, OSError) and SHORT_WRITE.search(text):
         return errno.ENOSPC
-    return next((number for said, number in SAID_BY_LIBRARIES.items() if said in text), None)
+    return next((number for words, number in LIBRARY_MESSAGES.items() if words in text), None)

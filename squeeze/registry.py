@@ -137,8 +137,8 @@ SINGULAR: dict[Kind, str] = {
 def entries(kind: Kind) -> dict[str, EntryPoint]:
     """Every registered name of a kind; built-ins win."""
     group = f"squeeze.{kind}"
-    found = {point.name: point for point in entry_points(group=group)}
-    return found | {name: EntryPoint(name, value, group) for name, value in BUILTIN[kind].items()}
+    points = {point.name: point for point in entry_points(group=group)}
+    return points | {name: EntryPoint(name, value, group) for name, value in BUILTIN[kind].items()}
 
 
 def load(kind: Kind, name: str, folder: str | None = None) -> type[Any]:
@@ -151,23 +151,23 @@ def load(kind: Kind, name: str, folder: str | None = None) -> type[Any]:
     if ":" not in name and name not in known:
         raise UsageError(f"unknown {SINGULAR[kind]} '{name}'{did_you_mean(name, known)}")
     try:
-        found = resolve(name, folder) if ":" in name else resolve(known[name].value)
+        value = resolve(name, folder) if ":" in name else resolve(known[name].value)
     except ModelError as error:
         raise UsageError(str(error) if ":" in name else f"{SINGULAR[kind]} '{name}': {error}") from error
-    return _required(kind, name, found)
+    return _required(kind, name, value)
 
 
-def _required(kind: Kind, name: str, found: Any) -> type[Any]:
-    """What was found, if it is a class of that kind."""
+def _required(kind: Kind, name: str, value: Any) -> type[Any]:
+    """The value, if it is a class of that kind."""
     base = resolve(BASES[kind])
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UsageError(f"{SINGULAR[kind]} '{name}': {found!r} is no class that extends {BASES[kind]}")
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise UsageError(f"{SINGULAR[kind]} '{name}': {value!r} is no class that extends {BASES[kind]}")
     if missing := [
-        *sorted(getattr(found, "__abstractmethods__", ())),
-        *(fact for fact in FACTS[kind] if not hasattr(found, fact)),
+        *sorted(getattr(value, "__abstractmethods__", ())),
+        *(fact for fact in FACTS[kind] if not hasattr(value, fact)),
     ]:
-        raise UsageError(f"{SINGULAR[kind]} '{name}': {found.__qualname__} does not say {', '.join(missing)}")
-    return found
+        raise UsageError(f"{SINGULAR[kind]} '{name}': {value.__qualname__} does not say {', '.join(missing)}")
+    return value
 
 
 def summary(cls: type[Any]) -> str:

@@ -21,7 +21,7 @@ from squeeze.evaluate.evidence.base import Answered, Estimate, Exact, Reading, S
 from squeeze.evaluate.latency import Paired
 from squeeze.evaluate.metrics import Answers, ExampleMetric, Metric
 
-ROUNDING = 1e-5  # of the largest logit: another order of summation, not another model
+ROUNDING = 1e-5  # relative to the largest logit: differences of summation order
 DIFFERENT_DATA = "{}: two scores on different data cannot be compared; score both on the same"
 
 
@@ -79,7 +79,7 @@ class Measured:
     units: np.ndarray | None = None
 
     def on(self, metric: Metric) -> Answered | None:
-        """What a metric is worked out from."""
+        """What a metric is computed from."""
         if metric.label in self.own:
             return self.own[metric.label]
         if self.answers is None or self.scored_on is None:
@@ -88,7 +88,7 @@ class Measured:
 
 
 def measure(readings: Mapping[str, Reading], scored_on: ScoredOn | None) -> Measured:
-    """What the ledger keeps of a model: by a metric's label, what it is worked out from."""
+    """What the ledger keeps of a model: by a metric's label, what it is computed from."""
     measured = Measured(None, {}, scored_on)
     for label, reading in readings.items():
         if isinstance(reading, Exact):
@@ -143,7 +143,7 @@ def _exact_score(metric: Metric, new: Measured, original: Measured, previous: Me
 
 def exact_delta(new: int | None, old: int | None, higher_is_better: bool) -> Delta | None:
     """How far a counted number moved; None where one is not known."""
-    if new is None or old is None:  # not known of that model
+    if new is None or old is None:  # unknown for one of the models
         return None
     verdict: Verdict = "same" if new == old else "better" if (new > old) == higher_is_better else "worse"
     return Delta(new - old, None, new / old if old else None, None, verdict)

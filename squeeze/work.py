@@ -33,7 +33,7 @@ class OwnedFolder:
     def __init__(self, parent: Path) -> None:
         self.path = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._lock = FileLock(_lock_of(self.path))
-        self._lock.acquire(timeout=5)  # before the folder is there: nobody takes it for one that a kill left
+        self._lock.acquire(timeout=5)  # locked before the folder exists, so it never looks abandoned
         self._process = os.getpid()
         try:
             self.path.mkdir()
@@ -140,12 +140,12 @@ def _folder_of_process(_process: int) -> Path:
 
 def _owned(parent: Path) -> list[Path]:
     """The folders that have a lock of ours; another user's are none of our business."""
-    found = []
+    folders = []
     for lock in parent.glob(f"{PREFIX}*{LOCK}"):
-        with suppress(FileNotFoundError):  # gone since it was listed
+        with suppress(FileNotFoundError):  # deleted since it was listed
             if lock.stat().st_uid == os.getuid():
-                found.append(lock.with_suffix(""))
-    return found
+                folders.append(lock.with_suffix(""))
+    return folders
 
 
 def _abandoned(folder: Path) -> bool:

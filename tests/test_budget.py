@@ -57,7 +57,7 @@ def test_text_that_is_no_bound_is_told_with_examples_of_what_would_be(text: str)
 
 
 @pytest.mark.parametrize(
-    ("metric", "text", "said"),
+    ("metric", "text", "message"),
     [
         (Top1(), "<= 3 points", "points are a difference; write '-3 points'"),
         (Top1(), "+2", "a change wants a unit"),
@@ -75,8 +75,8 @@ def test_text_that_is_no_bound_is_told_with_examples_of_what_would_be(text: str)
         (Loss(), "+2 % of the original", "'<= 2 % of the original' can"),
     ],
 )
-def test_a_bound_that_means_nothing_is_told_with_the_form_that_would(metric: Metric, text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_bound_that_means_nothing_is_told_with_the_form_that_would(metric: Metric, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse_bound(metric, text)
 
 
@@ -94,10 +94,10 @@ def test_a_bound_is_kept_or_broken_by_the_whole_interval_and_unproven_between(
 @pytest.mark.parametrize(("low", "outcome"), [(-0.009, "kept"), (-0.02, "unproven")])
 def test_points_lost_are_bounded_from_below_where_more_is_better(low: float, outcome: str) -> None:
     measured = row("top1", 0.9, difference=0.0, difference_interval=Interval(low, 0.01))
-    found = parse_bound(Top1(), "-1 points").judge(measured)
-    assert found.outcome == outcome
+    judgement = parse_bound(Top1(), "-1 points").judge(measured)
+    assert judgement.outcome == outcome
     interval = f"(95 % interval {100 * low:+.2f} points to +1.00 points)"
-    assert found.line() == f"top1: at least -1 points: measured +0.00 points {interval}: {outcome}"
+    assert judgement.line() == f"top1: at least -1 points: measured +0.00 points {interval}: {outcome}"
 
 
 def test_a_bound_is_held_against_the_99_percent_interval() -> None:
@@ -106,10 +106,10 @@ def test_a_bound_is_held_against_the_99_percent_interval() -> None:
     delta = delta_of(Loss(), old + np.random.default_rng(0).normal(0.01, 0.04, 60), old, None, same=False)
     assert delta.at is not None
     score = Score("loss", "nats", 1.0, None, delta)
-    found = parse_bound(Loss(), "+9 %").judge(Row("a", None, "torch", "k", {}, {"loss": score}))
+    judgement = parse_bound(Loss(), "+9 %").judge(Row("a", None, "torch", "k", {}, {"loss": score}))
     assert delta.ratio_at is not None
-    assert found.interval == delta.ratio_at(0.99)
-    assert "99 % interval" in found.line()
+    assert judgement.interval == delta.ratio_at(0.99)
+    assert "99 % interval" in judgement.line()
 
 
 def test_an_exact_number_is_its_own_interval() -> None:
@@ -119,8 +119,8 @@ def test_an_exact_number_is_its_own_interval() -> None:
 
 
 def test_a_score_that_chance_has_a_part_in_and_no_interval_is_never_kept() -> None:
-    found = parse_bound(Top1(), ">= 90 % of the original").judge(row("top1", 0.9, ratio=1.0, ratio_interval=None))
-    assert (found.outcome, found.lacking) == ("unproven", "no interval")
+    judgement = parse_bound(Top1(), ">= 90 % of the original").judge(row("top1", 0.9, ratio=1.0, ratio_interval=None))
+    assert (judgement.outcome, judgement.lacking) == ("unproven", "no interval")
 
 
 def test_models_that_answer_the_same_keep_what_bounds_their_change() -> None:
@@ -130,9 +130,9 @@ def test_models_that_answer_the_same_keep_what_bounds_their_change() -> None:
 
 def test_fewer_than_ten_independent_units_prove_nothing() -> None:
     values = row("loss", 1.0, ratio=1.0, ratio_interval=Interval(0.99, 1.01), units=9)
-    found = parse_bound(Loss(), "+2 %").judge(values)
-    assert found.outcome == "unproven"
-    assert "9 independent units; 10 or more would do" in found.line()
+    judgement = parse_bound(Loss(), "+2 %").judge(values)
+    assert judgement.outcome == "unproven"
+    assert "9 independent units; 10 or more would do" in judgement.line()
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,10 @@ def test_fewer_than_ten_independent_units_prove_nothing() -> None:
     ],
 )
 def test_what_was_not_measured_is_unproven_and_never_kept(measured: Row, lacking: str) -> None:
-    found = parse_bound(SizeBytes(), "<= 30 %").judge(measured)
-    assert found.outcome == "unproven"
-    assert found.line().endswith(f"{lacking}: unproven")
-    assert found.unknown == lacking.startswith("unknown")
+    judgement = parse_bound(SizeBytes(), "<= 30 %").judge(measured)
+    assert judgement.outcome == "unproven"
+    assert judgement.line().endswith(f"{lacking}: unproven")
+    assert judgement.unknown == lacking.startswith("unknown")
 
 
 def test_memory_is_held_against_the_peak() -> None:

@@ -59,15 +59,15 @@ def imported(node: ast.AST) -> list[str]:
 
 def at_run_time(tree: ast.Module) -> list[ast.AST]:
     """Every node outside ``if TYPE_CHECKING:``, where only names for annotations are imported."""
-    found: list[ast.AST] = []
+    nodes: list[ast.AST] = []
     queue: list[ast.AST] = [tree]
     while queue:
         node = queue.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
-        found.append(node)
+        nodes.append(node)
         queue.extend(ast.iter_child_nodes(node))
-    return found
+    return nodes
 
 
 @cache
@@ -145,8 +145,8 @@ def kinds_of_models() -> set[str]:
     for path in FILES:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef):
-                named = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
-                bases.setdefault(node.name, []).append({base.id for base in named if isinstance(base, ast.Name)})
+                plain = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+                bases.setdefault(node.name, []).append({base.id for base in plain if isinstance(base, ast.Name)})
     kinds = {"Model", "Task"}
     while more := {name for name, all_of_name in bases.items() if all(one & kinds for one in all_of_name)} - kinds:
         kinds |= more
@@ -155,14 +155,14 @@ def kinds_of_models() -> set[str]:
 
 def asked_kinds(tree: ast.AST, kinds: set[str]) -> list[str]:
     """The classes of models and tasks that ``isinstance``, ``issubclass`` and ``case`` name there."""
-    named: list[ast.AST] = []
+    nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         if called in ("isinstance", "issubclass") and isinstance(node, ast.Call):
-            named += ast.walk(node.args[1])
+            nodes += ast.walk(node.args[1])
         if isinstance(node, ast.MatchClass):
-            named += ast.walk(node.cls)
-    names = [node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in named]
+            nodes += ast.walk(node.cls)
+    names = [node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in nodes]
     return [name for name in names if name in kinds]
 
 
@@ -171,8 +171,8 @@ def test_only_models_ask_which_stage_or_task_a_model_is() -> None:
     assert {"TorchModel", "LanguageModel", "OnnxModel", "Artifact", "OnnxDecoder", "Classify", "Generate"} <= kinds
     for path in FILES:
         if path.relative_to(ROOT).parts[0] != "models":
-            asked = asked_kinds(tree(path), kinds)
-            assert not asked, f"{path.relative_to(ROOT)} asks for {', '.join(asked)}; a capability of Model would do"
+            names = asked_kinds(tree(path), kinds)
+            assert not names, f"{path.relative_to(ROOT)} asks for {', '.join(names)}; a capability of Model would do"
 
 
 @pytest.mark.parametrize(

@@ -54,44 +54,44 @@ def test_the_same_logits_are_the_same_and_not_merely_within_noise() -> None:
 
 @pytest.mark.parametrize(("strength", "verdict"), [(4.0, "better"), (0.5, "worse")])
 def test_more_right_answers_are_better_and_a_lower_loss_too(strength: float, verdict: str) -> None:
-    found = scored(measured(logits(strength)), measured(logits(2)), measured(logits(2)), Top1(), Loss())
-    assert [score.to_original.verdict for score in found.values() if score.to_original] == [verdict, verdict]
+    result = scored(measured(logits(strength)), measured(logits(2)), measured(logits(2)), Top1(), Loss())
+    assert [score.to_original.verdict for score in result.values() if score.to_original] == [verdict, verdict]
 
 
 def test_a_change_that_chance_explains_is_not_told_apart() -> None:
     original = logits(2)
     changed = original.copy()
     changed[:6] = np.roll(changed[:6], 1, axis=1)  # a few predictions move, some to the right answer by luck
-    found = scored(measured(changed), measured(original), measured(original), Top1())["top1"]
-    assert found.to_original is not None
-    assert found.to_original.verdict == "not told apart"
+    result = scored(measured(changed), measured(original), measured(original), Top1())["top1"]
+    assert result.to_original is not None
+    assert result.to_original.verdict == "not told apart"
 
 
 def test_a_delta_is_paired_so_a_small_shift_of_every_example_is_seen() -> None:
     original, worse = logits(2), logits(2) * 0.97
-    found = scored(measured(worse), measured(original), measured(original), Loss())["loss"]
-    assert found.interval is not None
-    assert found.to_original is not None
-    assert found.to_original.difference_interval is not None
-    width = found.interval.high - found.interval.low
-    paired = found.to_original.difference_interval
+    result = scored(measured(worse), measured(original), measured(original), Loss())["loss"]
+    assert result.interval is not None
+    assert result.to_original is not None
+    assert result.to_original.difference_interval is not None
+    width = result.interval.high - result.interval.low
+    paired = result.to_original.difference_interval
     assert paired.excludes(0)
     assert paired.high - paired.low < width / 5
 
 
 def test_each_row_is_compared_to_the_original_and_to_the_row_before() -> None:
-    found = scored(measured(logits(3)), measured(logits(2)), measured(logits(5)), Top1())["top1"]
-    assert found.to_original is not None
-    assert found.to_previous is not None
-    assert (found.to_original.verdict, found.to_previous.verdict) == ("better", "worse")
-    assert found.to_original.ratio == pytest.approx(
-        1 + found.to_original.difference / (found.value - found.to_original.difference)
+    result = scored(measured(logits(3)), measured(logits(2)), measured(logits(5)), Top1())["top1"]
+    assert result.to_original is not None
+    assert result.to_previous is not None
+    assert (result.to_original.verdict, result.to_previous.verdict) == ("better", "worse")
+    assert result.to_original.ratio == pytest.approx(
+        1 + result.to_original.difference / (result.value - result.to_original.difference)
     )
 
 
 def test_exact_numbers_have_no_interval_and_smaller_is_better() -> None:
-    found = scored(measured(None, 30), measured(None, 100), measured(None, 30), SizeBytes(), Macs())
-    size = found["size_bytes"]
+    result = scored(measured(None, 30), measured(None, 100), measured(None, 30), SizeBytes(), Macs())
+    size = result["size_bytes"]
     assert size.to_original is not None
     assert size.to_previous is not None
     assert (size.to_original.ratio, size.to_original.verdict, size.to_original.ratio_interval) == (0.3, "better", None)
@@ -100,8 +100,8 @@ def test_exact_numbers_have_no_interval_and_smaller_is_better() -> None:
 
 def test_a_ratio_to_nothing_is_undefined_and_not_infinite() -> None:
     zero = measured(logits(2), size=0)
-    found = scored(measured(logits(3)), zero, zero, Kl(), SizeBytes())
-    assert [score.to_original.ratio for score in found.values() if score.to_original] == [None, None]
+    result = scored(measured(logits(3)), zero, zero, Kl(), SizeBytes())
+    assert [score.to_original.ratio for score in result.values() if score.to_original] == [None, None]
 
 
 def test_scores_on_different_data_are_never_compared() -> None:
@@ -124,8 +124,8 @@ def test_a_metric_that_gives_no_number_per_example_is_told() -> None:
 def test_two_ledgers_of_the_same_scores_are_the_same_json() -> None:
     texts = set()
     for _ in range(2):
-        found = scored(measured(logits(3)), measured(logits(2)), measured(logits(2)), Top1(), Loss(), SizeBytes())
-        rows = [Row("original", None, "torch", "k", {}, {}), Row("a", None, "torch", "k", {"x": 1}, found)]
+        result = scored(measured(logits(3)), measured(logits(2)), measured(logits(2)), Top1(), Loss(), SizeBytes())
+        rows = [Row("original", None, "torch", "k", {}, {}), Row("a", None, "torch", "k", {"x": 1}, result)]
         texts.add(json.dumps(Ledger(HERE, rows).to_json(timings=False), sort_keys=True))
     assert len(texts) == 1
 
@@ -158,8 +158,8 @@ def change(errors: float) -> Delta:
 def judged(*changes: Delta) -> list[Delta]:
     """One row per change, judged together."""
     rows = [Row("pass", None, "torch", "k", {}, {"loss": Score("loss", "nats", 1.0, None, one)}) for one in changes]
-    found = [row.delta("loss") for row in Ledger(HERE, rows).settled(("loss",)).rows]
-    return [delta for delta in found if delta is not None]
+    result = [row.delta("loss") for row in Ledger(HERE, rows).settled(("loss",)).rows]
+    return [delta for delta in result if delta is not None]
 
 
 def test_a_change_that_stands_alone_is_told_and_among_twenty_it_must_be_surer() -> None:
@@ -197,14 +197,14 @@ def test_each_verdict_is_read_off_the_interval_that_stands_beside_it(index: int)
     assert score.to_original is not None
     interval = score.to_original.difference_interval
     assert interval is not None
-    said = {"better": interval.high < 0, "worse": interval.low > 0, "not told apart": not interval.excludes(0)}
-    assert said[score.to_original.verdict]
+    verdicts = {"better": interval.high < 0, "worse": interval.low > 0, "not told apart": not interval.excludes(0)}
+    assert verdicts[score.to_original.verdict]
 
 
 def test_only_the_primary_metric_is_judged_and_only_against_the_original() -> None:
     original = measured(logits(2))
-    found = scored(measured(logits(4)), original, measured(logits(3)), Top1(), Loss(), SizeBytes())
-    ledger = Ledger(HERE, [Row("a", None, "torch", "k", {}, found)]).settled(("top1",))
+    result = scored(measured(logits(4)), original, measured(logits(3)), Top1(), Loss(), SizeBytes())
+    ledger = Ledger(HERE, [Row("a", None, "torch", "k", {}, result)]).settled(("top1",))
     top1, loss, size = (ledger.rows[0].scores[name] for name in ("top1", "loss", "size_bytes"))
     assert top1.to_original is not None
     assert loss.to_original is not None
@@ -221,13 +221,13 @@ def test_only_the_primary_metric_is_judged_and_only_against_the_original() -> No
 def test_a_distance_from_the_original_is_never_better_or_worse() -> None:
     """KL and flips cannot fall below zero, so any change of rounding was "worse"."""
     original = measured(logits(2))
-    found = scored(measured(logits(1)), original, original, Kl(), Flips())
-    for score in found.values():
+    result = scored(measured(logits(1)), original, original, Kl(), Flips())
+    for score in result.values():
         assert score.interval is not None
         assert score.to_original is not None
         assert score.to_original.verdict == "no verdict"
         assert "a distance from the original" in score.to_original.why
-    assert (found["kl"].floor, found["flips"].floor) == (Kl.rounding, 0)
+    assert (result["kl"].floor, result["flips"].floor) == (Kl.rounding, 0)
 
 
 def test_equivalent_is_only_what_a_declared_margin_holds_whole() -> None:
@@ -242,11 +242,11 @@ def test_equivalent_is_only_what_a_declared_margin_holds_whole() -> None:
 
 def test_the_same_count_of_right_answers_is_no_proof_that_nothing_changed() -> None:
     """With a true drop of one point and 50 examples, half of all samples show no difference at all."""
-    found = scored(measured(logits(2) * 0.9), measured(logits(2)), measured(logits(2)), Top1())["top1"]
-    assert found.to_original is not None
-    assert (found.to_original.difference, found.to_original.verdict) == (0, "not told apart")
-    assert found.to_original.difference_interval is not None
-    assert found.to_original.difference_interval.low < -0.005
+    result = scored(measured(logits(2) * 0.9), measured(logits(2)), measured(logits(2)), Top1())["top1"]
+    assert result.to_original is not None
+    assert (result.to_original.difference, result.to_original.verdict) == (0, "not told apart")
+    assert result.to_original.difference_interval is not None
+    assert result.to_original.difference_interval.low < -0.005
 
 
 def test_below_ten_independent_units_there_is_an_interval_and_no_verdict() -> None:
@@ -268,8 +268,8 @@ def test_each_row_says_the_smallest_change_that_it_could_have_seen() -> None:
 
 def test_a_count_that_is_not_known_of_the_original_has_no_delta() -> None:
     unknown = Measured(None, {}, HERE)
-    found = scored(measured(None), unknown, unknown, Macs())["macs"]
-    assert (found.value, found.to_original) == (100, None)
+    result = scored(measured(None), unknown, unknown, Macs())["macs"]
+    assert (result.value, result.to_original) == (100, None)
 
 
 def test_what_only_lives_in_memory_is_not_written_down() -> None:

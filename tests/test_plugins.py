@@ -120,17 +120,17 @@ def test_the_name_of_a_builtin_task_cannot_be_taken_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ("broken", "1: the module's task: task 'broken': rating_gone:Nothing: cannot import 'rating_gone'"),
         ("rat", "1: the module's task is 'rat'; 'classify' or 'embed' would do"),
         ("generate", "1: the module's task is 'generate'; 'classify' or 'embed' would do"),
     ],
 )
-def test_a_task_that_cannot_be_used_is_a_fault_of_the_plan(installed: Path, task: str, said: str) -> None:
+def test_a_task_that_cannot_be_used_is_a_fault_of_the_plan(installed: Path, task: str, message: str) -> None:
     module = installed / "site/rating.py"
     module.write_text(PACKAGE.replace('task = "rate"', f'task = "{task}"'))
-    assert faults(installed / "plan.yaml")[0].startswith(said)
+    assert faults(installed / "plan.yaml")[0].startswith(message)
 
 
 TABLING = '''\

@@ -58,8 +58,8 @@ def test_the_readmes_own_pass_runs_in_a_plan(tmp_path: Path) -> None:
 
 
 def test_the_readmes_plan_is_the_demos_plan() -> None:
-    (shown,) = blocks("yaml", "pass: prune_channels")
-    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "plans/digits.yaml").read_text())
+    (block,) = blocks("yaml", "pass: prune_channels")
+    assert yaml.safe_load(block) == yaml.safe_load((ROOT / "plans/digits.yaml").read_text())
 
 
 def test_every_command_and_make_target_that_the_readme_names_exists() -> None:

@@ -19,14 +19,14 @@ def share(new: float, before: float, original: float, *metrics: Metric) -> dict[
 
 
 def test_what_comes_back_is_a_share_of_what_was_lost() -> None:
-    found = share(2.0, 1.0, 3.0, Loss())["loss"]
+    result = share(2.0, 1.0, 3.0, Loss())["loss"]
     losses = [Loss().values(logits(strength), LABELS, logits(3.0)).mean() for strength in (2.0, 1.0, 3.0)]
-    assert found.value == pytest.approx((losses[1] - losses[0]) / (losses[1] - losses[2]))
-    assert found.lost == pytest.approx(losses[1] - losses[2])
-    assert found.interval is not None
-    assert found.interval.low < found.value < found.interval.high
-    assert found.interval.low > 0
-    assert found.interval.high < 1
+    assert result.value == pytest.approx((losses[1] - losses[0]) / (losses[1] - losses[2]))
+    assert result.lost == pytest.approx(losses[1] - losses[2])
+    assert result.interval is not None
+    assert result.interval.low < result.value < result.interval.high
+    assert result.interval.low > 0
+    assert result.interval.high < 1
 
 
 def test_all_is_one_and_none_is_nothing() -> None:
@@ -41,14 +41,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     draw = np.random.default_rng(0)
     lost = draw.lognormal(0, 0.5, 2000)
     won = lost * 0.6 + draw.normal(0, 0.3, 2000)
-    truth, held = won.sum() / lost.sum(), 0
+    truth, hits = won.sum() / lost.sum(), 0
     for _ in range(60):
         some = draw.integers(0, 2000, 100)
-        found = _share(won[some], lost[some], None)
-        assert found is not None
-        assert found.interval is not None
-        held += found.interval.low <= truth <= found.interval.high
-    assert held >= 54
+        result = _share(won[some], lost[some], None)
+        assert result is not None
+        assert result.interval is not None
+        hits += result.interval.low <= truth <= result.interval.high
+    assert hits >= 54
 
 
 def test_where_nothing_was_lost_nothing_can_be_recovered() -> None:

@@ -110,7 +110,7 @@ def test_the_name_of_a_builtin_cannot_be_taken_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("broken", "7: pass 'broken': halving_gone:Nothing: cannot import 'halving_gone'"),
         ("wrong", "7: pass 'wrong': <class 'halving.Margin'> is no class that extends squeeze.passes.base:Pass"),
@@ -118,9 +118,9 @@ def test_the_name_of_a_builtin_cannot_be_taken_over() -> None:
         ("halv", "7: unknown pass 'halv'; did you mean 'halve'?"),
     ],
 )
-def test_a_plug_in_that_cannot_be_used_is_a_fault_by_name(installed: Path, name: str, said: str) -> None:
+def test_a_plug_in_that_cannot_be_used_is_a_fault_by_name(installed: Path, name: str, message: str) -> None:
     path = write_plan(installed, PLAN, ('"tiny:Scale"\n    factor: 2.0', name))
-    assert faults(path)[0].startswith(said)
+    assert faults(path)[0].startswith(message)
 
 
 @pytest.mark.usefixtures("installed")

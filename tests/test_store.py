@@ -16,16 +16,16 @@ def write_text(text: str):
 
 
 def test_an_entry_is_made_once_and_found_again(tmp_path: Path) -> None:
-    store, made = Store(tmp_path), []
+    store, calls = Store(tmp_path), []
 
     def write(folder: Path) -> None:
-        made.append(1)
+        calls.append(1)
         write_text("x")(folder)
 
     for _ in range(2):
         folder = store.make("k", "thing", {}, write)
     assert (folder / "a.txt").read_text() == "x"
-    assert made == [1]
+    assert calls == [1]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_a_second_process_waits_and_finds_the_entry_made(tmp_path: Path) -> None
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path), who], stdout=subprocess.PIPE, text=True)
         for who in ("one", "two")
     ]
-    said = [process.communicate(timeout=60)[0].strip() for process in both]
-    assert said[0] == said[1]
+    outputs = [process.communicate(timeout=60)[0].strip() for process in both]
+    assert outputs[0] == outputs[1]
 
 
 def test_prune_removes_what_was_not_used_and_keeps_the_rest(tmp_path: Path) -> None:

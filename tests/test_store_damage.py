@@ -85,8 +85,8 @@ def test_a_pipe_in_place_of_an_entry_json_is_made_again_and_nobody_waits_for_it(
 
 def test_every_flipped_bit_of_a_journal_piece_is_noticed_or_harmless(tmp_path: Path) -> None:
     """A flip in padding changes nothing: what is read is proven equal to what was written."""
-    journal, wanted = Journal(tmp_path), {"w": torch.arange(3.0), "none": torch.zeros(0), "one": torch.tensor(2)}
-    journal.put("piece", wanted)
+    journal, expected = Journal(tmp_path), {"w": torch.arange(3.0), "none": torch.zeros(0), "one": torch.tensor(2)}
+    journal.put("piece", expected)
     file = tmp_path / "piece.safetensors"
     whole, noticed = file.read_bytes(), []
     for bit in range(0, 8 * len(whole), 5):
@@ -94,7 +94,7 @@ def test_every_flipped_bit_of_a_journal_piece_is_noticed_or_harmless(tmp_path: P
         flip(file, bit)
         piece = journal.get("piece")
         noticed.append(piece is None)
-        assert piece is None or all(torch.equal(piece[name], wanted[name]) for name in wanted)
+        assert piece is None or all(torch.equal(piece[name], expected[name]) for name in expected)
     assert sum(noticed) > len(noticed) * 9 // 10
 
 

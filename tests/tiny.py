@@ -190,10 +190,10 @@ def write_plan(folder: Path, text: str = PLAN, *changes: tuple[str, str]) -> Pat
 def faults(path: Path, *overrides: str, **variables: str) -> list[str]:
     """``line: message`` of every fault of a plan file, found by reading and checking it."""
     try:
-        found = check(load(path, overrides, variables))
+        result = check(load(path, overrides, variables))
     except PlanError as error:
-        found = error.faults
-    return [f"{fault.line}: {fault.message}" for fault in found]
+        result = error.faults
+    return [f"{fault.line}: {fault.message}" for fault in result]
 
 
 def squeeze(*arguments: object) -> int:

@@ -32,12 +32,12 @@ from squeeze.report.markdown import markdown_report
 from squeeze.report.write import read_report
 from squeeze.run.claims import claim, read_ledger
 from squeeze.runtimes.ort import OnnxRuntimeSession
-from squeeze.targets.base import PackageInputs
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.confined import Limits
 from squeeze.targets.cpu import Cpu
+from squeeze.targets.described import describe
 from squeeze.targets.manifest import MANIFEST, canonical_json
-from squeeze.targets.package import write_package
+from squeeze.targets.package import PackageInputs, write_package
 from squeeze.targets.scripts import rows
 from squeeze.targets.scripts.classes import Classes
 from squeeze.targets.verify import open_package, verify
@@ -71,7 +71,7 @@ class PackageDoor(Door):
         cpu = Cpu()
         (folder / "built").mkdir()
         artifact = cpu.build(OnnxModel.from_file(folder / "m.onnx"), folder / "built")
-        write_package(cpu.contents(artifact, pieces), folder / "p.zip")
+        write_package(pieces, cpu.name, describe(artifact, pieces.golden), folder / "p.zip")
 
     def spoil(self, random: Random, folder: Path) -> bool:
         path = folder / "p.zip"
@@ -192,14 +192,14 @@ class ReportDoor(Door):
 
     def enter(self, folder: Path) -> object:
         report = read_report(folder)
-        drawn = {"report.md": markdown_report(report), "junit.xml": junit_xml(report)}
+        pages = {"report.md": markdown_report(report), "junit.xml": junit_xml(report)}
         if (folder / "page").exists():
-            drawn["report.html"] = html_report(report)
-        for name, text in drawn.items():
+            pages["report.html"] = html_report(report)
+        for name, text in pages.items():
             text.encode()
             text = re.sub(r"^(```+)yaml\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)  # shown as it is
-            if found := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|<script>alert", text):
-                raise WronglyAcceptedError(f"{name} holds {found[0]!a}")
+            if match := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|<script>alert", text):
+                raise WronglyAcceptedError(f"{name} holds {match[0]!a}")
         return None
 
 

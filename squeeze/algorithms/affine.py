@@ -119,7 +119,7 @@ def clipped_share(weight: Tensor, grid: QuantizedTensor, rows: int = 1024) -> fl
     size = columns if grid.group_size is None else grid.group_size
     group = torch.arange(columns) // size if grid.g_idx is None else grid.g_idx.long()
     beyond = 0
-    for start in range(0, len(weight), rows):  # a few at a time: a weight may be as large as memory allows
+    for start in range(0, len(weight), rows):  # in chunks: the weight alone may fill memory
         part = slice(start, start + rows)
         scale, zero_point = grid.scale[part].float(), grid.zero_point[part].float()
         q = weight[part].float().div_(scale[:, group]).add_(zero_point[:, group])

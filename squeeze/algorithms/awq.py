@@ -23,7 +23,7 @@ CLIPS = tuple(1 - 0.05 * step for step in range(11))  # of each group's largest 
 
 @dataclass(frozen=True)
 class Searched:
-    """What the search for channel scales found.
+    """The result of the search for channel scales.
 
     Args:
         scale: ``[in]``, positive: multiply the weights' columns with it, divide what writes the input by it.

@@ -1,4 +1,4 @@
-"""Bias correction: what rounding the weights does to the mean of each output channel, taken back.
+"""Bias correction: undo the shift of each output channel's mean that rounding the weights causes.
 
 Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019,
 https://arxiv.org/abs/1906.04721, section 4.2, here measured on calibration data. Pure functions on tensors.

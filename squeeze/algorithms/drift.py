@@ -1,4 +1,4 @@
-"""Let a weight make up for what was done before it: its outputs are to be those of the original model.
+"""Shift a weight to compensate upstream error before rounding: its outputs should be the original model's.
 
 By the time a weight is quantized, its inputs ``X`` are no longer the original's ``Xo``: earlier weights have changed
 them. The rounding that leaves ``|W Xo - Q X|^2`` least is that of ``|(W' - Q) X|^2`` for

@@ -1,4 +1,4 @@
-"""GPTQ: quantize column by column, and let the columns still to come make up for each error.
+"""GPTQ: quantize column by column, compensating each error in the columns not yet quantized.
 
 Frantar et al., 2022, https://arxiv.org/abs/2210.17323. The letters are the paper's: ``W`` is the weight
 ``[out, in]``, ``H`` the Hessian ``X X^T`` ``[in, in]`` of the inputs ``X``, ``Q`` what ``W`` becomes; the loss is
@@ -30,7 +30,7 @@ from squeeze.errors import ShapeError
 
 __all__ = ["Factor", "Order", "Solved", "factorize", "solve"]
 
-LAZY_BATCH = 512  # columns that get the errors of all before them as one product
+LAZY_BATCH = 512  # columns updated with all earlier errors in one product
 BLOCK = 32  # columns that are rounded one by one: their errors stay in the cache
 TILE = 256  # side of a square that is transposed at once
 FIT_ROWS = 1024  # output channels whose scales are searched at once
@@ -168,7 +168,7 @@ class _Solver:
         self._halve(low, middle)
 
     def _corrected(self, low: int, high: int) -> Tensor:
-        """What a group's weights would best be by now, could they be real numbers: the scale is to fit those.
+        """A group's weights corrected for all errors so far, not yet rounded; the scale is fitted to them.
 
         A column's target counts on the columns between to take their targets; solving the group's triangle undoes it.
         """
@@ -178,9 +178,9 @@ class _Solver:
         return torch.addmm(weight, inverse, self.target[low:high] - weight)
 
     def _fit(self, values: Tensor, start: int) -> None:
-        """A miss in a column costs its pivot squared: that, and not its own size, is what the loss sums."""
+        """Fit a group's scale; the loss weights an error in a column by its squared pivot."""
         group, importance = int(self.group[start]), self.pivots[start : start + self.size].square()
-        for start in range(0, values.shape[1], FIT_ROWS):  # so that what the search looks at again stays in the cache
+        for start in range(0, values.shape[1], FIT_ROWS):  # chunks that the scale search can keep in the cache
             part = slice(start, start + FIT_ROWS)
             self.scale[group, part], self.zero_point[group, part] = fit_scale(
                 values[:, part].t(),
@@ -242,10 +242,10 @@ def _round_columns(
     """The innermost loop: five operations on a contiguous row of ``out`` values; integers, as floats, come back."""
     q = torch.empty_like(target)
     rows = zip(target.unbind(), errors.unbind(), q.unbind(), strict=True)
-    for i, (wanted, error, integers) in reversed(list(enumerate(rows))):
+    for i, (column, error, integers) in reversed(list(enumerate(rows))):
         if i + 1 < len(q):
-            wanted.addmv_(errors[i + 1 :].t(), coupling[i + 1 :, i])
-        torch.addcdiv(zero_point, wanted, scale, out=integers).round_().clamp_(*limits)
+            column.addmv_(errors[i + 1 :].t(), coupling[i + 1 :, i])
+        torch.addcdiv(zero_point, column, scale, out=integers).round_().clamp_(*limits)
         error.addcmul_(integers, scale, value=-1)
     return q
 

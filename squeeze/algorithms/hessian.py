@@ -22,11 +22,11 @@ from squeeze.algorithms.units import multiplies, multiplies_int8
 from squeeze.errors import ShapeError
 
 TILE = 256  # rows of the Hessian per product: the share computed twice is TILE / in
-INT8_TILE = 512  # the same, of a product so fast that fewer, larger ones pay
-INT8_TOKENS = 512  # at least, for a batch to have scales of its own
-MOST_TOKENS = 16384  # of a batch: their int8 products sum up to an eighth of what int32 holds
-CACHED_VALUES = 1 << 17  # looked at together, so that what is worked out of them stays in the cache
-USUAL = 4.0  # times the median length: longer tokens are outliers
+INT8_TILE = 512  # tile for int8 products, which are faster: larger tiles pay
+INT8_TOKENS = 512  # fewest tokens that get int8 scales of their own
+MOST_TOKENS = 16384  # largest batch; sums of its int8 products reach an eighth of int32
+CACHED_VALUES = 1 << 17  # values processed at once; their intermediates fit the cache
+USUAL = 4.0  # a token longer than this many median lengths is an outlier
 
 
 class Hessian:

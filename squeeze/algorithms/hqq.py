@@ -15,8 +15,8 @@ from squeeze.algorithms.affine import QuantizedTensor, grouped, integer_range
 from squeeze.algorithms.rtn import fit_scale, require_finite, storable, to_integers
 
 ROUNDS = 20
-P = 0.7  # of the norm
-BETA, GROWTH = 10.0, 1.01  # how hard errors, in units of the scale, are held to zero; more so each round
+P = 0.7  # exponent of the l_p norm
+BETA, GROWTH = 10.0, 1.01  # weight of the quadratic penalty, errors in units of the scale; it grows each round
 
 
 def half_quadratic(
@@ -63,12 +63,12 @@ def _moved(
     """One turn: shrink the errors, then fit zero point and scale to what is left of the weights."""
     s, z = scale[..., None], zero_point[..., None]
     q = to_integers(values, s, z, bits)
-    wanted = values - s * _shrunk(values / s - (q - z), beta)
+    shrunk_target = values - s * _shrunk(values / s - (q - z), beta)
     if not symmetric:
-        zero_point = (q - wanted / s).mean(dim=-1).round_().clamp_(*integer_range(bits))
+        zero_point = (q - shrunk_target / s).mean(dim=-1).round_().clamp_(*integer_range(bits))
     centred = q - zero_point[..., None]
     energy = centred.square().sum(dim=-1)
-    fitted = (centred * wanted).sum(dim=-1) / energy.clamp_min(1)
+    fitted = (centred * shrunk_target).sum(dim=-1) / energy.clamp_min(1)
     return torch.where((energy > 0) & (fitted > 0), fitted, scale), zero_point
 
 

@@ -1,4 +1,4 @@
-"""OSSCAR: which input channels of a linear leave, and what the others become so that its outputs stay.
+"""OSSCAR: remove input channels of a linear and refit the other weights so that outputs change least.
 
 Meng et al., 2024, https://arxiv.org/abs/2403.12983. Over the channels ``K`` that are kept, the squared error of
 ``V X_K`` as ``W X + R`` (``R``: what the outputs miss beside, see :mod:`squeeze.algorithms.drift`) is least for
@@ -33,17 +33,17 @@ def kept_units(target: Tensor, factor: Factor, size: int, count: int, rounds: in
     V, inverse = target, torch.cholesky_inverse(factor.lower).flip(0, 1)  # the factor's channels lie in reverse
     alive = torch.arange(V.shape[1] // size)
     leaving = len(alive) - count
-    for left in range(min(rounds, leaving), 0, -1):
+    for round_number in range(min(rounds, leaving), 0, -1):
         order = removal_costs(V, inverse, size).argsort(stable=True)
-        gone, stay = order[: leaving // left], order[leaving // left :].sort().values
-        leaving -= len(gone)
-        V, inverse = _without(V, inverse, channels(gone, size), channels(stay, size))
+        leaving_units, stay = order[: leaving // round_number], order[leaving // round_number :].sort().values
+        leaving -= len(leaving_units)
+        V, inverse = _without(V, inverse, channels(leaving_units, size), channels(stay, size))
         alive = alive[stay]
     return alive
 
 
 def removal_costs(V: Tensor, inverse: Tensor, size: int) -> Tensor:
-    """``[units]``: by how much the squared error of the outputs grows when a unit leaves and the others make up."""
+    """``[units]``: growth of the squared output error when a unit is removed and the others are refitted."""
     units = V.shape[1] // size
     blocks = inverse.reshape(units, size, units, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     columns = V.reshape(len(V), units, size).permute(1, 2, 0)
@@ -51,13 +51,13 @@ def removal_costs(V: Tensor, inverse: Tensor, size: int) -> Tensor:
     return costs
 
 
-def refit(W: Tensor, H: Tensor, pull: Tensor | None, kept: Tensor, damping: float = 0.01) -> Tensor:
+def refit(W: Tensor, H: Tensor, pull: Tensor | None, stay: Tensor, damping: float = 0.01) -> Tensor:
     """``V [out, kept]``, the weights of the channels that are kept, solved by least squares."""
-    gone = torch.ones(len(H), dtype=torch.bool)
-    gone[kept] = False
-    factor = factorize(H[kept][:, kept], damping)
-    missing = W[:, gone].float() @ H[gone][:, kept]
-    return moved(W[:, kept], missing if pull is None else missing + pull[:, kept], factor)
+    removed = torch.ones(len(H), dtype=torch.bool)
+    removed[stay] = False
+    factor = factorize(H[stay][:, stay], damping)
+    missing = W[:, removed].float() @ H[removed][:, stay]
+    return moved(W[:, stay], missing if pull is None else missing + pull[:, stay], factor)
 
 
 def channels(units: Tensor, size: int) -> Tensor:
@@ -65,8 +65,8 @@ def channels(units: Tensor, size: int) -> Tensor:
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 
-def _without(V: Tensor, inverse: Tensor, gone: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
+def _without(V: Tensor, inverse: Tensor, removed: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
     """``V`` and ``H^-1`` of the channels that stay."""
-    B = inverse[stay][:, gone]
-    step = torch.linalg.solve(inverse[gone][:, gone], B.t())
-    return V[:, stay].addmm_(V[:, gone], step, alpha=-1), inverse[stay][:, stay].addmm_(B, step, alpha=-1)
+    B = inverse[stay][:, removed]
+    step = torch.linalg.solve(inverse[removed][:, removed], B.t())
+    return V[:, stay].addmm_(V[:, removed], step, alpha=-1), inverse[stay][:, stay].addmm_(B, step, alpha=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VALUES = 8  # that fill whole bytes at every width
+VALUES = 8  # packed together: eight values fill whole bytes at every width
 
 
 def pack(values: Tensor, bits: int) -> Tensor:
@@ -33,8 +33,8 @@ def unpack(packed: Tensor, bits: int, rows: int, columns: int) -> Tensor:
     if 8 % bits == 0:  # no value lies across two bytes
         parts = torch.stack([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], dim=-1)
         return parts.reshape(rows, -1)[:, :columns].contiguous()
-    taken = packed.reshape(rows, -1, bits).to(torch.int64)
-    word = sum(taken[..., i] << (8 * i) for i in range(bits))
+    byte_groups = packed.reshape(rows, -1, bits).to(torch.int64)
+    word = sum(byte_groups[..., i] << (8 * i) for i in range(bits))
     assert isinstance(word, Tensor)
     values = torch.stack([(word >> (bits * i)) & (2**bits - 1) for i in range(VALUES)], dim=-1)
     return values.reshape(rows, -1)[:, :columns].to(torch.uint8)

@@ -19,7 +19,7 @@ from scipy.special import ndtri, stdtrit
 
 from squeeze.algorithms.stats import CONFIDENCE, Interval
 
-NEAR = 1e-12  # a root is looked for this far from where a test is not defined
+NEAR = 1e-12  # distance of the root search from points where the test is undefined
 MOST_RATIO = 1e6
 
 
@@ -152,7 +152,7 @@ def tango_statistic(gained: float, lost: float, examples: float, difference: flo
     a = 2 * examples
     b = -gained - lost + (2 * examples - gained + lost) * difference
     c = -lost * difference * (1 - difference)
-    likeliest = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)  # share lost, if that is the difference
+    likeliest = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)  # share lost under this hypothesis
     variance = examples * (2 * likeliest + difference * (1 - difference))
     return float((gained - lost - examples * difference) / np.sqrt(max(variance, NEAR)))
 

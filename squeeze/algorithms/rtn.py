@@ -18,7 +18,7 @@ from squeeze.errors import ShapeError, SqueezeError
 Clip = Literal["absmax", "mse"]
 
 RATIOS = tuple(1 - 0.05 * step for step in range(15))  # of the full extent: 1.00 down to 0.30, tried by the search
-CHUNK_VALUES = 1 << 20  # weights rounded at once: 4 MB of float32, so that an embedding never is in memory twice
+CHUNK_VALUES = 1 << 20  # weights rounded at once: 4 MB of float32; an embedding is never copied whole
 
 
 def round_to_nearest(
@@ -151,7 +151,7 @@ def _least_squares(
         if not symmetric:
             centred -= zero_point[..., None]
         along, energy = (centred * weighted).sum(-1), (centred.square_() @ cost).clamp_min(1e-30)
-        gain = along.square() / energy  # of squared error, against all zeros
+        gain = along.square() / energy  # squared error relative to that of all zeros
         better = gain > best_gain
         best_gain = torch.where(better, gain, best_gain)
         best_scale = torch.where(better, along / energy, best_scale)

@@ -13,44 +13,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ENTRY_BYTES = 3  # of one token and its count
+ENTRY_BYTES = 3  # bytes of one stored token and its count
 ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
-DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12)  # times the tokens wanted
+DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12)  # draws tried, as multiples of the distinct tokens asked for
 MOST_UNIQUE = 64  # entries of a position are counted in one byte, and large counts take several entries
 
 
-def number_of_draws(probabilities: Tensor, wanted: int) -> Tensor:
-    """``[rows]``: the most draws of :data:`DRAWS` that give ``wanted`` different tokens or fewer, as expected.
+def number_of_draws(probabilities: Tensor, unique: int) -> Tensor:
+    """``[rows]``: the most draws of :data:`DRAWS` that give ``unique`` different tokens or fewer, as expected.
 
     Args:
         probabilities: ``[rows, vocabulary]``.
     """
-    steps = torch.tensor([int(wanted * factor) for factor in DRAWS])
+    steps = torch.tensor([int(unique * factor) for factor in DRAWS])
     misses = torch.log1p(-probabilities.clamp(max=1 - 1e-7))  # logarithm of the chance that one draw is another token
     low, high = torch.zeros(len(probabilities), dtype=torch.int64), torch.full((len(probabilities),), len(DRAWS))
     while bool((high - low > 1).any()):
         middle = (low + high) // 2
         different = -torch.expm1(steps[middle, None] * misses).sum(1)
-        low, high = torch.where(different <= wanted, middle, low), torch.where(different <= wanted, high, middle)
+        low, high = torch.where(different <= unique, middle, low), torch.where(different <= unique, high, middle)
     return steps[low]
 
 
-def draw(logits: Tensor, wanted: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw a target for each position.
 
     Args:
         logits: ``[rows, vocabulary]``.
-        wanted: Different tokens a position, about.
+        unique: Different tokens a position, about.
 
     Returns:
         ``[rows]`` how many entries each position has, ``[entries]`` tokens and ``[entries]`` counts.
     """
     probabilities = logits.float().softmax(1)
-    most = int(wanted * DRAWS[-1])
-    drawn = torch.multinomial(probabilities, most, replacement=True, generator=generator)
+    most = int(unique * DRAWS[-1])
+    samples = torch.multinomial(probabilities, most, replacement=True, generator=generator)
     none = logits.shape[1]
-    drawn[torch.arange(most) >= number_of_draws(probabilities, wanted)[:, None]] = none
-    ids = drawn.sort(1).values.numpy()
+    samples[torch.arange(most) >= number_of_draws(probabilities, unique)[:, None]] = none
+    ids = samples.sort(1).values.numpy()
     first = np.ones(ids.shape, dtype=bool)
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
     places = np.flatnonzero(first)

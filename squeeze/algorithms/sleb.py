@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-Loss = Callable[[frozenset[int]], float]  # of the model with these blocks skipped
+Loss = Callable[[frozenset[int]], float]  # loss of the model with these blocks skipped
 
 
 def cheapest_blocks(alone: Mapping[int, float], loss: Loss) -> Iterator[tuple[int, float]]:
@@ -18,13 +18,13 @@ def cheapest_blocks(alone: Mapping[int, float], loss: Loss) -> Iterator[tuple[in
     Args:
         alone: By block, the loss without it alone.
     """
-    bounds, gone = dict(alone), frozenset[int]()
-    measured = set(alone)  # in this round
+    bounds, removed = dict(alone), frozenset[int]()
+    measured = set(alone)  # blocks measured in this round
     while bounds:
         block = min(bounds, key=lambda each: (bounds[each], each))
         if block not in measured:
-            bounds[block] = loss(gone | {block})
+            bounds[block] = loss(removed | {block})
             measured.add(block)
             continue
-        gone, measured = gone | {block}, set()
+        removed, measured = removed | {block}, set()
         yield block, bounds.pop(block)

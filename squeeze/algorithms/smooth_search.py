@@ -1,4 +1,4 @@
-"""How much of a layer's outlying input channels to move into its weights, where inputs are rounded as they come.
+"""SmoothQuant's exponent for dynamic quantization, searched layer by layer on calibration batches.
 
 Xiao et al., 2022, https://arxiv.org/abs/2211.10438, with each exponent searched as in Lin et al., 2023,
 https://arxiv.org/abs/2306.00978: what the integers will give is worked out for each, and the nearest one is taken.
@@ -24,7 +24,7 @@ class Smoothed(NamedTuple):
 
     scale: Tensor
     exponent: float
-    left: float
+    remaining_share: float
 
 
 def search_smooth(batches: list[Tensor], W: Tensor, largest: Tensor) -> Smoothed:

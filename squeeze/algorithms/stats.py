@@ -21,13 +21,13 @@ from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-FEWEST_UNITS = 10  # below, an interval is printed and nothing is concluded from it
-FEW_UNITS = 20  # below, an end is never nearer than Student's t has it
-MOST_UNITS = 1_024  # more are pooled at random into as many: the same mean, and as good an interval
+FEWEST_UNITS = 10  # with fewer, intervals are printed without a verdict
+FEW_UNITS = 20  # with fewer, an interval is at least as wide as Student's t
+MOST_UNITS = 1_024  # more units are pooled at random into this many: same mean, equally good interval
 SKEW = 8.0
 CHANCE_SKEW = 0.3
-LEAST_SPREAD = 1e-9  # of the data's own: a resample without spread lies far off, not right
-CHUNK_VALUES = 1_000_000  # held at once: 8 MB
+LEAST_SPREAD = 1e-9  # smallest spread of a resample, as a share of the data's: no division by zero
+CHUNK_VALUES = 1_000_000  # resampled values in memory at once: 8 MB
 
 
 class Interval(NamedTuple):
@@ -95,26 +95,26 @@ class Studentized:
 
 def resampled_statistics(residuals: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
     """``[RESAMPLES]`` studentized means of residuals ``[units]``, whose own mean is 0."""
-    drawn = _drawn(len(residuals), seed)
+    draws = _draws(len(residuals), seed)
     step = max(1, CHUNK_VALUES // len(residuals))
-    parts = [_statistics(residuals, counts, drawn[start : start + step]) for start in range(0, RESAMPLES, step)]
+    parts = [_statistics(residuals, counts, draws[start : start + step]) for start in range(0, RESAMPLES, step)]
     return np.concatenate(parts)
 
 
 @lru_cache(maxsize=1)
-def _drawn(units: int, seed: int) -> np.ndarray:
+def _draws(units: int, seed: int) -> np.ndarray:
     """``[RESAMPLES, units]`` numbers of units, 40 MB at most; every mean over as many units draws the same ones."""
     return np.random.default_rng(seed).integers(0, units, size=(RESAMPLES, units), dtype=np.int32)
 
 
-def _statistics(residuals: np.ndarray, counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def _statistics(residuals: np.ndarray, counts: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """``sum(r) / sqrt(sum((r - d * c)**2))`` of drawn units, where ``d`` is the resample's own ``sum(r) / sum(c)``."""
-    units, r = drawn.shape[1], residuals[drawn]
+    units, r = draws.shape[1], residuals[draws]
     sums, squares = r.sum(1), np.einsum("ij,ij->i", r, r)
     if (counts == counts[0]).all():
         spread = squares - sums**2 / units
     else:
-        c = counts[drawn]
+        c = counts[draws]
         off = sums / c.sum(1)
         spread = squares - 2 * off * np.einsum("ij,ij->i", r, c) + off**2 * np.einsum("ij,ij->i", c, c)
     least = (residuals**2).sum() * LEAST_SPREAD
@@ -153,7 +153,7 @@ def ratio_by_unit(
 
 def ratio_of_medians(new: np.ndarray, old: np.ndarray, resamples: int = 2_000, seed: int = 0) -> tuple[float, Interval]:
     """``median(new) / median(old)`` of paired timings ``[pairs]``, with its bootstrap interval over the pairs."""
-    drawn = np.random.default_rng(seed).integers(0, len(new), size=(resamples, len(new)))
-    ratios = np.median(new[drawn], axis=1) / np.median(old[drawn], axis=1)
+    draws = np.random.default_rng(seed).integers(0, len(new), size=(resamples, len(new)))
+    ratios = np.median(new[draws], axis=1) / np.median(old[draws], axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(np.median(new) / np.median(old)), Interval(float(low), float(high))

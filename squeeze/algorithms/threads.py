@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many, and as before afterwards."""
+    """Set torch's number of threads; restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

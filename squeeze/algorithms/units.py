@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-UNITS = {  # what torch calls the units of each type
+UNITS = {  # CPU instruction sets per type, by torch's names
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"),
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
 }

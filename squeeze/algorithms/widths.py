@@ -58,8 +58,8 @@ def allowed(channels: int, align: int) -> list[int]:
 
 def nearest(channels: int, ratio: float, align: int) -> int:
     """The allowed width nearest to ``(1 - ratio) * channels``; of two equally near ones the wider."""
-    wanted = (1 - ratio) * channels
-    return min(allowed(channels, align), key=lambda width: (round(abs(width - wanted), 9), -width))
+    goal = (1 - ratio) * channels
+    return min(allowed(channels, align), key=lambda width: (round(abs(width - goal), 9), -width))
 
 
 def uniform(full: Widths, ratio: float, align: int) -> Widths:
@@ -68,7 +68,7 @@ def uniform(full: Widths, ratio: float, align: int) -> Widths:
 
 
 class Greedy:
-    """Cut where the least importance is lost per cost saved, until it fits; then give back what was cut too much.
+    """Cut where the least importance is lost per cost saved, until it fits; then widen where there is room.
 
     Args:
         scores: Importance per channel, one ``[channels]`` tensor per group.
@@ -95,7 +95,7 @@ class Greedy:
             if move is None:
                 return widths
             widths = _moved(widths, move)
-        return self._give_back(widths, fits)
+        return self._widen_again(widths, fits)
 
     def importance_lost(self, widths: Widths) -> float:
         """Sum of the scores of all channels that these widths leave out."""
@@ -118,8 +118,8 @@ class Greedy:
                 rated.append(((self.importance_lost(after) - was_lost) / saved, -saved, move))
         return min(rated, key=lambda entry: entry[:2])[2] if rated else None
 
-    def _give_back(self, widths: Widths, fits: Callable[[Widths], bool]) -> Widths:
-        """Widen again, the most important first, while it still fits: the last cut may have been a large one."""
+    def _widen_again(self, widths: Widths, fits: Callable[[Widths], bool]) -> Widths:
+        """Widen again by importance while the goal still holds: the last cut may have been a large one."""
         while True:
             wider = [_moved(widths, move) for move in self._widenings(widths)]
             fitting = [candidate for candidate in wider if fits(candidate)]

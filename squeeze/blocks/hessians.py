@@ -1,4 +1,4 @@
-"""What goes into the weights of a block over all calibration tokens, and how far the original is from there."""
+"""Inputs of a block's weights over all calibration tokens, and their drift from the original model's."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ def block_inputs(
     """
     walk, original = visit.walk, visit.original if places is not None else None
     assert walk is not None
-    found = {group[0]: Inputs(Hessian(group[0].of(visit.block).shape[1])) for group in groups}
+    inputs_of = {group[0]: Inputs(Hessian(group[0].of(visit.block).shape[1])) for group in groups}
     if original is not None and places is not None:
         for group in groups:
             place = places.get(group[0]) if len(group) == 1 else None
             together = torch.cat([weight.of(visit.block) for weight in group])
-            found[group[0]].drift, found[group[0]].place = Drift(together, place is not None), place
-    watched = {weight: inputs.place for weight, inputs in found.items()}
+            inputs_of[group[0]].drift, inputs_of[group[0]].place = Drift(together, place is not None), place
+    watched = {weight: inputs.place for weight, inputs in inputs_of.items()}
     for part in walk.chunks():
-        given = chunk_inputs(visit, walk, part, watched)
-        for weight, (X, _) in given.items():
-            found[weight].hessian.add(X)
+        current = chunk_inputs(visit, walk, part, watched)
+        for weight, (X, _) in current.items():
+            inputs_of[weight].hessian.add(X)
         if original is not None:
             with visit.with_original_weights():
                 before = chunk_inputs(visit, original, part, watched)
             tokens = walk.hidden[part].shape[:2].numel()
-            for weight, now in given.items():
-                _add_drift(found[weight], before.get(weight), now, tokens)
-    return found
+            for weight, now in current.items():
+                _add_drift(inputs_of[weight], before.get(weight), now, tokens)
+    return inputs_of
 
 
-def _add_drift(inputs: Inputs, original: ChunkInputs | None, given: ChunkInputs, tokens: int) -> None:
+def _add_drift(inputs: Inputs, original: ChunkInputs | None, current: ChunkInputs, tokens: int) -> None:
     """Only where both models sent all tokens of the chunk: an expert's may be others."""
     if inputs.drift is None:
         return
-    if original is None or not len(original[0]) == len(given[0]) == tokens:
+    if original is None or not len(original[0]) == len(current[0]) == tokens:
         inputs.drift = None
-    elif given[1] is not None and original[1] is not None:
-        inputs.drift.add_stream(original[1].float() - given[1].float(), given[0])
+    elif current[1] is not None and original[1] is not None:
+        inputs.drift.add_stream(original[1].float() - current[1].float(), current[0])
     else:
-        inputs.drift.add(original[0], given[0])
+        inputs.drift.add(original[0], current[0])

@@ -18,7 +18,7 @@ Inputs = tuple[Tensor, Tensor | None]  # inputs [tokens, in]; the stream behind 
 
 
 class _Enough(Exception):
-    """No error: everything that was to be seen has been."""
+    """Stops the forward pass once all inputs are recorded; not an error."""
 
 
 def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, str | None]) -> dict[Weight, Inputs]:

@@ -67,7 +67,7 @@ class Visit:
                 self.block.get_parameter(name).data = value
 
     def put(self, weight: Weight, real: Tensor) -> None:
-        """Let the block compute with what a weight has become."""
+        """Give the block a weight's new value."""
         weight.of(self.block).copy_(real)
 
 

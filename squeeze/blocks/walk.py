@@ -44,11 +44,11 @@ class Network(Protocol):
 
 
 class Recorder(nn.Module):
-    """Stands where a block was: notes the call, hands the activations on unchanged."""
+    """In place of a block: records the call, returns the activations unchanged."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.block = [block]  # in a list: it is looked at, not a child
+        self.block = [block]  # in a list, so that torch does not register it as a child
         self.call: Call | None = None
         self.hidden: Tensor | None = None
 
@@ -64,7 +64,7 @@ class Recorder(nn.Module):
 
 
 class Replayer(Recorder):
-    """Stands where a block was: gives what it was told, whatever comes in."""
+    """In place of a block: returns given activations, whatever the input."""
 
     output: Tensor
 
@@ -87,7 +87,7 @@ class Walk:
         self, network: Network, tokens: Tensor, chunk: int, spill: Path | None = None, wide: bool = False
     ) -> None:
         self.network, self.tokens, self.chunk, self.spill, self.wide = network, tokens, chunk, spill, wide
-        self.calls: dict[int, list[Call]] = {}  # by number of sequences in a chunk: what each block is called with
+        self.calls: dict[int, list[Call]] = {}  # arguments of each block, by number of sequences in a chunk
         self.hidden = torch.empty(0)
         self.mapped: MappedTensor | None = None
 
@@ -113,7 +113,7 @@ class Walk:
             self._release(part)
 
     def twin(self) -> Walk:
-        """The same activations on a way of their own; in a file beside this one's, where that has one."""
+        """An independent copy of the walk; its activations lie in a file if this walk's do."""
         spill = self.spill.with_name(f"{self.spill.name}-twin") if self.spill else None
         other = Walk(self.network, self.tokens, self.chunk, spill, self.wide)
         other.calls, other.hidden = self.calls, other._room(self.hidden)
@@ -121,14 +121,14 @@ class Walk:
         return other
 
     def on(self, network: Network) -> Walk:
-        """The same activations, in the same memory, for the blocks of another network: one of other widths."""
+        """A walk of another network, with other widths, that shares these activations' memory."""
         other = copy(self)
         other.network = network
         return other
 
     @torch.no_grad()
     def through(self, index: int, each: Callable[[slice], object] | None = None, keep: bool = True) -> None:
-        """Send all activations through one block, whose weights are there.
+        """Send all activations through one block, whose weights are loaded.
 
         Args:
             each: Called after each chunk.
@@ -239,6 +239,6 @@ class Walk:
         return self.mapped.tensor
 
     def _release(self, part: slice) -> None:
-        """What lies in a file need not stay in memory."""
+        """Free the memory of activations that lie in a file."""
         if self.mapped is not None:
             self.mapped.release(part)

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 class Weight:
     """One matrix of a block: a parameter, or one expert's slice of a 3-D one."""
 
-    name: str  # of the parameter inside the block
+    name: str  # parameter name inside the block
     expert: int | None = None
 
     def of(self, block: nn.Module) -> Tensor:
@@ -42,13 +42,13 @@ class InputWatch(TorchFunctionMode):
         self.see = see
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
+        keywords = kwargs or {}
         if func is functional.linear:
-            value, factor = (*args, *(named[key] for key in ("input", "weight") if key in named))[:2]
+            value, factor = (*args, *(keywords[key] for key in ("input", "weight") if key in keywords))[:2]
             weight = self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None
             if weight is not None:
                 self.see(weight, value)
-        return func(*args, **named)
+        return func(*args, **keywords)
 
 
 def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], object]) -> list[list[Weight]]:
@@ -56,16 +56,16 @@ def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], obj
 
     A weight that ``run`` does not reach (an expert that no token was sent to) stands alone at the end.
     """
-    seen: list[tuple[Tensor, list[Weight]]] = []
+    groups: list[tuple[Tensor, list[Weight]]] = []
 
     def see(weight: Weight, value: Tensor) -> None:
-        for known, group in seen:
+        for known, group in groups:
             if known is value and weight.expert is None and all(member.expert is None for member in group):
                 group.append(weight)
                 return
-        seen.append((value, [weight]))
+        groups.append((value, [weight]))
 
     with InputWatch(block, weights, see):
         run()
-    reached = {weight for _, group in seen for weight in group}
-    return [group for _, group in seen] + [[weight] for weight in weights if weight not in reached]
+    reached = {weight for _, group in groups for weight in group}
+    return [group for _, group in groups] + [[weight] for weight in weights if weight not in reached]

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.algorithms.units import UNITS, multiplies
 
-LEAST_TOKENS = 64  # below, widening the weight takes longer than the product
-ROWS_VALUES = 1 << 22  # of a weight that are widened at once: 16 MB
+LEAST_TOKENS = 64  # with fewer tokens, widening the weight takes longer than the product
+ROWS_VALUES = 1 << 22  # weight values widened at once: 16 MB
 
 
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Sees what torch is about to compute, below all that watches what a model asks for."""
+    """A torch dispatch mode: sees operations below all function modes."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -43,7 +43,7 @@ def wide_products(dtype: torch.dtype, mixed: bool = False) -> Iterator[None]:
     Args:
         mixed: float32 activations meet weights of that type, which torch by itself refuses to multiply.
     """
-    if not mixed and not is_slow(dtype):  # watching costs a little for each thing that torch does
+    if not mixed and not is_slow(dtype):  # the torch function mode costs a little per torch call
         yield
         return
     with _Wide():  # type: ignore[no-untyped-call]  # torch's own

@@ -48,7 +48,7 @@ def command(
                 "original": asdict(result.original) if result.original else None,
                 "passes": [asdict(e) for e in result.explained],
                 "fits": result.fits,
-                "kept_of_original": asdict(result.kept) if result.kept else None,
+                "kept_of_original": asdict(result.original_size) if result.original_size else None,
                 "cost": asdict(result.cost) if result.cost else None,
             }
         )

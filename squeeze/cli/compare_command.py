@@ -26,9 +26,9 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     from squeeze.ledger import written
     from squeeze.run.compare import Finished, compare
 
-    found = compare(Finished.read(first), Finished.read(second))
+    comparison = compare(Finished.read(first), Finished.read(second))
     if as_json:
-        pairs = [written(pair) for pair in found.pairs]
-        show_json({"first": str(first), "second": str(second), "pairs": pairs, "notes": found.notes})
+        pairs = [written(pair) for pair in comparison.pairs]
+        show_json({"first": str(first), "second": str(second), "pairs": pairs, "notes": comparison.notes})
     else:
-        show_comparison(first, second, found)
+        show_comparison(first, second, comparison)

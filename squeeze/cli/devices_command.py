@@ -23,8 +23,8 @@ def command(name: str | None, as_json: bool) -> None:
     from squeeze.report.text import size
     from squeeze.targets import devices
 
-    wanted = devices.names() if name is None else [name]
-    profiles = {one: devices.load(one, Path.cwd()) for one in wanted}
+    names = devices.names() if name is None else [name]
+    profiles = {one: devices.load(one, Path.cwd()) for one in names}
     if as_json:
         show_json({one: device.model_dump(mode="json") for one, device in profiles.items()})
         return

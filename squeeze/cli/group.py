@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # else click would leave with exit code 1, as if the command had failed
+        except BrokenPipeError:  # click would exit with 1, as if the command had failed
             return ctx.exit(_leave_pipe())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SqueezeError as error:
         code = _complain(arguments, str(error).splitlines(), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes one for Ctrl-D; here nobody is asked anything
+        if isinstance(error.__cause__, EOFError):  # click treats EOFError as Ctrl-D; nothing prompts here
             raise error.__cause__ from None
         code = _complain(arguments, [stop_line("interrupted", arguments, error)], INTERRUPTED, error)
     except Terminated as error:
@@ -135,7 +135,7 @@ def _kind(error: BaseException | None) -> str:
 
 
 def _leave_pipe() -> int:
-    """Whoever read standard output has gone: nothing to say, and nothing left to flush at the end."""
+    """The reader of standard output is gone: print nothing, and flush nothing at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE_CLOSED
 
@@ -153,7 +153,7 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows another
+            stream.reconfigure(errors="replace")  # a terminal without the character shows a replacement
     warnings.formatwarning = lambda message, *_, **__: (
         f"note: {one_line(str(message))}\n"
     )  # without our own source line

@@ -67,8 +67,8 @@ def show_one(kind: registry.Kind, name: str, as_json: bool) -> None:
 
 def _facts(cls: type[Any]) -> list[str]:
     facts = []
-    facts += [f"  takes {taken.form}, gives {made.form}" for taken, made in getattr(cls, "ways", ())]
-    facts += [f"  takes {taken.form}" for taken in getattr(cls, "takes", ())]
+    facts += [f"  takes {source.form}, gives {result.form}" for source, result in getattr(cls, "ways", ())]
+    facts += [f"  takes {source.form}" for source in getattr(cls, "takes", ())]
     for name in ("needs", "promises", "leaves", "refuses"):
         if values := getattr(cls, name, None):
             facts.append(f"  {name}: {', '.join(sorted(values))}")

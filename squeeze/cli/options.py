@@ -107,7 +107,7 @@ def _bytes(text: str) -> int:
 
 
 def existing(package: Path) -> Path:
-    """The path of a package, if there is something: a slip of the pen is no package that fails."""
+    """The path of a package; a missing file is a usage error, not a failed verification."""
     if not package.exists():
         raise UsageError(f"{package}: no such package; a .zip or an unpacked folder would do")
     return package

@@ -48,7 +48,7 @@ def command(
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; one of them would do")
     loaded = load_plan(plan, overrides, variables)
-    folder = _made(out or Path("squeeze-out") / loaded.name)
+    folder = _create(out or Path("squeeze-out") / loaded.name)
     try:
         with progress_for_terminal(folder, quiet=quiet or as_json, verbose=verbose) as progress:
             result = run(loaded, out=folder, store=store, progress=progress)
@@ -77,7 +77,7 @@ def _show(result: Run, folder: Path, as_json: bool) -> None:
         click.echo(f"\nReport: {os.path.relpath(written['html'])}")
 
 
-def _made(folder: Path) -> Path:
+def _create(folder: Path) -> Path:
     """The --out folder, made where it is not there yet."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

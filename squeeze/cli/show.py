@@ -47,10 +47,10 @@ def show_explained(check: Check) -> None:
     console.print(table)
     for keeps in dict.fromkeys(row.keeps for row in check.explained if row.keeps):
         console.print(keeps, soft_wrap=True)
-    if (kept := check.kept) is not None:
-        whole = "" if kept.size_bytes is None else f", {text.size(kept.size_bytes)} in all"
-        told = f"the store keeps {kept.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"
-        console.print(told, soft_wrap=True)
+    if (stored := check.original_size) is not None:
+        whole = "" if stored.size_bytes is None else f", {text.size(stored.size_bytes)} in all"
+        line = f"the store keeps {stored.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"
+        console.print(line, soft_wrap=True)
     if (cost := check.cost) is not None:
         memory, disk = text.size(cost.memory_bytes), text.size(cost.store_bytes)
         console.print(f"the whole run: about {memory} of memory and {disk} in the store", soft_wrap=True)
@@ -87,54 +87,54 @@ def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def show_verified(package: Path, digest: str, found: Verification, rescored: dict[str, Any] | None) -> None:
+def show_verified(package: Path, digest: str, verification: Verification, rescored: dict[str, Any] | None) -> None:
     """That a package is what it claims to be, and how that was found."""
     console = _console()
-    equal = "bit for bit" if found.bit_equal else f"within {found.difference:.2g} of the largest output"
+    equal = "bit for bit" if verification.bit_equal else f"within {verification.difference:.2g} of the largest output"
     console.print(f"{package}: verified: every file as listed, golden output equal {equal}")
     console.print(f"digest {digest}")
-    for note in found.notes:
+    for note in verification.notes:
         console.print(f"note: {note}")
     for line in _rescored(rescored or {}):
         console.print(line, soft_wrap=True)
 
 
-def _rescored(found: dict[str, Any]) -> Iterator[str]:
+def _rescored(rescored: dict[str, Any]) -> Iterator[str]:
     """Each metric: its score beside the ledger's, or why there is none."""
-    for name, score in found.get("scores", {}).items():
+    for name, score in rescored.get("scores", {}).items():
         exact = text.whole(score["value"]) if score["interval"] is None else f"{score['value']:.4g}"
         spread = " (95 % interval {:.4g} to {:.4g})".format(*score["interval"]) if score["interval"] else ""
-        yield f"{name}: {exact}{spread}; {_beside_ledger(found, name, score)}"
-    yield from (f"{name}: not scored: {reason}" for name, reason in found.get("not_scored", {}).items())
+        yield f"{name}: {exact}{spread}; {_beside_ledger(rescored, name, score)}"
+    yield from (f"{name}: not scored: {reason}" for name, reason in rescored.get("not_scored", {}).items())
 
 
-def _beside_ledger(found: dict[str, Any], name: str, score: dict[str, Any]) -> str:
+def _beside_ledger(rescored: dict[str, Any], name: str, score: dict[str, Any]) -> str:
     if "claimed" not in score:
-        return str(found["not_compared"][name])
-    if score["interval"] is None or not (shift := found["outputs_differ_by"]):
+        return str(rescored["not_compared"][name])
+    if score["interval"] is None or not (shift := rescored["outputs_differ_by"]):
         return "equal to the ledger's"
     near = f"{score['claimed']:.4g}, within the {score['tolerance']:.1g} that outputs differing by {shift:.1g} allow"
     return f"the ledger's is {near}"
 
 
-def show_bench(package: Path, found: dict[str, Any]) -> None:
+def show_bench(package: Path, bench: dict[str, Any]) -> None:
     """Latency and throughput per batch size; of a language model tokens per second, reading and writing."""
     console = _console()
-    threads = f"{found['threads']} thread(s)"
-    if "batches" in found:
+    threads = f"{bench['threads']} thread(s)"
+    if "batches" in bench:
         table = _table((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
         table.title = f"{package}, {threads}"
-        for row in found["batches"]:
+        for row in bench["batches"]:
             values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
             table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
     else:
         table = _table(("",), ("median", "p10", "p90"))
-        table.title = f"{package}: {found['prompt_tokens']} tokens read, {found['new_tokens']} written, {threads}"
+        table.title = f"{package}: {bench['prompt_tokens']} tokens read, {bench['new_tokens']} written, {threads}"
         for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
-            table.add_row(name, *(f"{found[name][part]:,.1f}" for part in ("median", "p10", "p90")))
+            table.add_row(name, *(f"{bench[name][part]:,.1f}" for part in ("median", "p10", "p90")))
     console.print(table)
     for name in ("load_ms", "peak_rss_bytes", "model_bytes", "package_bytes", "host"):
-        console.print(f"{name}: {found[name]}")
+        console.print(f"{name}: {bench[name]}")
 
 
 def _explained(row: Explained) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def command(out: Path, as_json: bool) -> None:
 
 
 def _alive(status: Status) -> bool:
-    """Whether the process is there still; of another host's nobody here can know."""
+    """Whether the process still runs; unknown for a process of another host."""
     if status.host != socket.gethostname():
         return True
     try:

@@ -17,7 +17,7 @@ def clean_end() -> Iterator[None]:
     """Let SIGTERM raise ``Terminated``: work folders go, and processes that were started end."""
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the cleaning short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal would interrupt the clean-up
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():

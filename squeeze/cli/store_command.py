@@ -53,11 +53,11 @@ def list_command(store: Path, as_json: bool) -> None:
 def prune_command(store: Path, age: str, dry_run: bool, as_json: bool) -> None:
     """Remove entries that were not used for a while; what a living run uses or makes stays."""
     older_than_s = _seconds(age)
-    gone = _store(store).prune(older_than_s, dry_run)
+    entries = _store(store).prune(older_than_s, dry_run)
     if as_json:
-        show_json([_plain(entry) for entry in gone])
+        show_json([_plain(entry) for entry in entries])
     else:
-        click.echo(f"{'would remove' if dry_run else 'removed'} {_total(gone)}")
+        click.echo(f"{'would remove' if dry_run else 'removed'} {_total(entries)}")
 
 
 def _store(folder: Path) -> Store:

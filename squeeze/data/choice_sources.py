@@ -23,7 +23,7 @@ Entry = dict[str, Any]
 class ChoiceSource(DataSource):
     """Questions in files; which ones, ``skip``, ``samples`` and ``seed`` decide."""
 
-    several: ClassVar[bool] = True  # endings per question; False: one, to be found
+    several: ClassVar[bool] = True  # whether questions list several endings; False: one ending to predict
 
     @abstractmethod
     def question(self, entry: Entry, where: str) -> Question:
@@ -75,12 +75,12 @@ class QuestionsData(ChoiceSource):
         return self.questions
 
     def question(self, entry: Entry, where: str) -> Question:
-        asked, options, answer = _instruction(entry, where) if "instruction" in entry else _plain(entry, where)
+        prompt, options, answer = _instruction(entry, where) if "instruction" in entry else _plain(entry, where)
         if len(options) < 2:
             raise DataError(f"{where}: {len(options)} options; two or more would leave something to choose")
         if not 0 <= answer < len(options):
             raise DataError(f"{where}: the answer is none of the {len(options)} options")
-        return Question(tuple(_ending(asked, option) for option in options), answer)
+        return Question(tuple(_ending(prompt, option) for option in options), answer)
 
 
 class LastWordsData(ChoiceSource):

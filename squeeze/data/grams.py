@@ -1,4 +1,4 @@
-"""Texts that have 13 tokens, or 13 words, in a row in common: what two texts do not share by chance.
+"""Texts that share 13 tokens, or 13 words, in a row: too many for chance.
 
 Runs are compared by 64-bit hashes: of a million runs against ten million, one in two million comparisons errs.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 GRAM = 13  # tokens in a row that two texts do not share by chance
-FACTOR, SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)  # of a multiplicative hash: 2**64 / golden ratio
+FACTOR, SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)  # multiplicative hash: 2**64 / golden ratio
 
 Texts = Sequence[np.ndarray]  # int64, one text each
 

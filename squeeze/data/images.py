@@ -136,7 +136,7 @@ class ImageDataset(Dataset):
 
     @cached_property
     def _readings(self) -> list[tuple[bytes, Sketch]]:
-        """Both are made of one reading: decoding is what costs."""
+        """Sketch and fingerprint from one decoding, which is the expensive part."""
         pixels = (self.pixels.read(int(index)) for index in self.indices)
         return [(_fingerprint(image), sketch(image)) for image in pixels]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from squeeze.errors import DataError
 
-MOST_RATIO = 200  # of what an archive expands to, to its size; photographs reach 2, drawings 50
-SMALL_BYTES = 2**28  # that may expand from anything
+MOST_RATIO = 200  # largest expansion ratio; photographs reach 2, drawings 50
+SMALL_BYTES = 2**28  # an array up to this size may have any expansion ratio
 
 
 def require_expandable(path: Path, names: list[str]) -> None:
@@ -25,8 +25,8 @@ def require_expandable(path: Path, names: list[str]) -> None:
         for name in (name for name in names if name in entries):
             entry = entries[name]
             if entry.file_size > max(SMALL_BYTES, MOST_RATIO * entry.compress_size):
-                said = f"{entry.file_size} bytes out of {entry.compress_size}"
-                raise DataError(f"{path}: '{name}' would expand to {said}; an array as it is (np.savez) would do")
+                sizes = f"{entry.file_size} bytes out of {entry.compress_size}"
+                raise DataError(f"{path}: '{name}' would expand to {sizes}; an array as it is (np.savez) would do")
             with archive.open(entry) as stream:
                 _require_whole(path, name, _claimed_bytes(stream), entry.file_size)
 

@@ -1,4 +1,4 @@
-"""Examples that stand in two roles: a score on what was calibrated or trained on is no score.
+"""Examples that occur in two roles: data used in calibration or training must not be scored on.
 
 Equal pictures and sentences, and texts with 13 tokens or 13 words in a row in common, are refused. What only looks or
 reads like a copy is a warning: it may be chance.
@@ -22,7 +22,7 @@ from squeeze.errors import DataError
 OF_TEXT = (TokenDataset, ChoiceDataset, Documents)
 ALIKE = "saved again, resized, mirrored or retouched; a score on copies proves little"
 CHANGED = "changed; a score on copies proves little"
-FEWEST_WORDS = 8  # a text with fewer is compared by its tokens alone: "I agree with you" says nothing of its source
+FEWEST_WORDS = 8  # fewest words compared fuzzily: "I agree with you" says nothing of its source
 
 
 def shared_examples(one: Dataset, other: Dataset) -> int:
@@ -47,10 +47,10 @@ def without_overlap(data: Dataset, evaluate: Dataset) -> Dataset:
     """Text without the sequences that share 13 tokens or words in a row with the evaluation text."""
     if not isinstance(data, TokenDataset) or not isinstance(evaluate, OF_TEXT):
         return data
-    left = data.only(~_shared(data, evaluate))
-    if not len(left):
+    remaining = data.only(~_shared(data, evaluate))
+    if not len(remaining):
         raise DataError(f"{data.name}: every sequence shares {GRAM} tokens in a row with the evaluation text")
-    return left
+    return remaining
 
 
 def _shared(mine: Dataset, theirs: Dataset) -> np.ndarray:
@@ -102,8 +102,8 @@ def repetition_warnings(data: Dataset, where: str = "data.evaluate") -> Iterator
 
 def _count_and_two(names: list[str], data: Dataset) -> str:
     """``3 of 40 examples (example 2 like example 7; example 9 like example 1; ...)``."""
-    shown = "; ".join(names[:2]) + ("; ..." if len(names) > 2 else "")
-    return f"{len(names)} of {len(data)} examples ({shown})"
+    examples = "; ".join(names[:2]) + ("; ..." if len(names) > 2 else "")
+    return f"{len(names)} of {len(data)} examples ({examples})"
 
 
 def _first_letters(data: Dataset, index: int) -> str:

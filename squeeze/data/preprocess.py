@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import read_json
 
-Pixel = Annotated[int, Gt(0), Le(8192)]  # a slip of the finger must not ask for a terabyte
+Pixel = Annotated[int, Gt(0), Le(8192)]  # a typing error must not allocate a terabyte
 MOST_PIXELS = 2**27
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # in the order of PIL's numbers
 Side = Pixel | tuple[Pixel, Pixel]

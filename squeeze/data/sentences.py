@@ -156,8 +156,8 @@ class SentencesData(DataSource):
     def _rows(self, path: Path) -> list[list[str]]:
         """Of each line the sentence, and where there are labels its class."""
         if path.suffix == ".jsonl":
-            wanted = [self.column or "sentence", *([self.label or "label"] if self.labels else [])]
-            return list(_json_rows(path, wanted))
+            columns = [self.column or "sentence", *([self.label or "label"] if self.labels else [])]
+            return list(_json_rows(path, columns))
         rows = _rows(path, 2 if self.labels else 1)
         if self.column is None and self.label is None:
             return rows

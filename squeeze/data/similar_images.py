@@ -23,18 +23,18 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.spatial import KDTree
 
-SIDE = 16  # of a thumbnail
+SIDE = 16  # side of a thumbnail, in pixels
 LOOSEST, STRICTEST = 0.975, 0.995  # correlations of thumbnails
 COMPARED = 1000  # pictures that the bound is taken from
 LOW = 5  # lowest frequencies each way that the search tree holds: their distance is never above the whole one
-EQUAL_PARTS, MOST_HOLDERS = 2, 8  # a digest that many pictures hold is of a drawing's empty part
-PARTS_UP_TO = 64 * 64  # pixels: a retouched pixel of a larger picture leaves its thumbnail as it was
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of ITU-R 601, as Pillow's "L"
+EQUAL_PARTS, MOST_HOLDERS = 2, 8  # a digest shared by more pictures is of a drawing's empty part
+PARTS_UP_TO = 64 * 64  # pixels: larger pictures have the same thumbnail after a retouched pixel
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # luma weights of ITU-R 601, as Pillow's "L"
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is left of a picture for comparing.
+    """What similar pictures are compared by.
 
     Args:
         look: ``[16, 16]`` float32 of mean 0 and length 1; all 0 where the picture is of one colour.
@@ -75,8 +75,8 @@ def _parts(grey: np.ndarray) -> tuple[int, ...]:
 def _digest(part: np.ndarray, place: int) -> int:
     """0 where all pixels are equal."""
     ranks = np.unique(np.round(part, 3), return_inverse=True)[1].astype(np.int16)
-    named = repr((place, part.shape)).encode() + ranks.tobytes()
-    return int.from_bytes(hashlib.sha256(named).digest()[:8]) if ranks.any() else 0
+    content = repr((place, part.shape)).encode() + ranks.tobytes()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) if ranks.any() else 0
 
 
 def similar_images(mine: Sequence[Sketch], theirs: Sequence[Sketch] | None = None) -> np.ndarray:
@@ -90,8 +90,8 @@ def similar_images(mine: Sequence[Sketch], theirs: Sequence[Sketch] | None = Non
     known = _holders(others)
     for number in np.nonzero(twins < 0)[0].tolist():
         limit = number if theirs is None else len(others)
-        found = [_same_parts(parts, known, limit) for parts in (mine[number].parts, mine[number].mirrored)]
-        twins[number] = max(found)
+        candidates = [_same_parts(parts, known, limit) for parts in (mine[number].parts, mine[number].mirrored)]
+        twins[number] = max(candidates)
     return twins
 
 

@@ -17,9 +17,9 @@ from squeeze.data.grams import Joined, Texts
 
 RUN = 3  # words in a row
 PIECE = 64  # words that are looked for together
-FEWEST = 12  # words of a piece that can be judged
+FEWEST = 12  # fewest words of a piece that can be judged
 SHARE = 8  # one word in so many must vote for the same place
-COMMON = 2  # a run that the other texts hold more often says nothing
+COMMON = 2  # runs more frequent than this in the other texts are ignored
 DRIFT = 32  # words by which places may differ: changes may be longer or shorter than what they replace
 
 
@@ -53,18 +53,18 @@ def _matches(one: Joined, other: Joined) -> np.ndarray:
     ordered = known[theirs]
     start = np.searchsorted(ordered, hashes[mine], "left")
     count = np.searchsorted(ordered, hashes[mine], "right") - start
-    found = []
+    pairs = []
     for number in range(COMMON):
         has = (count > number) & (count <= COMMON)
-        found.append(np.stack([mine[has], theirs[start[has] + number]], axis=1))
-    return np.concatenate(found)
+        pairs.append(np.stack([mine[has], theirs[start[has] + number]], axis=1))
+    return np.concatenate(pairs)
 
 
 def _votes(piece: np.ndarray, matches: np.ndarray, pieces: int) -> np.ndarray:
     """Per piece, how many of its runs agree on one place in the other texts."""
     votes = np.zeros(pieces, dtype=np.int64)
     apart = matches[:, 1] - matches[:, 0]
-    for offset in (0, DRIFT // 2):  # two grids of bins: what one cuts apart, the other holds together
+    for offset in (0, DRIFT // 2):  # two offset grids of bins: a cluster split by one is whole in the other
         bins = np.stack([piece[matches[:, 0]], (apart + offset) // DRIFT], axis=1)
         agreeing = np.unique(np.column_stack([bins, matches[:, 0]]), axis=0)  # a run votes once for a place
         places, counts = np.unique(agreeing[:, :2], axis=0, return_counts=True)

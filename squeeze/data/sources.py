@@ -73,10 +73,10 @@ class DataSource(BaseModel, ABC):
         """The numbers of the examples that ``skip``, ``samples`` and ``seed`` choose, in order."""
         if self.samples is None and not self.skip:
             return np.arange(available)
-        wanted = self.skip + (self.samples or 1)
-        if wanted > available:
+        needed = self.skip + (self.samples or 1)
+        if needed > available:
             raise DataError(
-                f"{self.where()}: {self.kind} asks for {wanted} examples (skip + samples); it has {available}"
+                f"{self.where()}: {self.kind} asks for {needed} examples (skip + samples); it has {available}"
             )
         shuffled = np.random.default_rng(self.seed).permutation(available)
         stop = None if self.samples is None else self.skip + self.samples
@@ -150,15 +150,15 @@ class NpzData(ImageSource):
             return
         if not self.inputs:
             yield "npz: inputs names none; {the model's name: the array's name} would"
-        if given := sorted(self.model_fields_set & (set(ImageSource.model_fields) - set(DataSource.model_fields))):
-            yield f"npz: {', '.join(given)} would change images; arrays named by inputs are fed as they are"
+        if options := sorted(self.model_fields_set & (set(ImageSource.model_fields) - set(DataSource.model_fields))):
+            yield f"npz: {', '.join(options)} would change images; arrays named by inputs are fed as they are"
 
     def open(self, root: Path | str, model: Path | None = None) -> Dataset:
         if self.inputs is None:
             return super().open(root, model)
         path = Path(root) / self.npz
-        named = [*self.inputs.values(), *([self.labels] if self.labels is not None else [])]
-        arrays = _read_npz(path, named)
+        keys = [*self.inputs.values(), *([self.labels] if self.labels is not None else [])]
+        arrays = _read_npz(path, keys)
         count = require_examples({name: arrays[name] for name in self.inputs.values()}, str(path))
         labels = np.full(count, -1)
         if self.labels is not None:
@@ -175,8 +175,8 @@ class NpzData(ImageSource):
         arrays = _read_npz(path, [name for name in (self.images, self.labels) if name is not None])
         images = arrays[self.images]
         if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
-            said = f"{images.dtype} {list(images.shape)}"
-            raise DataError(f"{path}: '{self.images}' is {said}; numbers [n, h, w] or [n, h, w, c] would do")
+            shape = f"{images.dtype} {list(images.shape)}"
+            raise DataError(f"{path}: '{self.images}' is {shape}; numbers [n, h, w] or [n, h, w, c] would do")
         labels = np.full(len(images), -1) if self.labels is None else arrays[self.labels]
         return ArrayPixels(images, whole_labels(labels, len(images), f"{path}: '{self.labels}'"))
 

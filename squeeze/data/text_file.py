@@ -21,7 +21,7 @@ import numpy as np
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import parse_json, require_regular
 
-MOST_LETTERS = 2 * 10**9  # of one text, however small its .gz is
+MOST_LETTERS = 2 * 10**9  # letters of one text, however small its .gz is
 DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
 
@@ -30,7 +30,7 @@ class TextFile:
     """A text file, and the folder whose tokenizer cuts it; a line of ``.jsonl`` is a document."""
 
     path: Path
-    field: str  # of a .jsonl line
+    field: str  # key of a .jsonl line
     model: Path
 
     @property
@@ -108,7 +108,7 @@ def _field(line: str, field: str, where: str) -> str:
 def byte_places(text: str, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Where each token ``[n]`` and the text's end stand, in letters and in bytes of UTF-8, ``[n + 1]`` each."""
     letters = np.array([*(start for start, _ in spans), len(text)], dtype=np.int64)
-    letters = np.maximum.accumulate(letters)  # a token that is no part of the text stands at 0
+    letters = np.maximum.accumulate(letters)  # special tokens have offset 0
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     widths = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
     return letters, np.concatenate([[0], np.cumsum(widths)])[letters]

@@ -88,10 +88,10 @@ def cut_windows(text: TextFile, convention: Convention, length: int, limit: int 
     windows, bos = cut(tokenizer, text, length)
     if not windows:
         raise DataError(f"{text.name}: too short for one window of {length} tokens; a smaller length would do")
-    kept = windows[:limit]
-    first = f", the first {len(kept):,} of {len(windows):,}" if len(kept) < len(windows) else ""
-    name = f"text:{text.name}, {convention}: context {length}, stride {length}, {bos}{first}"
-    return WindowDataset(name, kept, decoder(tokenizer))
+    chosen = windows[:limit]
+    note = f", the first {len(chosen):,} of {len(windows):,}" if len(chosen) < len(windows) else ""
+    name = f"text:{text.name}, {convention}: context {length}, stride {length}, {bos}{note}"
+    return WindowDataset(name, chosen, decoder(tokenizer))
 
 
 def _gptq(tokenizer: Any, text: TextFile, length: int) -> tuple[list[Windows], str]:

@@ -25,7 +25,7 @@ class OwnDataMetric(ExampleMetric):
 
     unit, higher_is_better, counts = "share", True, True
     evidence = Endings
-    several: ClassVar[bool] = True  # endings per question; False: one, to be found
+    several: ClassVar[bool] = True  # whether questions list several endings; False: one ending to predict
 
     data: SerializeAsAny[DataSource]
     """The questions: a source of pairs, questions or last words, as under `data:`."""

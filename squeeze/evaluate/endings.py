@@ -20,11 +20,11 @@ from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.progress import Progress
 
-WALK_TOKENS = 32_768  # that are scored together
-ACTIVATION_BYTES = 2**26  # of all tokens that go through a block before the next is read
-LOGITS = 2**24  # at once, 64 MB
-CHUNK_TOKENS = 1024  # that are in a block at once
-FILL = 0  # a token; what stands behind the end of a text is never looked at
+WALK_TOKENS = 32_768  # tokens scored together
+ACTIVATION_BYTES = 2**26  # activations of all tokens that pass a block before the next block is read
+LOGITS = 2**24  # logits in memory at once: 64 MB
+CHUNK_TOKENS = 1024  # tokens in a block at once
+FILL = 0  # padding token; positions after the end of a text are never read
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
     rounds = list(_rounds(_walks([read_tokens(ending) for ending in endings], most), most))
     for walks in progress.track(rounds, what, len(rounds)):
         texts = [_Texts.of([endings[index] for index in together], width) for together, width in walks]
-        for (together, _), found in zip(walks, _scored(model, texts, what), strict=True):
-            log_probability[together], greedy[together] = found
+        for (together, _), scores in zip(walks, _scored(model, texts, what), strict=True):
+            log_probability[together], greedy[together] = scores
     sizes = np.array([ending.size_bytes for ending in endings])
     return EndingScores(log_probability, greedy, sizes, data.counts, data.answers)
 
 
 def _most_tokens(model: Decoder) -> int:
-    """Whose activations lie in memory together."""
-    held = model.hidden_bytes(1)
-    return WALK_TOKENS if not held else max(CHUNK_TOKENS, min(WALK_TOKENS, ACTIVATION_BYTES // held))
+    """Tokens whose activations lie in memory together."""
+    token_bytes = model.hidden_bytes(1)
+    return WALK_TOKENS if not token_bytes else max(CHUNK_TOKENS, min(WALK_TOKENS, ACTIVATION_BYTES // token_bytes))
 
 
 def _rounds(walks: Iterable[tuple[np.ndarray, int]], most: int) -> Iterator[list[tuple[np.ndarray, int]]]:
@@ -147,5 +147,5 @@ def _scored(model: Decoder, texts: list[_Texts], what: str) -> Iterator[tuple[np
             raise ModelError(f"{what}: the model gives NaN or infinity")
         log_probability[number].index_add_(0, rows[number][part], log_q)
         missed[number].index_add_(0, rows[number][part], (logits.argmax(-1) != targets).long())
-    for said, wrong in zip(log_probability, missed, strict=True):
-        yield said.numpy(), (wrong == 0).numpy()
+    for sums, wrong in zip(log_probability, missed, strict=True):
+        yield sums.numpy(), (wrong == 0).numpy()

@@ -14,7 +14,7 @@ from squeeze.evaluate.evidence.facts import GenerationClock
 from squeeze.evaluate.metrics import ClockMetric
 from squeeze.models.language.artifact import LanguageArtifact
 
-PLAIN_TOKENS = 3  # of a vocabulary, the first: begin, end and the like, which no text has in its midst
+PLAIN_TOKENS = 3  # first token id that may occur inside a text; lower ids are begin, end and the like
 
 
 class GenerationMetric(ClockMetric):
@@ -29,7 +29,7 @@ class GenerationMetric(ClockMetric):
 
     def clock(self, model: LanguageArtifact) -> Callable[[], float]:
         """A measurement, in seconds, to be repeated; the model keeps its own number of threads."""
-        prompt = self.drawn(model)
+        prompt = self.prompt_tokens(model)
 
         def seconds() -> float:
             before, model.threads = model.threads, self.threads
@@ -42,13 +42,13 @@ class GenerationMetric(ClockMetric):
 
     @abstractmethod
     def once(self, model: LanguageArtifact, prompt: list[int]) -> float:
-        """Seconds that one measurement says."""
+        """Seconds of one measurement."""
 
     def length(self) -> int:
         """Tokens of a text, those that are read and those that are written."""
         return self.prompt + 1
 
-    def drawn(self, model: LanguageArtifact) -> list[int]:
+    def prompt_tokens(self, model: LanguageArtifact) -> list[int]:
         """The prompt."""
         tokens = np.random.default_rng(0).integers(PLAIN_TOKENS, model.vocabulary, self.prompt)
         return [int(token) for token in tokens]

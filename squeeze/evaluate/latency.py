@@ -19,17 +19,17 @@ from scipy import stats
 
 from squeeze.algorithms.stats import Interval
 
-WARM_UP_S = 0.05  # a run that takes longer is warm-up enough: each session of a slow model costs one run more
-LEAST_PAIRS = 5  # in a block
+WARM_UP_S = 0.05  # a run longer than this suffices as warm-up
+LEAST_PAIRS = 5  # runs in a block
 MOST_PAIRS = 500
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.02  # a ratio this near to 1 gets no verdict, however narrow its interval
-NARROW = NEGLIGIBLE / 2  # half of an interval that tells 3 % from nothing
+NARROW = NEGLIGIBLE / 2  # half-width of an interval that resolves 3 %
 PLAIN = 4.0  # a ratio this many half-widths away from 1 needs no narrower interval
-MOST_BLOCKS = 4  # times as many as asked for
-MOST_SECONDS = 30.0  # times as many as asked for, with opening and warming
+MOST_BLOCKS = 4  # at most this many times the blocks asked for
+MOST_SECONDS = 30.0  # at most this many times the seconds asked for, opening and warm-up included
 
-Clock = Callable[[], float]  # does it once, and gives how many seconds of that count
+Clock = Callable[[], float]  # runs once; returns the seconds that count
 Open = Callable[[], Clock]  # opens a fresh session
 
 

@@ -63,12 +63,12 @@ class LmEval(EstimateMetric):
             yield f"{self.name}: {root / self.task} does not exist"
 
     def cache_inputs(self, root: Path) -> dict[str, Any]:
-        made: dict[str, Any] = {"options": self.model_dump(mode="json")}
+        inputs: dict[str, Any] = {"options": self.model_dump(mode="json")}
         if self._is_path():
             file = self._file(root)
             beside = [path for path in sorted(file.parent.rglob("*")) if path.is_file()]
-            made["files"] = {str(path.relative_to(file.parent)): _digest(path) for path in beside}
-        return made | {"lm_eval": version("lm_eval")}
+            inputs["files"] = {str(path.relative_to(file.parent)): _digest(path) for path in beside}
+        return inputs | {"lm_eval": version("lm_eval")}
 
     def estimate(self, model: Model, root: Path, progress: Progress) -> Estimate:
         try:
@@ -79,7 +79,7 @@ class LmEval(EstimateMetric):
         with _quiet():
             try:
                 tasks = [_config(self._file(root)) if self._is_path() else self.task]
-                found = simple_evaluate(
+                results = simple_evaluate(
                     adapter(decoder_of(model), progress),
                     tasks=tasks,
                     num_fewshot=self.fewshot,
@@ -93,7 +93,7 @@ class LmEval(EstimateMetric):
                 raise
             except Exception as error:  # tasks fail in yaml, jinja, datasets, the hub: each in its own way
                 raise DataError(f"{self.label}: lm-eval cannot ask it ({first_line(error)})") from error
-        return self._read(found)
+        return self._read(results)
 
     def documents(self, root: Path) -> Documents:
         if find_spec("lm_eval") is None:
@@ -165,10 +165,10 @@ def adapter(model: Decoder, progress: Progress) -> Any:
             ]
             ones = np.ones(len(endings), dtype=np.int64)
             data = ChoiceDataset("lm-eval", endings, ones, ones - 1)
-            found = score_endings(model, data, progress, "lm-eval")
+            scores = score_endings(model, data, progress, "lm-eval")
             return [
                 (float(log_probability), bool(g))
-                for log_probability, g in zip(found.log_probability, found.greedy, strict=True)
+                for log_probability, g in zip(scores.log_probability, scores.greedy, strict=True)
             ]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
@@ -185,18 +185,18 @@ def _config(file: Path) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     values: dict[str, Any] = load_yaml(file)
-    given = values.get("dataset_kwargs") or {}
-    if "data_files" in given:
-        values["dataset_kwargs"] = given | {"data_files": _beside(file.parent, given["data_files"])}
+    options = values.get("dataset_kwargs") or {}
+    if "data_files" in options:
+        values["dataset_kwargs"] = options | {"data_files": _beside(file.parent, options["data_files"])}
     return values
 
 
-def _beside(folder: Path, named: Any) -> Any:
-    if isinstance(named, dict):
-        return {key: _beside(folder, value) for key, value in named.items()}
-    if isinstance(named, list):
-        return [_beside(folder, value) for value in named]
-    return str(folder / named) if (folder / str(named)).exists() else named
+def _beside(folder: Path, files: Any) -> Any:
+    if isinstance(files, dict):
+        return {key: _beside(folder, value) for key, value in files.items()}
+    if isinstance(files, list):
+        return [_beside(folder, value) for value in files]
+    return str(folder / files) if (folder / str(files)).exists() else files
 
 
 def _strings(value: Any) -> list[str]:

@@ -33,7 +33,7 @@ from squeeze.progress import Progress
 
 Unit = Literal["share", "nats", "bytes", "count", "ratio", "perplexity", "bits", "cosine"]
 Answers = np.ndarray | TokenScores | EndingScores | WindowScores  # logits [n, classes], or what is said of texts
-SHARE_ROUNDING = 1e-12  # of a mean of yes and no
+SHARE_ROUNDING = 1e-12  # rounding of a mean of yes and no
 
 MEAN = (
     "a mean over independent units; nothing is judged below 10 of them, and where values are more skewed than a "
@@ -51,10 +51,10 @@ class Metric(Options, ABC):
     name: ClassVar[str]
     unit: ClassVar[Unit]
     higher_is_better: ClassVar[bool] = False
-    evidence: ClassVar[type[Evidence]]  # what it is worked out from; its collector is shared by run and verify
+    evidence: ClassVar[type[Evidence]]  # what it is computed from; run and verify share the collector
     needs_labels: ClassVar[bool] = False
-    needs_original: ClassVar[bool] = False  # a value of a model alone says nothing: KL, flips, cosine
-    distance: ClassVar[bool] = False  # from the original: it cannot get better or worse, so it has no verdict
+    needs_original: ClassVar[bool] = False  # defined only relative to an original: KL, flips, cosine
+    distance: ClassVar[bool] = False  # a distance from the original, which has no better or worse and no verdict
     limits: ClassVar[str] = "its author names none"
     """What its interval rests on and what it does not say; shown by ``squeeze metrics NAME``."""
 
@@ -108,9 +108,9 @@ class ExampleMetric(Metric):
 
     evidence: ClassVar[type[Evidence]] = Outputs
     limits: ClassVar[str] = MEAN
-    rank: ClassVar[int | None] = None  # of the logit that decides an answer, where the next one might: 1 is the largest
+    rank: ClassVar[int | None] = None  # rank of the logit that decides an answer; 1: the largest
     counts: ClassVar[bool] = False  # yes/no per example: shares, and paired tables of them
-    logarithmic: ClassVar[bool] = False  # shown is exp: a difference of means is the logarithm of a ratio
+    logarithmic: ClassVar[bool] = False  # ``shown`` is exp, so a difference of means is the logarithm of a ratio
     rounding: ClassVar[float] = 1e-6  # per example: another order of summation, not another model
 
     @abstractmethod

@@ -42,10 +42,10 @@ class TextMetric(ExampleMetric, ABC):
 
     @property
     def label(self) -> str:
-        told = [self.name, self.convention or ""]
-        told += [str(self.length)] if self.length else []
-        told += [f"first {self.limit}"] if self.limit else []
-        return ":".join(filter(None, told))
+        parts = [self.name, self.convention or ""]
+        parts += [str(self.length)] if self.length else []
+        parts += [f"first {self.limit}"] if self.limit else []
+        return ":".join(filter(None, parts))
 
     def evidence_of(self, task: Task) -> type[Evidence]:
         return WindowEvidence if self.convention else super().evidence_of(task)
@@ -78,7 +78,7 @@ class TextMetric(ExampleMetric, ABC):
         return rates(scores.nll, divisor)
 
     def divided_by(self) -> Per:
-        """What a text's length is told in."""
+        """The unit of a text's length."""
         return "token"
 
 

@@ -38,10 +38,10 @@ class Probe(ExampleMetric):
         classes = np.unique(labels)
         if len(classes) < 2 or classes[0] < 0:
             raise DataError(f"{self.name}: data.train has {len(classes)} classes; labels of two or more would do")
-        with threadpool_limits(1, "blas"):  # products shared among threads add in another order: other last digits
-            found = LogisticRegression(C=1 / self.penalty, max_iter=2000).fit(embeddings.astype(np.float64), labels)
-        weight, bias = found.coef_, found.intercept_
-        if len(weight) == 1:  # two classes are told by one number
+        with threadpool_limits(1, "blas"):  # with more threads, sums are added in another order
+            model = LogisticRegression(C=1 / self.penalty, max_iter=2000).fit(embeddings.astype(np.float64), labels)
+        weight, bias = model.coef_, model.intercept_
+        if len(weight) == 1:  # sklearn gives one row of weights for two classes
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         return LinearProbe(weight, bias, classes)
 

@@ -32,15 +32,15 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
-CHUNK_TOKENS = 1024  # that go through a block together; one sequence may have more
-LOGITS = 2**23  # that are worked out at once, 32 MB
-FLOOR_SEQUENCES = 4  # that are scored once more to learn what rounding alone reads as
-LOGITS_HELD = 3  # times a chunk's: the model's, the original's, and those in another order of summation
-ARTIFACT_LOGITS_HELD = 5  # and what ONNX Runtime's arena keeps beside them
+CHUNK_TOKENS = 1024  # tokens that pass a block together; one sequence may have more
+LOGITS = 2**23  # logits computed at once: 32 MB
+FLOOR_SEQUENCES = 4  # sequences scored twice, to measure what rounding alone changes
+LOGITS_HELD = 3  # copies of a chunk's logits: model, original, and original summed in another order
+ARTIFACT_LOGITS_HELD = 5  # the same, and the copies in ONNX Runtime's arena
 RUNTIME_BYTES = 290_000_000  # code of ONNX Runtime and the exporter, and what both keep; fitted on four models
 ROWS = 2**22  # logits that are compared together, 16 MB
-HIDDEN = "hidden.f32"  # of the original, what comes out of the last block, [sequences, length, hidden]
-ACTIVATIONS = "activations.f32"  # of a model that is compared, while it is scored
+HIDDEN = "hidden.f32"  # the original's last hidden states, [sequences, length, hidden]
+ACTIVATIONS = "activations.f32"  # activations of the compared model while it is scored
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ def score_tokens(
     rows, targets = texts.is_scored.nonzero()[:, 0], tokens[:, 1:].reshape(-1)
     own = folder / HIDDEN if original is None else folder / ACTIVATIONS
     spill = own if in_file or original is None else None
-    found = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill)
+    logits_of_parts = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill)
     parts = []
     with nullcontext() if original is None else original.logits(texts) as expected:
-        for part, logits in _shown(found, rows, progress, what):
+        for part, logits in _with_progress(logits_of_parts, rows, progress, what):
             if not torch.isfinite(torch.stack(logits.aminmax())).all():
                 first, last = int(rows[part.start]), int(rows[part.stop - 1])
                 raise ModelError(f"{what}: the model gives NaN or infinity in sequences {first} to {last}")
@@ -115,17 +115,17 @@ def score_tokens(
     return TokenScores(nll, kl, flips, data.size_bytes)
 
 
-def _shown(
-    found: Iterator[tuple[int, slice, Tensor]], rows: Tensor, progress: Progress, what: str
+def _with_progress(
+    logits_of_parts: Iterator[tuple[int, slice, Tensor]], rows: Tensor, progress: Progress, what: str
 ) -> Iterator[tuple[slice, Tensor]]:
     """Logits as they come; the sequences before them, by ``rows`` of all scored tokens, are shown as done."""
     sequences = progress.track(range(int(rows[-1]) + 1), what, int(rows[-1]) + 1)
     at = next(sequences)
-    for _, part, logits in found:
+    for _, part, logits in logits_of_parts:
         while at < int(rows[part.start]):
             at = next(sequences)
         yield part, logits
-        del logits  # not beside the next ones
+        del logits  # freed before the next chunk's
     for _ in sequences:
         pass
 
@@ -163,7 +163,7 @@ def _rows(logits: Tensor, reference: Tensor, targets: Tensor) -> tuple[np.ndarra
     if reference.data_ptr() == logits.data_ptr():
         return nll.numpy(), np.zeros(len(nll), np.float32), np.zeros(len(nll), bool)
     log_p = torch.log_softmax(reference, dim=-1)
-    kl = log_q.sub_(log_p).mul_(log_p.exp_()).sum(-1).neg_().clamp_min(0)  # both are spoilt: nothing larger is held
+    kl = log_q.sub_(log_p).mul_(log_p.exp_()).sum(-1).neg_().clamp_min(0)  # in place: both inputs are overwritten
     return nll.numpy(), kl.numpy(), (logits.argmax(-1) != reference.argmax(-1)).numpy()
 
 

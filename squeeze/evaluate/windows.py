@@ -37,8 +37,8 @@ class WindowScores(SavedArrays):
     def of(cls, scores: EndingScores, data: WindowDataset) -> WindowScores:
         """Add up the windows of each example."""
         nll = -np.add.reduceat(scores.log_probability, data.bounds[:-1])
-        told = [(one.scored, one.words, one.size_bytes) for one in data.windows]
-        columns = [np.array([-1 if value is None else value for value in column]) for column in zip(*told, strict=True)]
+        rows = [(one.scored, one.words, one.size_bytes) for one in data.windows]
+        columns = [np.array([-1 if value is None else value for value in column]) for column in zip(*rows, strict=True)]
         return cls(nll, *columns)
 
     @classmethod
@@ -51,8 +51,8 @@ class WindowScores(SavedArrays):
 
     def divisor(self, per: Per) -> np.ndarray | None:
         """``[n]`` tokens, words or bytes; None: unknown."""
-        found = {"token": self.tokens, "word": self.words, "byte": self.size_bytes}[per]
-        return None if (found < 0).any() or not found.sum() else found
+        counts = {"token": self.tokens, "word": self.words, "byte": self.size_bytes}[per]
+        return None if (counts < 0).any() or not counts.sum() else counts
 
 
 def rates(nll: np.ndarray, divisor: np.ndarray) -> np.ndarray:

@@ -78,13 +78,13 @@ def shape_fault(
     if columns % size:
         return f"group_size {size} does not divide {columns} input channels"
     groups = columns // size
-    wanted = {
+    expected = {
         "weight_packed": (rows, words(columns, bits)),
         "weight_scale": (rows, groups),
         "weight_zero_point": (words(rows, bits), groups),
         "weight_g_idx": (columns,),
     }
-    for name, right in wanted.items():
+    for name, right in expected.items():
         if name not in shapes and name in PARTS[:2]:
             return f"no {name} is stored"
         if name in shapes and shapes[name] != right:

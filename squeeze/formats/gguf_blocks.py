@@ -18,7 +18,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 
 BLOCK = 32
-BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q8_0": 34}  # of one block
+BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q8_0": 34}  # bytes of one block
 SIGNED = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}  # integers go from -n to n - 1
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0")  # narrow ones first
 
@@ -81,12 +81,12 @@ def from_blocks(blocks: Tensor, name: str) -> QuantizedTensor:
     if name not in SIGNED:
         raise ModelError(f"GGUF's type {name} is not read into the grid; {', '.join(SIGNED)} are")
     rows = len(blocks)
-    taken = blocks.reshape(-1, BYTES[name])
-    scale = taken[:, :2].contiguous().view(torch.float16).float().reshape(rows, -1)
+    block_bytes = blocks.reshape(-1, BYTES[name])
+    scale = block_bytes[:, :2].contiguous().view(torch.float16).float().reshape(rows, -1)
     if name == "Q8_0":
-        q = taken[:, 2:].contiguous().view(torch.int8)
+        q = block_bytes[:, 2:].contiguous().view(torch.int8)
     else:
-        q = (_integers(taken[:, 2:], name) - SIGNED[name]).to(torch.int8)
+        q = (_integers(block_bytes[:, 2:], name) - SIGNED[name]).to(torch.int8)
     zeros = torch.zeros_like(scale, dtype=torch.int32)
     return QuantizedTensor(q.reshape(rows, -1), scale, zeros, 4 if name == "Q4_0" else 8, BLOCK, True)
 

@@ -21,8 +21,8 @@ from squeeze.formats.gguf_file import gguf
 from squeeze.formats.regular import require_regular
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-MOST_AXES, MOST_DEPTH = 4, 2  # of a tensor; of an array of arrays
-MOST_ENTRIES = 4_000_000  # of one list; the largest vocabulary of today has 262,144 tokens
+MOST_AXES, MOST_DEPTH = 4, 2  # axes of a tensor; nesting of arrays
+MOST_ENTRIES = 4_000_000  # entries of one list; the largest vocabulary of today has 262,144 tokens
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF's types
 STRING, ARRAY = 8, 9
 LEAST_BYTES = {STRING: 8, ARRAY: 12} | {kind: struct.calcsize(code) for kind, code in SCALARS.items()}
@@ -110,12 +110,12 @@ class _Reader:
         if not isinstance(step, int) or step < 1 or step & (step - 1):
             raise ModelError(f"{self.path}: {ALIGNMENT} is {step!r}; a power of two would do")
         start = -(-self.place // step) * step
-        found: dict[str, TensorInfo] = {}
+        infos: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in raw:
-            if name in found:
+            if name in infos:
                 raise ModelError(f"{self.path}: tensor '{name}' stands twice")
-            found[name] = self.placed(name, shape, kind, start + offset)
-        return found
+            infos[name] = self.placed(name, shape, kind, start + offset)
+        return infos
 
     def info(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.text("a tensor's name")
@@ -133,8 +133,8 @@ class _Reader:
             raise ModelError(f"{self.path}: tensor '{name}' has the type {number}, which gguf does not know") from None
         block, size = package.GGML_QUANT_SIZES[kind]
         if not all(shape) or shape[-1] % block:
-            wanted = f"rows of a multiple of {block} are what {kind.name} stores"
-            raise ModelError(f"{self.path}: tensor '{name}' has the shape {list(shape)}; {wanted}")
+            cure = f"rows of a multiple of {block} are what {kind.name} stores"
+            raise ModelError(f"{self.path}: tensor '{name}' has the shape {list(shape)}; {cure}")
         nbytes = prod(shape) // block * size
         if offset + nbytes > len(self.content):
             lacks = f"{offset + nbytes:,} bytes are needed for '{name}', {len(self.content):,} are there"
@@ -186,6 +186,6 @@ class _Reader:
         end = self.place + count
         if end > len(self.content):
             raise ModelError(f"{self.path}: is cut short inside its header, at byte {len(self.content):,}")
-        found = self.content[self.place : end]
+        value = self.content[self.place : end]
         self.place = end
-        return found
+        return value

@@ -21,7 +21,7 @@ from squeeze.formats.words import WORD, dtype_fault, from_words, to_words
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 BITS = (2, 3, 4, 8)
-GROUPS = (16, 32, 64, 128, 256, 512, 1024)  # that gptqmodel's kernels take
+GROUPS = (16, 32, 64, 128, 256, 512, 1024)  # group sizes that gptqmodel's kernels take
 
 
 def holds(kind: GridKind, version: int) -> str | None:
@@ -102,8 +102,8 @@ def shape_fault(shapes: Mapping[str, tuple[int, ...]], bits: int, group_size: in
     if columns % size:
         return f"group_size {size} does not divide {columns} input channels"
     groups = columns // size
-    wanted = {"qzeros": (groups, rows * bits // WORD), "scales": (groups, rows), "g_idx": (columns,)}
-    for name, shape in wanted.items():
+    expected = {"qzeros": (groups, rows * bits // WORD), "scales": (groups, rows), "g_idx": (columns,)}
+    for name, shape in expected.items():
         if name in shapes and shapes[name] != shape:
             return f"{name} is {list(shapes[name])}, and {list(shape)} belongs to qweight {list(shapes['qweight'])}"
     return None

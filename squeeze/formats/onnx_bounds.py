@@ -15,9 +15,9 @@ import onnx_ir as ir
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import every_tensor
 
-MOST_VALUES = 2**31  # of one tensor: protobuf holds 2 GiB
+MOST_VALUES = 2**31  # values of one tensor: protobuf holds 2 GiB
 MOST_NODES = 1_000_000  # functions written out where they are called
-MOST_SHAPE_VALUES = 64  # of a constant that is read as a shape
+MOST_SHAPE_VALUES = 64  # values of a constant that is read as a shape
 TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 Key = tuple[str, str, str]
 
@@ -142,10 +142,10 @@ def _outcome(kind: str, arguments: list[list[float] | None]) -> float:
 
 def _small_constants(graph: Any) -> dict[str, list[float]]:
     """By name, initializers and constants that may be shapes."""
-    made = [(n.output[0], a) for n in graph.node if n.op_type == "Constant" and n.output for a in n.attribute]
-    tensors = [(t.name, t) for t in graph.initializer] + [(name, a.t) for name, a in made if a.HasField("t")]
+    constants = [(n.output[0], a) for n in graph.node if n.op_type == "Constant" and n.output for a in n.attribute]
+    tensors = [(t.name, t) for t in graph.initializer] + [(name, a.t) for name, a in constants if a.HasField("t")]
     known = {name: _values(tensor) for name, tensor in tensors if _is_small(tensor)}
-    return known | {name: list(a.ints) or [a.i] for name, a in made if a.name in ("value_int", "value_ints")}
+    return known | {name: list(a.ints) or [a.i] for name, a in constants if a.name in ("value_int", "value_ints")}
 
 
 def _is_small(tensor: Any) -> bool:

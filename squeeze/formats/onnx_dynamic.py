@@ -50,11 +50,11 @@ class _Builder:
             if use.node.op_type == "DynamicQuantizeLinear":
                 q, scale, zero_point = use.node.outputs
                 return q, scale, zero_point
-        made = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}.quantize")
-        for value, suffix in zip(made.outputs, ("integers", "scale", "zero_point"), strict=True):
+        quantize = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}.quantize")
+        for value, suffix in zip(quantize.outputs, ("integers", "scale", "zero_point"), strict=True):
             value.name = f"{source.name}.{suffix}"
-        self.new.append(made)
-        q, scale, zero_point = made.outputs
+        self.new.append(quantize)
+        q, scale, zero_point = quantize.outputs
         return q, scale, zero_point
 
     def constant(self, suffix: str, array: np.ndarray[Any, Any]) -> ir.Value:
@@ -64,16 +64,16 @@ class _Builder:
         self, op: str, inputs: list[ir.Value], attributes: dict[str, int] | None = None, like: ir.Node | None = None
     ) -> ir.Value:
         name = str(self.node.name) if op.endswith("Integer") else f"{self.node.name}.{op.lower()}_{len(self.new)}"
-        made = ir.node(op, inputs, attributes, name=name)
+        node = ir.node(op, inputs, attributes, name=name)
         if like is not None:
-            made.attributes.update(like.attributes)
-        out = made.outputs[0]
+            node.attributes.update(like.attributes)
+        out = node.outputs[0]
         out.name = f"{name}.out"
         if op != "Mul" or inputs[0].shape is not None:  # the product of the two scales has a shape of its own
             out.shape = self.node.outputs[0].shape
             out.type = ir.TensorType(ir.DataType.INT32 if op.endswith("Integer") else ir.DataType.FLOAT)
-        self.new.append(made)
-        return made.outputs[0]
+        self.new.append(node)
+        return node.outputs[0]
 
     def finish(self, last: ir.Value) -> None:
         old = self.node.outputs[0]

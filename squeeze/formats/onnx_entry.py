@@ -14,25 +14,25 @@ from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import group_count
 from squeeze.formats.onnx_scheme import activation_of
 
-FEW_INPUTS = 36  # that one output sums over: 3 x 3 of 4 channels; with 7 x 7 integers keep up
+FEW_INPUTS = 36  # products summed per output: 3 x 3 of 4 channels; from 7 x 7 on, integers are as fast
 NARROW = 16  # channels that fill one vector of the depthwise kernel
 THROUGH_OPS = frozenset({"Relu", "Clip", "Pad", "Reshape", "Transpose", "Sub", "Mul", "Div", "Add"})
 
 
 def slow_entry(graph: ir.Graph) -> list[str]:
-    """Convolutions that are reached from the input through nothing but each other, and are slow on integers."""
+    """Convolutions at the network's entry, reached through no other layer kind, that are slow on integers."""
     reached = {value.name for value in graph.inputs}
-    found = []
+    names = []
     for node in graph:
-        fed = [value for value in node.inputs if value is not None and constant(value) is None]
-        if not fed or any(value.name not in reached for value in fed):
+        activations = [value for value in node.inputs if value is not None and constant(value) is None]
+        if not activations or any(value.name not in reached for value in activations):
             continue
         slow = node.op_type == "Conv" and _is_slow(node) and _feeds_one_conv(node)
         if slow:
-            found.append(str(node.name))
+            names.append(str(node.name))
         if slow or node.op_type in THROUGH_OPS:
             reached.update(value.name for value in node.outputs)
-    return found
+    return names
 
 
 def _is_slow(node: ir.Node) -> bool:

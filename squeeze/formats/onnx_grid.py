@@ -59,7 +59,7 @@ def store_grid(node: ir.Node, grid: QuantizedTensor) -> None:
     arrays = {
         "integers": integers.astype(dtype),
         "scale": _laid(scales[0], axis).astype(np.float32),
-        "zero_point": _laid(scales[1], axis).astype(dtype),  # zeros too: without, ORT 1.32's exact products break
+        "zero_point": _laid(scales[1], axis).astype(dtype),  # ORT 1.32's exact products break without zeros
     }
     parts = [initializer(graph, f"{name}.weight.{part}", array) for part, array in arrays.items()]
     real = _placed(ir.node("DequantizeLinear", parts, attributes, name=f"{name}.weight.dequantize"), integers, node)

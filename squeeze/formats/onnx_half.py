@@ -13,7 +13,7 @@ import onnx_ir as ir
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import drop_unused, initializer
 
-LEAST_VALUES = 32  # below, a Cast node takes more bytes than it saves
+LEAST_VALUES = 32  # with fewer values a Cast node takes more bytes than it saves
 
 
 def halve_weights(model: ir.Model, names: set[str]) -> int:

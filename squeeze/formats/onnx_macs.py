@@ -38,8 +38,8 @@ class _Unknown(Exception):
 
 def total_macs(counts: dict[str, int | None]) -> int | None:
     """Of the whole graph; None where a part is not known."""
-    found = list(counts.values())
-    return None if None in found else sum(count for count in found if count)
+    macs = list(counts.values())
+    return None if None in macs else sum(count for count in macs if count)
 
 
 def count_macs(model: ir.Model, free_size: int) -> dict[str, int | None]:
@@ -77,7 +77,7 @@ def _numbers(value: ir.Value) -> int:
 def _infer_shapes(model: ir.Model) -> None:
     """Shapes of all values, sizes computed from other shapes among them."""
     limits = {"input_size_limit": MOST_FOLDED, "output_size_limit": MOST_FOLDED}
-    with suppress(Exception):  # what cannot be worked out stays unknown
+    with suppress(Exception):  # a shape that cannot be inferred stays unknown
         fold_constants(model, onnx_shape_inference=True, should_fold=_computes_a_size, **limits)
 
 

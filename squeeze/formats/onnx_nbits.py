@@ -109,11 +109,11 @@ def from_arrays(stored: NBits) -> QuantizedTensor:
     """
     rows, bits, block = stored.rows, stored.bits, stored.block
     blocks = -(-stored.columns // block)
-    wanted = ((rows, blocks, block * bits // 8), (rows, blocks))
-    if (stored.packed.shape, stored.scales.shape) != wanted:
-        found = f"{list(stored.packed.shape)} and scales {list(stored.scales.shape)}"
+    expected = ((rows, blocks, block * bits // 8), (rows, blocks))
+    if (stored.packed.shape, stored.scales.shape) != expected:
+        shapes = f"{list(stored.packed.shape)} and scales {list(stored.scales.shape)}"
         raise ModelError(
-            f"MatMulNBits of {rows} x {stored.columns}: B is {found}; {wanted[0]} and {wanted[1]} would do"
+            f"MatMulNBits of {rows} x {stored.columns}: B is {shapes}; {expected[0]} and {expected[1]} would do"
         )
     offset = 2 ** (bits - 1)
     filled = unpack(torch.from_numpy(stored.packed).reshape(rows * blocks, -1), bits, rows * blocks, block)

@@ -91,10 +91,10 @@ class _Writer:
                 continue
             if value.name not in self.integers:  # computed by a float node: quantize where it is first needed
                 self.quantize(value, node, before=True)
-            taken = self.integers[value.name] if moves else self._real(value.name, node)
+            source = self.integers[value.name] if moves else self._real(value.name, node)
             if index == 0 and str(node.name) in self.scheme.skipped and node.op_type in LAYER_OPS:
-                taken = self._kept_float(taken, node, self.grids[self.scheme.root[value.name]])
-            node.replace_input_with(index, taken)
+                source = self._kept_float(source, node, self.grids[self.scheme.root[value.name]])
+            node.replace_input_with(index, source)
         if moves and node.op_type == "Pad":
             _, zero_point = self._grid(self.scheme.root[str(node.outputs[0].name)])
             node.resize_inputs(max(3, len(node.inputs)))
@@ -148,11 +148,11 @@ class _Writer:
         if not implied:
             self.quantize(out, activation)
             return
-        kept, name = node.outputs[0], str(out.name)
-        ir.convenience.replace_all_uses_with(out, kept, replace_graph_outputs=True)
+        output, name = node.outputs[0], str(out.name)
+        ir.convenience.replace_all_uses_with(out, output, replace_graph_outputs=True)
         self.graph.remove(activation, safe=True)
-        kept.name = name
-        self.quantize(kept, node)
+        output.name = name
+        self.quantize(output, node)
 
     def _real(self, name: str, place: ir.Node, after: bool = False) -> ir.Value:
         if name not in self.reals:

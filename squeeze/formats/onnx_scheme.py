@@ -1,4 +1,4 @@
-"""Which values of a float graph become integers, so that ONNX Runtime runs integer kernels between them.
+"""Choose the values of a float graph that become integers, so that ONNX Runtime runs integer kernels.
 
 1. A selected layer (Conv, Gemm, MatMul with stored weights) takes integers in and gives integers out.
 2. A Relu or Clip that alone reads a layer's output becomes the range of that output.

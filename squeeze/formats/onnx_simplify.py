@@ -69,8 +69,8 @@ def mean_to_pool(node: ir.Node) -> bool:
     """ReduceMean over both image axes to GlobalAveragePool (+ Flatten where the axes are dropped)."""
     source, graph = node.inputs[0], node.graph
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    named = node.attributes.get("axes")
-    numbers = axes.numpy().tolist() if axes is not None else list(named.as_ints()) if named is not None else []
+    attribute = node.attributes.get("axes")
+    numbers = axes.numpy().tolist() if axes is not None else list(attribute.as_ints()) if attribute is not None else []
     if source is None or source.shape is None or len(source.shape) != 4 or not isinstance(graph, ir.Graph):
         return False
     if {number % 4 for number in numbers} != {2, 3}:
@@ -90,7 +90,7 @@ def mean_to_pool(node: ir.Node) -> bool:
 
 
 def drop_unused(model: ir.Model) -> None:
-    """Remove nodes and initializers that nothing reads, and the places of old files that list weights as inputs."""
+    """Remove unread nodes and initializers, and inputs that old files list for weights."""
     RemoveInitializersFromInputsPass()(model)
     RemoveUnusedNodesPass()(model)
 
@@ -98,8 +98,8 @@ def drop_unused(model: ir.Model) -> None:
 def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
     """A new initializer; another one of that name is replaced where nothing reads it, else the name is counted up."""
     stem, count = name, 1
-    taken = {value.name for node in graph for value in node.outputs}
-    while name in taken or (name in graph.initializers and graph.initializers[name].uses()):
+    outputs = {value.name for node in graph for value in node.outputs}
+    while name in outputs or (name in graph.initializers and graph.initializers[name].uses()):
         name, count = f"{stem}_{count}", count + 1
     value = ir.Value(
         name=name,

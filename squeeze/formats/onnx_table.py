@@ -14,7 +14,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_simplify import initializer
 
-LEAST_VALUES = 2**14  # of a table worth the two more nodes; token types have two rows
+LEAST_VALUES = 2**14  # smallest table worth two more nodes; token types have two rows
 
 
 def why_no_table(node: ir.Node) -> str | None:
@@ -43,8 +43,8 @@ def write_table(graph: ir.Graph, node: ir.Node, table: QuantizedTensor) -> None:
     scales = ir.node("Gather", [scale, tokens], {"axis": 0}, name=f"{name}.scales")
     floats = ir.node("Cast", [rows.outputs[0]], {"to": int(ir.DataType.FLOAT)}, name=f"{name}.cast")
     last = ir.node("Mul", [floats.outputs[0], scales.outputs[0]], name=f"{name}.scale")
-    for made, suffix, dtype in ((rows, "rows", ir.DataType.INT8), (floats, "floats", ir.DataType.FLOAT)):
-        value = made.outputs[0]
+    for inner, suffix, dtype in ((rows, "rows", ir.DataType.INT8), (floats, "floats", ir.DataType.FLOAT)):
+        value = inner.outputs[0]
         value.name, value.shape, value.type = f"{name}.{suffix}", old.shape, ir.TensorType(dtype)
     scales.outputs[0].name, scales.outputs[0].type = f"{name}.row_scales", ir.TensorType(ir.DataType.FLOAT)
     last.outputs[0].shape, last.outputs[0].type = old.shape, old.type

@@ -183,7 +183,7 @@ def _array(value: ir.Value | None, file: Path) -> Array | None:
         location = str(tensor.location)
         if unsafe_location(location) or not (file.parent / location).is_file():
             raise ModelError(f"{file}: weights in '{location}', which is no file beside it; refused")
-    return tensor.numpy().copy()  # not mapped: the file is done with
+    return tensor.numpy().copy()  # copied, so that the file can be closed
 
 
 def _run_node(

@@ -12,7 +12,7 @@ from typing import Any
 from squeeze.errors import ModelError
 
 MOST_LETTERS = 1_000
-MOST_MEMORY_BYTES = 1 << 20  # of one compiled pattern
+MOST_MEMORY_BYTES = 1 << 20  # memory of one compiled pattern
 
 
 @lru_cache(maxsize=4096)

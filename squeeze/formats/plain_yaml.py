@@ -19,7 +19,7 @@ from squeeze.errors import first_line
 CORE = "tag:yaml.org,2002:"
 LARGEST_INTEGER = 2**63 - 1
 MOST_DIGITS = 19
-SHOWN = 40  # letters of a value that a message repeats
+MESSAGE_LETTERS = 40  # letters of a value that a message repeats
 INTEGER = re.compile(r"[-+]?[0-9]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -40,7 +40,7 @@ class Limits:
 
     nodes: int = 20_000
     levels: int = 50
-    letters: int = 4_096  # of one text
+    letters: int = 4_096  # letters of one text
 
 
 def load(text: str, limits: Limits | None = None) -> Any:
@@ -126,7 +126,7 @@ def text_fault(text: str, letters: int) -> str | None:
     if len(text) > letters:
         return f"a text of {len(text):,} letters; {letters:,} are the most"
     odd = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n"), "")
-    return f"{text[:SHOWN]!a} holds a control character (U+{ord(odd):04X})" if odd else None
+    return f"{text[:MESSAGE_LETTERS]!a} holds a control character (U+{ord(odd):04X})" if odd else None
 
 
 def _require_text(text: str, limits: Limits, line: int) -> None:
@@ -143,7 +143,7 @@ def _require_tag(node: yaml.Node, *tags: str) -> None:
     tag = str(node.tag)
     if tag.removeprefix(CORE) not in tags and tag not in ("!", *([CORE + "str"] if "str" in tags else [])):
         short = "!!" + tag.removeprefix(CORE) if tag.startswith(CORE) else tag
-        raise YamlFault(f"{short[:SHOWN]} is not read; a plain value would do", node.start_mark.line + 1)
+        raise YamlFault(f"{short[:MESSAGE_LETTERS]} is not read; a plain value would do", node.start_mark.line + 1)
 
 
 def _scalar(node: yaml.Node, limits: Limits) -> Any:
@@ -152,14 +152,14 @@ def _scalar(node: yaml.Node, limits: Limits) -> Any:
     _require_tag(node, "str", "int", "float", "bool", "null")
     _require_text(text, limits, line)
     plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == CORE + "str"
-    asked = str(node.tag).removeprefix(CORE)
-    if not plain and asked in ("str", "!"):
+    tag = str(node.tag).removeprefix(CORE)
+    if not plain and tag in ("str", "!"):
         return text
-    found = _plain(text, line)
+    value = _plain(text, line)
     kinds: dict[str, type | tuple[type, ...]] = {"int": int, "float": float, "bool": bool, "null": type(None)}
-    if asked in kinds and type(found) is not kinds[asked]:
-        raise YamlFault(f"!!{asked} '{text[:SHOWN]}' is none", line)
-    return found
+    if tag in kinds and type(value) is not kinds[tag]:
+        raise YamlFault(f"!!{tag} '{text[:MESSAGE_LETTERS]}' is none", line)
+    return value
 
 
 def _plain(text: str, line: int) -> Any:
@@ -184,5 +184,5 @@ def _integer(text: str, line: int) -> int:
 def _float(text: str, line: int) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise YamlFault(f"'{text[:SHOWN]}' is not finite; a number would do", line)
+        raise YamlFault(f"'{text[:MESSAGE_LETTERS]}' is not finite; a number would do", line)
     return number

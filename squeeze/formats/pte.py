@@ -25,7 +25,7 @@ FLATC = "data/bin/flatc"
 EXTENDED, XNN_HEADER = b"eh00", b"XH00"
 WEIGHTED = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
 SECONDS = 120.0
-ENDLESS = re.compile(r"(?<=: )-?inf\b")  # flatc's spelling of a bound that is none; its sign tells nothing here
+ENDLESS = re.compile(r"(?<=: )-?inf\b")  # flatc writes an infinite bound like this; the sign does not matter here
 Array = np.ndarray[Any, Any]
 
 
@@ -97,7 +97,7 @@ def _read(data: bytes) -> PteFile:
     size, base = struct.unpack("<QQ", data[16:32])
     program = _as_json(data[:size], PROGRAM)
     segments = [data[base + part["offset"] : base + part["offset"] + part["size"]] for part in program["segments"]]
-    named = {part["key"]: segments[part["segment_index"]] for part in program.get("named_data") or ()}
+    named_data = {part["key"]: segments[part["segment_index"]] for part in program.get("named_data") or ()}
     plan = program["execution_plan"][0]
     operators, graphs = [], []
     for instruction in plan["chains"][0]["instructions"]:
@@ -106,7 +106,7 @@ def _read(data: bytes) -> PteFile:
             operators.append(str(plan["operators"][arguments["op_index"]]["name"]))
         elif instruction["instr_args_type"] == "DelegateCall":
             delegate = plan["delegates"][arguments["delegate_index"]]
-            graphs.append(_graph(_processed(delegate["processed"], program, segments), named))
+            graphs.append(_graph(_processed(delegate["processed"], program, segments), named_data))
     return PteFile(tuple(operators), tuple(graphs))
 
 
@@ -117,17 +117,17 @@ def _processed(reference: Mapping[str, Any], program: Mapping[str, Any], segment
     return bytes(program["backend_delegate_data"][index]["data"])
 
 
-def _graph(payload: bytes, named: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[int, bytes]]:
+def _graph(payload: bytes, named_data: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[int, bytes]]:
     if payload[4:8] != XNN_HEADER:
         raise ValueError("a delegate that is not XNNPACK's")
     start, size, constants = struct.unpack("<III", payload[10:22])
     graph = _as_json(payload[start : start + size], XNNPACK)
-    found = {}
+    data = {}
     for index, part in enumerate(graph.get("constant_data") or ()):
         place = constants + int(part["offset"])
         key = part.get("named_key")
-        found[index] = named[key] if key else payload[place : place + int(part["size"])]
-    return graph, found
+        data[index] = named_data[key] if key else payload[place : place + int(part["size"])]
+    return graph, data
 
 
 def _as_json(data: bytes, schema: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that others made, opened only where they are regular: a pipe or a device would never end.
+"""Open files of others only if they are regular: reading a pipe or a device may never end.
 
 JSON is read with its depth, its numbers and its letters bounded; what the values mean is the caller's business.
 """
@@ -21,7 +21,7 @@ def require_regular(path: Path, kind: type[SqueezeError] = ModelError) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return  # whoever opens it says so
+        return  # opening the file reports the error
     except (OSError, ValueError) as error:
         raise kind(f"{_short(path)}: cannot be read ({_reason(error)})") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -40,7 +40,7 @@ def require_regular_folder(folder: Path, kind: type[SqueezeError] = ModelError) 
 
 
 def read_json(path: Path, kind: type[SqueezeError] = ModelError) -> Any:
-    """What a JSON file holds.
+    """The value of a JSON file.
 
     Raises:
         SqueezeError: of ``kind``: no regular file, too large, not UTF-8, not JSON.
@@ -55,7 +55,7 @@ def read_json(path: Path, kind: type[SqueezeError] = ModelError) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds.
+    """The value of a JSON text.
 
     Raises:
         ValueError: not JSON, nested too deeply, half a surrogate pair, or a number beyond 64 bits.

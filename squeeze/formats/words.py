@@ -24,13 +24,13 @@ def dtype_fault(parts: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the types of a packed linear's tensors; None where nothing is."""
     for name, value in parts.items():
         if "scale" in name:
-            right, wanted = value.is_floating_point(), "a float type"
+            right, expected = value.is_floating_point(), "a float type"
         elif name in ("g_idx", "weight_g_idx", "weight_shape"):
-            right, wanted = not value.is_floating_point(), "an integer type"
+            right, expected = not value.is_floating_point(), "an integer type"
         else:
-            right, wanted = value.dtype == torch.int32, "torch.int32"
+            right, expected = value.dtype == torch.int32, "torch.int32"
         if not right:
-            return f"{name} is {value.dtype}; {wanted} would do"
+            return f"{name} is {value.dtype}; {expected} would do"
     return None
 
 

@@ -187,11 +187,11 @@ class Artifact(Model):
             files, task = folder / FILES, read_task(folder / DESCRIPTION)
             beside = tuple(files / name for name in record["beside"])
             runtime = registry.load("runtimes", record["runtime"])
-            made = runtime.artifact(files / record["file"], facts, task, beside=beside)
+            artifact = runtime.artifact(files / record["file"], facts, task, beside=beside)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not a stored artifact ({error}); {DESCRIPTION} must name its file") from error
-        assert isinstance(made, cls)
-        return made
+        assert isinstance(artifact, cls)
+        return artifact
 
 
 def artifact_of(model: Model) -> Artifact:

@@ -23,7 +23,7 @@ from squeeze.models.resident import Resident
 if TYPE_CHECKING:
     from squeeze.models.tasks.base import Task
 
-FREE_SIZE = 16  # of a dimension that a model leaves open, where an example is made up
+FREE_SIZE = 16  # size of a free dimension in made-up examples
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Model(ABC):
     form: ClassVar[str]
     task: Task  # what it does with an example
     inputs: tuple[InputSpec, ...]
-    runtime: str | None = None  # registered name of the one whose file it is; None: it is none's
+    runtime: str | None = None  # registered name of the runtime whose file it is; None: no runtime's
 
     @classmethod
     def forms(cls) -> tuple[type[Model], ...]:
@@ -227,7 +227,7 @@ def forms_of(bracket: object) -> tuple[type[Model], ...]:
 
     A stage stands for all forms that it has.
     """
-    named = get_args(bracket) if isinstance(bracket, UnionType) else (bracket,)
-    if not all(isinstance(one, type) and issubclass(one, Model) for one in named):
+    classes = get_args(bracket) if isinstance(bracket, UnionType) else (bracket,)
+    if not all(isinstance(one, type) and issubclass(one, Model) for one in classes):
         return ()
-    return tuple(form for one in named for form in one.forms())
+    return tuple(form for one in classes for form in one.forms())

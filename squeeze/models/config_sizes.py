@@ -14,12 +14,12 @@ from typing import Any
 from squeeze.errors import ModelError
 
 LARGEST_SIZE = 10**8  # the longest context of today is 10,485,760 tokens, the largest vocabulary 262,144
-FEW_MODULES = 256  # that may share their tensors, as ALBERT's layers do
+FEW_MODULES = 256  # modules that may share their tensors, as ALBERT's layers do
 MOST_MODULES = 10_000
-MOST_ENTRIES = 100_000  # of one list or mapping
+MOST_ENTRIES = 100_000  # entries of one list or mapping
 LABELS = ("label2id", "id2label")
 COUNTED = re.compile(r"(^|_)(layers?|blocks?|depths?|experts?|stages?|groups?|branch(es)?|hops|modules)(_|$)")
-WIDTHS = re.compile(r"(size|dim|width|channels)")  # of a layer: no count of layers
+WIDTHS = re.compile(r"(size|dim|width|channels)")  # keys that name a layer's width, not a number of layers
 TENSOR_NAME = re.compile(rb'"[^"\\]{1,200}"\s*:\s*\{\s*"(dtype|shape|data_offsets)"')
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 

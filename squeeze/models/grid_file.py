@@ -29,11 +29,11 @@ PARTS = ("q", "scale", "zero_point", "g_idx")
 class GridEntry:
     """What a shard says of one quantized weight."""
 
-    shape: tuple[int, ...]  # of the weight as the module has it: [out, in] or [experts, out, in]
+    shape: tuple[int, ...]  # shape of the weight in the module: [out, in] or [experts, out, in]
     bits: int
     group_size: int | None
     symmetric: bool
-    dtype: str  # of the weight that it stands for
+    dtype: str  # dtype of the dequantized weight
 
     def kind(self, ordered: bool = False) -> GridKind:
         """All but the numbers; experts lie one under the other."""

@@ -35,7 +35,7 @@ def snapshot(reference: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        HfApi().model_info(reference, revision=revision, timeout=TIMEOUT_S)  # soon says whether the hub answers
+        HfApi().model_info(reference, revision=revision, timeout=TIMEOUT_S)  # fails fast when the hub is away
         return Path(snapshot_download(reference, revision=revision, allow_patterns=list(FILES)))
     except GatedRepoError:
         raise ModelError(f"{reference}: the hub asks for its licence to be accepted, and for a login, first") from None

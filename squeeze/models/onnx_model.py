@@ -81,9 +81,9 @@ class OnnxModel(Model):
 
     def with_graph(self, graph_model: ir.Model) -> Self:
         """The same model, to do the same with, as another graph."""
-        made = type(self)(graph_model, self.source, self.task)
-        made.threads = self.threads
-        return made
+        model = type(self)(graph_model, self.source, self.task)
+        model.threads = self.threads
+        return model
 
     @cached_property
     def data(self) -> bytes:
@@ -142,10 +142,10 @@ class OnnxModel(Model):
         return frozenset(quantized | ({"float16"} if half else set()))
 
     def layers(self) -> list[Layer]:
-        seen: set[str] = set()
+        counted: set[str] = set()
         weighted = (node for node in self.ir.graph if node.op_type in WEIGHTED_OPS)
-        found = (_layer(node, seen, self._macs.get(str(node.outputs[0].name), 0)) for node in weighted)
-        return [layer for layer in found if layer.parameters]
+        layers = (_layer(node, counted, self._macs.get(str(node.outputs[0].name), 0)) for node in weighted)
+        return [layer for layer in layers if layer.parameters]
 
     def macs(self) -> int | None:
         return total_macs(self._macs)
@@ -208,8 +208,8 @@ def _holds_unknown(node: ir.Node) -> bool:
     return not known and any(len(item.tensor.shape) > 1 for item in node_constants(node))
 
 
-def _layer(node: ir.Node, seen: set[str], macs: int | None) -> Layer:
-    constants = [item for item in node_constants(node) if _first_sight(item.value, seen)]
+def _layer(node: ir.Node, counted: set[str], macs: int | None) -> Layer:
+    constants = [item for item in node_constants(node) if _first_sight(item.value, counted)]
     weights = [item.tensor for item in constants if item.is_weight]
     kernel = max(weights, key=lambda tensor: tensor.size, default=None)
     return Layer(
@@ -222,9 +222,9 @@ def _layer(node: ir.Node, seen: set[str], macs: int | None) -> Layer:
     )
 
 
-def _first_sight(value: ir.Value, seen: set[str]) -> bool:
+def _first_sight(value: ir.Value, counted: set[str]) -> bool:
     name = value.name or ""
-    if name in seen:
+    if name in counted:
         return False
-    seen.add(name)
+    counted.add(name)
     return True

@@ -40,5 +40,5 @@ class Options(BaseModel):
         return iter(())
 
     def set_in_vain(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
-        """Those of them that the user has set."""
+        """Those of the unused options that the user has set."""
         return (unused for unused in self.unused(model, grid) if unused.option in self.model_fields_set)

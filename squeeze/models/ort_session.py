@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # a child that only runs a session starts without torch
 
     from squeeze.models.base import Batch, InputSpec
 
-RUN_SECONDS = 600.0  # of one batch
+RUN_SECONDS = 600.0  # time limit of one batch
 Feed = dict[str, np.ndarray[Any, Any]]
 
-_DTYPES = {"float": "float32", "double": "float64"}  # the others have one name
+_DTYPES = {"float": "float32", "double": "float64"}  # other types have the same name in both
 
 # y = MatMulInteger(x, w): x uint8 [1, 4], w int8 [4, 1], all 127
 PRODUCTS = b64decode(
@@ -123,10 +123,10 @@ def logits(run: Callable[[Feed], list[Any]], size: int | None, arrays: Feed, exa
     import torch
 
     if size in (None, examples):
-        found = run(arrays)[0]
+        values = run(arrays)[0]
     else:
-        found = np.concatenate([run(part)[0] for part in parts(arrays, examples, size or examples)])[:examples]
-    return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(examples, -1))
+        values = np.concatenate([run(part)[0] for part in parts(arrays, examples, size or examples)])[:examples]
+    return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(examples, -1))
 
 
 def run_limited(session: InferenceSession, arrays: Feed, names: list[str] | None = None) -> list[Any]:

@@ -19,7 +19,7 @@ from squeeze.formats.regular import parse_json, read_json, require_regular
 
 INDEX_ENDING = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
-METADATA = "squeeze"  # one key for everything: with two, safetensors writes them in an order that chance decides
+METADATA = "squeeze"  # one key: safetensors writes several in random order
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def _files(folder: Path) -> list[Path]:
     shards = values.get("weight_map") if isinstance(values, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ModelError(f"{index}: not a shard index (no weight_map of names to files)")
-    named = set(shards.values())
-    for name in sorted(named):
+    names = set(shards.values())
+    for name in sorted(names):
         if not re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) or not (folder / name).is_file():
             raise ModelError(f"{folder}: the index names the shard '{name}', which is not here")
-    return [folder / name for name in sorted(named)]
+    return [folder / name for name in sorted(names)]
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -118,8 +118,8 @@ class FactorySource(Source):
                 InputSpec(str(n), tuple(map(int, shape)), str(dtype)) for n, (shape, dtype) in declared.items()
             )
         except (AttributeError, TypeError, ValueError):
-            wanted = '{"input_ids": ((-1,), "int64")} would do'
-            raise ModelError(f"{self.reference}: the module's inputs are {declared!r:.60}; {wanted}") from None
+            cure = '{"input_ids": ((-1,), "int64")} would do'
+            raise ModelError(f"{self.reference}: the module's inputs are {declared!r:.60}; {cure}") from None
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class HuggingFaceSource(Source):
                     return build_text(settings, head, json.loads(self.pooling or "null")).eval()
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
         except Exception as error:  # transformers checks a config in many places, each with a kind of its own
-            reason = " ".join(str(error).split())[:200]  # what is wrong often stands in the second line
+            reason = " ".join(str(error).split())[:200]  # the reason is often on the second line
             raise ModelError(
                 f"config.json: model_type '{kind}' is no {WORDS[head]} that transformers can build: {reason}"
             ) from error
@@ -222,8 +222,8 @@ class HuggingFaceSource(Source):
     def class_names(self) -> list[str] | None:
         if self.head == "encoder":
             return None
-        named = json.loads(self.config).get("id2label") or {}
-        return [str(named[key]) for key in sorted(named, key=int)] or None
+        names = json.loads(self.config).get("id2label") or {}
+        return [str(names[key]) for key in sorted(names, key=int)] or None
 
 
 def source_from(description: dict[str, Any], folder: str | None = None) -> Source:

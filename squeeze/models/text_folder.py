@@ -31,14 +31,14 @@ SENTENCE_INPUTS = (InputSpec("input_ids", (-1,), "int64"), InputSpec("attention_
 ENCODERS = ("Model", "ForMaskedLM", "ForPreTraining")
 MODULES = "modules.json"
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # whose first position is that behind the padding's
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions start after the padding index
 MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
 def head_of(config: Mapping[str, Any]) -> Head:
     """What a config's model does; a folder that does not name its class is taken for an image classifier."""
-    named = config.get("architectures")
-    name = str(named[0]) if isinstance(named, list) and named else ""
+    classes = config.get("architectures")
+    name = str(classes[0]) if isinstance(classes, list) and classes else ""
     if name.endswith("ForSequenceClassification"):
         return "sequence"
     reads_text = "vocab_size" in config and "vision_config" not in config
@@ -73,8 +73,8 @@ def _mode(folder: Path, name: str) -> str:
         raise ModelError(f"{file}: is no mapping, as sentence-transformers writes it")
     chosen = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value is True]
     if len(chosen) != 1 or chosen[0] not in MODES:
-        said = " and ".join(chosen) or "no mode"
-        raise ModelError(f"{file}: says {said}; one of {' and '.join(MODES)} can be run here")
+        modes = " and ".join(chosen) or "no mode"
+        raise ModelError(f"{file}: says {modes}; one of {' and '.join(MODES)} can be run here")
     return MODES[chosen[0]]
 
 
@@ -131,23 +131,23 @@ def _encoder_class(kind: type[Any], mode: str, normalize: bool) -> type[nn.Modul
 def _pool(tokens: Tensor, mask: Tensor, mode: str, normalize: bool) -> Tensor:
     """``[n, length, hidden]`` to ``[n, hidden]``; what only fills up a batch does not count."""
     if mode == "cls":
-        found = tokens[:, 0]
+        embeddings = tokens[:, 0]
     else:
         counted = mask[..., None].to(tokens.dtype)
-        found = (tokens * counted).sum(1) / counted.sum(1)
-    return nn.functional.normalize(found, dim=1) if normalize else found
+        embeddings = (tokens * counted).sum(1) / counted.sum(1)
+    return nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
 
 
 def fitted(weights: Mapping[str, Tensor], module: nn.Module, head: Head) -> dict[str, Tensor]:
     """A checkpoint's tensors by the module's names: old spellings, and an encoder that was saved under a head."""
     expected = module.state_dict()
-    found = {_modern(name): value for name, value in weights.items()}
+    tensors = {_modern(name): value for name, value in weights.items()}
     if head == "encoder":
         prefix = f"{getattr(module, 'base_model_prefix', '')}."
-        if any(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-        found = {name: value for name, value in found.items() if not name.startswith("pooler.")}
-    return {n: v for n, v in found.items() if n in expected or not n.endswith(".position_ids")}
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("pooler.")}
+    return {n: v for n, v in tensors.items() if n in expected or not n.endswith(".position_ids")}
 
 
 def _modern(name: str) -> str:

@@ -24,7 +24,7 @@ def read_tokenizer(model: Path) -> Any:
     require_regular_folder(model, DataError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        tokenizer("a")  # what its config says is first looked at here
+        tokenizer("a")  # the config is first read at a call
         return tokenizer
     except Exception as error:  # the tokenizers' own library raises nothing narrower
         raise DataError(f"{model}: no tokenizer can be read here ({first_line(error)})") from None

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
-OPERATIONS = 2  # of torch's own formulas: a multiplication and an addition
+OPERATIONS = 2  # torch's formulas count a multiplication and an addition
 OUR_FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mv: lambda matrix, _: matrix.numel(),
     aten.addmv: lambda _, matrix, __: matrix.numel(),
@@ -82,7 +82,7 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
-            return True  # "is nothing masked?": the work is the same
+            return True  # masks do not change the count
         out = func(*args, **(kwargs or {}))
         count = _products(func, args, kwargs or {}, out)
         name = self._running[-1]
@@ -106,9 +106,9 @@ def largest_traffic(module: nn.Module, run: Callable[[], object]) -> int:
     """Numbers that a layer reads and writes, weights apart, of the one that takes most; found by a run of it."""
     largest = 0
 
-    def watch(_layer: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
+    def watch(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal largest
-        tensors = [value for value in (*taken, given) if isinstance(value, Tensor)]
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
         largest = max(largest, sum(tensor.numel() for tensor in tensors))
 
     layers = [layer for layer in module.modules() if not list(layer.children())]

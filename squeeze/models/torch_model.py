@@ -32,7 +32,7 @@ from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
 
-WANTED = "logits [n, classes] were"
+LOGITS = "logits [n, classes] were"
 
 
 class TorchModel(TorchStage):
@@ -119,7 +119,7 @@ class TorchModel(TorchStage):
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"the model does not take examples of shape {shapes} ({reason})") from error
         if logits.ndim != 2 or len(logits) != len(batch):
-            raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {WANTED} expected")
+            raise ModelError(f"the model returned {list(logits.shape)} for {len(batch)} examples; {LOGITS} expected")
         return logits
 
     def example(self, examples: int = 1, seed: int = 0) -> Batch:
@@ -139,7 +139,7 @@ class TorchModel(TorchStage):
         """The work of one example, by module: counted on the meta device, where no code of the module objects to it."""
         example = self.example()
         if not self.is_meta:
-            with suppress(Exception):  # it may look at values
+            with suppress(Exception):  # the forward may read values, which meta tensors do not have
                 copy = meta_copy(self.module)
                 with MacCounter().watching(copy) as counter:
                     forward(copy, {name: value.to("meta") for name, value in example.inputs.items()})
@@ -176,7 +176,7 @@ class TorchModel(TorchStage):
         return without_grid(self)
 
     def structure(self) -> structure.Difference:
-        """What the module has that a freshly built one has not."""
+        """How the module's structure differs from a freshly built one."""
         return structure.difference(self.source.build("meta"), self.module)
 
     def save(self, folder: Path) -> None:
@@ -274,7 +274,7 @@ def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def _logits(output: Any) -> Tensor:
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned a {type(output).__name__}; {WANTED} expected")
+        raise ModelError(f"the model returned a {type(output).__name__}; {LOGITS} expected")
     return logits
 
 

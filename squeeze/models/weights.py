@@ -44,12 +44,12 @@ def write_weights(weights: Weights, path: Path) -> None:
 
 def _apart(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     """Each tensor with memory of its own, as the format wants it: tied weights are written once per name."""
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for name in sorted(weights):
         tensor = weights[name].detach().contiguous()
         memory = tensor.untyped_storage().data_ptr()
-        yield name, tensor.clone() if memory in seen else tensor
-        seen.add(memory)
+        yield name, tensor.clone() if memory in pointers else tensor
+        pointers.add(memory)
 
 
 def assign(module: nn.Module, weights: Weights, file: str) -> None:

@@ -152,10 +152,10 @@ class Pass(Options, ABC, Generic[In, Out]):
         for base in cls.__mro__:
             args = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
             args = args * 2 if len(args) == 1 else args  # the form of a base that gives what it takes
-            taken, given = (forms_of(arg) for arg in args) if len(args) == 2 else ((), ())
-            given = given * len(taken) if len(given) == 1 else given
-            if taken and len(taken) == len(given):
-                cls.ways = tuple(zip(taken, given, strict=True))
+            inputs, outputs = (forms_of(arg) for arg in args) if len(args) == 2 else ((), ())
+            outputs = outputs * len(inputs) if len(outputs) == 1 else outputs
+            if inputs and len(inputs) == len(outputs):
+                cls.ways = tuple(zip(inputs, outputs, strict=True))
                 break
 
     @model_validator(mode="before")
@@ -172,7 +172,7 @@ class Pass(Options, ABC, Generic[In, Out]):
     @classmethod
     def gives(cls, form: str) -> type[Model] | None:
         """What becomes of a model of that form; None where the pass does not take it."""
-        return next((made for taken, made in cls.ways if taken.form == form), None)
+        return next((output for source, output in cls.ways if source.form == form), None)
 
     @abstractmethod
     def run(self, model: In, context: Context) -> Out:
@@ -201,7 +201,7 @@ class Pass(Options, ABC, Generic[In, Out]):
         return 1
 
     def keeps(self, model: In) -> str | None:
-        """What the pass leaves in the store for others beside its model, in words with its bytes; None: nothing."""
+        """What the pass leaves in the store beside its model, in words with its bytes; None: nothing."""
         return None
 
     def once(self) -> Self:
@@ -225,7 +225,7 @@ class Pass(Options, ABC, Generic[In, Out]):
         return self.faults(model)
 
     def warnings(self, model: In) -> Iterator[str]:
-        """What these options do to this model that hardly anybody wants: said before the run, never refused."""
+        """Consequences of these options that are probably unintended: reported before the run, never refused."""
         return iter(())
 
     def preview(self, model: In, before: Preview) -> Preview:

@@ -8,7 +8,7 @@ from squeeze.blocks.walk import Walk
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 
-CHUNK_TOKENS = 4096  # that go through a block together
+CHUNK_TOKENS = 4096  # tokens that pass a block together
 
 
 def calibration_walk(model: LanguageModel, context: Context) -> Walk:

@@ -20,9 +20,9 @@ from squeeze.models.base import Batch
 from squeeze.models.torch_layers import Layer, groups_of
 from squeeze.models.torch_model import TorchModel, forward
 
-EXAMPLES = 32  # that run together
-VALUES = 1 << 23  # of unfolded inputs at once: 32 MB
-TOKENS = 1 << 16  # of a layer that are looked at: neighbouring places of an image say nearly the same
+EXAMPLES = 32  # examples run together
+VALUES = 1 << 23  # values of unfolded inputs at once: 32 MB
+TOKENS = 1 << 16  # places sampled per layer: neighbouring ones of an image are nearly equal
 
 
 def batches(data: Dataset) -> Iterator[Batch]:

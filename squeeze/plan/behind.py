@@ -11,7 +11,7 @@ from squeeze.models.language.language_model import in_shards
 from squeeze.passes.base import Holds, Preview
 from squeeze.plan.plan import AnyPass, Branch, Plan, Step
 
-LARGE_SHARE = 0.25  # of a model's bytes in tables of tokens: half of it is worth a line
+LARGE_SHARE = 0.25  # share of a model's bytes in token tables that is worth a warning
 
 
 def holds_behind(plan: Plan, step: Step, branch: Branch | None, model: Model | None) -> Holds:

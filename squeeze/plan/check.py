@@ -24,7 +24,7 @@ from squeeze.passes.base import Preview
 from squeeze.plan.behind import float_tables, holds_behind, untrained
 from squeeze.plan.data_faults import data_faults
 from squeeze.plan.devices import fit_on_device
-from squeeze.plan.memory import Cost, KeptOriginal, cost_of, kept_original, memory_of, scoring_faults, too_little_memory
+from squeeze.plan.memory import Cost, OriginalSize, cost_of, memory_of, original_size, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
@@ -55,7 +55,7 @@ class Explained:
     needs: tuple[str, ...]
     extra: str | None
     memory_bytes: int | None = None  # the peak, as far as the pass can tell
-    keeps: str | None = None  # what it leaves in the store for others beside its model
+    keeps: str | None = None  # what it leaves in the store beside its model
 
 
 @dataclass
@@ -63,12 +63,12 @@ class Check:
     """The faults of a plan, and what its passes are expected to do."""
 
     faults: list[Fault] = field(default_factory=list)
-    warnings: list[Fault] = field(default_factory=list)  # what is hardly wanted, but no fault
+    warnings: list[Fault] = field(default_factory=list)  # probably unintended, but not a fault
     original: Preview | None = None
     explained: list[Explained] = field(default_factory=list)
-    kept: KeptOriginal | None = None  # of a language model
-    cost: Cost | None = None  # of the whole run
-    fits: list[str] = field(default_factory=list)  # of targets that name a device
+    original_size: OriginalSize | None = None  # only for a language model
+    cost: Cost | None = None  # cost of the whole run
+    fits: list[str] = field(default_factory=list)  # lines about targets that name a device
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -81,7 +81,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
     result.warnings += untrained(plan)
-    result.kept = kept_original(plan, start.model)
+    result.original_size = original_size(plan, start.model)
     result.faults += unknown_faults(plan, start.model)
     trunk, packed = _walk(plan, plan.steps, None, start, given_roles, result), list[int]()
     for branch in plan.branches:
@@ -103,22 +103,22 @@ def _originals(plan: Plan, original: Preview | None) -> list[int]:
     return [original.nbytes] * (1 + converted) if original else []
 
 
-def _start(plan: Plan, model: Model | None, given: frozenset[str], result: Check) -> State:
+def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check) -> State:
     """The original's outline, or the form alone where it cannot be built."""
     try:
         unknown = State(_named_form(plan), {}, None, None)
         if plan.model is not None and model is None:
-            plan.model.folder(plan.root)  # whose tokenizer the data needs
+            plan.model.folder(plan.root)  # fetched first: the data needs its tokenizer
     except SqueezeError as error:
         result.faults.append(Fault(("model",), str(error)))
         return State(None, {}, None, None)
     try:
-        example = None if "evaluate" in given else first_example(plan)
+        example = None if "evaluate" in roles else first_example(plan)
     except SqueezeError as error:
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {error}"))
         return unknown
     if example is None and any(fault.path == ("data", "evaluate") for fault in result.faults):
-        return unknown  # told already; the model's inputs may hang on it
+        return unknown  # reported already; the model's inputs may depend on it
     try:
         outline = _outline(plan, example) if model is None else model.outline()
         macs = outline.macs()
@@ -171,22 +171,22 @@ def first_example(plan: Plan) -> Batch | None:
 
 
 def _fork(state: State) -> State:
-    """The same state once more, for one more branch: previews may change the outline in place."""
+    """A copy of the state for one branch: previews may change the outline in place."""
     model = state.model.copied() if state.model is not None else None
     return State(state.form, dict(state.marks), model, state.preview, state.maker)
 
 
 def _walk(
-    plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, given: frozenset[str], result: Check
+    plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, roles: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        faults = [Fault(step.place, message) for message in _step_faults(plan, step, branch, state, given)]
+        faults = [Fault(step.place, message) for message in _step_faults(plan, step, branch, state, roles)]
         if misfit_of(step.pass_, state) is None:
             faults += unused_options(step.pass_, step.place, state, step.pass_.name)
         result.faults += faults
         if state.model is not None and not faults:
-            told = step.pass_.warnings(state.model)
-            result.warnings += [Fault(step.place, f"{step.pass_.name}: {message}") for message in told]
+            warnings = step.pass_.warnings(state.model)
+            result.warnings += [Fault(step.place, f"{step.pass_.name}: {message}") for message in warnings]
         preview = _previewed(step, state) if not faults else None
         if preview and state.model is not None:
             result.warnings += [Fault(step.place, line) for line in float_tables(step.pass_, state.model, preview)]
@@ -204,11 +204,11 @@ def _walk(
     return state
 
 
-def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, given: frozenset[str]) -> Iterator[str]:
+def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, roles: frozenset[str]) -> Iterator[str]:
     pass_ = step.pass_
     if message := misfit_of(pass_, state):
         yield message
-        return  # what else it would say of a model that it does not take means nothing
+        return  # further messages would be meaningless for a model that the pass does not take
     for mark in sorted(pass_.refused() & state.marks.keys()):
         other = state.marks[mark]
         if other is None:
@@ -218,10 +218,10 @@ def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, gi
         yield f"{pass_.name} must come before {other.pass_.name}{at}, which leaves the weights {mark}"
     for need in sorted(pass_.needed()):
         role = NEED_TO_ROLE.get(need)
-        if role and role not in plan.data and role not in given:
+        if role and role not in plan.data and role not in roles:
             yield f"{pass_.name} needs data.{role}, which the plan does not name"
     if pass_.repetitions() > 1:
-        yield from _repetition_faults(plan, pass_.repetitions(), given)
+        yield from _repetition_faults(plan, pass_.repetitions(), roles)
     yield from _absent(pass_.name, (pass_.extra,) if pass_.extra else ())
     for name in pass_.reads():
         if not (plan.root / name).exists():
@@ -232,9 +232,9 @@ def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, gi
         yield from pass_.grid_faults(state.preview.grid, state.model)
 
 
-def _repetition_faults(plan: Plan, seeds: int, given: frozenset[str]) -> Iterator[str]:
+def _repetition_faults(plan: Plan, seeds: int, roles: frozenset[str]) -> Iterator[str]:
     source = plan.data.get("calibrate")
-    if "calibrate" in given:
+    if "calibrate" in roles:
         yield f"calibration_seeds {seeds} wants data.calibrate named in the plan, so that other samples can be chosen"
     elif source is not None and not source.chooses():
         yield f"calibration_seeds {seeds} would take the same text each time; samples: in data.calibrate would choose"

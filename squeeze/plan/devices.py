@@ -21,6 +21,6 @@ def fit_on_device(plan: Plan, branch: Branch, end: State) -> tuple[list[Fault], 
         return [], []
     quantized, context, element = "quantized" in end.marks, target.device_context, target.cache_element_bytes
     demand = fit.demand_of(end.model, end.preview.nbytes, end.preview.macs, quantized, context, element)
-    told = list(fit.faults(demand, device, target.device))
-    faults = [Fault(branch.place, f"target {branch.name}: {fault}") for fault in told]
-    return faults, [] if told else [f"{branch.name}: about {fit.line(demand, device, target.device)}"]
+    misfits = list(fit.faults(demand, device, target.device))
+    faults = [Fault(branch.place, f"target {branch.name}: {fault}") for fault in misfits]
+    return faults, [] if misfits else [f"{branch.name}: about {fit.line(demand, device, target.device)}"]

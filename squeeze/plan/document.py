@@ -22,7 +22,7 @@ from squeeze.formats.plain_yaml import YamlFault
 Place = tuple[str | int, ...]
 LIMITS = plain_yaml.Limits()
 MOST_BYTES = 1_000_000
-LONGEST_NAME_BYTES = 255  # of a file, on every file system of today
+LONGEST_NAME_BYTES = 255  # bytes of a file name, on every common file system
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -109,7 +109,7 @@ def _walk(root: yaml.Node) -> tuple[dict[Place, int], list[Fault]]:
     stack: list[tuple[Place, yaml.Node, int]] = [((), root, root.start_mark.line)]
     while stack:
         place, node, line = stack.pop()
-        lines.setdefault(place, line + 1)  # of a key that stands twice, the last is taken off the stack first
+        lines.setdefault(place, line + 1)  # of a duplicate key, the last one is popped first
         keys: set[str | int] = set()
         for key, child, at in _children(node):
             if key in keys:

@@ -1,4 +1,4 @@
-"""A plan for a model that is looked at: groups that divide its weights, metrics and targets of its kind, a budget.
+"""Draft a plan for a model: group sizes that divide its weights, fitting metrics and targets, a budget.
 
 What only the user knows, where his data lies, is marked with ``FILL IN``.
 """
@@ -89,7 +89,7 @@ targets:
 
 
 def draft(model: Path) -> tuple[str, str]:
-    """What a model is, in words, and a plan for it.
+    """A description of a model, and a plan for it.
 
     Args:
         model: A Hugging Face folder, a .gguf or a .onnx file.

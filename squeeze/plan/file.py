@@ -16,8 +16,8 @@ from squeeze.plan.parts import PASSES, SOURCE, BranchPart, ListOf, MetricPart, T
 from squeeze.plan.plan import AnyPass
 from squeeze.plan.section import Says, Section
 
-VERSION = 1  # of the language of plans
-MOST_SEED = 2**32 - 1  # what every library's generator takes
+VERSION = 1  # version of the plan format
+MOST_SEED = 2**32 - 1  # the largest seed that all random generators accept
 MOST_THREADS = 1024
 SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMG]i?B|B)")
 

@@ -19,7 +19,7 @@ PLACE = ("memory",)
 
 
 @dataclass(frozen=True)
-class KeptOriginal:
+class OriginalSize:
     """What the store keeps of an original language model, so that KL and flips of every row are exact.
 
     Args:
@@ -69,10 +69,10 @@ def cost_of(
     if model is None:
         return None
     scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model) + RUNTIME_BYTES
-    kept = kept_original(plan, model)
+    original = original_size(plan, model)
     run = [_artifact_bytes(plan, model, nbytes) for nbytes in artifacts] if model.blocks else []
-    known = [taken for taken in (*passes, scored, *run) if taken is not None]
-    return Cost(max(known, default=least_bytes(model)), sum(stored) + (kept.size_bytes or 0 if kept else 0))
+    known = [takes for takes in (*passes, scored, *run) if takes is not None]
+    return Cost(max(known, default=least_bytes(model)), sum(stored) + (original.size_bytes or 0 if original else 0))
 
 
 def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
@@ -81,14 +81,14 @@ def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fau
     yield from _fault(plan, at, takes)
 
 
-def kept_original(plan: Plan, model: Model | None) -> KeptOriginal | None:
+def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:
     """None where no metric reads a language model's tokens."""
     source = plan.data.get("evaluate")
     if model is None or not model.blocks or not isinstance(source, TextData) or not _scored(plan):
         return None
     hidden = in_shards(model).hidden_bytes
     tokens = None if source.samples is None else source.samples * source.length
-    return KeptOriginal(hidden(1), None if tokens is None else hidden(tokens))
+    return OriginalSize(hidden(1), None if tokens is None else hidden(tokens))
 
 
 def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
@@ -118,7 +118,7 @@ def _artifact_bytes(plan: Plan, model: Model, nbytes: int) -> int | None:
 
 
 def least_bytes(model: Model) -> int:
-    """What no run goes without, whatever its passes: the process, and the weights as float32."""
+    """The least that any run takes: the process, and the weights as float32."""
     return PROCESS_BYTES + FLOAT * (model.parameters() or 0)
 
 

@@ -19,16 +19,16 @@ from squeeze.plan.options import unused_faults
 from squeeze.plan.plan import Plan
 
 
-def metric_faults(plan: Plan, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[Fault]:
+def metric_faults(plan: Plan, form: str | None, model: Model | None, roles: frozenset[str]) -> Iterator[Fault]:
     """Faults of each metric at its place in the plan.
 
     Args:
         form: Of the original; None: not known.
         model: Its outline, where it could be built.
-        given: Roles of data that the caller brings himself.
+        roles: Roles of data that the caller brings himself.
     """
     for index, metric in enumerate(plan.metrics):
-        yield from (Fault(("metrics", index), message) for message in _faults(plan, metric, form, model, given))
+        yield from (Fault(("metrics", index), message) for message in _faults(plan, metric, form, model, roles))
         if model is not None:
             yield from unused_faults(metric, ("metrics", index, metric.name), model, {}, metric.name)
 
@@ -43,11 +43,11 @@ def unknown_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
             yield Fault(("budget", bound.metric), f"budget: {message}")
 
 
-def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, given: frozenset[str]) -> Iterator[str]:
+def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, roles: frozenset[str]) -> Iterator[str]:
     task = model.task if model is not None else task_named("generate" if form == "language" else "classify")
     if form is not None and (message := metric.misfit(task, FORMS[form])):
         yield message
-    if TRAIN in metric.reads() and TRAIN not in {*plan.data, *given}:
+    if TRAIN in metric.reads() and TRAIN not in {*plan.data, *roles}:
         yield f"{metric.name} is fitted on data.{TRAIN}, which the plan does not name"
     yield from metric.faults(plan.root)
     if isinstance(metric, TextMetric) and metric.convention:
@@ -70,7 +70,7 @@ def _convention_faults(plan: Plan, metric: TextMetric, model: Model | None) -> I
 def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None) -> Iterator[str]:
     """Only files that a runtime loads are timed: the plan must make some, and the original's must fit beside them."""
     steps = [*plan.steps, *(step for branch in plan.branches for step in branch.steps)]
-    exported = any(given.form == "language artifact" for step in steps for _, given in step.pass_.ways)
+    exported = any(output.form == "language artifact" for step in steps for _, output in step.pass_.ways)
     if not exported and all(branch.target is None for branch in plan.branches):
         yield f"{metric.name} times the files that a target writes; the plan names no target"
     longest = model.context if model is not None else None

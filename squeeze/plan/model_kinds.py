@@ -11,7 +11,7 @@ from squeeze.errors import did_you_mean
 from squeeze.models.spec import ModelSpec
 from squeeze.plan.section import Complaint, Says, Section, refusal
 
-MOST_AXES, MOST_VALUES = 8, 10**9  # of one example
+MOST_AXES, MOST_VALUES = 8, 10**9  # axes and values of one example
 
 WEIGHTS = "model: weights is {value!r}; a path would do"
 NO_WEIGHTS = "model: a module needs weights: (a safetensors file or a torch state dict)"
@@ -46,7 +46,7 @@ class ModelKind(Section):
     called: ClassVar[str] = "model"
 
     def spec(self) -> ModelSpec:
-        """What the run reads it by."""
+        """The specification that the run reads the model from."""
         values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
         values["arguments"] = tuple(sorted((values.get("arguments") or {}).items()))
         values["input"] = tuple(values.get("input") or ()) or None
@@ -129,11 +129,11 @@ def _kind(value: Any) -> str | None:
 
 
 def _one_kind(value: Any) -> Any:
-    """Say what no single kind could: how many are named, and which key is nobody's."""
-    named = [kind for kind in KINDS if kind in value] if isinstance(value, dict) else []
-    if not isinstance(value, dict) or len(named) == 1:
+    """Faults across all kinds: how many are named, and keys that no kind has."""
+    kinds = [kind for kind in KINDS if kind in value] if isinstance(value, dict) else []
+    if not isinstance(value, dict) or len(kinds) == 1:
         return value
-    count = Complaint(f"model: names {len(named)} of {', '.join(KINDS)}; exactly one would do")
+    count = Complaint(f"model: names {len(kinds)} of {', '.join(KINDS)}; exactly one would do")
     raise refusal([count, *(_unknown(key) for key in value if key not in KEYS)])
 
 

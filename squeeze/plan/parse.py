@@ -56,7 +56,7 @@ def _without_kind(fault: Fault) -> Fault:
 
 
 def _right(values: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
-    """What is right of the keys that say how the plan is judged, so that their own faults are seen, too."""
+    """The valid ones of the keys about judging, so that further faults in them are found too."""
     right = {}
     for name in Judging.model_fields.keys() & values.keys():
         wrong = [fault.path for fault in faults if fault.path[:1] == (name,)]
@@ -89,10 +89,10 @@ class Judgement:
         self.budget = tuple(bound for bound in bounds if bound is not None)
         self.equivalence = dict(self._margins(judging.equivalence or {}))
 
-    def _primary(self, named: str | list[str] | None) -> tuple[str, ...] | None:
-        if named is None:
+    def _primary(self, labels: str | list[str] | None) -> tuple[str, ...] | None:
+        if labels is None:
             return None
-        return self._try(lambda: primary_metrics(named, self.metrics), ("primary",))
+        return self._try(lambda: primary_metrics(labels, self.metrics), ("primary",))
 
     def _bound(self, name: str, text: Any, known: dict[str, Metric]) -> Bound | None:
         place = ("budget", name)
@@ -104,15 +104,15 @@ class Judgement:
             return None
         return self._try(lambda: parse_bound(known[metric], text), place)
 
-    def _margins(self, named: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _margins(self, margins: dict[str, Any]) -> Iterator[tuple[str, str]]:
         judged = primary_metrics(self.primary, self.metrics)
-        for name, text in named.items():
+        for name, text in margins.items():
             margin = {name: text}
             if self._try(lambda: equivalence_margins(margin, self.metrics, judged), ("equivalence", name)) is not None:  # noqa: B023
                 yield name, str(text)
 
     def _try(self, make: Callable[[], T], place: Place) -> T | None:
-        """What ``make`` gives, or its complaint as a fault here."""
+        """The result of ``make``; its error becomes a fault at this place."""
         try:
             return make()
         except SqueezeError as error:

@@ -108,7 +108,7 @@ class PassPart(Part):
         return pass_
 
     def schema(self, handler: GetJsonSchemaHandler) -> Schema:
-        return {"title": ANY_PASS, "oneOf": list(_named("passes", "pass", {}, handler))}
+        return {"title": ANY_PASS, "oneOf": list(_class_schemas("passes", "pass", {}, handler))}
 
 
 PASSES = ListOf(PassPart(), "each pass is an element that begins with '- pass:'")
@@ -153,8 +153,8 @@ class TargetPart(Part):
         return BranchPart(name, target, passes)
 
     def name(self, value: Any, item: BranchPart | None) -> str | None:
-        named = isinstance(value, dict) and ("target" in value or "name" in value)
-        return str(value.get("name", value.get("target"))) if named else None
+        has_name = isinstance(value, dict) and ("target" in value or "name" in value)
+        return str(value.get("name", value.get("target"))) if has_name else None
 
     def _target(self, name: str, value: dict[str, Any], folder: str | None) -> Target[Any] | None:
         options = _without(value, "target", "passes", "name")
@@ -171,7 +171,7 @@ class TargetPart(Part):
     def schema(self, handler: GetJsonSchemaHandler) -> Schema:
         more = {"name": TEXT, "passes": PASSES.schema(handler)}
         measured = {"type": "object", "additionalProperties": False, "required": ["name"], "properties": more}
-        return {"oneOf": [*_named("targets", "target", more, handler), measured]}
+        return {"oneOf": [*_class_schemas("targets", "target", more, handler), measured]}
 
 
 class SourcePart(Part):
@@ -263,7 +263,7 @@ def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: inner for key, inner in value.items() if key not in keys}
 
 
-def _named(kind: registry.Kind, key: str, more: Schema, handler: GetJsonSchemaHandler) -> Iterator[Schema]:
+def _class_schemas(kind: registry.Kind, key: str, more: Schema, handler: GetJsonSchemaHandler) -> Iterator[Schema]:
     """One schema per registered class: the key that names it, its options, and what else may stand there."""
     for name in registry.entries(kind):
         schema = _schema(registry.load(kind, name), handler)

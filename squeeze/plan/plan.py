@@ -137,11 +137,11 @@ class Plan:
 
     def settled(self, model: Model) -> Plan:
         """The same plan with the options filled in that it leaves to the original's task."""
-        made = copy(self)
+        plan = copy(self)
         branches = tuple(replace(branch, steps=_settled(branch.steps, model)) for branch in self.branches)
-        object.__setattr__(made, "steps", _settled(self.steps, model))
-        object.__setattr__(made, "branches", branches)
-        return made
+        object.__setattr__(plan, "steps", _settled(self.steps, model))
+        object.__setattr__(plan, "branches", branches)
+        return plan
 
     def located(self, faults: list[Fault]) -> list[Fault]:
         """The faults with their lines in the plan file, if there is one."""
@@ -222,22 +222,22 @@ def _bounds(budget: Mapping[str, str] | Sequence[Bound], metrics: Sequence[Metri
     if not isinstance(budget, Mapping):
         return tuple(budget)
     known = {metric.label: metric for metric in metrics}
-    return tuple(parse_bound(_named(known, name, "budget"), text) for name, text in budget.items())
+    return tuple(parse_bound(_metric_of(known, name, "budget"), text) for name, text in budget.items())
 
 
-def primary_metrics(named: str | Sequence[str] | None, metrics: Sequence[Metric]) -> tuple[str, ...]:
+def primary_metrics(primary: str | Sequence[str] | None, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Labels of the metrics that are judged: those named, or the first that can be.
 
     Raises:
         UsageError: one is not measured, or cannot be judged.
     """
     judged = {metric.label: metric for metric in metrics if _can_be_judged(metric)}
-    if named is None:
+    if primary is None:
         return tuple(judged)[:1]
-    names = [named] if isinstance(named, str) else list(named)
+    names = [primary] if isinstance(primary, str) else list(primary)
     known = {metric.label: metric for metric in metrics}
     for name in names:
-        if _named(known, name, "primary").label not in judged:
+        if _metric_of(known, name, "primary").label not in judged:
             cure = f"; {' or '.join(judged)} would do" if judged else ""
             raise UsageError(f"primary: '{name}' has no verdict that rests on chance{cure}")
     return tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
@@ -248,7 +248,7 @@ def _can_be_judged(metric: Metric) -> bool:
 
 
 def equivalence_margins(
-    named: Mapping[str, str], metrics: Sequence[Metric], primary: Sequence[str]
+    margins: Mapping[str, str], metrics: Sequence[Metric], primary: Sequence[str]
 ) -> dict[str, Margin]:
     """Margins of the metrics that are judged.
 
@@ -256,13 +256,13 @@ def equivalence_margins(
         UsageError: one is of another metric, or cannot be read.
     """
     known = {metric.label: metric for metric in metrics}
-    for name in named:
-        if _named(known, name, "equivalence").label not in primary:
+    for name in margins:
+        if _metric_of(known, name, "equivalence").label not in primary:
             raise UsageError(f"equivalence: '{name}' is not judged; primary: {name} would judge it")
-    return {name: parse_margin(known[name], text) for name, text in named.items()}
+    return {name: parse_margin(known[name], text) for name, text in margins.items()}
 
 
-def _named(known: Mapping[str, Metric], name: str, what: str) -> Metric:
+def _metric_of(known: Mapping[str, Metric], name: str, what: str) -> Metric:
     label = ALIASES.get(name, name)
     if label not in known:
         raise UsageError(f"{what}: '{name}' is not among the plan's metrics{did_you_mean(name, known)}")

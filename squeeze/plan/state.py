@@ -23,10 +23,10 @@ class State:
     """What is known of the model at one point of the plan."""
 
     form: str | None  # None: not known
-    marks: dict[str, Step | None]  # what was left in the weights, and by whom; None: the model came so
+    marks: dict[str, Step | None]  # marks on the weights and the step that set each; None: set in the original
     model: Model | None  # the outline; None where it could not be built
     preview: Preview | None
-    maker: Step | None = None  # the pass that gave the model this form; None: it came so
+    maker: Step | None = None  # the step that gave the model this form; None: the original's form
 
 
 def form_names(forms: list[str]) -> str:
@@ -38,8 +38,8 @@ def misfit_of(pass_: AnyPass, state: State) -> str | None:
     """Why a pass does not take the model that it is given; None: it does, or what it is given is not known."""
     if state.form is None or pass_.gives(state.form) is not None:
         return None
-    taken = [form.form for form, _ in pass_.ways]
-    return f"{pass_.name} takes {form_names(taken)} and is given {FORMS[state.form]}{bridge(taken, state)}"
+    forms = [form.form for form, _ in pass_.ways]
+    return f"{pass_.name} takes {form_names(forms)} and is given {FORMS[state.form]}{bridge(forms, state)}"
 
 
 def misfit_of_target(target: Target[Any], name: str, state: State) -> str | None:
@@ -56,7 +56,7 @@ def misfit_of_target(target: Target[Any], name: str, state: State) -> str | None
 
 def _packs(target: str, form: str) -> bool:
     """Whether a built-in target packs a model in that form, or what its export is."""
-    forms = [taken.form for taken in registry.load("targets", target).takes]
+    forms = [source.form for source in registry.load("targets", target).takes]
     return form in forms or export_makes(forms, form)
 
 

@@ -18,7 +18,7 @@ from squeeze.ledger import Ledger
 from squeeze.work import owned_folder
 
 FILE, UNITS = "examples.npz", "units"
-KINDS = "bfiu"  # of numpy's element types: yes and no, floats, whole numbers
+KINDS = "bfiu"  # numpy kinds: bool, int, unsigned, float
 LARGEST_BYTES = 2 * 10**9
 Arrays = dict[str, NDArray[np.generic]]
 

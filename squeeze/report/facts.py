@@ -1,4 +1,4 @@
-"""What the passes say they did, in words: the known facts nicely, the rest as they come.
+"""The facts that passes report, in words: known ones formatted, others printed as they are.
 
 A fact that is not known here is shown all the same, so that a new pass needs no change to the report.
 """
@@ -13,7 +13,7 @@ from squeeze.report.equality import equality_words
 from squeeze.report.shape import Row
 from squeeze.report.text import count, heading, interval, size, value
 
-SHOWN = 8  # entries of a list or mapping; the rest are counted
+MOST_ENTRIES = 8  # entries of a list or mapping; the rest are counted
 
 Wording = Callable[[Any], str]
 
@@ -29,8 +29,8 @@ def fact_lines(row: Row) -> list[tuple[str, str]]:
 
 def recovered_lines(row: Row) -> list[str]:
     """Per metric, the share of what was lost that a training won back."""
-    found = row.recovered.items()
-    shares = {name: f"{value('share', one.value)} {interval('share', one.interval)}".strip() for name, one in found}
+    entries = row.recovered.items()
+    shares = {name: f"{value('share', one.value)} {interval('share', one.interval)}".strip() for name, one in entries}
     return [f"{words} of what was lost in {heading(name)}" for name, words in shares.items()]
 
 
@@ -52,7 +52,7 @@ def _worded(name: str, fact: Any, row: Row) -> str:
     try:
         return known(fact) if known else anything(fact)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-        # a pass of another's uses the name for something else
+        # a plug-in's pass may use the name for something else
         return anything(fact)
 
 
@@ -107,24 +107,24 @@ def _quantized(widths: dict[str, Sequence[int]]) -> str:
     return ", ".join(f"{done} of {there} weights to {width}" for width, (done, there) in widths.items())
 
 
-def _untouched(left: dict[str, Any]) -> str:
-    named = [f"{name} {100 * share:.1f} %" for name, share in left["largest"]]
-    rest = left["layers"] - len(named)
+def _untouched(fact: dict[str, Any]) -> str:
+    layers = [f"{name} {100 * share:.1f} %" for name, share in fact["largest"]]
+    rest = fact["layers"] - len(layers)
     more = f" and {rest} more" if rest else ""
-    return f"{100 * left['share']:.0f} % of the bytes left as they were: {', '.join(named)}{more}"
+    return f"{100 * fact['share']:.0f} % of the bytes left as they were: {', '.join(layers)}{more}"
 
 
 def _rounded(change: float) -> str:
     return f"up to {change:.2g} of themselves, to float16" if change else "nothing: they were float16 already"
 
 
-def _delegated(taken: dict[str, Any]) -> str:
+def _delegated(fact: dict[str, Any]) -> str:
     """What a phone's fast kernels run, and every operator that is left to slow ones."""
-    done, there = taken["operators"]
-    share = taken["macs"][0] / max(taken["macs"][1], 1)
-    left = [f"{name} ({how})" for name, how in taken["left"].items()]
-    slow = f"; slow kernels run {_listed(left)}" if left else ""
-    return f"{taken['to']} runs {done} of {there} operators, {100 * share:.4g} % of the multiplications{slow}"
+    done, there = fact["operators"]
+    share = fact["macs"][0] / max(fact["macs"][1], 1)
+    operators = [f"{name} ({how})" for name, how in fact["left"].items()]
+    slow = f"; slow kernels run {_listed(operators)}" if operators else ""
+    return f"{fact['to']} runs {done} of {there} operators, {100 * share:.4g} % of the multiplications{slow}"
 
 
 KNOWN: dict[str, Wording] = {
@@ -161,8 +161,8 @@ def anything(fact: Any) -> str:
 
 
 def _listed(items: Sequence[str]) -> str:
-    rest = len(items) - SHOWN
-    return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(items) - MOST_ENTRIES
+    return ", ".join(items[:MOST_ENTRIES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _is_pair(pair: Any) -> bool:

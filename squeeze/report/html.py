@@ -59,8 +59,8 @@ def _worded(report: Report) -> dict[str, Any]:
 def _pictures(report: Report) -> dict[str, str]:
     from squeeze.report.pictures import branch_picture, pass_picture
 
-    drawn = {"passes": pass_picture(report), "branches": branch_picture(report)}
-    return {name: svg for name, svg in drawn.items() if svg is not None}
+    pictures = {"passes": pass_picture(report), "branches": branch_picture(report)}
+    return {name: svg for name, svg in pictures.items() if svg is not None}
 
 
 def _template(name: str) -> str:

@@ -36,7 +36,7 @@ class LayerPair:
 
     def change(self, field: str) -> str:
         """``16x3x3x3 → 8x3x3x3``, or the one value where it did not change."""
-        texts = [_shown(layer, field) for layer in (self.before, self.after) if layer is not None]
+        texts = [_text(layer, field) for layer in (self.before, self.after) if layer is not None]
         return " → ".join(dict.fromkeys(texts))
 
     def number(self, field: str) -> int:
@@ -65,7 +65,7 @@ def side_by_side(before: list[Layer], after: list[Layer]) -> list[LayerPair]:
     return pairs + [LayerPair(None, layer) for layer in after if layer.name not in names]
 
 
-def _shown(layer: Layer, field: str) -> str:
+def _text(layer: Layer, field: str) -> str:
     if field == "shape":
         return text.shape(layer.shape)
     return text.size(layer.nbytes) if field == "nbytes" else text.count(getattr(layer, field))

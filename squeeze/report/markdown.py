@@ -45,8 +45,8 @@ def _head(report: Report) -> Iterator[str]:
         yield f"Scored on {escaped(text.examples(scored))} (sha256 {scored.sha256[:12]})."
     yield from (f"{escaped(line)}." for line in text.own_data(report))
     yield from (f"\n**Warning:** {escaped(line)}.\n" for line in report.warnings)
-    made = f"Squeeze {escaped(report.squeeze)}" if report.squeeze else "Squeeze"
-    yield f"Made by {made}{f'; {cost}' if (cost := text.cost(report)) else ''}."
+    version = f"Squeeze {escaped(report.squeeze)}" if report.squeeze else "Squeeze"
+    yield f"Made by {version}{f'; {cost}' if (cost := text.cost(report)) else ''}."
 
 
 def _overview(report: Report) -> Iterator[str]:

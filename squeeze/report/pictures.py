@@ -12,7 +12,7 @@ from squeeze.report import text
 from squeeze.report.shape import Report, Row, Score
 from squeeze.report.svg import BETTER, INK, LINES, NEUTRAL, SOFT, WORSE, drawing
 
-GUTTER = 0.26  # share of a panel
+GUTTER = 0.26  # as a share of a panel
 ROW_HEIGHT, LEAST_HEIGHT, WIDTH = 0.42, 1.3, 11.0  # inches
 
 
@@ -22,13 +22,13 @@ def pass_picture(report: Report) -> str | None:
     if not panels or len(report.rows) < 2:
         return None
     height = LEAST_HEIGHT + ROW_HEIGHT * len(report.rows)
-    with drawing(WIDTH, height, "passes") as drawn:
-        axes = drawn.figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    with drawing(WIDTH, height, "passes") as picture:
+        axes = picture.figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, metric in zip(axes, panels, strict=True):
             _panel(axis, report, metric)
         axes[0].set_yticks(range(len(report.rows)), [_cut(row.label) for row in report.rows])
         axes[0].invert_yaxis()
-    return drawn.svg
+    return picture.svg
 
 
 def branch_picture(report: Report) -> str | None:
@@ -37,15 +37,15 @@ def branch_picture(report: Report) -> str | None:
     score, size = _score_metric(report), _size_metric(report)
     if len(branches) < 2 or score is None or size is None:
         return None
-    with drawing(WIDTH, 4.2, "branches") as drawn:
-        axis = drawn.figure.subplots()
+    with drawing(WIDTH, 4.2, "branches") as picture:
+        axis = picture.figure.subplots()
         metrics = (size.metric, score.metric)
         _way(axis, report.trunk_ends(), metrics, ("before the branches", SOFT))
         for number, branch in enumerate(branches):
             rows = [*report.trunk_ends()[-1:], *(row for row in report.rows if row.branch == branch)]
             _way(axis, rows, metrics, (branch, LINES[number % len(LINES)]))
         _label_axes(axis, size, score)
-    return drawn.svg
+    return picture.svg
 
 
 def _label_axes(axis: Axes, size: Score, score: Score) -> None:
@@ -98,8 +98,8 @@ def _worth_seeing(report: Report, metric: Score) -> tuple[float, float]:
 
     A row far outside (pruned, not yet trained again) is drawn as an arrow at the edge: it would flatten the others.
     """
-    shown = [row.score(metric.metric) for row in (report.rows[0], *report.ends().values())]
-    ends = [end for score in shown if score for end in _ends(score)]
+    scores = [row.score(metric.metric) for row in (report.rows[0], *report.ends().values())]
+    ends = [end for score in scores if score for end in _ends(score)]
     every = _every_end(report, metric)
     if metric.unit == "bytes":
         return 0.0, max(every) * 1.02
@@ -113,7 +113,7 @@ def _worth_seeing(report: Report, metric: Score) -> tuple[float, float]:
 
 
 def _every_end(report: Report, metric: Score) -> list[float]:
-    """What any row says of a metric; nothing where no row could be scored."""
+    """Values and interval ends of all rows for a metric; empty where no row could be scored."""
     return [end for row in report.rows if (score := row.score(metric.metric)) for end in _ends(score)]
 
 

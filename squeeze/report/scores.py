@@ -27,8 +27,8 @@ def _line(row: Row, score: Score) -> tuple[str, ...]:
     to_original, to_previous = _moved(score, score.to_original), _moved(score, score.to_previous)
     if clock := text.clock(row, score.metric):  # the value is the ratio to the original already
         to_original = (clock, to_original[1])
-    seen = text.floor(score) or text.smallest_seen(score.unit, score.to_original)
-    return (row.label, text.heading(score.metric), value, *to_original, seen, *to_previous)
+    smallest = text.floor(score) or text.smallest_seen(score.unit, score.to_original)
+    return (row.label, text.heading(score.metric), value, *to_original, smallest, *to_previous)
 
 
 def _moved(score: Score, delta: Delta | None) -> tuple[str, str]:

@@ -218,13 +218,13 @@ def as_report(report: Mapping[str, Any]) -> Report:
         pydantic.ValidationError: a part is absent or of another kind.
     """
     values = plain(report)
-    return Report.model_validate({key: value if key == "plan" else _shown(value) for key, value in values.items()})
+    return Report.model_validate({key: value if key == "plan" else _printable(value) for key, value in values.items()})
 
 
-def _shown(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     """Without control characters and halves of letters: names of files, layers and classes are anybody's."""
     if isinstance(value, str):
         return "\n".join(map(printable, value.split("\n")))
     if isinstance(value, dict):
-        return {printable(key): _shown(inner) for key, inner in value.items()}
-    return [_shown(inner) for inner in value] if isinstance(value, list) else value
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list) else value

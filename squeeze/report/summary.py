@@ -1,4 +1,4 @@
-"""What stands under the ledger on a terminal: the budget, the packages, what the run took."""
+"""The lines under the ledger on a terminal: budget, packages, cost of the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def summary(report: Mapping[str, Any]) -> Group:
     return Group(*(line for line in lines if line is not None))
 
 
-SHOWN = ("coverage", "delegated", "device", "untouched")  # which kernels run what and where, and what stays as it was
+FACTS = ("coverage", "delegated", "device", "untouched")  # kernels used, device fit, layers left unchanged
 
 
 def _failure(report: Report) -> Text | None:
@@ -41,7 +41,7 @@ def _failure(report: Report) -> Text | None:
 
 
 def _coverage(report: Report) -> list[Text]:
-    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name in SHOWN]
+    return [Text(f"{row.label}: {line}") for row in report.rows for name, line in fact_lines(row) if name in FACTS]
 
 
 def _spread(report: Report) -> list[Text]:

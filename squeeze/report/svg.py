@@ -55,13 +55,13 @@ class Drawing:
 @contextmanager
 def drawing(width: float, height: float, prefix: str) -> Iterator[Drawing]:
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
+        matplotlib.rcdefaults()  # independent of the user's matplotlibrc
         matplotlib.rcParams.update(STYLE)
         warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks: the browser draws the text
-        drawn = Drawing(Figure(figsize=(width, height), layout="constrained"))
-        FigureCanvasSVG(drawn.figure)
-        yield drawn
-        drawn.svg = _page_svg(_saved(drawn.figure), prefix)
+        picture = Drawing(Figure(figsize=(width, height), layout="constrained"))
+        FigureCanvasSVG(picture.figure)
+        yield picture
+        picture.svg = _page_svg(_saved(picture.figure), prefix)
 
 
 def _saved(figure: Figure) -> str:

@@ -24,19 +24,19 @@ class WeightLine:
     note: str
 
     @property
-    def left(self) -> float | None:
+    def loss_share(self) -> float | None:
         """Share of rounding's loss that is still there."""
         return None if not self.before or self.after is None else self.after / self.before
 
     def cells(self) -> tuple[str, ...]:
         """Under :data:`COLUMNS`."""
         losses = [ABSENT if loss is None else f"{loss:.4g}" for loss in (self.before, self.after)]
-        shares = [ABSENT if part is None else share(part) for part in (self.left, self.clipped)]
+        shares = [ABSENT if part is None else share(part) for part in (self.loss_share, self.clipped)]
         return self.name, f"{self.tokens:,}", *losses, *shares, self.note
 
     def numbers(self) -> tuple[float, ...]:
         """What a table sorts by, for every column between the name and the note."""
-        columns = (self.tokens, self.before, self.after, self.left, self.clipped)
+        columns = (self.tokens, self.before, self.after, self.loss_share, self.clipped)
         return tuple(-1.0 if number is None else float(number) for number in columns)
 
 
@@ -58,7 +58,7 @@ def worst(row: Row) -> str:
     """The weights with most loss left, and any that fell back, on one line; nothing where no loss is told."""
     lines = [line for line in weight_lines(row) if line.after is not None]
     most = sorted(lines, key=lambda line: -(line.after or 0))[:WORST]
-    return ", ".join(f"{line.name} ({line.after:.4g}, {share(line.left or 0)} of rounding's)" for line in most)
+    return ", ".join(f"{line.name} ({line.after:.4g}, {share(line.loss_share or 0)} of rounding's)" for line in most)
 
 
 def _tells(facts: dict[str, Any]) -> bool:

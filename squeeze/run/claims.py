@@ -16,7 +16,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)  # rows hold much that is not compared
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)  # rows hold more than is compared
 
 
 class ClaimedData(_Part):
@@ -73,7 +73,7 @@ def read_ledger(package: Package) -> ClaimedLedger:
         return ClaimedLedger.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(_shown(part) for part in first["loc"]) or "content"
+        place = ".".join(_printable(part) for part in first["loc"]) or "content"
         raise VerifyError(f"{where}: {place}: {first['msg']:.200}; make the package again") from None
 
 
@@ -86,6 +86,6 @@ def claim(ledger: ClaimedLedger, metric: str) -> Claim | None:
     return Claim(score.value, on.sha256 if on else None)
 
 
-def _shown(part: int | str) -> str:
+def _printable(part: int | str) -> str:
     """A key of the file, short and without control characters."""
     return repr(part)[1:-1][:40] if isinstance(part, str) else str(part)

@@ -31,7 +31,7 @@ class Finished:
 
     out: Path
     report: Report
-    keys: list[str]  # of the rows' models
+    keys: list[str]  # store keys of the rows' models
     examples: Arrays
 
     @classmethod
@@ -100,7 +100,7 @@ def _rows(first: Finished, second: Finished) -> dict[str, tuple[int, int]]:
         return original | {name if name == other else f"{name} / {other}": (place, end)}
     common = {name: (ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]}
     if not common:
-        names = [", ".join(found) for found in ends]
+        names = [", ".join(one) for one in ends]
         raise UsageError(
             f"{first.out} ends in {names[0]} and {second.out} in {names[1]}; targets of one name would be compared"
         )
@@ -136,8 +136,8 @@ def _change(
         values = [None if score.value is None else int(score.value) for score in scores]
         return exact_delta(values[1], values[0], metrics[0].higher_is_better) or "unknown of one of them"
     if data[0] is None or data[1] is None or data[0].sha256 != data[1].sha256:
-        told = [f"{on.name} (sha256 {on.sha256[:12]})" if on else "no data" for on in data]
-        return f"{runs[0].out} is scored on {told[0]}, {runs[1].out} on {told[1]}"
+        names = [f"{on.name} (sha256 {on.sha256[:12]})" if on else "no data" for on in data]
+        return f"{runs[0].out} is scored on {names[0]}, {runs[1].out} on {names[1]}"
     if metrics[0].needs_original and runs[0].keys[0] != runs[1].keys[0]:
         return "distances from two different originals"
     return _paired(metrics[0], label, runs, places)
@@ -158,7 +158,7 @@ def _paired(metric: Metric, label: str, runs: tuple[Finished, Finished], places:
 
 
 def _metric(run: Finished, label: str) -> Metric | None:
-    """The metric that a report's plan names so; None: it is none that is registered."""
+    """The metric of that label in a report's plan; None: it is not registered."""
     for written in run.report.plan.get("metrics", []):
         for name, options in written.items() if isinstance(written, dict) else ():
             if ":" in str(name):  # a report is data: it imports nobody's code
@@ -176,9 +176,9 @@ def _conventions(metrics: list[Metric | None], runs: tuple[Finished, Finished]) 
     known = [metric for metric in metrics if metric is not None]
     if len(known) < len(metrics):
         return "its metric is not registered here"
-    told = [known[i].model_dump(mode="json") for i in (0, 1)]
-    differing = {key for key in told[0] | told[1] if told[0].get(key) != told[1].get(key)}
-    parts = [", ".join(f"{key}: {one.get(key)}" for key in sorted(differing)) for one in told]
+    options = [known[i].model_dump(mode="json") for i in (0, 1)]
+    differing = {key for key in options[0] | options[1] if options[0].get(key) != options[1].get(key)}
+    parts = [", ".join(f"{key}: {one.get(key)}" for key in sorted(differing)) for one in options]
     return f"other conventions: {parts[0]} in {runs[0].out}, {parts[1]} in {runs[1].out}"
 
 

@@ -1,4 +1,4 @@
-"""All data of a run, opened once: what is scored on has been seen by no pass."""
+"""All data of a run, opened once; no pass sees the evaluation data."""
 
 from __future__ import annotations
 

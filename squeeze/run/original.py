@@ -25,7 +25,7 @@ from squeeze.sums import file_sum
 from squeeze.versions import source_digest
 from squeeze.work import temporary_folder
 
-TRAINING = Finetune(epochs=12, optimizer="sgd", learning_rate=0.05, batch_size=64)  # of the builtin digits network
+TRAINING = Finetune(epochs=12, optimizer="sgd", learning_rate=0.05, batch_size=64)  # trains the builtin digits network
 
 
 def keep_original(model: Model, store: Store, code_folder: str | None) -> StoredModel:

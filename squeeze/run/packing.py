@@ -17,9 +17,10 @@ from squeeze.report import shape, text
 from squeeze.run.lender import SELECTED
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
-from squeeze.targets.base import PackageInputs, Packed, Target
+from squeeze.targets.base import Packed, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
+from squeeze.targets.package import PackageInputs
 from squeeze.versions import library_versions, source_digest, squeeze_version
 from squeeze.work import temporary_folder
 

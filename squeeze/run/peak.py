@@ -15,8 +15,8 @@ def peak_memory_bytes() -> int:
 
     Linux tells it of the program alone; ``ru_maxrss``, all that others have, starts at what a parent held.
     """
-    found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()) if STATUS.is_file() else None
-    if found:
-        return int(found[1]) * 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()) if STATUS.is_file() else None
+    if match:
+        return int(match[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

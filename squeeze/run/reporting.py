@@ -24,7 +24,7 @@ def report_of(run: Run, out: Path) -> dict[str, Any]:
         "plan": run.plan.resolved(),
         "ledger": run.ledger.to_json(),
         "warnings": run.warnings,
-        "judgements": [_judgement(branch, found) for branch, found in run.judgements],
+        "judgements": [_judgement(branch, judgement) for branch, judgement in run.judgements],
         "packages": [_package(run, branch, out) for branch in run.packages],
         "layers": {name: [asdict(layer) for layer in layers] for name, layers in run.layers.items()},
         "host": host(),
@@ -34,16 +34,16 @@ def report_of(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
-def _judgement(branch: str | None, found: Judgement) -> dict[str, Any]:
+def _judgement(branch: str | None, judgement: Judgement) -> dict[str, Any]:
     return {
         "branch": branch,
-        "metric": found.bound.metric,
-        "written": found.bound.written,
-        "value": found.value,
-        "interval": found.interval,
-        "outcome": found.outcome,
-        "unknown": found.unknown,
-        "line": found.line(),
+        "metric": judgement.bound.metric,
+        "written": judgement.bound.written,
+        "value": judgement.value,
+        "interval": judgement.interval,
+        "outcome": judgement.outcome,
+        "unknown": judgement.unknown,
+        "line": judgement.line(),
     }
 
 

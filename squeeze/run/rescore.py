@@ -79,24 +79,24 @@ def rescore(
     if "evaluate" not in plan.data and any(EVALUATE in metric.reads() for metric in plan.metrics):
         raise DataError(f"{plan.file}: names no data.evaluate to score on")
     torch.set_num_threads(plan.threads)
-    with temporary_folder("verify") as folder, ExitStack() as held:
-        kept = store or Store(folder, progress)
-        held.enter_context(kept.run())  # no prune takes it while it is read
-        original, reason = _original(plan, kept, progress)
+    with temporary_folder("verify") as folder, ExitStack() as stack:
+        originals = store or Store(folder, progress)
+        stack.enter_context(originals.run())  # no prune takes it while it is read
+        original, reason = _original(plan, originals, progress)
         progress.say(f"scoring {package.path} by {plan.file}")
         arguments = {
             "path": str(package.path),
             "folder": str(package.folder.resolve()),
             "root": str(plan.root.resolve()),
             "plan": _pickled(plan),
-            "store": str(kept.folder.resolve()),
+            "store": str(originals.folder.resolve()),
             "original": str(original.folder.resolve()) if original else None,
             "reason": reason,
         }
         size = package.model_bytes() + (original.model.nbytes() if original else 0)
         folders = [*package.temporary(), folder]
-        found = child.call(SCORES_IN_CHILD, arguments, limits, size, str(package.path), progress, folders)
-    return _checked(package, found).model_dump(exclude_unset=True)
+        answer = child.call(SCORES_IN_CHILD, arguments, limits, size, str(package.path), progress, folders)
+    return _checked(package, answer).model_dump(exclude_unset=True)
 
 
 def _original(plan: Plan, store: Store, progress: Progress) -> tuple[StoredModel | None, str | None]:
@@ -117,7 +117,7 @@ def _original(plan: Plan, store: Store, progress: Progress) -> tuple[StoredModel
 
 def _pickled(plan: Plan) -> str:
     """Model, data and metrics of the plan, for the confined process: it is the user's own, as the package is not."""
-    asked = Plan(
+    scoring_plan = Plan(
         model=plan.model,
         data=plan.data,
         metrics=plan.metrics,
@@ -127,7 +127,7 @@ def _pickled(plan: Plan) -> str:
         root=plan.root.resolve(),
     )
     try:
-        return pickled(asked)
+        return pickled(scoring_plan)
     except (PicklingError, AttributeError, TypeError) as error:
         raise UsageError(f"{plan.file}: cannot be handed to another process ({first_line(error)})") from None
 

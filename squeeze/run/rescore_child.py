@@ -34,7 +34,7 @@ from squeeze.targets.golden import largest_difference, largest_shift
 from squeeze.targets.reports import child_progress
 from squeeze.targets.verify import Package
 
-GOLDEN_TIMES = 2.0  # the largest of a few golden outputs, to the largest of all
+GOLDEN_TIMES = 2.0  # the largest shift of all outputs, relative to that of the few golden ones
 NOTHING = "its evidence says nothing of one model alone"
 
 
@@ -93,12 +93,12 @@ def scores_in_child(
 def _shift(package: Package) -> float:
     """Twice what the golden outputs differ by, in the outputs' own unit: other inputs may differ by more."""
     golden, manifest, where = package.golden(), package.manifest, str(package.path)
-    found = outputs(package.folder / manifest.model, manifest.task, manifest.runtime.name, golden, where)
-    if set(golden.outputs) - set(found) or not largest_difference(golden.outputs, found) <= manifest.tolerance:
+    answers = outputs(package.folder / manifest.model, manifest.task, manifest.runtime.name, golden, where)
+    if set(golden.outputs) - set(answers) or not largest_difference(golden.outputs, answers) <= manifest.tolerance:
         raise VerifyError(
             f"{where}: golden output differs by more than the manifest allows; squeeze verify says how far"
         )
-    return GOLDEN_TIMES * largest_shift(golden.outputs, found)
+    return GOLDEN_TIMES * largest_shift(golden.outputs, answers)
 
 
 def _original(entry: Path, root: str) -> Subject:
@@ -110,12 +110,12 @@ def _beside_ledger(check: Check, ledger: ClaimedLedger) -> dict[str, Any]:
     """Scores, what could not be scored, and what could not be compared, each by name with its reason."""
     data, obstacles = check.sources.evaluate, {m.label: check.obstacle(m) for m in check.plan.metrics}
     metrics = [metric for metric in check.plan.metrics if obstacles[metric.label] is None]
-    found, readings = _scores(check, metrics)
+    scores_of, readings = _scores(check, metrics)
     not_compared: dict[str, str] = {}
-    obstacles |= {metric.label: NOTHING for metric in metrics if metric.label not in found}
+    obstacles |= {metric.label: NOTHING for metric in metrics if metric.label not in scores_of}
     listed: dict[str, Any] = {}
-    for metric in (metric for metric in metrics if metric.label in found):
-        score, claimed = found[metric.label], claim(ledger, metric.label)
+    for metric in (metric for metric in metrics if metric.label in scores_of):
+        score, claimed = scores_of[metric.label], claim(ledger, metric.label)
         listed[metric.label] = {"value": score.value, "interval": score.interval, "unit": score.unit}
         reason = _incomparable(check, metric, score, claimed, ledger)
         if reason is not None:
@@ -152,7 +152,7 @@ def _incomparable(
     if claimed is None:
         return "the ledger does not say it"
     data, original = check.sources.evaluate, check.sources.original
-    if not score.exact:  # a fact of the model is on no data
+    if not score.exact:  # facts of the model need no data
         on = score.scored_on.sha256 if score.scored_on else ScoredOn.of(data).sha256 if data is not None else None
         if on != claimed.sha256:
             return "the ledger's is on other data"

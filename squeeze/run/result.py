@@ -34,18 +34,18 @@ class Run:
     models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
     packages: dict[str, Packed] = field(default_factory=dict)
     judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
-    layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and of each end
+    layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and the last model of each branch
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     failure: Failure | None = None
-    warnings: list[str] = field(default_factory=list)  # of data that may stand in two roles
+    warnings: list[str] = field(default_factory=list)  # data that may overlap between roles
 
     @property
     def broken(self) -> list[str]:
         """The lines that do not hold or are about what is unknown; with ``strict`` also those that are not proven."""
         bad = {"broken", "unproven"} if self.plan.strict else {"broken"}
-        judged = [(branch, found) for branch, found in self.judgements if found.outcome in bad or found.unknown]
-        return [f"{branch or 'result'}: {found.line()}" for branch, found in judged]
+        judged = [(branch, one) for branch, one in self.judgements if one.outcome in bad or one.unknown]
+        return [f"{branch or 'result'}: {one.line()}" for branch, one in judged]
 
     def settle(self) -> None:
         """Judge the rows together, now that all are there."""

@@ -21,8 +21,8 @@ def open_sources(plan: Plan, task: Task, original: Subject | None, store: Store,
     """The data that the plan's metrics read, opened."""
     roles = {role for metric in plan.metrics for role in metric.reads()} & set(plan.data)
     data: dict[str, Dataset] = {role: plan.open_data(role) for role in sorted(roles)}
-    found = {m.label: own_data(plan, m, data.get(EVALUATE)) for m in plan.metrics}
-    own = {label: one for label, one in found.items() if one is not None}
+    own_sets = {m.label: own_data(plan, m, data.get(EVALUATE)) for m in plan.metrics}
+    own = {label: one for label, one in own_sets.items() if one is not None}
     opened, limited = (data.get(EVALUATE), data.get(TRAIN), own), plan.memory_bytes is not None
     return Sources(store, progress, task, original, *opened, plan.root, limited)
 

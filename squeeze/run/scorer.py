@@ -44,19 +44,19 @@ class Scorer:
         new, original = self.measured(stored, name), self.measured(self.original, "original")
         before = self.measured(previous, name) if previous else None
         timings, clock = self.timer.row(stored, previous) if previous else ({}, {})
-        found = scores(self.metrics, self.labels, new, original, before)
+        table = scores(self.metrics, self.labels, new, original, before)
         others = [scores(self.metrics, self.labels, self.measured(one, name), original, None) for one in again]
-        sampled = [label for label, score in found.items() if not score.exact]
-        spread = {label: [v for one in (found, *others) if (v := one[label].value) is not None] for label in sampled}
+        sampled = [label for label, score in table.items() if not score.exact]
+        spread = {label: [v for one in (table, *others) if (v := one[label].value) is not None] for label in sampled}
         rest = timings, stored.measured | clock, spread if again else {}
         arithmetic = stored.model.arithmetic()
         won = recovered(self.metrics, self.labels, new, original, before) if trained and before else {}
-        return Row(name, branch, stored.model.form, stored.key, options, found, stored.facts, *rest, arithmetic, won)
+        return Row(name, branch, stored.model.form, stored.key, options, table, stored.facts, *rest, arithmetic, won)
 
     def measured(self, stored: StoredModel, name: str) -> Measured:
-        """What every metric is worked out from, collected once per model."""
+        """What every metric is computed from, collected once per model."""
         if stored.key not in self._measured:
-            opened = stored.model.reopened()  # its sessions go with it: a decoder's holds its weights several times
+            opened = stored.model.reopened()  # closes its sessions: a decoder's session holds its weights several times
             readings = self.collectors.readings(Subject(stored.key, opened, name))
             self._measured[stored.key] = measure(readings, self.scored_on)
         return self._measured[stored.key]

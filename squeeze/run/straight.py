@@ -36,7 +36,8 @@ from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.run.untouched import untouched
 from squeeze.store import Store
 from squeeze.targets import devices, fit
-from squeeze.targets.base import PackageInputs, Target
+from squeeze.targets.base import Target
+from squeeze.targets.package import PackageInputs
 from squeeze.versions import content_digest, source_digest
 from squeeze.work import work_within
 
@@ -87,7 +88,7 @@ def run(
 
 
 class Line:
-    """One run on its way: what it was given, and what has been made so far."""
+    """The state of one run: its arguments, and what has been made so far."""
 
     def __init__(
         self,
@@ -113,10 +114,10 @@ class Line:
         sources = Sources(store, progress, lender.model.task, subject, *roles, opened.own, plan.root, limited)
         self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
-        self.now: tuple[str, str | None] = ("original", None)  # what is being done, and for which branch
+        self.now: tuple[str, str | None] = ("original", None)  # current step and branch
 
     def carry_out(self, out: Path | None) -> None:
-        """Walk the line; what stops it tells how far it came."""
+        """Run all steps; an error carries the results so far."""
         try:
             with one_line_if_refused(self.store.folder):
                 self.walk(out)
@@ -191,10 +192,10 @@ class Line:
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: StoredModel) -> StoredModel:
         for step in steps:
             self.now = (step.pass_.name, branch)
-            made = self._after(step, start, self.data.get(CALIBRATE))
+            result = self._after(step, start, self.data.get(CALIBRATE))
             again = [self._after(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
-            self._add_row(made, step.pass_.name, branch, step.pass_.options(), start, again, step.pass_.trains)
-            start = made
+            self._add_row(result, step.pass_.name, branch, step.pass_.options(), start, again, step.pass_.trains)
+            start = result
         return start
 
     def _after(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:

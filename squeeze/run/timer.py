@@ -1,4 +1,4 @@
-"""What the clock says of a row: a model beside the original, and beside the row before it where the two compare."""
+"""Timings of a row: a model against the original, and against the row before where comparable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Timer:
     ) -> None:
         self.metrics = [metric for metric in metrics if isinstance(metric, ClockMetric)]
         self.data, self.store, self.progress, self.original = data, store, progress, original
-        # by metric and the original as it is timed: A/A spread, milliseconds
+        # A/A spread in milliseconds, by metric and original
         self._against_itself: dict[tuple[str, str], tuple[float, float]] = {}
         self._digests: dict[str, str] = {}  # by a model's key in the store
 
@@ -69,7 +69,7 @@ class Timer:
         return isinstance(metric, Latency)
 
     def _comparable(self, metric: ClockMetric, stored: StoredModel, previous: StoredModel) -> bool:
-        """A model beside what it was before it went into a runtime of its own says nothing of either."""
+        """False across an export to another runtime: the ratio would measure the runtimes."""
         same = _own_writer(stored.model) == _own_writer(previous.model)
         return same and self._takes(metric, previous) and isinstance(metric, Latency)
 
@@ -156,14 +156,14 @@ def _own_writer(model: Model) -> str | None:
 
 
 def _clock(metric: ClockMetric, to_original: Paired, to_previous: Paired | None) -> dict[str, Any]:
-    """What this host's clock said, in milliseconds, and how it was asked."""
+    """The measured times in milliseconds, and the options of the measurement."""
     before = {"previous_ms": to_previous.old_ms} if to_previous else {}
-    asked = metric.model_dump(mode="json", exclude={"seconds", "runtime", "sessions"})
+    options = metric.model_dump(mode="json", exclude={"seconds", "runtime", "sessions"})
     return {
         "new_ms": to_original.new_ms,
         "original_ms": to_original.old_ms,
         **before,
         "sessions": to_original.blocks,
         "host_spread": to_original.spread,
-        **asked,
+        **options,
     }

@@ -1,4 +1,4 @@
-"""Which share of a smaller model's bytes a pass left as they were: what is not covered shows at the row."""
+"""The share of bytes that a pass left unchanged, so that uncovered layers show in the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from squeeze.models.base import Model
 
-SHOWN = 3  # layers by name, the largest first
+MOST_LAYERS = 3  # layers by name, the largest first
 
 
 def untouched(before: Model, after: Model) -> dict[str, Any]:
@@ -15,11 +15,11 @@ def untouched(before: Model, after: Model) -> dict[str, Any]:
     A layer counts as untouched where it takes the very bytes that it took before.
     """
     was = {layer.name: layer.nbytes for layer in before.layers()}
-    left = [layer for layer in after.layers() if layer.nbytes and was.get(layer.name) == layer.nbytes]
-    if not left:
+    layers = [layer for layer in after.layers() if layer.nbytes and was.get(layer.name) == layer.nbytes]
+    if not layers:
         return {}
-    left.sort(key=lambda layer: (-layer.nbytes, layer.name))
+    layers.sort(key=lambda layer: (-layer.nbytes, layer.name))
     total = after.nbytes()
-    share = sum(layer.nbytes for layer in left) / total
-    largest = [[layer.name, layer.nbytes / total] for layer in left[:SHOWN]]
-    return {"untouched": {"share": share, "layers": len(left), "largest": largest}}
+    share = sum(layer.nbytes for layer in layers) / total
+    largest = [[layer.name, layer.nbytes / total] for layer in layers[:MOST_LAYERS]]
+    return {"untouched": {"share": share, "layers": len(layers), "largest": largest}}

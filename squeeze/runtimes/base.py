@@ -31,7 +31,7 @@ GENERATE: Call = "generate"  # token after token, with a memory of those before
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
-TASKS: Mapping[Call, str] = {PREDICT: "classify", GENERATE: "generate"}  # of packages that name none
+TASKS: Mapping[Call, str] = {PREDICT: "classify", GENERATE: "generate"}  # default task of packages that name none
 
 
 def call_of(task: Task) -> Call:
@@ -71,7 +71,7 @@ class Opened(ABC):
 class Runtime:
     """What is known of a runtime without starting it; never instantiated."""
 
-    name: ClassVar[str]  # as packages and plans say it
+    name: ClassVar[str]  # name in packages and plans
     distribution: ClassVar[str]  # the installed package whose version is told
     modules: ClassVar[tuple[str, ...]]  # what must be importable for it to run
     extra: ClassVar[str | None] = None  # the extra of Squeeze that installs them

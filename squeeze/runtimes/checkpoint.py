@@ -69,7 +69,7 @@ class CheckpointDecoder(InTransformers):
         try:
             with no_foreign_bars():
                 return (_gptq if method == "gptq" else _unpacked)(self.folder, self.packing).eval()
-        except Exception as error:  # two libraries, each with kinds of its own
+        except Exception as error:  # two libraries with exception classes of their own
             raise ModelError(f"{self.folder}: cannot be loaded ({first_line(error)})") from error
 
     @cached_property
@@ -103,7 +103,7 @@ def packing_of(config: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def _gptq(folder: Path, packing: dict[str, Any]) -> Any:
     """transformers with optimum takes one scheme for all linears; gptqmodel, whose linears both use, takes any."""
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # by default it takes one per core of a large server
     if packing.get("dynamic") or find_spec("optimum") is None:
         from gptqmodel import BACKEND, GPTQModel
 
@@ -111,7 +111,7 @@ def _gptq(folder: Path, packing: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    config.quantization_config["backend"] = "gptq_torch"  # the reference: its other ones for CPUs round more
+    config.quantization_config["backend"] = "gptq_torch"  # the reference kernel: other CPU kernels round more
     return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float16, trust_remote_code=False)
 
 
@@ -139,15 +139,15 @@ class CheckpointScript(TransformersScript):
         torch.set_num_threads(self.threads)
         config = AutoConfig.from_pretrained(self.file.parent, local_files_only=True, trust_remote_code=False)
         if config.quantization_config.get("quant_method") == "gptq":
-            config.quantization_config["backend"] = "gptq_torch"  # the reference: others for CPUs round more
+            config.quantization_config["backend"] = "gptq_torch"  # the reference kernel: other CPU kernels round more
             return self.opened(config, torch.float16), torch
         return self.opened(config, torch.float32), torch
 
     def opened(self, config: Any, dtype: Any) -> Any:
         from transformers import AutoModelForCausalLM
 
-        given = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
-        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval()
+        options = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **options).eval()
 
 
 class Transformers(Runtime):

@@ -55,11 +55,11 @@ class ExecuTorchProgram:
     def loaded(self) -> Any:
         """The program's method, loaded for this number of threads."""
         if self.method is None or self.threads != ExecuTorchProgram.of_process:
-            with self.quiet() as said:
+            with self.quiet() as stderr_file:
                 try:
                     self.load()
                 except RuntimeError as error:
-                    raise RuntimeError(self.reason(error, said)) from None
+                    raise RuntimeError(self.reason(error, stderr_file)) from None
         return self.method
 
     def load(self) -> None:
@@ -78,26 +78,26 @@ class ExecuTorchProgram:
         ExecuTorchProgram.programs.add(self)
 
     @staticmethod
-    def reason(error: Exception, said: Any) -> str:
+    def reason(error: Exception, stderr_file: Any) -> str:
         """What it wrote last to standard error, behind the place in its own code; else the error as it is."""
-        said.flush()
-        said.seek(0)
-        lines = [line for line in said.read().splitlines() if line.strip()]
+        stderr_file.flush()
+        stderr_file.seek(0)
+        lines = [line for line in stderr_file.read().splitlines() if line.strip()]
         return lines[-1].partition("] ")[2] or lines[-1] if lines else str(error)
 
     @staticmethod
     @contextmanager
     def quiet() -> Iterator[Any]:
         """Hold back what C++ writes to standard error, by itself or by Python's."""
-        with tempfile.TemporaryFile("w+", errors="replace") as said:
-            kept = os.dup(2)
-            os.dup2(said.fileno(), 2)
+        with tempfile.TemporaryFile("w+", errors="replace") as stderr_file:
+            stderr = os.dup(2)
+            os.dup2(stderr_file.fileno(), 2)
             try:
-                with redirect_stderr(said):
-                    yield said
+                with redirect_stderr(stderr_file):
+                    yield stderr_file
             finally:
-                os.dup2(kept, 2)
-                os.close(kept)
+                os.dup2(stderr, 2)
+                os.close(stderr)
 
 
 class OpenedExecuTorch(Opened):
@@ -113,8 +113,8 @@ class OpenedExecuTorch(Opened):
     def run(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
         ordered = {spec.name: feed[spec.name] for spec in self.inputs}
         for spec in self.inputs:
-            if (given := ordered[spec.name]).shape != spec.shape or str(given.dtype) != spec.dtype:
-                what = f"{given.dtype} {list(given.shape)}, and it takes {spec.dtype} {list(spec.shape)}"
+            if (array := ordered[spec.name]).shape != spec.shape or str(array.dtype) != spec.dtype:
+                what = f"{array.dtype} {list(array.shape)}, and it takes {spec.dtype} {list(spec.shape)}"
                 raise ModelError(f"ExecuTorch cannot run the model: input '{spec.name}' is {what}")
         try:
             return [np.asarray(output) for output in self.program.run(ordered)]
@@ -124,9 +124,9 @@ class OpenedExecuTorch(Opened):
     def stopwatch_call(self, feed: Arrays) -> Callable[[], object]:
         """As many runs as there are examples, if the program takes one at a time."""
         size = self.batch or len(next(iter(feed.values())))
-        fed = {spec.name: feed[spec.name] for spec in self.inputs}
-        starts = range(0, len(next(iter(fed.values()))), size)
-        parts = [self.program.tensors({name: array[at : at + size] for name, array in fed.items()}) for at in starts]
+        arrays = {spec.name: feed[spec.name] for spec in self.inputs}
+        starts = range(0, len(next(iter(arrays.values()))), size)
+        parts = [self.program.tensors({name: array[at : at + size] for name, array in arrays.items()}) for at in starts]
         program = self.program
         return lambda: [program.loaded()(part) for part in parts]
 
@@ -136,8 +136,8 @@ def _specs(program: ExecuTorchProgram) -> tuple[tuple[TensorSpec, ...], tuple[Te
     meta = program.loaded().method_meta()
     inputs = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
     outputs = [meta.output_tensor_meta(index) for index in range(meta.num_outputs())]
-    named = _names(program)
-    return _named(inputs, named.get("inputs"), "input"), _named(outputs, named.get("outputs"), "output")
+    names = _names(program)
+    return _tensor_specs(inputs, names.get("inputs"), "input"), _tensor_specs(outputs, names.get("outputs"), "output")
 
 
 def _names(program: ExecuTorchProgram) -> dict[str, Any]:
@@ -146,18 +146,18 @@ def _names(program: ExecuTorchProgram) -> dict[str, Any]:
         return {}
     with program.quiet():
         (letters,) = program.program.load_method(NAMES)([])
-    named = json.loads(bytes(letters.numpy().astype(np.uint8)))
-    if not isinstance(named, dict):
+    names = json.loads(bytes(letters.numpy().astype(np.uint8)))
+    if not isinstance(names, dict):
         raise ValueError("its names are none")
-    return named
+    return names
 
 
-def _named(found: list[Any], names: Any, kind: str) -> tuple[TensorSpec, ...]:
-    if not (isinstance(names, list) and len(names) == len(found) and all(isinstance(name, str) for name in names)):
-        names = [f"{kind}{index}" for index in range(len(found))]
+def _tensor_specs(infos: list[Any], names: Any, kind: str) -> tuple[TensorSpec, ...]:
+    if not (isinstance(names, list) and len(names) == len(infos) and all(isinstance(name, str) for name in names)):
+        names = [f"{kind}{index}" for index in range(len(infos))]
     return tuple(
         TensorSpec(name=name, shape=tuple(int(size) for size in info.sizes()), dtype=DTYPES[info.dtype()])
-        for name, info in zip(names, found, strict=True)
+        for name, info in zip(names, infos, strict=True)
     )
 
 

@@ -93,8 +93,8 @@ class GenaiDecoder(LanguageArtifact):
         self._require_within(len(tokens))
         generator = self._generator(len(tokens) + 1)
         self._running(lambda: generator.append_tokens(np.array([tokens], np.int32)))
-        found = np.array(generator.get_output("logits"), np.float32)
-        return found.reshape(-1, self.vocabulary)
+        logits = np.array(generator.get_output("logits"), np.float32)
+        return logits.reshape(-1, self.vocabulary)
 
     def _generator(self, most: int) -> Any:
         import onnxruntime_genai as og

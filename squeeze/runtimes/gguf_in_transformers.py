@@ -51,7 +51,7 @@ class GgufInTransformers(GgufFile, InTransformers):
                     local_files_only=True,
                     trust_remote_code=False,
                 )
-        except Exception as error:  # transformers and gguf raise what they like
+        except Exception as error:  # transformers and gguf raise various exceptions
             raise ModelError(f"{self.main}: transformers cannot read it ({first_line(error)})") from error
         return loaded.eval()
 

@@ -63,21 +63,21 @@ class TransformersScript:
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(self.threads)
-        given = {
+        options = {
             "gguf_file": self.file.name,
             "dtype": torch.float32,
             "local_files_only": True,
             "trust_remote_code": False,
         }
-        return AutoModelForCausalLM.from_pretrained(self.file.parent, **given).eval(), torch
+        return AutoModelForCausalLM.from_pretrained(self.file.parent, **options).eval(), torch
 
     def reset(self) -> None:
         self.past: Any = None
 
     def feed(self, tokens: list[int], every: bool = False) -> Any:
         with self.torch.no_grad():
-            given = self.torch.tensor([tokens])
-            found = self.model(input_ids=given, use_cache=True, **{self.cache: self.past})
-        self.past = found[self.cache]
-        logits = found.logits[0].float().numpy()
+            ids = self.torch.tensor([tokens])
+            output = self.model(input_ids=ids, use_cache=True, **{self.cache: self.past})
+        self.past = output[self.cache]
+        logits = output.logits[0].float().numpy()
         return logits if every else logits[-1:]

@@ -22,7 +22,7 @@ from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.runtimes.base import GENERATE, Runtime
 
 FILE_NAME = "model.gguf"
-STEP = 256  # llama.cpp's room for a text comes in pieces of so many tokens
+STEP = 256  # llama.cpp rounds the context up to a multiple of this
 
 
 class GgufFile(LanguageArtifact):
@@ -68,12 +68,12 @@ class GgufDecoder(GgufFile):
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            found = np.empty((part.stop - start, length, model.n_vocab()), np.float32)
+            logits = np.empty((part.stop - start, length, model.n_vocab()), np.float32)
             for place, text in enumerate(tokens[part].tolist()):
                 model.reset()
                 model.eval(text)
-                found[place] = model.scores[:length]
-            yield part, torch.from_numpy(found)
+                logits[place] = model.scores[:length]
+            yield part, torch.from_numpy(logits)
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         model = self._open(len(prompt) + most, every=False)
@@ -95,7 +95,7 @@ class GgufDecoder(GgufFile):
         if key not in self._opened:
             room, threads, logits_all = key
             model = self._load(n_ctx=room, n_threads=threads, n_threads_batch=threads, logits_all=logits_all)
-            self._closing.append(weakref.finalize(self, model.close))  # before the interpreter takes the library apart
+            self._closing.append(weakref.finalize(self, model.close))  # before the library is unloaded
             self._opened[key] = model
         model = self._opened[key]
         longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", key[0]))
@@ -141,10 +141,10 @@ class LlamaCppScript:
         import numpy as np
 
         rows = []
-        for step in [[token] for token in tokens] if every else [tokens]:  # it keeps the logits of the last one
+        for step in [[token] for token in tokens] if every else [tokens]:  # only the last token's logits are kept
             self.llama.eval(step)
-            found = self.library.llama_get_logits_ith(self.llama.ctx, -1)
-            rows.append(np.ctypeslib.as_array(found, shape=(self.llama.n_vocab(),)).copy())
+            logits = self.library.llama_get_logits_ith(self.llama.ctx, -1)
+            rows.append(np.ctypeslib.as_array(logits, shape=(self.llama.n_vocab(),)).copy())
         return np.stack(rows)
 
 

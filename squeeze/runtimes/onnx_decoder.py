@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 FILE_NAME = "model.onnx"
 KEEP = "num_logits_to_keep"
-CONTEXT = "squeeze.context"  # in the file's metadata: how many tokens a text may have
+CONTEXT = "squeeze.context"  # metadata key: how many tokens a text may have
 TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
-LOGITS_BYTES = 2**28  # that one call gives at most, where a text is long: the rest is read in pieces
+LOGITS_BYTES = 2**28  # largest logits of one call; longer texts are read in pieces
 Array = NDArray[Any]
 
 
@@ -97,13 +97,13 @@ class OnnxDecoder(LanguageArtifact):
         step = max(1, LOGITS_BYTES // (4 * self.vocabulary))
         if rows * length <= step:
             return self.session.read(tokens, self.session.nothing(rows), 0)[0]
-        found = np.empty((rows, length, self.vocabulary), np.float32)
+        logits = np.empty((rows, length, self.vocabulary), np.float32)
         for row in range(rows):
             past = self.session.nothing(1)
             for start in range(0, length, step):
                 part = slice(start, start + step)
-                found[row : row + 1, part], past = self.session.read(tokens[row : row + 1, part], past, start)
-        return found
+                logits[row : row + 1, part], past = self.session.read(tokens[row : row + 1, part], past, start)
+        return logits
 
 
 def in_onnx_runtime(name: str, graph: Path) -> str:
@@ -128,10 +128,10 @@ class Session:
         outputs = {value.name: value for value in self.ort.get_outputs()}
         self.past = {name: value for name, value in inputs.items() if name.startswith("past_key_values.")}
         self.presents = [name.replace("past_key_values", "present") for name in self.past]
-        wanted = [name for name in (TOKENS, MASK) if name not in inputs]
-        wanted += [name for name in (LOGITS, *self.presents) if name not in outputs]
-        if wanted or not self.past:
-            raise ModelError(f"{file}: no decoder: it has no '{(wanted or ['past_key_values.0.key'])[0]}'")
+        missing = [name for name in (TOKENS, MASK) if name not in inputs]
+        missing += [name for name in (LOGITS, *self.presents) if name not in outputs]
+        if missing or not self.past:
+            raise ModelError(f"{file}: no decoder: it has no '{(missing or ['past_key_values.0.key'])[0]}'")
         context = self.ort.get_modelmeta().custom_metadata_map.get(CONTEXT, "")
         self.context = int(context) if context.isdigit() else None
         self.file = file
@@ -190,7 +190,7 @@ class Text:
     def __init__(self, session: Session, most: int) -> None:
         self.session, self.most, self.length = session, most, 0
         self.binding = session.ort.io_binding()
-        self.room: list[Array] = []  # kept: the binding knows only where they lie
+        self.room: list[Array] = []  # keeps arrays alive: the binding holds only their addresses
         for past, present in zip(session.past, session.presents, strict=True):
             room = np.zeros(session.past_shape(past, 1, most), dtype(session.past[past]))
             self._bind(self.binding.bind_input, past, room)
@@ -217,11 +217,11 @@ class Text:
         self.tokens[:count] = tokens
         self._tell(MASK, self.mask, 0, end)
         self._tell(POSITIONS, self.positions, self.length, count)
-        if count != self.bound:  # one token after the other lies where the one before lay
+        if count != self.bound:  # single tokens reuse the address of the previous one
             self._tell(TOKENS, self.tokens, 0, count)
-        found = self._run(count)
+        logits = self._run(count)
         self.length = end
-        return found
+        return logits
 
     def _tell(self, name: str, array: Array, start: int, count: int) -> None:
         """Bind int64 ``[1, count]`` from a place of an array on."""

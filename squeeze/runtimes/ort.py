@@ -117,18 +117,18 @@ class OnnxRuntimeDecoder:
         import numpy as np
 
         end = self.length + len(tokens)
-        given = {
+        arrays = {
             "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, end), np.int64),
             "position_ids": np.arange(self.length, end, dtype=np.int64)[None],
         }
-        feed = {name: self.value(array) for name, array in given.items() if name in self.inputs} | self.past
+        feed = {name: self.value(array) for name, array in arrays.items() if name in self.inputs} | self.past
         if not every and self.KEEP in self.may_be_told:
             feed[self.KEEP] = self.value(np.array([1], np.int64))  # the head is skipped for all tokens but the last
-        found = dict(zip(self.outputs, self.session.run_with_ort_values(self.outputs, feed), strict=True))
+        results = dict(zip(self.outputs, self.session.run_with_ort_values(self.outputs, feed), strict=True))
         self.length = end
-        self.past = {name: found[name.replace("past_key_values", "present")] for name in self.past}
-        logits = found["logits"].numpy()[0].astype(np.float32)
+        self.past = {name: results[name.replace("past_key_values", "present")] for name in self.past}
+        logits = results["logits"].numpy()[0].astype(np.float32)
         return logits if every else logits[-1:]
 
 

@@ -36,7 +36,7 @@ class Entry:
         try:
             return all(file_sum(self.folder / name) == digest for name, (_, digest) in self.files.items())
         except OSError as error:
-            if is_of_this_host(error):  # too many open files are no damage
+            if is_of_this_host(error):  # too many open files are not damage
                 raise
             return False
 

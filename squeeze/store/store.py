@@ -128,8 +128,8 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Every finished entry, most recently used first."""
-        found = (read_entry(folder) for folder in (self.folder / "entries").iterdir())
-        return sorted((entry for entry in found if entry), key=lambda entry: -entry.used)
+        entries = (read_entry(folder) for folder in (self.folder / "entries").iterdir())
+        return sorted((entry for entry in entries if entry), key=lambda entry: -entry.used)
 
     def prune(self, older_than_s: float, dry_run: bool = False) -> list[Entry]:
         """Remove entries not used for that long, and journals as old.
@@ -195,10 +195,10 @@ class Store:
         with self.holds.guard:
             if not self.holds.in_use().isdisjoint({folder.name, *made_from}):
                 return False
-            with self.lock(folder.name, wait=False) as held:
-                if held:
+            with self.lock(folder.name, wait=False) as is_locked:
+                if is_locked:
                     shutil.rmtree(folder, ignore_errors=True)
-                return held
+                return is_locked
 
 
 def _texts(value: Any) -> set[str]:
@@ -212,5 +212,5 @@ def _texts(value: Any) -> set[str]:
 def _changed(folder: Path) -> float:
     try:
         return folder.stat().st_mtime
-    except FileNotFoundError:  # finished since it was listed
+    except FileNotFoundError:  # another process finished it since it was listed
         return float("inf")

@@ -1,4 +1,4 @@
-"""How many units of each part stay: a share of each, or what the whole model may keep."""
+"""How many units of each part stay: by a ratio, or by the parameters of the whole model."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, 
     Raises:
         ModelError: nothing would leave, or less of a part than it may have would stay.
     """
-    kept: dict[Part, int] = {}
+    units_of: dict[Part, int] = {}
     for part, units in widths.units.items():
         exact = units * (1 - ratio)
         least = align if part == "intermediate" else widths.choices[0]
         if round(exact) < least:
             what = f"ratio {ratio:g} leaves {round(exact)} of {units} {NOUNS[part]}; {least} are the fewest"
             raise ModelError(f"{what}: {1 - least / units:.2g} is the most, or parts: without {part}")
-        kept[part] = _wide(exact, align) if part == "intermediate" else _nearest(exact, widths.choices)
-    if kept == widths.units:
+        units_of[part] = _wide(exact, align) if part == "intermediate" else _nearest(exact, widths.choices)
+    if units_of == widths.units:
         raise ModelError(
-            f"ratio {ratio:g} rounds to nothing at align {align} and {_said(widths.units)}; more would cut"
+            f"ratio {ratio:g} rounds to nothing at align {align} and {_words(widths.units)}; more would cut"
         )
-    return kept
+    return units_of
 
 
 def units_by_parameters(widths: Widths[Any], goal: str, align: int) -> dict[Part, int]:
@@ -67,12 +67,12 @@ def units_by_parameters(widths: Widths[Any], goal: str, align: int) -> dict[Part
     share = 1 - (before - most) / cuttable
     most_kv = _nearest(widths.kv_heads * share, widths.choices) if widths.choices else 0
     for kv in sorted((n for n in widths.choices if n <= most_kv), reverse=True) or [0]:
-        kept: dict[Part, int] = {"heads": kv} if kv else {}
+        units_of: dict[Part, int] = {"heads": kv} if kv else {}
         if "intermediate" in widths.units:
-            others = widths.parameters({"intermediate": 0, **kept})
-            kept["intermediate"] = _fitting(widths, most - others, align)
-        if all(kept.values()) and widths.parameters(kept) <= most:
-            return kept
+            others = widths.parameters({"intermediate": 0, **units_of})
+            units_of["intermediate"] = _fitting(widths, most - others, align)
+        if all(units_of.values()) and widths.parameters(units_of) <= most:
+            return units_of
     least: dict[Part, int] = {part: align if part == "intermediate" else widths.choices[0] for part in widths.units}
     smallest = widths.parameters(least)
     raise ModelError(
@@ -100,5 +100,5 @@ def _wide(units: float, align: int) -> int:
     return int(units // align) * align
 
 
-def _said(units: dict[Part, int]) -> str:
+def _words(units: dict[Part, int]) -> str:
     return ", ".join(f"{count} {NOUNS[part]}" for part, count in units.items())

@@ -1,4 +1,4 @@
-"""What a packed model makes of its golden input, in its runtime.
+"""A packed model's outputs for its golden input, in its runtime.
 
 What answers in one call needs its runtime and numpy only, so that the child of a stranger's package starts fast.
 """
@@ -50,6 +50,6 @@ def _log_probabilities(file: Path, runtime: str, golden: Golden, where: str) -> 
     prompt = golden.inputs.get(PROMPT)
     if prompt is None or prompt.ndim != 2 or prompt.shape[0] != 1 or prompt.shape[1] < 2 or prompt.dtype.kind != "i":
         raise VerifyError(f"{where}: the golden input holds no prompt; input_ids [1, length] would be one")
-    unknown = Facts(None, 0.0)  # who only runs the files need not know what they were made from
-    found: Arrays = registry.load("runtimes", runtime).decoder(file.parent, unknown).answer(golden.inputs)
-    return found
+    unknown = Facts(None, 0.0)  # running the files needs no facts of the source model
+    answer: Arrays = registry.load("runtimes", runtime).decoder(file.parent, unknown).answer(golden.inputs)
+    return answer

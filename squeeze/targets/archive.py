@@ -92,15 +92,15 @@ def unpack(package: Path, folder: Path, limits: Limits) -> None:
 
 def check_names(package: Path, names: list[str]) -> None:
     """Refuse names that leave the folder, and two that some file system takes for one."""
-    seen: dict[str, str] = {}
+    folded: dict[str, str] = {}
     for name in names:
         if reason := _unsafe(name):
             raise VerifyError(f"{package}: {name!r}: {reason}; a plain relative path with '/' would be right")
-        if other := seen.get(name.casefold()):
+        if other := folded.get(name.casefold()):
             raise VerifyError(
                 f"{package}: {name}: there is also {other!r}; each name may occur once, whatever its case"
             )
-        seen[name.casefold()] = name
+        folded[name.casefold()] = name
 
 
 def _write_entries(files: Mapping[str, Source], stream: BinaryIO, compression: int) -> None:
@@ -189,9 +189,9 @@ def _unpack_entry(package: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInf
                 break
             stream.write(chunk)
     if size != entry.file_size:
-        found = "more" if size > entry.file_size else f"{size}"
+        unpacked_size = "more" if size > entry.file_size else f"{size}"
         raise VerifyError(
-            f"{package}: {entry.filename}: claims {entry.file_size} bytes and unpacks to {found}; refused"
+            f"{package}: {entry.filename}: claims {entry.file_size} bytes and unpacks to {unpacked_size}; refused"
         )
 
 

@@ -6,8 +6,8 @@ A target is its options, as a pass is. What is inside a package is the business 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -17,39 +17,17 @@ from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact
-from squeeze.models.base import Batch, Model, forms_of, has_form
+from squeeze.models.base import Model, forms_of, has_form
 from squeeze.models.facts import NARROW_TOLERANCE, Facts
 from squeeze.models.options import Options, Unused
-from squeeze.targets.card import Score
 from squeeze.targets.described import describe
-from squeeze.targets.package import Contents, write_package
+from squeeze.targets.package import PackageInputs, write_package
 from squeeze.targets.verify import Verification, open_package, verify
 from squeeze.work import owned_folder, temporary_folder
 from squeeze.writers.base import Writer
 from squeeze.writers.proof import proven
 
 In = TypeVar("In", bound=Model)
-
-
-@dataclass(frozen=True)
-class PackageInputs:
-    """What a run knows and a package tells.
-
-    Args:
-        golden: A few examples; the outputs are computed from the packed file itself.
-        plan, ledger, measurements, labels, preprocessing, provenance, scores, beside: As in ``Contents``.
-    """
-
-    name: str
-    golden: Batch
-    plan: Mapping[str, Any]
-    ledger: Mapping[str, Any]
-    measurements: Mapping[str, Any] = field(default_factory=dict)
-    labels: Sequence[str] | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    scores: Sequence[Score] = ()
-    beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +49,7 @@ class Target(Options, ABC, Generic[In]):
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type[Model], ...]]  # from the brackets
-    cache_element_bytes: ClassVar[int] = 4  # of a key or value while it runs
+    cache_element_bytes: ClassVar[int] = 4  # bytes of a cached key or value at run time
 
     device: str | None = None
     """Where it must fit: a name that squeeze devices lists, or a .yaml file beside the plan; null: not asked."""
@@ -157,8 +135,8 @@ class Target(Options, ABC, Generic[In]):
             UsageError: The model has another form than the target takes.
         """
         if not has_form(model, self.takes):
-            wanted = " or ".join(kind.form for kind in self.takes)
-            raise UsageError(f"target {self.name} takes {wanted}, not {model.form}")
+            forms = " or ".join(kind.form for kind in self.takes)
+            raise UsageError(f"target {self.name} takes {forms}, not {model.form}")
         with temporary_folder("pack") as folder:
             return self.pack_built(self.build(model, folder), inputs, out)
 
@@ -166,25 +144,9 @@ class Target(Options, ABC, Generic[In]):
         """As :meth:`pack`, of what was built before."""
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
-            digest = write_package(self.contents(artifact, inputs), written)
+            digest = write_package(inputs, self.name, describe(artifact, inputs.golden), written)
             package = open_package(written)
             verification = verify(package)
             written.replace(out)
         package.path = out
         return Packed(out, digest, package.load_model(), verification)
-
-    def contents(self, artifact: Artifact, inputs: PackageInputs) -> Contents:
-        """All that goes into the package of this artifact."""
-        return Contents(
-            name=inputs.name,
-            target=self.name,
-            described=describe(artifact, inputs.golden),
-            plan=inputs.plan,
-            ledger=inputs.ledger,
-            measurements=inputs.measurements,
-            labels=inputs.labels,
-            preprocessing=inputs.preprocessing,
-            provenance=inputs.provenance,
-            scores=inputs.scores,
-            beside=inputs.beside,
-        )

@@ -40,7 +40,7 @@ def model_card(
     from jinja2 import Environment, StrictUndefined
 
     source = resources("squeeze.targets").joinpath("card.md.j2").read_text()
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     environment.filters |= {"code": _code, "as_is": _AsIs}
     return environment.from_string(source).render(
         m=manifest,
@@ -61,6 +61,6 @@ def _code(words: object) -> _AsIs:
     return _AsIs("`" + printable(str(words)).replace("`", "'").replace("|", "\\|") + "`")
 
 
-def _shown(value: object) -> str:
+def _printable(value: object) -> str:
     """Names of models, inputs and licences are anybody's: no line break, no HTML, no code of a terminal."""
     return value if isinstance(value, _AsIs) else escaped(printable(str(value)))

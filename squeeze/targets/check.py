@@ -49,8 +49,8 @@ def read_manifest(package: Path, folder: Path) -> Manifest:
         raise VerifyError(f"{where}: runtime {manifest.runtime.name!r} is none of {', '.join(sorted(known))}")
     endings = registry.load("runtimes", manifest.runtime.name).loads.get(manifest.task, ())
     if not endings or not manifest.model.endswith(endings):
-        wanted = f"no {' or '.join(endings)} file, which" if endings else f"nothing to {manifest.task} with, which"
-        raise VerifyError(f"{where}: model {manifest.model!r} is {wanted} {manifest.runtime.name} loads")
+        problem = f"no {' or '.join(endings)} file, which" if endings else f"nothing to {manifest.task} with, which"
+        raise VerifyError(f"{where}: model {manifest.model!r} is {problem} {manifest.runtime.name} loads")
     try:
         right = manifest.computed_digest()
     except (ValueError, RecursionError) as error:  # NaN, or half a surrogate pair
@@ -104,8 +104,8 @@ def check_files(package: Path, folder: Path, manifest: Manifest, limits: Limits)
     for name, listed in sorted(manifest.files.items()):
         if (size := present[name].stat().st_size) != listed.size:
             raise VerifyError(f"{package}: {name}: has {size} bytes; the manifest says {listed.size}")
-        if (found := file_sum(present[name])).sha256 != listed.sha256:
-            raise VerifyError(f"{package}: {name}: sha256 is {found.sha256}; the manifest says {listed.sha256}")
+        if (actual := file_sum(present[name])).sha256 != listed.sha256:
+            raise VerifyError(f"{package}: {name}: sha256 is {actual.sha256}; the manifest says {listed.sha256}")
     if MEASUREMENTS in present:
         _json(package, folder, MEASUREMENTS)
 
@@ -149,12 +149,12 @@ def _parsed(where: str, value: object) -> Manifest:
 
 
 def _plain_files(package: Path, folder: Path, limits: Limits) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in _walk(package, folder):
-        found[file.relative_to(folder).as_posix()] = file
-        if len(found) > limits.files:
+        files[file.relative_to(folder).as_posix()] = file
+        if len(files) > limits.files:
             raise VerifyError(f"{package}: more than {limits.files} files; a package holds at most that many")
-    return found
+    return files
 
 
 def _walk(package: Path, folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from squeeze.writers.base import Writer
 from squeeze.writers.compressed_tensors import CompressedTensorsWriter
 from squeeze.writers.gptq import GptqWriter
 
-TOLERANCE = 5e-3  # of the largest log-probability: linears compute in float16, whose sums differ between processors
+TOLERANCE = 5e-3  # relative to the largest log-probability: float16 sums differ between processors
 
 
 class Checkpoint(Target[LanguageModel]):

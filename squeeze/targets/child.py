@@ -23,13 +23,13 @@ from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.work import place_of_temporary_files, temporary_folder
 
 RESULT, ARRAYS = "result.json", "arrays.npz"
-MOST_ANSWER_BYTES = 64 << 20  # of JSON
+MOST_ANSWER_BYTES = 64 << 20  # bytes of JSON
 NO_SPACE_LEFT = os.strerror(errno.ENOSPC)
 START = "from squeeze.targets.child import main; main()"
 
 
 class Answer(dict[str, Any]):
-    """What a function gave: JSON values, and the bytes of its arrays."""
+    """A function's result: JSON values, and the bytes of its arrays."""
 
     arrays: bytes = b""
 
@@ -106,10 +106,10 @@ def _no_answer(where: str, stderr: str) -> SqueezeError:
 
 
 def _answer(file: Path, where: str) -> Answer:
-    """What the process wrote, as far as it is one: it ran a stranger's model."""
+    """The answer that the process wrote, checked: the process ran a stranger's model."""
     try:
-        if file.stat().st_size <= MOST_ANSWER_BYTES and isinstance(found := parse_json(file.read_text()), dict):
-            return Answer(found)
+        if file.stat().st_size <= MOST_ANSWER_BYTES and isinstance(values := parse_json(file.read_text()), dict):
+            return Answer(values)
     except (OSError, ValueError):
         pass
     raise VerifyError(f"{where}: the runtime's process gave no answer that can be read; make the package again")

@@ -50,7 +50,7 @@ class GenaiDecoder(_Closed):
 
 
 class GenaiModel(_Closed):
-    """What is generated from."""
+    """The model section: decoder graph and token ids."""
 
     type: Literal["decoder"]
     vocab_size: Count
@@ -62,7 +62,7 @@ class GenaiModel(_Closed):
 
 
 class GenaiSearch(_Closed):
-    """How it is generated."""
+    """The search section: length and sampling."""
 
     do_sample: bool = False
     max_length: Count
@@ -100,9 +100,9 @@ def check_json(values: Any, where: str) -> None:
     Raises:
         VerifyError: it does.
     """
-    found = [key for key in RUNS_CODE if isinstance(values, dict) and values.get(key) is not None]
-    if found:
-        raise VerifyError(f"{where}: {found[0]}: names code to run; a package holds data only, refused")
+    keys = [key for key in RUNS_CODE if isinstance(values, dict) and values.get(key) is not None]
+    if keys:
+        raise VerifyError(f"{where}: {keys[0]}: names code to run; a package holds data only, refused")
 
 
 def genai_bytes(config: Any) -> bytes:
@@ -112,10 +112,10 @@ def genai_bytes(config: Any) -> bytes:
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python keeps the last of two equal keys, other parsers act on both."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a key stands twice in one object")
-    return found
+    return values
 
 
 def check_config(file: Path, where: str) -> None:

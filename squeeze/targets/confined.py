@@ -21,9 +21,9 @@ from squeeze.progress import Progress
 from squeeze.targets import launcher
 from squeeze.targets.reports import PIPE, read_reports, show_reports
 
-MODEL_COPIES = 4  # of the model's size: as stored, unpacked, rearranged by the runtime, activations
+MODEL_COPIES = 4  # copies of the model: stored, unpacked, rearranged by the runtime, activations
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory", "can't allocate memory")
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 SET = {
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
@@ -53,7 +53,7 @@ class Limits:
         return self.memory_bytes or self.base_bytes + MODEL_COPIES * model_bytes
 
 
-SCORING = Limits(seconds=600.0, base_bytes=8 << 30)  # per batch; torch, the data, a batch of logits beside another's
+SCORING = Limits(seconds=600.0, base_bytes=8 << 30)  # time per batch; memory for torch, data and two batches of logits
 
 
 class Stopped(Exception):
@@ -91,14 +91,14 @@ def run_confined(
         heard, reporting = _pipe(unread, theirs)
         ends, _ = _pipe(theirs, ours)
         limited = [str(memory), str(ends.fileno()), str(len(folders)), *map(str, folders)]
-        told = reporting.fileno() if progress else None
+        report_fd = reporting.fileno() if progress else None
         child = _started(
-            [*limited, *command], environment(folders[0] if folders else None, told), (ends.fileno(), told)
+            [*limited, *command], environment(folders[0] if folders else None, report_fd), (ends.fileno(), report_fd)
         )
         theirs.close()
         with child:
             reports = _Reports(heard, progress)
-            unread.pop_all()  # its thread closes the pipe
+            unread.pop_all()  # the reader thread closes the pipe
             try:
                 out, error = _communicate(child, stdin, limits.seconds, reports)
             finally:
@@ -129,11 +129,11 @@ def _started(
 
 
 def environment(temporary: Path | None = None, reporting: int | None = None) -> dict[str, str]:
-    """Of the child: nothing that the user keeps in theirs but what finds programs and libraries."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    """The child's environment: only variables that find programs and libraries."""
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     own = {"PYTHONPATH": str(Path(__file__).parents[2])}
     own |= {} if temporary is None else {"TMPDIR": str(temporary)}
-    return kept | SET | own | ({} if reporting is None else {PIPE: str(reporting)})
+    return inherited | SET | own | ({} if reporting is None else {PIPE: str(reporting)})
 
 
 class _Reports:
@@ -161,11 +161,11 @@ class _Reports:
 def _communicate(child: subprocess.Popen[str], stdin: str, seconds: float, reports: _Reports) -> tuple[str, str]:
     """Standard output and error, unless nothing is reported for too long."""
     text: str | None = stdin
-    while (left := reports.last + seconds - time.monotonic()) > 0:
+    while (remaining_s := reports.last + seconds - time.monotonic()) > 0:
         try:
-            return child.communicate(text, timeout=left)
+            return child.communicate(text, timeout=remaining_s)
         except subprocess.TimeoutExpired:
-            text = None  # what is left of it is sent all the same
+            text = None  # communicate() goes on sending the rest
     what = "finished no batch" if reports.watched else "gave no answer"
     raise Stopped(f"{what} within {seconds:g} s; --time-limit would give it more")
 
@@ -180,6 +180,6 @@ def _end(child: subprocess.Popen[str]) -> None:
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
-        return  # it and all that it started have ended
+        return  # the child and its descendants have ended
     except PermissionError:
         child.kill()

@@ -18,7 +18,7 @@ from squeeze.errors import ModelError, UsageError, did_you_mean, first_line
 from squeeze.formats import plain_yaml
 
 SUFFIXES = (".yaml", ".yml")
-LARGEST_BYTES = 1 << 16  # of a profile's file
+LARGEST_BYTES = 1 << 16  # bytes of a profile file
 
 
 class Figure(BaseModel):

@@ -15,8 +15,8 @@ from squeeze.models.base import Model
 from squeeze.report.text import size
 from squeeze.targets.devices import Device
 
-BAND = (0.5, 0.75)  # of a peak
-COPIES = 2  # of a network's weights: as stored, and as kernels want them
+BAND = (0.5, 0.75)  # share of the peak arithmetic that is reached
+COPIES = 2  # copies of the weights: stored, and packed for the kernels
 FLOAT = 4  # bytes
 
 
@@ -81,7 +81,7 @@ def _at_context(demand: Demand) -> str:
 
 
 def demand_of(model: Model, stored: int, macs: int | None, integers: bool, context: int, element: int) -> Demand:
-    """What a model asks for.
+    """The demand of a model.
 
     Args:
         model: An outline is enough.

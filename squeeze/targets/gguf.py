@@ -9,7 +9,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.targets.base import Target
 from squeeze.writers.gguf import GgufWriter
 
-TOLERANCE = 1e-2  # of the largest log-probability: llama.cpp rounds activations to int8, on each processor its way
+TOLERANCE = 1e-2  # relative to the largest log-probability: int8 activations differ between processors
 
 
 class Gguf(Target[LanguageModel]):

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-FILE_BYTES = 1 << 30  # of a file that it writes
+FILE_BYTES = 1 << 30  # largest file that it may write
 OPEN_FILES = 256
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET: a network of its own, with nothing in it
 NEW_USER = 0x10000000  # CLONE_NEWUSER: what a user who is not root needs for that

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from squeeze.models.base import Batch
 from squeeze.targets.archive import CHUNK_BYTES, Source, write_zip
 from squeeze.targets.card import Score, model_card
 from squeeze.targets.described import Described
@@ -33,13 +34,12 @@ from squeeze.targets.script import script
 
 
 @dataclass(frozen=True)
-class Contents:
-    """Everything that goes into a package.
+class PackageInputs:
+    """What a run knows and a package tells.
 
     Args:
         name: What the package is called, in its card and manifest.
-        target: The target that made it, such as ``"cpu"``.
-        described: The artifact.
+        golden: A few examples; the outputs are computed from the packed file itself.
         plan: The resolved plan.
         ledger: The ledger without timings.
         measurements: Timings, host and date; the one part that may differ between equal packages.
@@ -51,8 +51,7 @@ class Contents:
     """
 
     name: str
-    target: str
-    described: Described
+    golden: Batch
     plan: Mapping[str, Any]
     ledger: Mapping[str, Any]
     measurements: Mapping[str, Any] = field(default_factory=dict)
@@ -63,12 +62,12 @@ class Contents:
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def write_package(contents: Contents, path: Path) -> str:
+def write_package(inputs: PackageInputs, target: str, artifact: Described, path: Path) -> str:
     """Write the package, whole or not at all, and return its digest."""
-    files = _listed_files(contents)
-    manifest = _manifest(contents, {name: file_sum(source) for name, source in files.items()})
+    files = _listed_files(inputs, target, artifact)
+    manifest = _manifest(inputs, target, artifact, {name: file_sum(source) for name, source in files.items()})
     manifest_bytes = readable_json(manifest.model_dump(mode="json"))
-    unlisted = {MANIFEST: manifest_bytes, MEASUREMENTS: readable_json(dict(contents.measurements))}
+    unlisted = {MANIFEST: manifest_bytes, MEASUREMENTS: readable_json(dict(inputs.measurements))}
     write_zip({**files, **unlisted}, path)
     return manifest.digest
 
@@ -85,40 +84,38 @@ def file_sum(source: Source) -> FileSum:
     return FileSum(sha256=total.hexdigest(), size=size)
 
 
-def _listed_files(contents: Contents) -> dict[str, Source]:
+def _listed_files(inputs: PackageInputs, target: str, artifact: Described) -> dict[str, Source]:
     """Every file that the manifest lists."""
-    description = contents.described
-    made: dict[str, Source] = {
-        GOLDEN: description.golden.npz(),
-        LEDGER: readable_json(dict(contents.ledger)),
-        PLAN: yaml.safe_dump(dict(contents.plan), sort_keys=False, allow_unicode=True).encode(),
-        RUN: script(description.call, description.runtime.name, description.shows).encode(),
+    texts: dict[str, Source] = {
+        GOLDEN: artifact.golden.npz(),
+        LEDGER: readable_json(dict(inputs.ledger)),
+        PLAN: yaml.safe_dump(dict(inputs.plan), sort_keys=False, allow_unicode=True).encode(),
+        RUN: script(artifact.call, artifact.runtime.name, artifact.shows).encode(),
     }
-    taken = {*description.files, *contents.beside} & {*made, README, MANIFEST, MEASUREMENTS}
-    assert not taken, f"model files may not be called {taken}"
-    size = sum(path.stat().st_size for path in description.files.values())
-    needs = (*description.requirements, *(("tokenizers",) if contents.beside else ()))
-    card = model_card(_manifest(contents, {}), size, contents.scores, list(description.files), needs)
-    return {**description.files, **contents.beside, **made, README: card.encode()}
+    clashes = {*artifact.files, *inputs.beside} & {*texts, README, MANIFEST, MEASUREMENTS}
+    assert not clashes, f"model files may not be called {clashes}"
+    size = sum(path.stat().st_size for path in artifact.files.values())
+    needs = (*artifact.requirements, *(("tokenizers",) if inputs.beside else ()))
+    card = model_card(_manifest(inputs, target, artifact, {}), size, inputs.scores, list(artifact.files), needs)
+    return {**artifact.files, **inputs.beside, **texts, README: card.encode()}
 
 
-def _manifest(contents: Contents, sums: dict[str, FileSum]) -> Manifest:
-    description = contents.described
+def _manifest(inputs: PackageInputs, target: str, artifact: Described, sums: dict[str, FileSum]) -> Manifest:
     manifest = Manifest(
-        name=contents.name,
-        target=contents.target,
-        task=description.call,
-        task_name=description.task_name,
-        runtime=description.runtime,
-        model=description.model,
-        inputs=tuple(description.inputs),
-        outputs=tuple(description.outputs),
-        tolerance=description.tolerance,
-        preprocessing=dict(contents.preprocessing),
-        labels=None if contents.labels is None else tuple(contents.labels),
-        parameters=description.parameters,
-        macs=description.macs,
-        provenance=dict(contents.provenance),
+        name=inputs.name,
+        target=target,
+        task=artifact.call,
+        task_name=artifact.task_name,
+        runtime=artifact.runtime,
+        model=artifact.model,
+        inputs=tuple(artifact.inputs),
+        outputs=tuple(artifact.outputs),
+        tolerance=artifact.tolerance,
+        preprocessing=dict(inputs.preprocessing),
+        labels=None if inputs.labels is None else tuple(inputs.labels),
+        parameters=artifact.parameters,
+        macs=artifact.macs,
+        provenance=dict(inputs.provenance),
         files=dict(sorted(sums.items())),
     )
     return manifest.sealed()

@@ -19,7 +19,7 @@ from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.runtimes.base import GENERATE, Call
 
-SHOWN = {"classes": "Classes", "numbers": "Numbers"}  # the class in the module of that name
+ANSWER_CLASSES = {"classes": "Classes", "numbers": "Numbers"}  # the class in the module of that name
 
 
 def script(call: Call, runtime: str, shows: str) -> str:
@@ -37,7 +37,7 @@ def script(call: Call, runtime: str, shows: str) -> str:
         raise UsageError(f"runtime '{runtime}': its script has no classes that {call}; Runtime.script would name them")
     names = ["shared", "tokens", "text"] if call == GENERATE else ["shared", shows, "pictures", "sentences", "rows"]
     sources = [resources("squeeze.targets.scripts").joinpath(f"{name}.py").read_text() for name in names]
-    arguments = classes[-1].__name__ if call == GENERATE else f"{classes[-1].__name__}, {SHOWN[shows]}"
+    arguments = classes[-1].__name__ if call == GENERATE else f"{classes[-1].__name__}, {ANSWER_CLASSES[shows]}"
     first, *rest = [_body(source) for source in sources]
     parts = [first, *(textwrap.dedent(inspect.getsource(one)).rstrip() for one in classes), *rest]
     code = "\n\n\n".join([*parts, f'if __name__ == "__main__":\n    sys.exit(main({arguments}))'])

@@ -64,7 +64,7 @@ class Package:
             VerifyError: its task is not known here, or not run as the manifest says.
         """
         manifest = self.manifest
-        macs = manifest.macs if manifest.task == PREDICT else manifest.macs or None  # a 0 is an unknown of old
+        macs = manifest.macs if manifest.task == PREDICT else manifest.macs or None  # older packages write 0: unknown
         facts = Facts(manifest.parameters, manifest.tolerance, macs)
         return self.runtime().artifact(self.folder / manifest.model, facts, self.task(), self)
 
@@ -82,8 +82,8 @@ class Package:
 
     def runtime(self) -> type[Runtime]:
         """What the manifest names."""
-        found: type[Runtime] = registry.load("runtimes", self.manifest.runtime.name)
-        return found
+        runtime: type[Runtime] = registry.load("runtimes", self.manifest.runtime.name)
+        return runtime
 
     def golden(self) -> Golden:
         """The golden input and output."""
@@ -160,11 +160,11 @@ def verify(package: Package, limits: Confinement | None = None) -> Verification:
         VerifyError: The runtime refuses the model, or the output is further off than the manifest allows.
     """
     manifest, golden, version = package.manifest, package.golden(), runtime_version(package)
-    found = answer(package, limits or Confinement())
-    missing = set(golden.outputs) - set(found)
+    outputs = answer(package, limits or Confinement())
+    missing = set(golden.outputs) - set(outputs)
     if missing:
         raise VerifyError(f"{package.path}: {GOLDEN}: output {sorted(missing)[0]!r} is none of the model's")
-    difference = largest_difference(golden.outputs, found)
+    difference = largest_difference(golden.outputs, outputs)
     if not difference <= manifest.tolerance:
         raise VerifyError(
             f"{package.path}: golden output differs by {difference:.3g} of its largest value; "
@@ -197,8 +197,8 @@ def answer(package: Package, limits: Confinement) -> Arrays:
         "where": str(package.path),
     }
     where, folders = str(package.path), package.temporary()
-    found = child.call(GOLDEN_ANSWER, arguments, limits, package.model_bytes(), where, folders=folders)
-    return read_npz(found.arrays)
+    reply = child.call(GOLDEN_ANSWER, arguments, limits, package.model_bytes(), where, folders=folders)
+    return read_npz(reply.arrays)
 
 
 def runtime_version(package: Package) -> str:

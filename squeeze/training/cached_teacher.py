@@ -20,8 +20,8 @@ from squeeze.models.language.decoder import Decoder, decoder_of
 from squeeze.progress import Progress
 from squeeze.store import Journal
 
-TOKENS, SHARES = "teacher_tokens", "teacher_shares"  # what a batch has beside its tokens
-PIECE_TOKENS = 1 << 16  # walked through the teacher together; a killed run goes on after the last whole piece
+TOKENS, SHARES = "teacher_tokens", "teacher_shares"  # extra inputs of a batch
+PIECE_TOKENS = 1 << 16  # sequences per piece; a killed run resumes after the last whole piece
 CHUNK = 8  # sequences whose logits are in memory
 
 
@@ -65,8 +65,8 @@ def _piece(decoder: Decoder, batch: Batch, unique: int, seed: tuple[int, int]) -
     packed = []
     with torch.inference_mode():
         for _, logits in decoder.logits(batch.inputs["input_ids"], CHUNK):
-            drawn = draw(logits[:, :-1].flatten(0, 1), unique, generator)
-            packed.append(pack(*drawn, decoder.vocabulary))
+            draws = draw(logits[:, :-1].flatten(0, 1), unique, generator)
+            packed.append(pack(*draws, decoder.vocabulary))
     lengths, entries = (np.concatenate(parts) for parts in zip(*packed, strict=True))
     return {"lengths": torch.from_numpy(lengths), "entries": torch.from_numpy(entries)}
 

@@ -59,8 +59,8 @@ class Position:
 
     def sentence(self) -> str:
         """The losses as they are now."""
-        held = f", {self.held_out[-1]:.4g} on held-out examples" if self.held_out else ""
-        return f"{self.mean_losses()[-1]:.4g}{held}"
+        held_out = f", {self.held_out[-1]:.4g} on held-out examples" if self.held_out else ""
+        return f"{self.mean_losses()[-1]:.4g}{held_out}"
 
     def put_random_back(self, augmentation: torch.Generator) -> None:
         """Go on drawing where an epoch was left, if one was."""
@@ -84,12 +84,12 @@ class Checkpoint:
 
     def restore(self) -> Position:
         """Put a kept state back and give its position; without one, the beginning."""
-        kept = self.journal.get(PIECE) if self.journal is not None else None
-        if kept is None:
+        state = self.journal.get(PIECE) if self.journal is not None else None
+        if state is None:
             return Position()
-        self._assign({name.removeprefix("module."): kept[name] for name in kept if name.startswith("module.")})
-        self.optimizer.load_state_dict(self._optimizer_state(kept))
-        position = _read_position(kept)
+        self._assign({name.removeprefix("module."): state[name] for name in state if name.startswith("module.")})
+        self.optimizer.load_state_dict(self._optimizer_state(state))
+        position = _read_position(state)
         if position.best_at >= 0 and self.journal is not None:
             self.best = self.journal.get(BEST) or {}
         return position
@@ -120,9 +120,9 @@ class Checkpoint:
             tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items() if value is not None}
         return tensors
 
-    def _optimizer_state(self, kept: dict[str, Tensor]) -> dict[str, object]:
+    def _optimizer_state(self, tensors: dict[str, Tensor]) -> dict[str, object]:
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in kept.items():
+        for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, number, key = name.split(".", 2)
                 state.setdefault(int(number), {})[key] = tensor
@@ -135,8 +135,8 @@ def _position_tensors(position: Position) -> dict[str, Tensor]:
     return values | {f"random.{number}": state for number, state in enumerate(position.random or ())}
 
 
-def _read_position(kept: Mapping[str, Tensor]) -> Position:
-    position = Position(random=(kept["random.0"], kept["random.1"]) if "random.0" in kept else None)
+def _read_position(tensors: Mapping[str, Tensor]) -> Position:
+    position = Position(random=(tensors["random.0"], tensors["random.1"]) if "random.0" in tensors else None)
     for name in (*COUNTS, *NUMBERS, *LISTS):
-        setattr(position, name, int(kept[name]) if name in COUNTS else kept[name].tolist())
+        setattr(position, name, int(tensors[name]) if name in COUNTS else tensors[name].tolist())
     return position

@@ -27,13 +27,13 @@ class FeaturePairs:
         missing = set(self.names) - {name for name, _ in teacher.named_modules()}
         if missing:
             raise SqueezeError(f"distill: the teacher has no layer '{min(missing)}' for features to compare with")
-        self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self.outputs: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self.handles: list[Any] = []
 
     def __enter__(self) -> Self:
-        for module, seen in zip(self.modules, self.seen, strict=True):
+        for module, outputs in zip(self.modules, self.outputs, strict=True):
             for name in self.names:
-                self.handles.append(module.get_submodule(name).register_forward_hook(_note(name, seen)))
+                self.handles.append(module.get_submodule(name).register_forward_hook(_note(name, outputs)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +45,7 @@ class FeaturePairs:
         return [self._pair(name) for name in self.names]
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
-        student, teacher = (seen[name] for seen in self.seen)
+        student, teacher = (outputs[name] for outputs in self.outputs)
         if student.shape != teacher.shape:
             raise SqueezeError(
                 f"distill: features '{name}' has {student.shape[1]} channels, the teacher's has {teacher.shape[1]}; "
@@ -58,8 +58,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _note(name: str, seen: dict[str, Tensor]) -> Any:
+def _note(name: str, outputs: dict[str, Tensor]) -> Any:
     def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        seen[name] = output if isinstance(output, Tensor) else output[0]  # transformer blocks may give a tuple
+        outputs[name] = output if isinstance(output, Tensor) else output[0]  # transformer blocks may give a tuple
 
     return hook

@@ -13,7 +13,7 @@ from squeeze.training.options import TrainingOptions
 LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
 STATE = {"adamw": 2, "sgd": 1}  # values that an optimizer keeps of each weight
 HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
-GRID_COPIES = 8  # of a weight on its grid: integers, what is rounded and clipped, and the gradients of all
+GRID_COPIES = 8  # copies of a weight on its grid: integers, rounded and clipped values, and gradients
 
 
 def training_bytes(model: Model, options: TrainingOptions, length: int, quantized: str | None, teacher: bool) -> int:
@@ -53,8 +53,8 @@ def _activations(model: LanguageModel, options: TrainingOptions, length: int, te
     tokens, hidden = sequences * length, int(model.skeleton.hidden_size)
     wide = max(max(value.shape) for block in model.skeleton.layers for value in block.parameters())
     block = HIDDEN_COPIES * hidden + WIDE_COPIES * wide
-    kept = model.blocks * hidden + block if options.recompute else model.blocks * block
-    return tokens * (kept + (LOGITS_COPIES + teacher) * model.vocabulary)
+    block_values = model.blocks * hidden + block if options.recompute else model.blocks * block
+    return tokens * (block_values + (LOGITS_COPIES + teacher) * model.vocabulary)
 
 
 def _count(part: nn.Module) -> int:

@@ -60,13 +60,13 @@ def split(examples: int, share: float, seed: int, name: str) -> tuple[np.ndarray
     Raises:
         DataError: a share that holds out none, or all.
     """
-    held = round(share * examples)
-    if share and not 0 < held < examples:
-        raise DataError(f"{name}: held_out: {share:g} of {examples} examples leaves {examples - held} to learn from")
-    if not held:
+    count = round(share * examples)
+    if share and not 0 < count < examples:
+        raise DataError(f"{name}: held_out: {share:g} of {examples} examples leaves {examples - count} to learn from")
+    if not count:
         return np.arange(examples), np.arange(0)
     order = np.random.default_rng(seed).permutation(examples)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def parts(batch: Batch, size: int) -> Iterator[Batch]:

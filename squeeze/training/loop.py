@@ -26,7 +26,7 @@ from squeeze.training.held_out import HeldOut, parts, split
 from squeeze.training.options import TrainingOptions
 
 Loss = Callable[[Batch], Tensor]  # mean over the predictions of a batch
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch
+CHECKPOINT_SECONDS = 60.0  # seconds between two checkpoints inside an epoch
 
 
 class NotFiniteError(SqueezeError):
@@ -58,8 +58,8 @@ class Training:
     stopped: str = ""
 
     def __post_init__(self) -> None:
-        self.learnt, held = split(len(self.data), self.options.held_out, self.seed, self.name)
-        self.held_out = HeldOut(self.data, held, self.options, self.micro_batch)
+        self.learnt, numbers = split(len(self.data), self.options.held_out, self.seed, self.name)
+        self.held_out = HeldOut(self.data, numbers, self.options, self.micro_batch)
         self.epoch_steps = -(-len(self.learnt) // self.options.batch_size)
         self.steps = self.options.steps or self.options.epochs * self.epoch_steps
 
@@ -93,9 +93,9 @@ class Training:
     def facts(self) -> dict[str, Any]:
         """What the report says of the training beside its losses."""
         at = self.position
-        held = {"held_out_losses": [round(value, 6) for value in at.held_out]} if at.held_out else {}
+        held_out = {"held_out_losses": [round(value, 6) for value in at.held_out]} if at.held_out else {}
         tokens = {"tokens": at.tokens} if at.tokens else {}
-        return {"steps": at.step} | tokens | held | ({"stopped": self.stopped} if self.stopped else {})
+        return {"steps": at.step} | tokens | held_out | ({"stopped": self.stopped} if self.stopped else {})
 
     def _epoch(self, module: nn.Module, checkpoint: Checkpoint, loss: Loss) -> None:
         """All steps that are left of the epoch that is under way."""
@@ -105,7 +105,7 @@ class Training:
         seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         generator, module = torch.Generator().manual_seed(seed), module.train()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # dropout and its like draw from here
+            torch.manual_seed(seed)  # random state of dropout and the like
             at.put_random_back(generator)
             batches = islice(self._batches(seed, done), steps - done)
             for step, batch in enumerate(self.progress.track(batches, self._label(epoch), steps - done), done):
@@ -149,7 +149,7 @@ class Training:
                 value = loss(part) * (len(part) / len(batch))
                 value.backward()  # type: ignore[no-untyped-call]
             total += value.item()
-        if np.isfinite(total):  # else the weights stay those of the last good step
+        if np.isfinite(total):  # otherwise weights stay at the last good step
             optimizer.step()
         return total
 

@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 from squeeze.algorithms.affine import QuantizedTensor, integer_range
 
 LEAST_SCALE = 2.0**-24  # the smallest float16
-SPEED = 10.0  # a scale moves by so many times the learning rate, as a share of itself
-ZERO_POINT_SPEED = 3.0  # and a zero point as a share of the integers' range: a step of one moves a whole group
+SPEED = 10.0  # learning rate factor of scales, relative to the scale
+ZERO_POINT_SPEED = 3.0  # learning rate factor of zero points, relative to the integer range
 
 
 class OnGrid(nn.Module):

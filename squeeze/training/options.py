@@ -15,7 +15,7 @@ from squeeze.models.options import Unused
 from squeeze.models.tasks.base import Optimizer
 from squeeze.training.trained import Trained
 
-LORA_RATE = 10  # times the usual rate
+LORA_RATE = 10  # LoRA's learning rate, as a multiple of the usual one
 
 
 class TrainingOptions(BaseModel):

@@ -15,7 +15,7 @@ from squeeze.models.language.language_model import in_shards
 
 
 def require_written(
-    module: nn.Module, made: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
+    module: nn.Module, model: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
 ) -> dict[str, Any]:
     """Read every grid of a stored model back and hold it against the one that was trained.
 
@@ -31,7 +31,7 @@ def require_written(
     """
     moved = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
     for name, grid in trained.items():
-        stored, weight = in_shards(made).quantized(name), module.get_parameter(name)
+        stored, weight = in_shards(model).quantized(name), module.get_parameter(name)
         same = all(torch.equal(getattr(stored, part), getattr(grid, part)) for part in ("q", "scale", "zero_point"))
         if not same or not torch.equal(stored.dequantize().reshape(weight.shape), weight):
             raise EffectError(f"distill: {name}: what was written is not what was trained")

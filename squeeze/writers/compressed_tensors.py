@@ -32,8 +32,8 @@ def _decompressor(folder: Path) -> Read:
     groups: list[Any] = list(QuantizationConfig.model_validate(values).config_groups.values())
 
     def read(module: str, stored: Mapping[str, Tensor]) -> Tensor:
-        named = [group for group in groups if any(match_name(module, target) for target in group.targets)]
-        scheme = (named or [group for group in groups if "Linear" in group.targets])[0]
+        matches = [group for group in groups if any(match_name(module, target) for target in group.targets)]
+        scheme = (matches or [group for group in groups if "Linear" in group.targets])[0]
         weight: Tensor = PackedQuantizationCompressor.decompress(dict(stored), scheme)["weight"]
         return weight
 

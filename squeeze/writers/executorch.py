@@ -51,9 +51,9 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         ExecuTorch.require_installed(model.source)
         with temporary_folder("executorch") as work:
             (work / SOURCE).write_bytes(model.data)
-            said = _run(work)
+            output = _run(work)
             if not (work / REPORT).is_file():
-                raise ModelError(f"{model.source}: ExecuTorch cannot export the model ({said})")
+                raise ModelError(f"{model.source}: ExecuTorch cannot export the model ({output})")
             report = json.loads((work / REPORT).read_text())
             if "error" in report:
                 raise ModelError(f"{model.source}: {report['error']}")
@@ -65,11 +65,11 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         """Which share of operators and of multiplications the delegate took, and what it left, by name."""
         report = json.loads((file.parent / REPORT).read_text())
         macs = {layer.name: layer.macs or 0 for layer in model.layers()}
-        left, nodes = report["left"], {name: kind for name, kind in report["nodes"].items() if kind not in PAIR}
-        taken = sum(count for name, count in macs.items() if name not in left)
-        slow = {name: f"{nodes.get(name, 'constant')} by {kernel}" for name, kernel in left.items()}
-        operators = [len(nodes.keys() - left.keys()), len(nodes)]
-        multiplied = [taken, sum(macs.values())]
+        kernels, nodes = report["left"], {name: kind for name, kind in report["nodes"].items() if kind not in PAIR}
+        delegated = sum(count for name, count in macs.items() if name not in kernels)
+        slow = {name: f"{nodes.get(name, 'constant')} by {kernel}" for name, kernel in kernels.items()}
+        operators = [len(nodes.keys() - kernels.keys()), len(nodes)]
+        multiplied = [delegated, sum(macs.values())]
         return {"delegated": {"to": XNNPACK, "operators": operators, "macs": multiplied, "left": slow}}
 
     def prove(self, model: OnnxModel, file: Path) -> Iterator[Equality]:
@@ -102,7 +102,7 @@ def _run(work: Path) -> str:
 
 
 def _nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equality:
-    """The file names no layers: of those that fit and are not claimed yet, the one that differs least.
+    """The file names no layers: take the unclaimed layer of fitting shape that differs least.
 
     Raises:
         ModelError: none fits.
@@ -111,8 +111,8 @@ def _nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equ
     fitting = [layer for layer in stored if layer.matrix().shape == tuple(own.shape)]
     if not fitting:
         raise ModelError(f"{name}: the .pte file holds no integers [{', '.join(map(str, own.shape))}]")
-    found = [(compared(name, "executorch", READER, own, _real(layer)), layer) for layer in fitting]
-    equality, layer = min(found, key=lambda pair: pair[0].differing)
+    candidates = [(compared(name, "executorch", READER, own, _real(layer)), layer) for layer in fitting]
+    equality, layer = min(candidates, key=lambda pair: pair[0].differing)
     stored.remove(layer)
     return equality
 

@@ -25,7 +25,7 @@ XNNPACK = "XNNPACK"
 def main() -> None:
     """Export the folder's model, or say in ``delegated.json`` what of it cannot be."""
     end_with_parent()
-    warnings.simplefilter("ignore")  # another package's world
+    warnings.simplefilter("ignore")  # untyped
     folder = Path(sys.argv[1])
     try:
         report = export(folder)
@@ -56,13 +56,13 @@ def export(folder: Path) -> dict[str, Any]:
     lowered = to_edge_transform_and_lower(
         program, partitioner=[XnnpackPartitioner()], constant_methods={NAMES: called.to(torch.uint8)}
     )
-    left = dict(_left(lowered.exported_program().graph, network.names))
+    kernels = dict(_undelegated(lowered.exported_program().graph, network.names))
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
     kinds = {str(node.name): node.op_type for node in model.graph if str(node.name) in network.names}
-    return {"nodes": kinds, "left": left}
+    return {"nodes": kinds, "left": kernels}
 
 
-def _left(graph: Any, names: list[str]) -> Iterator[tuple[str, str]]:
+def _undelegated(graph: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """The nodes of the ONNX graph whose kernels are called outside every delegate, and these kernels."""
     for node in graph.nodes:
         if node.op != "call_function" or "delegate" in node.name or "getitem" in node.name:

@@ -10,25 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.errors import ModelError
-from squeeze.runtimes.genai import CONFIG, GenaiDecoder
+from squeeze.runtimes.genai import CONFIG
 from squeeze.runtimes.onnx_decoder import FILE_NAME, MASK, POSITIONS, TOKENS, OnnxDecoder
 from squeeze.writers.base import Writer
 
 KIND = "decoder"
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
-def write_genai(decoder: OnnxDecoder, folder: Path) -> GenaiDecoder:
-    """Write the folder; weights are linked where the file system can, copied where it cannot.
-
-    Raises:
-        ModelError: layers with caches of different sizes, or a text without end.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(_config(decoder), indent=2, sort_keys=True) + "\n"
-    decoder.write_file(folder)
-    (folder / CONFIG).write_text(config)
-    return GenaiDecoder(folder, decoder.facts)
 
 
 def _config(decoder: OnnxDecoder) -> dict[str, Any]:
@@ -77,15 +64,15 @@ def _valid_token(token: Any, vocabulary: int) -> Any:
 
 
 def _config_values(folder: Path) -> dict[str, Any]:
-    """What the model's configs say, that of generation before the other."""
-    found: dict[str, Any] = {}
+    """Values of the model's configs; generation_config.json overrides config.json."""
+    merged: dict[str, Any] = {}
     for name in ("config.json", "generation_config.json"):
         file = folder / name
         if file.is_file():
             values = json.loads(file.read_text())
-            found |= values.get("text_config") or {}
-            found |= {key: value for key, value in values.items() if value is not None}
-    return found
+            merged |= values.get("text_config") or {}
+            merged |= {key: value for key, value in values.items() if value is not None}
+    return merged
 
 
 class GenaiWriter(Writer[OnnxDecoder]):
@@ -95,4 +82,13 @@ class GenaiWriter(Writer[OnnxDecoder]):
     extra = "genai"
 
     def write(self, model: OnnxDecoder, folder: Path) -> Path:
-        return write_genai(model, folder).main
+        """Weights are linked where the file system can, copied where it cannot.
+
+        Raises:
+            ModelError: layers with caches of different sizes, or a text without end.
+        """
+        config = json.dumps(_config(model), indent=2, sort_keys=True) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        model.write_file(folder)
+        (folder / CONFIG).write_text(config)
+        return folder / CONFIG

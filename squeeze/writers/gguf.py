@@ -118,19 +118,6 @@ def _rope_factors(model: LanguageModel) -> dict[str, Tensor]:
     return {}
 
 
-def prove_gguf(model: LanguageModel, file: Path) -> Iterator[Equality]:
-    """Each block-quantized tensor of a .gguf file, as the gguf package dequantizes it.
-
-    Raises:
-        MissingExtra: gguf is not installed.
-    """
-    reader, architecture = gguf_file.read(file), architecture_of(model)
-    for source in sources(model.skeleton, architecture.name):
-        if source.origin in model.grid:
-            own = _as_llama_cpp(model, source, architecture)
-            yield compared(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))
-
-
 def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor:
     """The real numbers in llama.cpp's order, moved as its own convert_hf_to_gguf.py moves them."""
     real = model.quantized(source.origin).dequantize().reshape(model.grid[source.origin].shape)
@@ -163,4 +150,13 @@ class GgufWriter(Writer[LanguageModel]):
         return folder / FILE_NAME
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        return prove_gguf(model, file)
+        """Each block-quantized tensor, as the gguf package dequantizes it.
+
+        Raises:
+            MissingExtra: gguf is not installed.
+        """
+        reader, architecture = gguf_file.read(file), architecture_of(model)
+        for source in sources(model.skeleton, architecture.name):
+            if source.origin in model.grid:
+                own = _as_llama_cpp(model, source, architecture)
+                yield compared(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))

@@ -35,7 +35,7 @@ def _inside_blocks(model: LanguageModel, packing: Linears) -> list[str]:
 
 
 def _gptqmodel(folder: Path) -> Read:
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # else it takes one for each core of a large server
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # by default it takes one per core of a large server
     try:
         with no_foreign_bars():
             from gptqmodel import QuantizeConfig
@@ -56,7 +56,7 @@ def _gptqmodel(folder: Path) -> Read:
         linear.load_state_dict(dict(stored), strict=False)
         if config.format == FORMAT.GPTQ:
             convert_gptq_v1_to_v2_format_module(linear, bits, torch.int32)
-        linear.optimized = True  # it would be compiled for a single call
+        linear.optimized = True  # skip compilation, which a single call does not repay
         linear.post_init()
         weight: Tensor = linear.eval().dequantize_weight().T
         return weight
@@ -85,7 +85,7 @@ class GptqWriter(Writer[LanguageModel]):
         quantizer = f"squeeze:{installed('squeeze')}"
         values = gptq_config.config_of(packing.packed, packing.left_out, self.version, quantizer)
         if packing.left_out and (inside := _inside_blocks(model, packing)):
-            values["modules_in_block_to_quantize"] = [inside]  # what transformers with optimum looks at
+            values["modules_in_block_to_quantize"] = [inside]  # read by transformers with optimum
         write_packed(model, folder, lambda grid: gptq_checkpoint.to_tensors(grid, self.version), values)
         (folder / gptq_config.FILE).write_text(json.dumps(values, indent=2) + "\n")
         return folder / "config.json"

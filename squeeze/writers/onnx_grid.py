@@ -53,8 +53,8 @@ def prove_grid(grids: Grids, exported: OnnxModel) -> list[dict[str, Any]]:
         )
         if not same:
             raise EffectError(f"export_onnx: '{name}' is read back with other integers or scales")
-    for name, seen in _dequantized(exported, {name: nodes[name] for name in grids}).items():
-        if differing := int((seen != grids[name].dequantize()).sum()):
+    for name, weight in _dequantized(exported, {name: nodes[name] for name in grids}).items():
+        if differing := int((weight != grids[name].dequantize()).sum()):
             raise EffectError(f"export_onnx: ONNX Runtime sees {differing:,} other weights in '{name}'")
     facts = {"format": "DequantizeLinear", "dtype": "float32", "tensors": len(grids), "weights": weights}
     return [facts | {"reader": reader, "differing": 0} for reader in ("squeeze", "onnxruntime")]
@@ -64,9 +64,9 @@ def _dequantized(exported: OnnxModel, nodes: Mapping[str, ir.Node]) -> dict[str,
     """What ONNX Runtime makes of each weight, float32 ``[out, in]``: a graph of nothing else is run."""
     names = [str(node.inputs[1].name) for node in nodes.values() if node.inputs[1] is not None]
     alone = exported.copy_ir()
-    wanted = {value.name: value for node in alone.graph for value in node.outputs if value.name in names}
+    values = {value.name: value for node in alone.graph for value in node.outputs if value.name in names}
     alone.graph.outputs.clear()
-    alone.graph.outputs.extend(wanted[name] for name in names)
+    alone.graph.outputs.extend(values[name] for name in names)
     drop_unused(alone)
     alone.graph.inputs.clear()
     arrays = open_session(onnx_bytes(alone), 1, exported.source).run(names, {})

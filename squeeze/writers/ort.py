@@ -29,7 +29,7 @@ def write_ort(onnx_data: bytes, out: Path) -> None:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(out)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4  # it warns of optimizations that depend on the platform: they are chosen here
+    options.log_severity_level = 4  # platform-dependent optimizations are chosen on purpose
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.add_session_config_entry("session.qdqisint8allowed", "1")

@@ -78,13 +78,13 @@ def write_packed(model: LanguageModel, folder: Path, pack: Pack, quantization: M
 
 def stock_grids(model: LanguageModel, names: list[str]) -> dict[str, QuantizedTensor]:
     """The grids of some quantized weights by the modules' names in a checkpoint; experts one by one."""
-    found = {}
+    grids = {}
     for name in names:
         grid = model.quantized(name)
         rows = torch.arange(len(grid.q)).reshape(*model.grid[name].shape[:-1], 1)
         for stock, own in _as_stored(model, {name: rows}).items():
-            found[_module(stock, own)] = grid.rows(own.flatten())
-    return found
+            grids[_module(stock, own)] = grid.rows(own.flatten())
+    return grids
 
 
 def stock_dense(model: LanguageModel, names: list[str]) -> dict[str, Tensor]:

@@ -58,15 +58,16 @@ def proven(equalities: Iterable[Equality]) -> list[dict[str, Any]]:
         EffectError: a reader sees other weights.
     """
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for found in equalities:
-        if not found.equal:
-            where = f"{found.form}: {found.name}: {found.reader} reads {found.differing} of {found.weights} weights"
-            raise EffectError(f"{where} otherwise than they were written, in {found.dtype}; none would be right")
-        key = (found.form, found.reader, found.dtype)
-        facts = {"format": found.form, "reader": found.reader, "dtype": found.dtype}
+    for equality in equalities:
+        if not equality.equal:
+            count = f"{equality.differing} of {equality.weights} weights"
+            where = f"{equality.form}: {equality.name}: {equality.reader} reads {count}"
+            raise EffectError(f"{where} otherwise than they were written, in {equality.dtype}; none would be right")
+        key = (equality.form, equality.reader, equality.dtype)
+        facts = {"format": equality.form, "reader": equality.reader, "dtype": equality.dtype}
         line = lines.setdefault(key, facts | {"tensors": 0, "weights": 0, "differing": 0})
         line["tensors"] += 1
-        line["weights"] += found.weights
+        line["weights"] += equality.weights
     return list(lines.values())
 
 

@@ -19,7 +19,7 @@ from squeeze.formats.onnx_weights import FileWeight, file_weights
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.proof import Equality
 
-WEIGHTS = 2**23  # looked at together: a head's table need not be in memory as floats
+WEIGHTS = 2**23  # weights compared at once, so that no large table is in memory as floats
 
 
 def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:

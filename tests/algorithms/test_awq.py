@@ -22,12 +22,12 @@ def inputs(channels: int) -> torch.Tensor:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_search_finds_scales_that_cost_the_outputs_less(bits, group_size):
     X, weights = inputs(64), [normal(24, 64), normal(40, 64, seed=1)]
-    found = search_scale(weights, X.abs().mean(dim=0), X.T @ X / len(X), bits, group_size)
-    assert found.after < 0.8 * found.before
-    assert found.alpha > 0
-    rounded = [round_to_nearest(w * found.scale, bits, group_size).dequantize() / found.scale for w in weights]
+    best = search_scale(weights, X.abs().mean(dim=0), X.T @ X / len(X), bits, group_size)
+    assert best.after < 0.8 * best.before
+    assert best.alpha > 0
+    rounded = [round_to_nearest(w * best.scale, bits, group_size).dequantize() / best.scale for w in weights]
     measured = sum(float(((q - w) @ X.T).square().sum()) for q, w in zip(rounded, weights, strict=True))
-    assert measured / len(X) == pytest.approx(found.after, rel=1e-2)
+    assert measured / len(X) == pytest.approx(best.after, rel=1e-2)
 
 
 def test_alpha_zero_is_rounding_to_nearest():
@@ -39,9 +39,9 @@ def test_alpha_zero_is_rounding_to_nearest():
 
 
 def test_inputs_of_one_size_need_no_scale():
-    found = search_scale([normal(24, 64)], torch.ones(64), torch.eye(64), 4, 32)
-    assert found.alpha == 0
-    assert torch.equal(found.scale, torch.ones(64))
+    best = search_scale([normal(24, 64)], torch.ones(64), torch.eye(64), 4, 32)
+    assert best.alpha == 0
+    assert torch.equal(best.scale, torch.ones(64))
 
 
 def test_a_dead_channel_and_no_data_leave_scales_finite():

@@ -61,9 +61,9 @@ def test_a_token_far_larger_than_the_others_does_not_coarsen_them():
     hessian.add(X)
     usual = torch.cat([X[:3], X[4:700], X[701:]]).double()
     large = X[[3, 700]].double()
-    found = hessian.matrix().double() * 800 - large.T @ large
-    wanted = usual.T @ usual
-    assert float((found - wanted).abs().max() / wanted.diagonal().max()) < 1e-2  # float32 beside 1e6 times as much
+    result = hessian.matrix().double() * 800 - large.T @ large
+    expected = usual.T @ usual
+    assert float((result - expected).abs().max() / expected.diagonal().max()) < 1e-2  # float32 beside 1e6 times as much
 
 
 @pytest.mark.usefixtures("_int8")

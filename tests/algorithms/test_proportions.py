@@ -54,8 +54,8 @@ def test_difference_and_ratio_exclude_no_change_together() -> None:
 
 
 def test_a_share_of_nothing_has_no_ratio() -> None:
-    found = paired_shares(np.array([True, False] * 10), np.zeros(20, dtype=bool))
-    assert (found.ratio, found.ratio_interval()) == (None, None)
+    result = paired_shares(np.array([True, False] * 10), np.zeros(20, dtype=bool))
+    assert (result.ratio, result.ratio_interval()) == (None, None)
 
 
 def test_copies_of_an_example_count_once() -> None:

@@ -94,9 +94,9 @@ def test_a_network_with_a_rotated_residual_stream_gives_the_same_outputs(hidden)
 def test_an_outlier_channel_is_spread_so_that_rounding_costs_less():
     weight = normal(64, 128)
     weight[:, 7] *= 30
-    turned = rotate_reader(weight, random_rotation(128))
+    turned_weight = rotate_reader(weight, random_rotation(128))
 
     def error(w):
         return float((round_to_nearest(w, 4).dequantize() - w).square().mean())
 
-    assert error(turned) < error(weight) / 3
+    assert error(turned_weight) < error(weight) / 3

@@ -16,9 +16,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shares_of(logits: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
+def shares_of(logits: torch.Tensor, unique: int, seed: int) -> torch.Tensor:
     """``[rows, vocabulary]`` counts / N."""
-    lengths, tokens, counts = draw(logits, wanted, generator(seed))
+    lengths, tokens, counts = draw(logits, unique, generator(seed))
     shares = torch.zeros(logits.shape)
     shares[np.repeat(np.arange(len(lengths)), lengths), tokens] = torch.from_numpy(counts).float()
     return shares / shares.sum(1, keepdim=True)
@@ -51,10 +51,10 @@ def test_what_is_packed_is_unpacked(vocabulary: int, counts: list[int]) -> None:
     tokens = np.random.default_rng(len(counts)).integers(0, vocabulary, len(counts))
     lengths, packed = pack(np.array([len(counts)]), tokens, np.array(counts), vocabulary)
     assert packed.dtype == np.uint8
-    found, shown = unpack(packed, vocabulary)
-    assert lengths.tolist() == [len(found)]
+    result, counts_read = unpack(packed, vocabulary)
+    assert lengths.tolist() == [len(result)]
     total = {int(token): 0 for token in tokens}
-    for token, count in zip(found.tolist(), shown.tolist(), strict=True):
+    for token, count in zip(result.tolist(), counts_read.tolist(), strict=True):
         assert count > 0
         total[token] += count
     expected = {token: int(np.array(counts)[tokens == token].sum()) for token in total}

@@ -15,30 +15,30 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def test_an_outlying_channel_is_divided_down_and_most_of_the_error_goes() -> None:
     X, W = normal(128, 32), normal(16, 32, seed=1)
     X[:, 3] *= 60
-    found = search_smooth([X], W, X.abs().amax(0))
-    assert found.left < 0.2
-    assert found.scale[3] > 5 * found.scale[0]
-    assert torch.allclose((X / found.scale) @ (W * found.scale).T, X @ W.T, atol=1e-3)
+    best = search_smooth([X], W, X.abs().amax(0))
+    assert best.remaining_share < 0.2
+    assert best.scale[3] > 5 * best.scale[0]
+    assert torch.allclose((X / best.scale) @ (W * best.scale).T, X @ W.T, atol=1e-3)
 
 
 def test_even_inputs_are_hardly_scaled() -> None:
     X, W = normal(128, 32), normal(16, 32, seed=1)
-    found = search_smooth([X], W, X.abs().amax(0))
-    assert found.scale.max() / found.scale.min() < 2
-    assert 0 < found.left <= 1
+    best = search_smooth([X], W, X.abs().amax(0))
+    assert best.scale.max() / best.scale.min() < 2
+    assert 0 < best.remaining_share <= 1
 
 
 def test_channels_below_the_median_are_never_scaled_up() -> None:
     X, W = normal(128, 32), normal(16, 32, seed=1)
     X[:, 3] *= 60
     X[:, 5] *= 1e-4  # asleep here; one large value of it would have the whole range if it were scaled up
-    found = search_smooth([X], W, X.abs().amax(0))
-    assert found.exponent > 0
-    assert found.scale[5] == found.scale.min()
-    assert found.scale[5] > 0.9 * found.scale.median()
+    best = search_smooth([X], W, X.abs().amax(0))
+    assert best.exponent > 0
+    assert best.scale[5] == best.scale.min()
+    assert best.scale[5] > 0.9 * best.scale.median()
 
 
 def test_inputs_of_zeros_are_left_as_they_are() -> None:
     X = torch.zeros(4, 8)
-    found = search_smooth([X], normal(2, 8), X.abs().amax(0))
-    assert (found.exponent, found.scale.tolist()) == (0.0, [1.0] * 8)
+    best = search_smooth([X], normal(2, 8), X.abs().amax(0))
+    assert (best.exponent, best.scale.tolist()) == (0.0, [1.0] * 8)

@@ -13,8 +13,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def interval(found: Studentized, level: float = 0.95) -> Interval:
-    ends = found.interval(level)
+def interval(result: Studentized, level: float = 0.95) -> Interval:
+    ends = result.interval(level)
     assert ends is not None
     return ends
 
@@ -37,15 +37,15 @@ def test_one_unit_tells_nothing_of_the_others() -> None:
 
 
 def test_more_confidence_is_never_a_narrower_interval() -> None:
-    found = mean_by_unit(np.exp(normal(25)))
-    ends = [interval(found, level) for level in (0.9, 0.95, 0.99, 0.995)]
+    estimate = mean_by_unit(np.exp(normal(25)))
+    ends = [interval(estimate, level) for level in (0.9, 0.95, 0.99, 0.995)]
     assert sorted(ends, key=lambda end: end.high - end.low) == ends
 
 
 def test_the_long_tail_has_the_longer_side() -> None:
-    found = mean_by_unit(np.exp(normal(30)))
-    low, high = interval(found)
-    assert high - found.value > 1.5 * (found.value - low)
+    estimate = mean_by_unit(np.exp(normal(30)))
+    low, high = interval(estimate)
+    assert high - estimate.value > 1.5 * (estimate.value - low)
 
 
 def test_copies_in_one_unit_do_not_narrow_the_interval() -> None:
@@ -59,24 +59,24 @@ def test_copies_in_one_unit_do_not_narrow_the_interval() -> None:
 def test_documents_of_different_length_weigh_as_many_windows_as_they_have() -> None:
     units = np.repeat(np.arange(20), np.arange(1, 21))
     values = normal(len(units))
-    found = mean_by_unit(values, units)
-    assert found.value == pytest.approx(values.mean())
-    low, high = interval(found)
+    estimate = mean_by_unit(values, units)
+    assert estimate.value == pytest.approx(values.mean())
+    low, high = interval(estimate)
     assert low < values.mean() < high
 
 
 def test_a_ratio_of_means_is_told_without_a_resample_of_its_own() -> None:
     old = np.exp(normal(200))
-    found = ratio_by_unit(1.1 * old, old)
-    assert found.value == pytest.approx(1.1)
-    assert interval(found) == pytest.approx((1.1, 1.1))
+    estimate = ratio_by_unit(1.1 * old, old)
+    assert estimate.value == pytest.approx(1.1)
+    assert interval(estimate) == pytest.approx((1.1, 1.1))
 
 
 def test_a_great_many_units_are_pooled_without_moving_the_mean_or_the_width() -> None:
     values = normal(20 * MOST_UNITS)
-    found = mean_by_unit(values)
-    low, high = interval(found)
-    assert found.value == pytest.approx(values.mean())
+    estimate = mean_by_unit(values)
+    low, high = interval(estimate)
+    assert estimate.value == pytest.approx(values.mean())
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(len(values)), rel=0.1)
 
 

@@ -22,9 +22,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     real = wide.wide_product
 
-    def noted(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        shapes.append((*left.shape, right.shape[1]))
-        return real(left, right, bias)
+    def noted(factor: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        shapes.append((*factor.shape, right.shape[1]))
+        return real(factor, right, bias)
 
     monkeypatch.setattr(wide, "multiplies", lambda _: False)
     monkeypatch.setattr(wide, "wide_product", noted)
@@ -39,11 +39,11 @@ def test_a_layer_gives_the_product_of_wide_factors_rounded_once(computed, dtype,
     layer = nn.Linear(24, 10, bias=bias, dtype=dtype)
     X = normal(*lead, 24, dtype=dtype)
     with torch.no_grad(), wide.wide_products(dtype):
-        found = layer(X)
+        output = layer(X)
     exact = X.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     assert computed == [(X.numel() // 24, 24, 10)]
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-6)
 
 
 @pytest.mark.parametrize(("tokens", "dtype"), [(5, torch.bfloat16), (80, torch.float32)], ids=["few tokens", "wide"])
@@ -64,11 +64,11 @@ def test_a_cpu_that_multiplies_bf16_keeps_to_it(computed, monkeypatch):
 
 def test_who_watches_a_block_sees_its_own_weights(computed):
     block = nn.Sequential(nn.Linear(24, 10, bias=False, dtype=torch.bfloat16))
-    seen: list[tuple[int, ...]] = []
-    watch = InputWatch(block, [Weight("0.weight")], lambda _, X: seen.append(tuple(X.shape)))
+    calls: list[tuple[int, ...]] = []
+    watch = InputWatch(block, [Weight("0.weight")], lambda _, X: calls.append(tuple(X.shape)))
     with torch.no_grad(), watch, wide.wide_products(torch.bfloat16):
         block(normal(80, 24))
-    assert seen == [(80, 24)]
+    assert calls == [(80, 24)]
     assert computed == [(80, 24, 10)]
 
 
@@ -76,8 +76,8 @@ def test_a_weight_laid_out_once_per_text_is_widened_once(computed):
     """torch does so where only the last token of each text meets the head; as float32 that was gigabytes."""
     head, last = nn.Linear(24, 10, bias=False, dtype=torch.bfloat16), normal(7, 3, 24, dtype=torch.float32)[:, -1:]
     with torch.no_grad(), wide.wide_products(torch.bfloat16, mixed=True):
-        found = head(last)
+        output = head(last)
         texts = torch.bmm(last, head.weight.t().expand(7, 24, 10))
     assert computed == [(7, 24, 10)] * 2
-    torch.testing.assert_close(found, last @ head.weight.float().T)
-    assert torch.equal(texts, found)
+    torch.testing.assert_close(output, last @ head.weight.float().T)
+    assert torch.equal(texts, output)

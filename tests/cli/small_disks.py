@@ -153,8 +153,8 @@ def write_world(folder: Path) -> Path:
     for name in ("calibrate", "evaluate"):
         (folder / f"{name}.txt").write_text("".join(letters.choices("abcdefgh .", k=600)))
     with chdir(folder):
-        code, said = squeeze(*RUN)
-        assert code == 0, said
+        code, output = squeeze(*RUN)
+        assert code == 0, output
         shutil.copyfile("out/plan-cpu.zip", "p.zip")
         Path("out").rename("warm-out")
         Path("store").rename("warm-store")
@@ -176,9 +176,9 @@ def forked(case: Case, world: Path, folder: Path) -> dict[str, object]:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
-        found: dict[str, object] = json.loads(stream.read())
+        result: dict[str, object] = json.loads(stream.read())
     os.waitpid(pid, 0)
-    return found
+    return result
 
 
 def tried(case: Case) -> dict[str, object]:
@@ -189,14 +189,14 @@ def tried(case: Case) -> dict[str, object]:
     os.environ["TMPDIR"] = str(Path("temporary").resolve())
     tempfile.tempdir = None
     lift = case.limit()
-    code, said = squeeze(*case.command)
+    code, output = squeeze(*case.command)
     end_process()
-    left = leftovers()
+    remaining = leftovers()
     lift()
     again, said_again = squeeze(*case.command)
     end_process()
-    found = {"code": code, "said": said, "left": left, "again": again, "said_again": said_again}
-    return found | {"left_again": leftovers()}
+    result = {"code": code, "said": output, "left": remaining, "again": again, "said_again": said_again}
+    return result | {"left_again": leftovers()}
 
 
 def squeeze(*command: str) -> tuple[int, list[str]]:
@@ -227,9 +227,9 @@ def end_process() -> None:
 def leftovers() -> list[str]:
     """Work in progress that the command left."""
     places = ("store/work", "store/runs", "warm-store/work", "warm-store/runs", "temporary")
-    found = [path for place in places for path in Path(place).glob("*")]
-    found += [path for path in Path("out").glob("*") if path.name.startswith((".", "squeeze-work"))]
-    return sorted(str(path) for path in found if not path.name.startswith("torchinductor"))
+    paths = [path for place in places for path in Path(place).glob("*")]
+    paths += [path for path in Path("out").glob("*") if path.name.startswith((".", "squeeze-work"))]
+    return sorted(str(path) for path in paths if not path.name.startswith("torchinductor"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def stderr(capsys: pytest.CaptureFixture[str]) -> str:
     """Standard error; standard output is empty and nothing looks like a trace."""
     out, err = capsys.readouterr()
     assert out == ""
@@ -71,7 +71,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 ) -> None:
     write_plan(world)
     assert squeeze(*line.split()) == WRONG
-    err = said(capsys)
+    err = stderr(capsys)
     assert err.startswith(message), err
     assert len(err.splitlines()) == 1
 
@@ -81,7 +81,7 @@ def test_a_wrong_plan_shows_every_fault_with_its_line_and_exit_code_2(
 ) -> None:
     write_plan(world, PLAN, ("top1", "top9"), ("factor", "fcator"))
     assert squeeze("run", "plan.yaml") == WRONG
-    assert [line.partition(" ")[0] for line in said(capsys).splitlines()] == ["plan.yaml:5:", "plan.yaml:8:"]
+    assert [line.partition(" ")[0] for line in stderr(capsys).splitlines()] == ["plan.yaml:5:", "plan.yaml:8:"]
     assert not (world / ".squeeze").exists()
 
 
@@ -90,7 +90,7 @@ def test_calibration_that_overlaps_evaluation_is_a_fault_of_the_plan(
 ) -> None:
     write_plan(world, PLAN, ("calibrate.npz", "evaluate.npz"))
     assert squeeze("run", "plan.yaml", "--out", "out") == WRONG
-    assert said(capsys).startswith("plan.yaml:3: data.evaluate: 12 of 12 examples are also in data.calibrate;")
+    assert stderr(capsys).startswith("plan.yaml:3: data.evaluate: 12 of 12 examples are also in data.calibrate;")
 
 
 def test_calibration_that_looks_like_evaluation_is_a_warning(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_calibration_data_of_another_shape_is_a_fault_of_the_plan(
     write_npz(world / "calibrate.npz", 12, images=np.zeros((12, 9, 9, 3), np.uint8))
     write_plan(world)
     assert squeeze("run", "plan.yaml", "--out", "out") == WRONG
-    assert said(capsys).startswith("plan.yaml:4: data.calibrate: an example is 3 x 9 x 9; the model takes 3 x 6 x 6")
+    assert stderr(capsys).startswith("plan.yaml:4: data.calibrate: an example is 3 x 9 x 9; the model takes 3 x 6 x 6")
 
 
 def test_labels_that_the_model_does_not_know_are_a_fault_of_the_plan(
@@ -123,7 +123,7 @@ def test_labels_that_the_model_does_not_know_are_a_fault_of_the_plan(
     write_npz(world / "evaluate.npz", seed=1, labels=np.arange(12))
     write_plan(world)
     assert squeeze("run", "plan.yaml", "--out", "out") == WRONG
-    assert said(capsys).startswith("plan.yaml:3: data.evaluate: label 11 is outside the model's 4 classes, 0 to 3")
+    assert stderr(capsys).startswith("plan.yaml:3: data.evaluate: label 11 is outside the model's 4 classes, 0 to 3")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_model_file_that_is_damaged_fails_the_run_in_one_line(
         save_file(weights | {"4.bias": bias}, path)
     write_plan(world)
     assert squeeze("run", "plan.yaml", "--out", "out") == FAILED
-    err = said(capsys)
+    err = stderr(capsys)
     assert message in err
     assert len(err.splitlines()) == 1
 
@@ -174,7 +174,7 @@ def test_a_broken_budget_is_exit_code_3_and_the_report_is_written(
 def test_what_is_no_package_does_not_verify(world: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     (world / "package.zip").write_text("hello")
     assert squeeze(command, "package.zip") == UNVERIFIED
-    err = said(capsys)
+    err = stderr(capsys)
     assert err.startswith("package.zip: ")
     assert len(err.splitlines()) == 1
 
@@ -227,4 +227,4 @@ def test_every_metric_says_its_limits(name: str, capsys: pytest.CaptureFixture[s
 def test_a_path_that_no_file_system_holds_is_a_usage_fault(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
     for path in ("x" * 300, "a\0b", "x/" * 3000):
         assert squeeze(*words, path) == WRONG
-        assert "file system holds" in said(capsys)
+        assert "file system holds" in stderr(capsys)

@@ -37,7 +37,7 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a run has been."""
     folder = write_world(tmp_path_factory.mktemp("made"))
     plan = write_plan(folder)
@@ -46,11 +46,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(made)
-    (made / "new.yaml").unlink(missing_ok=True)
-    write_plan(made)
-    return made
+def here(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(run_folder)
+    (run_folder / "new.yaml").unlink(missing_ok=True)
+    write_plan(run_folder)
+    return run_folder
 
 
 def only_json(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -91,9 +91,9 @@ def test_what_a_users_factory_prints_does_not_get_into_the_json(here: Path, caps
 @pytest.mark.usefixtures("here")
 def test_a_failure_is_json_too(capsys: pytest.CaptureFixture[str], line: str, code: int, kind: str) -> None:
     assert squeeze(*line.split(), "--json") == code
-    found = only_json(capsys)
-    assert found["error"] == kind
-    assert found["lines"]
+    result = only_json(capsys)
+    assert result["error"] == kind
+    assert result["lines"]
 
 
 def test_the_faults_of_a_plan_have_line_place_and_message(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

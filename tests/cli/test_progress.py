@@ -33,9 +33,9 @@ def test_in_silence_a_log_says_how_far_the_work_is_and_how_long_it_will_take(cap
 def test_work_that_is_not_tracked_is_not_silent_either(capsys: pytest.CaptureFixture) -> None:
     with LineProgress(silence_s=0.05) as progress:
         progress.say("passes.1: export_onnx")
-        said = heard(capsys) + heard(capsys)
-    assert "still at work, " in said
-    assert "since: passes.1: export_onnx" in said
+        output = heard(capsys) + heard(capsys)
+    assert "still at work, " in output
+    assert "since: passes.1: export_onnx" in output
 
 
 def test_who_speaks_often_has_no_heartbeat(capsys: pytest.CaptureFixture) -> None:
@@ -58,16 +58,16 @@ def test_the_status_names_the_work_under_way_and_in_the_end_what_ended_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("squeeze.progress.STATUS_S", 0)
-    progress, seen = Followed(tmp_path), []
+    progress, calls = Followed(tmp_path), []
     for _ in progress.track(range(2), "rtn"):
-        found = Status.read(tmp_path)
-        assert found is not None
-        seen += [(work.what, work.done, work.total) for work in found.works]
-    assert seen == [("rtn", 0, 2), ("rtn", 1, 2)]
+        result = Status.read(tmp_path)
+        assert result is not None
+        calls += [(work.what, work.done, work.total) for work in result.works]
+    assert calls == [("rtn", 0, 2), ("rtn", 1, 2)]
     progress.__exit__(ValueError, ValueError("no such thing"), None)
-    found = Status.read(tmp_path)
-    assert found is not None
-    assert (found.works, found.ended) == ([], "no such thing")
+    result = Status.read(tmp_path)
+    assert result is not None
+    assert (result.works, result.ended) == ([], "no such thing")
 
 
 def test_a_run_can_be_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -20,7 +20,7 @@ MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")  # what a user with
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By case, what came of it."""
     if which("unshare") is None:
         pytest.skip("unshare is absent: it lends this test mounts of its own")
@@ -34,8 +34,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_disk_that_takes_no_more_is_one_line_and_the_next_command_goes_on(found: dict[str, Any], case: str) -> None:
-    came = found[case]
+def test_a_disk_that_takes_no_more_is_one_line_and_the_next_command_goes_on(runs: dict[str, Any], case: str) -> None:
+    came = runs[case]
     (line,) = [line for line in came["said"] if not PROGRESS.match(line)]
     assert re.search(ONE_LINE, line), line
     assert (came["code"], came["left"]) == (1, [])

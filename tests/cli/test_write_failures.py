@@ -162,8 +162,8 @@ def test_a_store_that_vanishes_while_it_is_in_use_is_one_line_and_the_next_run_b
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     monkeypatch.chdir(write_world(tmp_path))
-    gone = tmp_path / ("store" if what == "the store" else "store/entries")
-    write_plan(tmp_path, PLAN, ("tiny:Scale", "tiny:Remove"), ("factor: 2.0", f"folder: {gone}"))
+    folder = tmp_path / ("store" if what == "the store" else "store/entries")
+    write_plan(tmp_path, PLAN, ("tiny:Scale", "tiny:Remove"), ("factor: 2.0", f"folder: {folder}"))
     command = ("run", "plan.yaml", "--out", "out", "--store", "store")
     assert squeeze(*command) == 1
     _, err = capsys.readouterr()

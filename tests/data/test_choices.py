@@ -36,7 +36,7 @@ def opened(world: Path, source: ChoiceSource, *entries: Any) -> ChoiceDataset:
 def words(data: ChoiceDataset, index: int = 0) -> list[tuple[str, str]]:
     """Given and scored, of each ending; a letter that the tokenizer does not know is a space."""
     text = [["".join([*LETTERS, "^"][t] for t in ending.tokens) for ending in data.endings(index)]]
-    return [(said[: e.start], said[e.start :]) for said, e in zip(*text, data.endings(index), strict=True)]
+    return [(whole[: e.start], whole[e.start :]) for whole, e in zip(*text, data.endings(index), strict=True)]
 
 
 def test_both_sentences_of_a_pair_are_scored_whole(world: Path) -> None:
@@ -131,16 +131,16 @@ def test_without_a_model_there_is_no_tokenizer(world: Path) -> None:
 
 
 def test_a_question_that_stands_in_the_calibration_text_is_refused_or_left_out(world: Path) -> None:
-    asked = "the quick brown fox jumps over"
-    data = opened(world, LastWordsData(last_words="l.jsonl"), {"text": asked}, {"text": "nobody has read this one yet"})
-    (world / "text.txt").write_text("abcdefgh " * 8 + asked)
+    line = "the quick brown fox jumps over"
+    data = opened(world, LastWordsData(last_words="l.jsonl"), {"text": line}, {"text": "nobody has read this one yet"})
+    (world / "text.txt").write_text("abcdefgh " * 8 + line)
     calibrate = TextData(text="text.txt", length=16).open(world, world)
     with pytest.raises(DataError, match=r"choice:x: 1 of 2 examples are also in data\.calibrate"):
         refuse_overlap(data, {"calibrate": calibrate}, "choice:x")
-    left = without_overlap(calibrate, data)
-    assert isinstance(left, TokenDataset)
-    assert 0 < len(left) < len(calibrate)
-    refuse_overlap(data, {"calibrate": left}, "choice:x")
+    remaining = without_overlap(calibrate, data)
+    assert isinstance(remaining, TokenDataset)
+    assert 0 < len(remaining) < len(calibrate)
+    refuse_overlap(data, {"calibrate": remaining}, "choice:x")
 
 
 def test_short_texts_count_as_shared_only_as_a_whole() -> None:

@@ -37,7 +37,7 @@ def test_normalize_is_per_channel_after_scaling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "pixels", "said"),
+    ("steps", "pixels", "message"),
     [
         (Preprocess(crop=20), PIXELS, "crop 20 x 20 is larger than an image of 12 x 12; resize first"),
         (Preprocess(resize=6), PIXELS.astype(np.float32), "need uint8 pixels; these are float32"),
@@ -49,8 +49,8 @@ def test_normalize_is_per_channel_after_scaling() -> None:
         ),
     ],
 )
-def test_steps_that_do_not_fit_the_pixels_are_told(steps: Preprocess, pixels: np.ndarray, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_steps_that_do_not_fit_the_pixels_are_told(steps: Preprocess, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         steps(pixels)
 
 

@@ -78,10 +78,10 @@ def test_bytes_that_are_no_text_are_told(world: Path) -> None:
 
 
 def test_what_is_missing_is_found_before_the_run(world: Path) -> None:
-    found = list(SentencesData(sentences="gone.tsv", tokenizer="nowhere").faults(world))
-    assert len(found) == 2
-    assert "gone.tsv does not exist" in found[0]
-    assert "nowhere is no folder" in found[1]
+    messages = list(SentencesData(sentences="gone.tsv", tokenizer="nowhere").faults(world))
+    assert len(messages) == 2
+    assert "gone.tsv does not exist" in messages[0]
+    assert "nowhere is no folder" in messages[1]
 
 
 TABLES = {
@@ -94,8 +94,8 @@ TABLES = {
 
 @pytest.mark.parametrize("file", TABLES)
 def test_columns_are_found_by_name(world: Path, file: str) -> None:
-    named = {} if file == "lines.jsonl" else {"column": "text", "label": "class"}
-    data = opened(world, TABLES[file], file, **named)
+    options = {} if file == "lines.jsonl" else {"column": "text", "label": "class"}
+    data = opened(world, TABLES[file], file, **options)
     assert data.plain_texts() == [["c"], ["a b"]]
     assert data.labels.tolist() == [1, 1]
 
@@ -129,5 +129,5 @@ def test_without_a_tokenizer_the_models_own_reads_the_sentences(world: Path) -> 
 
 def test_classes_named_and_left_out_are_one_line(world: Path) -> None:
     (world / "s.tsv").write_text("a\t1\n")
-    found = list(SentencesData(sentences="s.tsv", tokenizer=".", labels=False, label="class").faults(world))
-    assert found == ["label: class names a column, and labels: false reads none; leave one of them out"]
+    messages = list(SentencesData(sentences="s.tsv", tokenizer=".", labels=False, label="class").faults(world))
+    assert messages == ["label: class names a column, and labels: false reads none; leave one of them out"]

@@ -42,7 +42,7 @@ def test_floating_point_images_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"images": np.array([1, "a", None], dtype=object)}, "not a whole npz file of plain arrays"),
         ({"images": np.zeros((0, 6, 6, 3), np.uint8), "labels": np.zeros(0)}, "holds no examples"),
@@ -59,9 +59,9 @@ def test_floating_point_images_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"images": np.full((12, 6, 6), np.nan)}, "example 0 holds NaN or infinity"),
     ],
 )
-def test_arrays_that_are_no_data_are_told(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+def test_arrays_that_are_no_data_are_told(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     write_npz(tmp_path / "a.npz", **arrays)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         NpzData(npz="a.npz").open(tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_a_table_gives_images_and_labels(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"image": "imag"}, "no column 'imag'; did you mean 'image'"),
         ({"label": "lable"}, "no column 'lable'; did you mean 'label'"),
@@ -73,7 +73,7 @@ def test_a_table_gives_images_and_labels(tmp_path: Path, kind: str) -> None:
         ({"datasets": "damaged.parquet"}, "an image cell is not a whole image"),
     ],
 )
-def test_a_table_that_cannot_serve_is_one_line(tmp_path: Path, options: dict[str, str], said: str) -> None:
+def test_a_table_that_cannot_serve_is_one_line(tmp_path: Path, options: dict[str, str], message: str) -> None:
     whole = parquet(tmp_path / "a.parquet", [encoded(image) for image in images(3, 0)], [0, 1, 2])
     (tmp_path / "b.txt").write_text("hello")
     (tmp_path / "cut.parquet").write_bytes(whole.read_bytes()[:100])
@@ -82,7 +82,7 @@ def test_a_table_that_cannot_serve_is_one_line(tmp_path: Path, options: dict[str
     rows(tmp_path / "words.jsonl", ["cat.png"], [0])
     rows(tmp_path / "names.jsonl", [[[1, 2], [3, 4]]], ["cat"])
     parquet(tmp_path / "damaged.parquet", [encoded(images(1, 0)[0])[:60]], [0])
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         DatasetsData.model_validate({"datasets": "a.parquet"} | options).open(tmp_path).example(0)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -93,7 +93,7 @@ def test_without_the_library_the_extra_is_named_before_and_while_reading(
     parquet(tmp_path / "a.parquet", [encoded(images(1, 0)[0])], [0])
     monkeypatch.setitem(sys.modules, "datasets", None)
     source = DatasetsData(datasets="a.parquet")
-    wanted = r"needs the extra 'datasets': pip install 'squeeze\[datasets\]'"
+    expected = r"needs the extra 'datasets': pip install 'squeeze\[datasets\]'"
     assert [message.endswith("pip install 'squeeze[datasets]'") for message in source.faults(tmp_path)] == [True]
-    with pytest.raises(MissingExtra, match=wanted):
+    with pytest.raises(MissingExtra, match=expected):
         source.open(tmp_path)

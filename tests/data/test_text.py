@@ -198,9 +198,9 @@ def test_words_are_what_is_left_of_a_text_without_spelling_and_spacing() -> None
 def test_what_overlaps_can_be_left_out() -> None:
     evaluate, calibrate = TokenDataset("text", random_tokens(1)), random_tokens(2)
     calibrate[3, 5:18] = evaluate.tokens[1, 19:32]
-    left = without_overlap(TokenDataset("text", calibrate), evaluate)
-    assert np.array_equal(TokenDataset("text", calibrate[:3]).tokens, left.batch(np.arange(3)).inputs["input_ids"])
-    refuse_overlap(evaluate, {"calibrate": left})
+    remaining = without_overlap(TokenDataset("text", calibrate), evaluate)
+    assert np.array_equal(TokenDataset("text", calibrate[:3]).tokens, remaining.batch(np.arange(3)).inputs["input_ids"])
+    refuse_overlap(evaluate, {"calibrate": remaining})
     with pytest.raises(DataError, match="every sequence shares 13 tokens in a row with the evaluation text"):
         without_overlap(evaluate, evaluate)
 

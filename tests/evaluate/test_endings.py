@@ -30,8 +30,8 @@ def alone(model: LanguageModel, ending: CutEnding) -> tuple[float, bool]:
     tokens = torch.from_numpy(ending.tokens)[None]
     with torch.no_grad():
         log_q = model.whole()(input_ids=tokens, use_cache=False).logits[0, :-1].log_softmax(-1)
-    said, right = log_q[ending.start - 1 :], tokens[0, ending.start :]
-    return float(said.gather(-1, right[:, None]).sum()), bool((said.argmax(-1) == right).all())
+    log_p, right = log_q[ending.start - 1 :], tokens[0, ending.start :]
+    return float(log_p.gather(-1, right[:, None]).sum()), bool((log_p.argmax(-1) == right).all())
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mixtral", "Gemma2", "Qwen2"])
@@ -42,10 +42,10 @@ def test_texts_of_many_lengths_are_scored_as_each_alone(
     changes = {"head_dim": 16} if family == "Gemma2" else {}
     model = LanguageModel(write_folder(tmp_path, family, **changes))
     data = questions([2, 3, 7, 8, 9, 13, 24, 25, 33])
-    found = score_endings(model, data, Progress(), "score")
-    wanted = [alone(model, ending) for ending in data.sequences]
-    assert found.log_probability == pytest.approx([said for said, _ in wanted], abs=1e-4)
-    assert found.greedy.tolist() == [greedy for _, greedy in wanted]
+    result = score_endings(model, data, Progress(), "score")
+    expected = [alone(model, ending) for ending in data.sequences]
+    assert result.log_probability == pytest.approx([log_probabilities for log_probabilities, _ in expected], abs=1e-4)
+    assert result.greedy.tolist() == [greedy for _, greedy in expected]
 
 
 def test_the_likeliest_token_is_greedy(tmp_path: Path) -> None:
@@ -74,20 +74,20 @@ def test_nan_is_told(tmp_path: Path) -> None:
 
 
 def scores(log_probability: list[float], sizes: list[int], counts: list[int], answers: list[int]) -> EndingScores:
-    said = np.array(log_probability)
-    return EndingScores(said, said > -1, np.array(sizes), np.array(counts), np.array(answers))
+    log_probabilities = np.array(log_probability)
+    return EndingScores(log_probabilities, log_probabilities > -1, np.array(sizes), np.array(counts), np.array(answers))
 
 
 def test_per_byte_a_long_ending_is_not_punished() -> None:
-    found = scores([-4, -6, -1, -2, -3], [2, 6, 1, 1, 1], [2, 3], [1, 0])
+    result = scores([-4, -6, -1, -2, -3], [2, 6, 1, 1, 1], [2, 3], [1, 0])
     data = PairsData(pairs="p.jsonl")
-    assert Choice(data=data).right(found).tolist() == [False, True]
-    assert ChoiceNorm(data=data).right(found).tolist() == [True, True]
+    assert Choice(data=data).right(result).tolist() == [False, True]
+    assert ChoiceNorm(data=data).right(result).tolist() == [True, True]
 
 
 def test_scores_are_read_back_as_written(tmp_path: Path) -> None:
-    found = scores([-4.0, -0.5], [2, 6], [1, 1], [0, 0])
-    found.save(tmp_path)
+    result = scores([-4.0, -0.5], [2, 6], [1, 1], [0, 0])
+    result.save(tmp_path)
     back = EndingScores.load(tmp_path)
     assert LastWord(data=LastWordsData(last_words="l")).right(back).tolist() == [False, True]
     assert back.log_probability.tolist() == [-4, -0.5]

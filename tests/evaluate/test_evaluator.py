@@ -46,7 +46,7 @@ def test_data_that_fits_is_let_through_with_and_without_labels(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"labels": np.arange(12)}, r"data\.train: label 11 is outside the model's 4 classes, 0 to 3"),
         ({"labels": np.array([-1] * 5 + [1] * 7)}, r"data\.train: 5 of 12 examples carry no label; all or none would"),
@@ -55,9 +55,9 @@ def test_data_that_fits_is_let_through_with_and_without_labels(tmp_path: Path) -
     ],
 )
 def test_data_that_does_not_fit_the_model_is_told_before_anything_runs(
-    tmp_path: Path, arrays: dict[str, np.ndarray], said: str
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         require_fit(tiny_model(), "train", data(tmp_path, **arrays))
 
 

@@ -100,39 +100,39 @@ def test_less_than_2_percent_gets_no_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("result", "verdict"),
     [
         (same_bytes(1.0, 0.01), "same"),
         (Paired(0.5, 1.0, 0.5, Interval(0.4, 0.6), BLOCKS, 0.01), "better"),
         (Paired(2.0, 1.0, 2.0, Interval(1.9, 2.1), BLOCKS, 0.01), "worse"),
     ],
 )
-def test_the_ledger_says_what_the_clock_told_apart(found: Paired, verdict: str) -> None:
-    delta = timed_score(Latency(), found, None).to_original
+def test_the_ledger_says_what_the_clock_told_apart(result: Paired, verdict: str) -> None:
+    delta = timed_score(Latency(), result, None).to_original
     assert delta is not None
     assert delta.verdict == verdict
 
 
 def test_the_slower_of_two_is_found_with_its_whole_interval() -> None:
     slow, fast = (lambda s=s: stopwatch(lambda: time.sleep(s)) for s in (0.004, 0.001))
-    found = paired(compare(slow, fast, seconds=0.05, blocks=4), 0.0)
-    assert found.interval.low > 1.5
-    assert found.blocks == 4
+    comparison = paired(compare(slow, fast, seconds=0.05, blocks=4), 0.0)
+    assert comparison.interval.low > 1.5
+    assert comparison.blocks == 4
 
 
 def test_each_block_opens_fresh_sessions_in_swapped_order_and_its_runs_alternate() -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
     def opened(name: str) -> Callable[[], float]:
         def timed() -> float:
-            told.append(name)
+            calls.append(name)
             return 1.0
 
-        told.append(f"open {name}")
+        calls.append(f"open {name}")
         return timed
 
     compare(lambda: opened("new"), lambda: opened("old"), seconds=0.001, blocks=2)
-    opens = [what for what in told if what.startswith("open")]
+    opens = [what for what in calls if what.startswith("open")]
     assert opens == ["open new", "open old", "open old", "open new"]
-    assert told[-4:] in (["new", "old", "old", "new"], ["old", "new", "new", "old"])
-    assert told.count("new") == told.count("old") >= 2 * LEAST_PAIRS
+    assert calls[-4:] in (["new", "old", "old", "new"], ["old", "new", "new", "old"])
+    assert calls.count("new") == calls.count("old") >= 2 * LEAST_PAIRS

@@ -54,8 +54,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tasks").mkdir()
     random = np.random.default_rng(0)
     words = ["".join(random.choice(list("abcdefgh"), 5)) for _ in range(60)]
-    asked = [{"question": w, "options": [a, b], "answer": 0} for w, a, b in np.reshape(words, (20, 3))]
-    (tmp_path / "tasks/asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    questions = [{"question": w, "options": [a, b], "answer": 0} for w, a, b in np.reshape(words, (20, 3))]
+    (tmp_path / "tasks/asked.jsonl").write_text("\n".join(map(json.dumps, questions)))
     (tmp_path / "tasks/letters.yaml").write_text(TASK)
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
@@ -70,17 +70,17 @@ def harness(test: Any) -> Any:
 @harness
 def test_a_task_of_ones_own_is_asked_and_its_standard_error_kept(world: Path) -> None:
     model = LanguageModel(world / "model")
-    found = LmEval(task="./tasks").estimate(model, world, Progress())
+    result = LmEval(task="./tasks").estimate(model, world, Progress())
     right = []
     for line in (world / "tasks/asked.jsonl").read_text().splitlines():
         entry = json.loads(line)
         tokens = [[ord(c) - 97 if c != " " else 26 for c in f"{entry['question']} {o}"] for o in entry["options"]]
         (_, logits), *_ = model.logits(torch.tensor(tokens))
-        said = logits[:, 4:-1].log_softmax(-1).gather(-1, torch.tensor(tokens)[:, 5:, None])[..., 0].sum(-1)
-        right.append(bool(said[0] > said[1]))
-    assert found.value == pytest.approx(np.mean(right))
-    assert found.standard_error == pytest.approx(np.std(right, ddof=1) / np.sqrt(len(right)))
-    assert found.examples == 20
+        log_p = logits[:, 4:-1].log_softmax(-1).gather(-1, torch.tensor(tokens)[:, 5:, None])[..., 0].sum(-1)
+        right.append(bool(log_p[0] > log_p[1]))
+    assert result.value == pytest.approx(np.mean(right))
+    assert result.standard_error == pytest.approx(np.std(right, ddof=1) / np.sqrt(len(right)))
+    assert result.examples == 20
 
 
 @harness
@@ -150,9 +150,9 @@ def test_a_folder_of_several_tasks_asks_for_one(world: Path) -> None:
 def test_what_is_missing_is_found_before_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("squeeze.evaluate.lm_eval.find_spec", lambda _: None)
     (world / "plan.yaml").write_text(PLAN.replace("letters.yaml", "gone.yaml"))
-    found = " ".join(faults(world / "plan.yaml"))
-    assert ABSENT in found
-    assert "gone.yaml does not exist" in found
+    messages = " ".join(faults(world / "plan.yaml"))
+    assert ABSENT in messages
+    assert "gone.yaml does not exist" in messages
 
 
 def test_two_estimates_are_compared_by_their_standard_errors() -> None:

@@ -32,8 +32,8 @@ def test_loss_is_cross_entropy_in_nats() -> None:
 
 def test_kl_is_from_the_original_to_this_and_zero_at_home() -> None:
     p, q = np.exp(OTHER[0]), np.exp(LOGITS[0])
-    found = Kl().per_example(LOGITS, None, OTHER)
-    assert found == pytest.approx([(p * np.log(p / q)).sum(), 0], abs=1e-6)
+    result = Kl().per_example(LOGITS, None, OTHER)
+    assert result == pytest.approx([(p * np.log(p / q)).sum(), 0], abs=1e-6)
     assert Kl().per_example(LOGITS, None, LOGITS).tolist() == [0, 0]
 
 

@@ -168,13 +168,13 @@ def test_a_run_shows_each_convention_with_its_cut(tmp_path: Path) -> None:
     metrics = "[perplexity, kl, flips, {perplexity: {convention: llama.cpp}}, {bits_per_byte: {convention: llama.cpp}}]"
     (tmp_path / "plan.yaml").write_text(PLAN.replace("METRICS", metrics))
     run = compress(load(tmp_path / "plan.yaml"), store=tmp_path / "store")
-    shown = markdown_report(report_of(run, tmp_path))
+    text = markdown_report(report_of(run, tmp_path))
     assert re.search(
-        r"perplexity:llama.cpp: 12 examples of text:text.txt, llama.cpp: context 16, .* 84 tokens sc", shown
+        r"perplexity:llama.cpp: 12 examples of text:text.txt, llama.cpp: context 16, .* 84 tokens sc", text
     )
-    assert "Scored in torch: float32 activations, head and logits: original, rtn." in shown
-    assert re.search(r"KL floor \d\.\de-\d\d: what an unchanged model reads on this host", shown)
-    assert re.search(r"\| rtn \| flips \|.*\| floor 0\.00 % \|", shown)
+    assert "Scored in torch: float32 activations, head and logits: original, rtn." in text
+    assert re.search(r"KL floor \d\.\de-\d\d: what an unchanged model reads on this host", text)
+    assert re.search(r"\| rtn \| flips \|.*\| floor 0\.00 % \|", text)
     row = run.ledger.rows[1]
     assert row.scores["perplexity:llama.cpp"].value != row.scores["perplexity"].value
     assert row.scores["bits_per_byte:llama.cpp"].scored_on == row.scores["perplexity:llama.cpp"].scored_on
@@ -196,8 +196,8 @@ def test_what_a_convention_cannot_do_is_a_fault_of_the_plan(tmp_path: Path, name
     write_tokenizer(write_folder(tmp_path / "model"))
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "plan.yaml").write_text(PLAN.replace("METRICS", f"[{metric}]"))
-    (found,) = faults(tmp_path / "plan.yaml")
-    assert re.search(message, found), found
+    (messages,) = faults(tmp_path / "plan.yaml")
+    assert re.search(message, messages), messages
 
 
 def test_a_text_that_cannot_be_cut_so_is_named(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_scores_do_not_depend_on_how_many_logits_are_worked_out_at_once(
     whole = [scored(model, original, tmp_path) for model in (rounded, exported)]
     monkeypatch.setattr("squeeze.evaluate.tokens.LOGITS", 128 * at_once)
     for model, before in zip((rounded, exported), whole, strict=True):
-        found = scored(model, original, tmp_path)
-        assert found.nll == pytest.approx(before.nll, abs=1e-5)
-        assert found.kl == pytest.approx(before.kl, abs=1e-5)
+        scores = scored(model, original, tmp_path)
+        assert scores.nll == pytest.approx(before.nll, abs=1e-5)
+        assert scores.kl == pytest.approx(before.kl, abs=1e-5)
 
 
 def test_a_plain_export_of_a_bf16_model_has_moved_by_nothing(original, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_graph_says_whether_its_products_round_activations(tmp_path: Path, att
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xwsy"]
     graph = helper.make_graph([node], "g", values[:3], values[3:])
     (tmp_path / "model.onnx").write_bytes(helper.make_model(graph).SerializeToString())
-    said = in_onnx_runtime("ONNX Runtime", tmp_path / "model.onnx")
-    assert ("activations rounded to int8" in said) == rounds
+    arithmetic = in_onnx_runtime("ONNX Runtime", tmp_path / "model.onnx")
+    assert ("activations rounded to int8" in arithmetic) == rounds
 
 
 def test_int8_rounding_reads_as_stock_transformers_in_float32_says(original, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_int8_rounding_reads_as_stock_transformers_in_float32_says(original, tmp
                 parameter.copy_(rounded.tensor(name, wide=True))
         log_q = stock(tokens).logits[:, :-1].double().log_softmax(-1)
     truth = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
-    found = scored(rounded, original, tmp_path)
-    assert float(found.kl.mean()) == pytest.approx(truth, rel=0.05)
-    assert found.flips.mean() == pytest.approx(float((log_p.argmax(-1) != log_q.argmax(-1)).double().mean()), abs=0.01)
+    scores = scored(rounded, original, tmp_path)
+    assert float(scores.kl.mean()) == pytest.approx(truth, rel=0.05)
+    assert scores.flips.mean() == pytest.approx(float((log_p.argmax(-1) != log_q.argmax(-1)).double().mean()), abs=0.01)
 
 
 def test_activations_in_a_file_give_the_same_scores_and_leave_no_file(original, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def reference(name: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(arrays["input_ids"]), torch.from_numpy(arrays["logits"]).float().log_softmax(-1)
 
 
-def loss(said: Tensor, tokens: Tensor) -> float:
-    return -float(said[:, :-1].gather(-1, tokens[:, 1:, None]).mean())
+def loss(log_probabilities: Tensor, tokens: Tensor) -> float:
+    return -float(log_probabilities[:, :-1].gather(-1, tokens[:, 1:, None]).mean())
 
 
 @pytest.mark.parametrize("name", list(KINDS))
@@ -41,19 +41,19 @@ def test_its_integers_and_scales_say_what_auto_gptq_said(name: str) -> None:
     whole = model.whole().float()
     for weight in model.grid:
         whole.get_parameter(weight).data = model.quantized(weight).dequantize()
-    tokens, said = reference(name)
+    tokens, log_probabilities = reference(name)
     with torch.no_grad():
         own = whole(input_ids=tokens).logits.log_softmax(-1)  # type: ignore[operator]
-    assert (own - said).abs().max() < 0.02
-    assert loss(said, tokens) < 1.5  # it writes stories; a wrong order of groups ends near log(512) = 6.2
+    assert (own - log_probabilities).abs().max() < 0.02
+    assert loss(log_probabilities, tokens) < 1.5  # it writes stories; a wrong order of groups ends near log(512) = 6.2
 
 
 @pytest.mark.parametrize("name", list(KINDS))
 def test_walked_block_by_block_it_scores_the_same(name: str) -> None:
     """In float16, in which its other weights are stored, whatever its config says."""
-    tokens, said = reference(name)
+    tokens, log_probabilities = reference(name)
     own = torch.cat([logits for _, logits in LanguageModel(FOLDER / name).logits(tokens)]).log_softmax(-1)
-    assert abs(loss(own, tokens) - loss(said, tokens)) < 0.002
+    assert abs(loss(own, tokens) - loss(log_probabilities, tokens)) < 0.002
 
 
 @pytest.mark.filterwarnings("ignore")  # gptqmodel and its company deprecate many things on import

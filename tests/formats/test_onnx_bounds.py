@@ -21,7 +21,7 @@ SIDE = {"location": "side.bin", "offset": "0", "length": "40"}
 
 
 def graph(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], **options: object) -> onnx.ModelProto:
-    made = helper.make_graph(
+    proto = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 10])],
@@ -29,7 +29,7 @@ def graph(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], **option
         tensors,
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=10, **options)
+    return helper.make_model(proto, opset_imports=opsets, ir_version=10, **options)
 
 
 def add(weight: onnx.TensorProto) -> onnx.ModelProto:
@@ -54,7 +54,7 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("weight", "said"),
+    ("weight", "log_probabilities"),
     [
         (claimed([-1, 10]), r"has the shape \[-1, 10\]"),
         (claimed([-1, 10], **SIDE), r"has the shape \[-1, 10\]"),
@@ -73,9 +73,9 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_tensor_that_does_not_hold_what_it_claims_is_refused(
-    tmp_path: Path, weight: onnx.TensorProto, said: str
+    tmp_path: Path, weight: onnx.TensorProto, log_probabilities: str
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=log_probabilities):
         read_onnx(write(tmp_path, add(weight)))
 
 

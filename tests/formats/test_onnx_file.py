@@ -74,11 +74,11 @@ def test_a_short_side_file_is_called_truncated(tmp_path: Path) -> None:
         read_onnx(path)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99], ids=["empty", "head", "half", "tail missing"])
-def test_a_truncated_file_is_one_clear_line(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99], ids=["empty", "head", "half", "tail missing"])
+def test_a_truncated_file_is_one_clear_line(tmp_path: Path, share: float) -> None:
     data = gemm().SerializeToString()
     path = tmp_path / "cut.onnx"
-    path.write_bytes(data[: int(len(data) * kept)])
+    path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ModelError, match=r"cut\.onnx: .*truncated\?") as caught:
         read_onnx(path)
     assert "\n" not in str(caught.value)

@@ -84,10 +84,10 @@ def test_weights_are_stored_as_integers_and_float_ones_are_gone(residual: Make) 
 
 def test_a_dead_channel_gets_a_scale_that_its_bias_fits() -> None:
     weight = quantize_symmetric(torch.tensor([[1e-13, 0.0], [1.0, 0.5]]), 8)
-    held = hold_bias(weight, torch.tensor([3.0, 3.0]), 0.01)
-    assert float(3.0 / (held.scale[0, 0] * 0.01)) <= LARGEST_BIAS * 1.0001
-    assert held.q[0].tolist() == [0, 0]
-    assert torch.equal(held.q[1], weight.q[1])
+    grid = hold_bias(weight, torch.tensor([3.0, 3.0]), 0.01)
+    assert float(3.0 / (grid.scale[0, 0] * 0.01)) <= LARGEST_BIAS * 1.0001
+    assert grid.q[0].tolist() == [0, 0]
+    assert torch.equal(grid.q[1], weight.q[1])
 
 
 def test_the_grid_of_an_activation_keeps_its_type() -> None:

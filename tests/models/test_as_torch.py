@@ -30,10 +30,10 @@ def graph(
     nodes: Nodes, weights: list[TensorProto], sizes: tuple[int | str, ...] = (4, 9, 9), opset: int = 18
 ) -> ir.Model:
     """From ``x`` to ``y``."""
-    fed = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *sizes])]
-    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    made = helper.make_graph(nodes, "made", fed, given, weights)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *sizes])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    proto = helper.make_graph(nodes, "made", inputs, outputs, weights)
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
 
 
@@ -46,12 +46,12 @@ def both(model: ir.Model, image: np.ndarray = IMAGE) -> tuple[np.ndarray, np.nda
 
 
 def convolution(**options: object) -> Callable[[], tuple[Nodes, list[TensorProto]]]:
-    def made() -> tuple[Nodes, list[TensorProto]]:
+    def build() -> tuple[Nodes, list[TensorProto]]:
         groups = int(str(options.get("group", 1)))
         weights = [stored("w", RANDOM.normal(size=(8, 4 // groups, 3, 3))), stored("b", RANDOM.normal(size=8))]
         return [helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", **options)], weights
 
-    return made
+    return build
 
 
 def one(operator: str, *inputs: TensorProto, **options: object) -> Callable[[], tuple[Nodes, list[TensorProto]]]:
@@ -83,10 +83,10 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("made", GRAPHS.values(), ids=GRAPHS.keys())
-def test_torch_computes_what_onnx_runtime_computes(made: Callable[[], tuple[Nodes, list[TensorProto]]]) -> None:
-    expected, found = both(graph(*made()))
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+@pytest.mark.parametrize("make_nodes", GRAPHS.values(), ids=GRAPHS.keys())
+def test_torch_computes_what_onnx_runtime_computes(make_nodes: Callable[[], tuple[Nodes, list[TensorProto]]]) -> None:
+    expected, actual = both(graph(*make_nodes()))
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def quantized(zero_point: int, dtype: type) -> ir.Model:
@@ -113,14 +113,14 @@ def quantized(zero_point: int, dtype: type) -> ir.Model:
 @pytest.mark.parametrize(("zero_point", "dtype"), [(128, np.uint8), (7, np.uint8), (-3, np.int8)])
 def test_integers_are_the_same_whether_the_graph_has_them_signed_or_not(zero_point: int, dtype: type) -> None:
     """At most one step apart, where a sum of floats falls on the other side of a half."""
-    expected, found = both(quantized(zero_point, dtype))
-    steps = np.abs(found - expected) / 0.11
+    expected, result = both(quantized(zero_point, dtype))
+    steps = np.abs(result - expected) / 0.11
     assert steps.max() < 1.01
     assert (steps < 0.01).mean() > 0.99
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("make_nodes", "message"),
     [
         (one("Erf"), "it: Erf has no form in torch here"),
         (one("Flatten", axis=2), "it: Flatten at axis 2; axis 1 would do"),
@@ -129,8 +129,8 @@ def test_integers_are_the_same_whether_the_graph_has_them_signed_or_not(zero_poi
         (one("Pad", stored("p", [0] * 4 + [1] * 4, np.int64), mode="edge"), "it: Pad with mode edge"),
     ],
 )
-def test_what_has_no_form_is_named(made: Callable[[], tuple[Nodes, list[TensorProto]]], message: str) -> None:
-    model = graph(*made())
+def test_what_has_no_form_is_named(make_nodes: Callable[[], tuple[Nodes, list[TensorProto]]], message: str) -> None:
+    model = graph(*make_nodes())
     with pytest.raises(ModelError, match=message):
         as_torch(model, {})
 

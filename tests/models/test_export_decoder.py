@@ -200,8 +200,8 @@ def test_a_graph_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy"]
     graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
-    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     facts = Facts(1, 1e-3)
     with pytest.raises(ModelError, match="no decoder: it has no 'input_ids'"):
         _ = OnnxDecoder(tmp_path, facts).vocabulary

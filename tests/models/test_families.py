@@ -38,8 +38,8 @@ def quantized(folder: Path, method: Pass[LanguageModel, LanguageModel]) -> tuple
 
 def matrices(model: LanguageModel) -> set[str]:
     """All weights of the decoder blocks but routers (``gate``) and norms (of several heads: Command R)."""
-    named = model.skeleton.module.named_parameters()
-    inside = {name for name, value in named if name.startswith(f"{model.skeleton.layers_name}.") and value.dim() > 1}
+    weights = model.skeleton.module.named_parameters()
+    inside = {name for name, value in weights if name.startswith(f"{model.skeleton.layers_name}.") and value.dim() > 1}
     return {name for name in inside if not name.endswith(("gate.weight", "norm.weight"))}
 
 
@@ -59,9 +59,9 @@ def test_a_quantized_model_is_what_stock_transformers_loads(
     assert set(Shards(tmp_path).pieces) == set(Shards(family).pieces)
     assert torch.allclose(walked(model), stock_logits(tmp_path), atol=1e-5)
     assert not torch.allclose(walked(model), stock_logits(family), atol=1e-3)
-    said = context.facts["layers"]
-    assert {name.partition("[")[0] for name in said} == (set(model.grid) if method.name == "gptq" else set())
-    assert not any("fallback" in fact for fact in said.values())
+    facts = context.facts["layers"]
+    assert {name.partition("[")[0] for name in facts} == (set(model.grid) if method.name == "gptq" else set())
+    assert not any("fallback" in fact for fact in facts.values())
 
 
 @pytest.mark.parametrize("name", ["llava", "minicpm-v"])
@@ -73,9 +73,9 @@ def test_a_vision_tower_is_kept_as_it_is(tmp_path: Path, name: str) -> None:
     assert not any("vision" in name for name in model.grid)
     model.save_dense(tmp_path / "dense")
     before, after = Shards(family), Shards(tmp_path / "dense")
-    kept = [stored for stored in before.pieces if "language_model" not in stored and "lm_head" not in stored]
-    assert any("vision" in stored for stored in kept)
-    assert all(torch.equal(before.read(stored), after.read(stored)) for stored in kept)
+    remaining = [stored for stored in before.pieces if "language_model" not in stored and "lm_head" not in stored]
+    assert any("vision" in stored for stored in remaining)
+    assert all(torch.equal(before.read(stored), after.read(stored)) for stored in remaining)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gemma2", "qwen3-moe"])
@@ -129,8 +129,10 @@ def test_experts_are_read_from_either_form(tmp_path: Path) -> None:
 
 def test_an_expert_that_is_not_there_is_missed(tmp_path: Path) -> None:
     family = write_family("mixtral", tmp_path)
-    kept = {name: value for name, value in load_file(family / "model.safetensors").items() if ".experts.3." not in name}
-    save_file(kept, family / "model.safetensors", {"format": "pt"})
+    stored = {
+        name: value for name, value in load_file(family / "model.safetensors").items() if ".experts.3." not in name
+    }
+    save_file(stored, family / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"gate_up_proj' has the wrong shape: \[3, 192, 64\] on disk, \[4, 192, 64\]"):
         LanguageModel(family)
 

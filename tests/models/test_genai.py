@@ -19,7 +19,7 @@ from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.genai import GenaiDecoder
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.export import export_decoder
-from squeeze.writers.genai import write_genai
+from squeeze.writers.genai import GenaiWriter
 
 pytest.importorskip("onnxruntime_genai", reason="pip install 'squeeze[genai]' for these tests")
 
@@ -28,7 +28,7 @@ def both(folder: Path, name: str) -> tuple[OnnxDecoder, GenaiDecoder]:
     model = LanguageModel(write_family(name, folder / "family"))
     model = in_shards(Rtn(bits=4, group_size=16, embeddings=8).run(model, Context()))
     decoder = export_decoder(model, folder / "onnx")
-    return decoder, write_genai(decoder, folder / "genai")
+    return decoder, GenaiDecoder(GenaiWriter().write(decoder, folder / "genai").parent, decoder.facts)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

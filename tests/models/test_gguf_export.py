@@ -21,7 +21,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.llama_cpp import GgufDecoder
-from squeeze.writers.gguf import prove_gguf, write_gguf
+from squeeze.writers.gguf import GgufWriter, write_gguf
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
 FAMILIES = [*AS_THEY_ARE, *(name for name in VARIANTS if name not in REFUSED)]
@@ -37,7 +37,7 @@ def need_llama_cpp() -> None:
 def test_the_gguf_package_reads_the_very_weights_of_every_family(tmp_path: Path, name: str, bits: int) -> None:
     model = quantized(name, tmp_path, bits)
     write_gguf(model, tmp_path / "model.gguf")
-    rows = list(prove_gguf(model, tmp_path / "model.gguf"))
+    rows = list(GgufWriter().prove(model, tmp_path / "model.gguf"))
     assert all(row.equal for row in rows)
     assert sum(row.weights for row in rows) == sum(model.quantized(weight).q.numel() for weight in model.grid)
 
@@ -63,7 +63,7 @@ def test_a_weight_that_differs_is_counted(tmp_path: Path) -> None:
     place = next(t.data_offset for t in gguf.GGUFReader(file).tensors if t.name == "blk.1.ffn_up.weight")
     content[place + 2] ^= 1
     file.write_bytes(content)
-    wrong = [row for row in prove_gguf(model, file) if not row.equal]
+    wrong = [row for row in GgufWriter().prove(model, file) if not row.equal]
     assert [(row.name, row.differing) for row in wrong] == [("blk.1.ffn_up.weight", 1)]
 
 
@@ -152,7 +152,7 @@ def test_the_real_model_runs_in_llama_cpp(real: Path, tmp_path: Path) -> None:
     need_llama_cpp()
     model = in_shards(Rtn(bits=4, group_size=32).run(LanguageModel(real / "models/prose6M"), Context()))
     write_gguf(model, tmp_path / "model.gguf")
-    assert all(row.equal for row in prove_gguf(model, tmp_path / "model.gguf"))
+    assert all(row.equal for row in GgufWriter().prove(model, tmp_path / "model.gguf"))
     text = (real / "data/prose/evaluate.txt").read_text()[:8000]
     ids = Tokenizer.from_file(str(model.folder / "tokenizer.json")).encode(text).ids
     batch = torch.tensor(ids[:512]).reshape(2, 256)

@@ -65,8 +65,8 @@ BAD = {
 @pytest.mark.parametrize(("model", "line"), list(BAD.items()), ids=list(BAD))
 def test_a_model_that_cannot_be_read_is_a_fault_of_its_line(world: Path, model: str, line: str) -> None:
     (world / "plan.yaml").write_text(PLAN.replace("model: {gguf: model.gguf}", model))
-    found = faults(world / "plan.yaml")
-    assert any(re.search(line, fault) for fault in found), found
+    messages = faults(world / "plan.yaml")
+    assert any(re.search(line, fault) for fault in messages), messages
 
 
 def test_inspect_reads_the_header_alone(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

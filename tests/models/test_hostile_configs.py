@@ -38,7 +38,7 @@ def rewrite(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; the checkpoint holds 21 tensors"),
         ({"num_hidden_layers": 300}, "num_hidden_layers is 300; the checkpoint holds 21 tensors"),
@@ -57,9 +57,9 @@ def rewrite(folder: Path, **changes: Any) -> Path:
     ids=lambda value: str(value)[:40],
 )
 def test_a_size_that_no_model_has_is_one_line_before_anything_is_built(
-    folder: Path, changes: dict[str, Any], said: str
+    folder: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         LanguageModel(rewrite(folder, **changes))
 
 
@@ -107,7 +107,7 @@ def test_a_pattern_that_would_keep_python_busy_for_years_matches_at_once() -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("(", r"missing \)"),
         (r"(?!x)a", "invalid perl operator"),
@@ -118,8 +118,8 @@ def test_a_pattern_that_would_keep_python_busy_for_years_matches_at_once() -> No
     ],
     ids=lambda value: ascii(value[:20]),
 )
-def test_a_pattern_that_needs_backtracking_or_memory_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_a_pattern_that_needs_backtracking_or_memory_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         pattern(text)
 
 

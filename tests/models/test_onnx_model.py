@@ -113,11 +113,13 @@ def test_int8_products_are_exact_on_every_cpu(opened: Callable[[bytes], ort.Infe
 def test_slower_products_are_used_only_where_the_fast_ones_overflow(
     overflow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    flags: list[bool] = []
     monkeypatch.setattr(ort_session, "products_overflow", lambda: overflow)
-    monkeypatch.setattr(ort_session, "_session", lambda *said: asked.append(ort_session.EXACT_PRODUCTS in said[2]))
+    monkeypatch.setattr(
+        ort_session, "_session", lambda *arguments: flags.append(ort_session.EXACT_PRODUCTS in arguments[2])
+    )
     ort_session.open_session(ort_session.PRODUCTS, 1, "m")
-    assert asked == [overflow]
+    assert flags == [overflow]
 
 
 def test_a_graph_that_has_no_exact_products_is_opened_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def need_gptqmodel() -> None:
         pytest.skip("gptqmodel is not installed: pip install 'squeeze[gptq]'")
 
 
-def said(model: LanguageModel | CheckpointDecoder) -> Tensor:
+def logits_of(model: LanguageModel | CheckpointDecoder) -> Tensor:
     """Log-probabilities."""
     return torch.cat([logits for _, logits in model.logits(tokens(3))]).log_softmax(-1)
 
@@ -92,9 +92,9 @@ Write = Callable[[LanguageModel, Path], None]
 def require_said_alike(model: LanguageModel, folder: Path) -> CheckpointDecoder:
     runtime = CheckpointDecoder(folder, FACTS)
     assert (
-        said(model) - said(runtime)
+        logits_of(model) - logits_of(runtime)
     ).abs().max() < 0.05  # float16 embedding, norms and head; gptqmodel computes in it
-    assert said(model).std() > 0.1
+    assert logits_of(model).std() > 0.1
     return runtime
 
 
@@ -138,14 +138,14 @@ def test_what_transformers_cannot_run_is_one_line(tmp_path: Path) -> None:
     runtime = CheckpointDecoder(tmp_path / "packed", FACTS)
     assert (runtime.vocabulary, len(runtime.weight_files)) == (128, 5)
     with pytest.raises(ModelError, match="transformers reads asymmetric compressed-tensors weights of one kind only"):
-        said(runtime)
+        logits_of(runtime)
     experts = quantized(write_family("mixtral", tmp_path / "experts"), symmetric=False)
     CompressedTensorsWriter().write(experts, tmp_path / "packed-experts")
     with pytest.raises(ModelError, match=r"packed-experts: cannot be loaded \("):
-        said(CheckpointDecoder(tmp_path / "packed-experts", FACTS))
+        logits_of(CheckpointDecoder(tmp_path / "packed-experts", FACTS))
     file = tmp_path / "packed" / "config.json"
     file.write_text(json.dumps({"vocab_size": 128, "quantization_config": {"quant_method": "awq"}}))
     with pytest.raises(ModelError, match=r"config\.json: names no packing of gptq or compressed-tensors"):
-        said(CheckpointDecoder(tmp_path / "packed", FACTS))
+        logits_of(CheckpointDecoder(tmp_path / "packed", FACTS))
     with pytest.raises(ModelError, match=r"no config\.json here, which transformers loads"):
         CheckpointDecoder(tmp_path, FACTS)

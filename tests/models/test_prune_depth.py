@@ -56,23 +56,23 @@ def test_the_shallow_folder_opens_in_stock_transformers_and_says_what_the_model_
 ) -> None:
     (tmp_path / "dense").mkdir()
     dense, lent = LanguageModel(write(tmp_path / "dense")), context(TOKENS)
-    made = PruneDepth(ratio=0.5).run(dense, lent)
-    gone = [entry["block"] for entry in lent.facts["removed"]]
-    assert made.blocks == dense.blocks - len(gone) < dense.blocks
+    result = PruneDepth(ratio=0.5).run(dense, lent)
+    removed = [entry["block"] for entry in lent.facts["removed"]]
+    assert result.blocks == dense.blocks - len(removed) < dense.blocks
     whole: Any = dense.whole()
     layers = whole.get_submodule(dense.skeleton.layers_name)
-    for index in gone:
+    for index in removed:
         layers[index] = Skipped(layers[index])
-    torch.testing.assert_close(stock_logits(stock(made.folder)), stock_logits(whole), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stock_logits(stock(result.folder)), stock_logits(whole), rtol=1e-4, atol=1e-4)
 
 
 def test_lists_with_an_entry_for_each_block_keep_those_that_stay(tmp_path: Path) -> None:
     dense, lent = LanguageModel(write_family("gemma3", tmp_path, build=gemma3(**KINDS))), context(TOKENS)
-    made = PruneDepth(blocks=1).run(dense, lent)
-    gone = {entry["block"] for entry in lent.facts["removed"]}
+    result = PruneDepth(blocks=1).run(dense, lent)
+    removed = {entry["block"] for entry in lent.facts["removed"]}
     kinds = dense.skeleton.config.layer_types
-    values = json.loads((made.folder / "config.json").read_text())
-    assert values["layer_types"] == [kind for index, kind in enumerate(kinds) if index not in gone]
+    values = json.loads((result.folder / "config.json").read_text())
+    assert values["layer_types"] == [kind for index, kind in enumerate(kinds) if index not in removed]
     assert values["num_hidden_layers"] == 2
 
 
@@ -80,9 +80,9 @@ def test_each_block_that_leaves_is_the_one_without_which_the_loss_is_least() -> 
     """Blocks 0 and 1 make up for one another: alone each is cheap, together they are dear."""
     measured = []
 
-    def loss(gone: frozenset[int]) -> float:
-        measured.append(gone)
-        return sum([1.0, 1.1, 2.0, 3.0][block] for block in gone) + (5.0 if {0, 1} <= gone else 0.0)
+    def loss(removed: frozenset[int]) -> float:
+        measured.append(removed)
+        return sum([1.0, 1.1, 2.0, 3.0][block] for block in removed) + (5.0 if {0, 1} <= removed else 0.0)
 
     order = list(cheapest_blocks({block: loss(frozenset({block})) for block in range(4)}, loss))
     assert order[:3] == [(0, 1.0), (2, 3.0), (3, 6.0)]
@@ -96,7 +96,7 @@ def test_a_block_that_does_nothing_costs_nothing(tmp_path: Path) -> None:
 
     dense = LanguageModel(edit(write_folder(tmp_path, **FOUR), idle))
     start = dense.walk(torch.from_numpy(TOKENS), wide=True)
-    whole, *without = (depth.loss_without(dense, start, frozenset(gone)) for gone in ([], [1], [2], [3]))
+    whole, *without = (depth.loss_without(dense, start, frozenset(removed)) for removed in ([], [1], [2], [3]))
     assert [loss == pytest.approx(whole) for loss in without] == [False, True, False]
 
 
@@ -111,7 +111,7 @@ def test_a_killed_run_measures_no_loss_twice_and_ends_with_the_same_bytes(tmp_pa
         return measure(*arguments)
 
     pass_ = PruneDepth(blocks=2)
-    made = pass_.run(dense, whole)
+    result = pass_.run(dense, whole)
     monkeypatch.setattr("squeeze.passes.prune.prune_depth.loss_without", killed)
     half = Context(calibration_data=whole.calibration_data, journal=Journal(tmp_path / "journal"))
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +119,7 @@ def test_a_killed_run_measures_no_loss_twice_and_ends_with_the_same_bytes(tmp_pa
     resumed = pass_.run(dense, half)
     assert len(set(calls[:2]) & set(calls[3:])) == 0
     assert whole.facts == half.facts
-    for file in sorted(made.folder.glob("*.safetensors")):
+    for file in sorted(result.folder.glob("*.safetensors")):
         assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name
 
 
@@ -129,8 +129,8 @@ def test_what_comes_after_is_checked_on_the_structure_that_is_there_by_then(tmp_
     fewer = PruneDepth(blocks=2).preview(dense, before)
     narrow = PruneWidth(ratio=0.5, align=8).preview(dense, fewer)
     lent = context(TOKENS[:1])
-    made = PruneWidth(ratio=0.5, align=8).run(PruneDepth(blocks=2).run(LanguageModel(tmp_path), lent), lent)
-    assert (narrow.parameters, narrow.macs) == (made.parameters(), made.macs())
+    model = PruneWidth(ratio=0.5, align=8).run(PruneDepth(blocks=2).run(LanguageModel(tmp_path), lent), lent)
+    assert (narrow.parameters, narrow.macs) == (model.parameters(), model.macs())
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_what_comes_after_is_checked_on_the_structure_that_is_there_by_then(tmp_
     ],
 )
 def test_a_goal_that_the_model_cannot_meet_is_one_line(tmp_path: Path, options: dict[str, Any], line: str) -> None:
-    (found,) = PruneDepth(**options).faults(LanguageModel(write_folder(tmp_path, **FOUR)))
-    assert found.startswith("prune_depth: ")
+    (messages,) = PruneDepth(**options).faults(LanguageModel(write_folder(tmp_path, **FOUR)))
+    assert messages.startswith("prune_depth: ")
     with pytest.raises(ModelError, match=line):
         PruneDepth(**options).run(LanguageModel(tmp_path), context())
 

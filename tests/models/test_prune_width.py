@@ -63,8 +63,8 @@ def zeroed(dense: LanguageModel, narrow: LanguageModel) -> torch.nn.Module:
 
 def stock_logits(module: Any) -> Tensor:
     with torch.no_grad():
-        found: Tensor = module(input_ids=torch.from_numpy(np.random.default_rng(1).integers(3, 126, (2, 12)))).logits
-    return found
+        output: Tensor = module(input_ids=torch.from_numpy(np.random.default_rng(1).integers(3, 126, (2, 12)))).logits
+    return output
 
 
 @pytest.mark.parametrize("write", WORLDS.values(), ids=WORLDS)
@@ -77,8 +77,8 @@ def test_the_narrow_folder_opens_in_stock_transformers_and_says_what_the_dense_m
     assert all(now < was for was, now in lent.facts["widths"].values())
     (tmp_path / "stock").mkdir()
     narrow.save_dense(tmp_path / "stock")
-    given, expected = stock_logits(stock(tmp_path / "stock")), stock_logits(zeroed(dense, narrow))
-    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+    actual, expected = stock_logits(stock(tmp_path / "stock")), stock_logits(zeroed(dense, narrow))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(stock_logits(narrow.whole()), stock_logits(dense.whole()), atol=1e-2)
 
 
@@ -86,8 +86,8 @@ def test_what_stays_makes_up_for_what_leaves(tmp_path: Path) -> None:
     dense, lent = LanguageModel(write_folder(tmp_path)), context(np.random.default_rng(0).integers(0, 128, (64, 16)))
     outputs = {}
     for compensate in (False, True):
-        made = PruneWidth(ratio=0.5, parts=BOTH, align=8, compensate=compensate).run(dense, lent)
-        outputs[compensate] = float((logits(made) - logits(dense)).norm())
+        result = PruneWidth(ratio=0.5, parts=BOTH, align=8, compensate=compensate).run(dense, lent)
+        outputs[compensate] = float((logits(result) - logits(dense)).norm())
     assert outputs[True] < 0.95 * outputs[False]
     facts = lent.facts["layers"]
     assert facts.keys() == {
@@ -118,9 +118,9 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, target: Any) -> N
     with pytest.raises(KeyboardInterrupt):
         pass_.run(dense, half)
     half.progress = whole.progress
-    made, resumed = pass_.run(dense, whole), pass_.run(dense, half)
+    result, resumed = pass_.run(dense, whole), pass_.run(dense, half)
     assert whole.facts == half.facts
-    for file in sorted(made.folder.glob("*.safetensors")):
+    for file in sorted(result.folder.glob("*.safetensors")):
         assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name
 
 
@@ -130,9 +130,9 @@ def test_the_preview_is_what_comes_out(tmp_path: Path) -> None:
     dense = LanguageModel(write_folder(tmp_path))
     before = Preview((), dense.parameters(), sum(p.nbytes for p in dense.skeleton.module.parameters()), dense.macs())
     foretold = CUT.preview(LanguageModel(dense.folder), before)
-    made = CUT.run(dense, context())
-    assert (foretold.parameters, foretold.macs) == (made.parameters(), made.macs())
-    assert foretold.nbytes == sum(value.nbytes for value in made.skeleton.module.parameters())
+    result = CUT.run(dense, context())
+    assert (foretold.parameters, foretold.macs) == (result.parameters(), result.macs())
+    assert foretold.nbytes == sum(value.nbytes for value in result.skeleton.module.parameters())
     assert "model.layers.1.self_attn.k_proj.weight" in foretold.touched
 
 
@@ -150,8 +150,8 @@ def test_the_preview_is_what_comes_out(tmp_path: Path) -> None:
     ],
 )
 def test_a_goal_that_the_model_cannot_meet_is_one_line(tmp_path: Path, options: dict[str, Any], line: str) -> None:
-    (found,) = PruneWidth(**options).faults(LanguageModel(write_folder(tmp_path)))
-    assert found.startswith("prune_width: ")
+    (messages,) = PruneWidth(**options).faults(LanguageModel(write_folder(tmp_path)))
+    assert messages.startswith("prune_width: ")
     with pytest.raises(ModelError, match=line):
         PruneWidth(**options).run(LanguageModel(tmp_path), context())
 
@@ -178,9 +178,9 @@ def test_heads_that_a_config_of_the_family_cannot_name_are_rounded(tmp_path: Pat
     """Llama's heads must divide the hidden size: of 8, 6 cannot stay, 4 can."""
     dense = LanguageModel(write_folder(tmp_path, num_attention_heads=8, num_key_value_heads=4))
     lent = context()
-    made = PruneWidth(ratio=0.3, parts=["heads"]).run(dense, lent)
+    result = PruneWidth(ratio=0.3, parts=["heads"]).run(dense, lent)
     assert lent.facts["widths"] == {"heads": [4, 2]}
-    assert made.skeleton.config.num_attention_heads == 4
+    assert result.skeleton.config.num_attention_heads == 4
 
 
 PLAN = """\
@@ -214,5 +214,5 @@ def test_what_a_plan_asks_for_wrongly_is_one_line(tmp_path: Path, old: str, new:
     write_tokenizer(write_folder(tmp_path))
     (tmp_path / "calibrate.txt").write_text("abc " * 40)
     (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
-    found = faults(write_plan(tmp_path, PLAN.replace(old, new)))
-    assert [re.search(line, fault) for fault in found].count(None) == len(found) - 1, found
+    messages = faults(write_plan(tmp_path, PLAN.replace(old, new)))
+    assert [re.search(line, fault) for fault in messages].count(None) == len(messages) - 1, messages

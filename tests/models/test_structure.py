@@ -26,8 +26,8 @@ class Own(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
 
 
-def through_json(found: Any) -> Any:
-    return json.loads(json.dumps(found))
+def through_json(result: Any) -> Any:
+    return json.loads(json.dumps(result))
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def through_json(found: Any) -> Any:
 def test_a_module_gets_other_sizes_and_keeps_all_else(
     built: nn.Module, changed: nn.Module, data: tuple[int, ...]
 ) -> None:
-    root, wanted = nn.Sequential(built), nn.Sequential(changed)
-    apply(root, through_json(difference(root, wanted)))
-    root.load_state_dict(wanted.state_dict())
+    root, expected = nn.Sequential(built), nn.Sequential(changed)
+    apply(root, through_json(difference(root, expected)))
+    root.load_state_dict(expected.state_dict())
     values = torch.randn(data, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(root.eval()(values), wanted.eval()(values))
-    assert repr(root) == repr(wanted)
+    assert torch.equal(root.eval()(values), expected.eval()(values))
+    assert repr(root) == repr(expected)
 
 
 def test_a_users_own_subclass_is_resized_without_its_constructor() -> None:
     fresh, cut = nn.Sequential(Own(8)), nn.Sequential(Own(4))
-    found = difference(fresh, cut)
-    assert found == {"0": {"sizes": {"in_channels": 4, "out_channels": 4, "groups": 1}}}
-    apply(fresh, found)
+    result = difference(fresh, cut)
+    assert result == {"0": {"sizes": {"in_channels": 4, "out_channels": 4, "groups": 1}}}
+    apply(fresh, result)
     fresh.load_state_dict(cut.state_dict())
     assert type(fresh[0]) is Own
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_stored_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("result", "message"),
     [
         ({"9": {"sizes": {}}}, "the model has no module '9'; was its code changed"),
         ({"0": {"sizes": {"in_features": 3}}}, "0: a Conv2d has no sizes in_features"),
@@ -125,9 +125,9 @@ def test_what_cannot_be_stored_is_refused_by_name() -> None:
         ),
     ],
 )
-def test_a_structure_that_was_changed_by_hand_is_one_line(found: Any, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
-        apply(network(), found)
+def test_a_structure_that_was_changed_by_hand_is_one_line(result: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        apply(network(), result)
 
 
 def test_a_cut_network_is_stored_and_loaded_without_a_pickle(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def tokens_of(folder: Path) -> torch.Tensor:
     from transformers import AutoModel
 
     with torch.no_grad():
-        found: torch.Tensor = AutoModel.from_pretrained(folder)(**batch().inputs).last_hidden_state
-    return found
+        result: torch.Tensor = AutoModel.from_pretrained(folder)(**batch().inputs).last_hidden_state
+    return result
 
 
 @pytest.mark.parametrize(

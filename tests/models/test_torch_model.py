@@ -63,13 +63,13 @@ def test_a_network_is_called_as_its_forward_wants_it(kind: str) -> None:
 
             return SimpleNamespace(logits=x.flatten(1))
 
-    made = {"plain": Plain, "named": Named, "pixel_values": Pixels, "logits": Logits}[kind]()
+    module = {"plain": Plain, "named": Named, "pixel_values": Pixels, "logits": Logits}[kind]()
     image = torch.arange(4.0).reshape(1, 1, 2, 2)
-    assert forward(made, {"image": image}).tolist() == [[0, 1, 2, 3]]
+    assert forward(module, {"image": image}).tolist() == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(
-    ("module", "shape", "said"),
+    ("module", "shape", "message"),
     [
         (network(), (2, 6, 6), r"the model does not take examples of shape \[2, 6, 6\] \(RuntimeError: "),
         (network(), (3,), "the model does not take examples"),
@@ -79,9 +79,9 @@ def test_a_network_is_called_as_its_forward_wants_it(kind: str) -> None:
     ],
 )
 def test_a_network_that_cannot_take_the_data_says_so_in_one_line(
-    module: nn.Module, shape: tuple[int, ...], said: str
+    module: nn.Module, shape: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         model_of(module).predict(Batch({"image": torch.zeros(1, *shape)}))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -122,7 +122,7 @@ def test_a_hugging_face_folder_is_built_from_its_config_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ("{", r"config\.json: not JSON"),
         ("[]", r"config\.json: is no mapping"),
@@ -133,10 +133,10 @@ def test_a_hugging_face_folder_is_built_from_its_config_alone(tmp_path: Path) ->
         (json.dumps(CONFIG | {"image_size": "big"}), r"Validation error for field 'image_size': .*big"),
     ],
 )
-def test_a_config_that_builds_nothing_is_one_line(tmp_path: Path, config: str, said: str) -> None:
+def test_a_config_that_builds_nothing_is_one_line(tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         ModelSpec(hf=".").outline(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -170,7 +170,7 @@ def test_a_shape_comes_from_the_spec_then_the_source_then_the_data(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("raise ValueError('at\\nimport')", r"importing 'factory_\w+' raised ValueError: at \(factory_\w+\.py:1\)"),
         ("def make(:", r"importing 'factory_\w+' raised SyntaxError: .* \(factory_\w+\.py:1\)"),
@@ -179,9 +179,9 @@ def test_a_shape_comes_from_the_spec_then_the_source_then_the_data(tmp_path: Pat
         ("make = 3", "did you mean|has no 'made'"),
     ],
 )
-def test_a_module_of_the_user_that_fails_is_told_with_its_line(tmp_path: Path, code: str, said: str) -> None:
+def test_a_module_of_the_user_that_fails_is_told_with_its_line(tmp_path: Path, code: str, message: str) -> None:
     name = f"factory_{abs(hash(code)) % 10**8}"
     (tmp_path / f"{name}.py").write_text(code)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         resolve(f"{name}:made", str(tmp_path))
     assert len(str(caught.value).splitlines()) == 1

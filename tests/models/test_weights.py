@@ -44,8 +44,8 @@ def equal(module: nn.Module) -> bool:
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "data parallel"])
 def test_a_checkpoint_is_read_as_people_save_it(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
-    named = {prefix + name: value for name, value in WEIGHTS.items()}
-    torch.save({wrapper: named, "epoch": 3} if wrapper else named, tmp_path / "w.pth")
+    prefixed = {prefix + name: value for name, value in WEIGHTS.items()}
+    torch.save({wrapper: prefixed, "epoch": 3} if wrapper else prefixed, tmp_path / "w.pth")
     assert equal(read(tmp_path / "w.pth"))
 
 
@@ -106,7 +106,7 @@ def test_a_file_without_a_state_dict_is_told(tmp_path: Path, content: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "log_probabilities"),
     [
         (lambda w: w | {"4.weight": torch.zeros(5, 8)}, r"'4\.weight' has shape \[5, 8\]; the model has \[4, 8\]"),
         (lambda w: w | {"5.bias": torch.zeros(1)}, r"holds '5\.bias', which the model has not; did you mean '4\.bias'"),
@@ -121,10 +121,10 @@ def test_a_file_without_a_state_dict_is_told(tmp_path: Path, content: Any) -> No
     ],
 )
 def test_weights_that_do_not_fit_the_model_are_told_by_name(
-    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], log_probabilities: str
 ) -> None:
     torch.save(change(dict(WEIGHTS)), tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=log_probabilities):
         read(tmp_path / "w.pt")
 
 

@@ -54,9 +54,9 @@ def torch_model() -> TorchModel:
 
 @cache
 def exported() -> OnnxModel:
-    made = ExportOnnx().run(torch_model(), Context())
-    assert isinstance(made, OnnxModel)
-    return made
+    result = ExportOnnx().run(torch_model(), Context())
+    assert isinstance(result, OnnxModel)
+    return result
 
 
 class Noise(Dataset):

@@ -201,9 +201,9 @@ def test_a_package_fills_the_grid_that_it_computes_with(tmp_path: Path, backend:
     write_tokenizer(folder)
     model = LanguageModel(folder)
     assert list(backend.faults(model)) == []
-    made = backend.run(model, context())
-    assert set(made.grid) == set(backend.schemes(model))
+    result = backend.run(model, context())
+    assert set(result.grid) == set(backend.schemes(model))
     for name, scheme in backend.schemes(model).items():
-        assert (made.grid[name].bits, made.grid[name].group_size) == (scheme.bits, scheme.group_size)
+        assert (result.grid[name].bits, result.grid[name].group_size) == (scheme.bits, scheme.group_size)
         was = model.tensor(name)
-        assert (made.tensor(name) - was).norm() < 0.6 * was.norm()
+        assert (result.tensor(name) - was).norm() < 0.6 * was.norm()

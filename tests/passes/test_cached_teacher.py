@@ -61,10 +61,10 @@ def student(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lent(folder: Path, store: Path, data: TokenDataset | None = None) -> Context:
-    kept = Store(store)
-    journal = kept.journal("pass")
+    opened = Store(store)
+    journal = opened.journal("pass")
     load = partial(LanguageModel, folder)
-    return Context(train_data=data or text(), original=load, journal=journal, store=kept, original_key="o")
+    return Context(train_data=data or text(), original=load, journal=journal, store=opened, original_key="o")
 
 
 def distance(model: LanguageModel, folder: Path) -> float:
@@ -75,14 +75,14 @@ def distance(model: LanguageModel, folder: Path) -> float:
 
 
 def test_a_cached_teacher_teaches_as_well_for_a_fraction_of_the_bytes(tmp_path, folder, student) -> None:
-    told = lent(folder, tmp_path / "a", text(512))
-    cached = PASS.run(LanguageModel(student), told)
+    run_context = lent(folder, tmp_path / "a", text(512))
+    cached = PASS.run(LanguageModel(student), run_context)
     streamed = PASS.model_copy(update={"cached": None}).run(
         LanguageModel(student), lent(folder, tmp_path / "b", text(512))
     )
-    before, drawn, whole = (distance(model, folder) for model in (LanguageModel(student), cached, streamed))
-    assert before - drawn > 0.85 * (before - whole)  # 94 %; the rest is the noise of 12 tokens at 8,000 positions
-    assert told.facts["teacher_bytes_per_token"] < min(40, 0.03 * VOCABULARY * 4)
+    before, samples, whole = (distance(model, folder) for model in (LanguageModel(student), cached, streamed))
+    assert before - samples > 0.85 * (before - whole)  # 94 %; the rest is the noise of 12 tokens at 8,000 positions
+    assert run_context.facts["teacher_bytes_per_token"] < min(40, 0.03 * VOCABULARY * 4)
 
 
 def test_the_teacher_is_read_once_for_all_students(tmp_path: Path, folder: Path, student: Path) -> None:
@@ -99,14 +99,14 @@ def test_the_teacher_is_read_once_for_all_students(tmp_path: Path, folder: Path,
 def test_drawing_goes_on_after_the_last_whole_piece(tmp_path, folder, student, monkeypatch) -> None:
     monkeypatch.setattr(cached_teacher, "PIECE_TOKENS", 8 * 16)
     whole, piece = lent(folder, tmp_path / "whole"), cached_teacher._piece
-    drawn: list[object] = []
+    samples: list[object] = []
     PASS.run(LanguageModel(student), whole)
 
     def killed(decoder, batch, unique, seed):
-        if seed[1] == 2 and not drawn.count("killed"):
-            drawn.append("killed")
+        if seed[1] == 2 and not samples.count("killed"):
+            samples.append("killed")
             raise KeyboardInterrupt
-        drawn.append(seed[1])
+        samples.append(seed[1])
         return piece(decoder, batch, unique, seed)
 
     monkeypatch.setattr(cached_teacher, "_piece", killed)
@@ -114,7 +114,7 @@ def test_drawing_goes_on_after_the_last_whole_piece(tmp_path, folder, student, m
     with pytest.raises(KeyboardInterrupt):
         PASS.run(LanguageModel(student), again)
     PASS.run(LanguageModel(student), again)
-    assert drawn == [0, 1, "killed", 2, 3]
+    assert samples == [0, 1, "killed", 2, 3]
     one, other = (next(context.store.folder.glob("entries/*/entries.npy")) for context in (whole, again))
     assert one.read_bytes() == other.read_bytes()
     assert not list((again.store.folder / "journals").rglob("teacher-*"))
@@ -175,8 +175,8 @@ def world(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("setting", FAULTS)
 def test_what_a_cached_teacher_cannot_teach_is_a_fault(world: Path, setting: str) -> None:
-    found = faults(world / "plan.yaml", setting)
-    assert any(FAULTS[setting] in line for line in found), found
+    messages = faults(world / "plan.yaml", setting)
+    assert any(FAULTS[setting] in line for line in messages), messages
 
 
 def test_the_bytes_are_told_before_and_the_row_tells_what_came_back(world: Path, capsys) -> None:
@@ -185,6 +185,6 @@ def test_the_bytes_are_told_before_and_the_row_tells_what_came_back(world: Path,
         "distill: the store keeps about 37 bytes of the teacher for each token of data.train" in capsys.readouterr().out
     )
     assert squeeze("run", world / "plan.yaml", "--store", world / "store", "--out", world / "out") == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "distill: recovered" in shown
-    assert "of what was lost in KL" in shown
+    output = " ".join(capsys.readouterr().out.split())
+    assert "distill: recovered" in output
+    assert "of what was lost in KL" in output

@@ -40,9 +40,9 @@ def exported(module: nn.Module) -> OnnxModel:
     source = FactorySource("minilm:encoder", tuple(sorted(SIZES.items())))
     inputs = source.inputs()
     assert inputs is not None
-    made = ExportOnnx().run(TorchModel(module, source, inputs), Context(threads=1))
-    assert isinstance(made, OnnxModel)
-    return made
+    model = ExportOnnx().run(TorchModel(module, source, inputs), Context(threads=1))
+    assert isinstance(model, OnnxModel)
+    return model
 
 
 def sentences(count: int = 40, seed: int = 0) -> SentenceDataset:
@@ -66,8 +66,8 @@ def test_any_batch_and_any_length_give_torchs_embeddings(module: nn.Module, expo
     for numbers in ([0], [39], [3, 20, 39]):
         batch = data.batch(np.array(numbers))
         with torch.no_grad():
-            wanted = module(**batch.inputs)
-        assert torch.allclose(exported.predict(batch), wanted, atol=1e-5)
+            expected = module(**batch.inputs)
+        assert torch.allclose(exported.predict(batch), expected, atol=1e-5)
 
 
 def test_integers_of_an_encoder_are_exported_but_for_those_that_nothing_reads(module: nn.Module) -> None:
@@ -121,7 +121,7 @@ def test_smoothing_turns_embeddings_less(exported: OnnxModel) -> None:
     plain, _ = quantized(exported, embeddings=False)
     smooth, context = quantized(exported, embeddings=False, smooth=True)
     assert 1 - cosine(exported, smooth) < 0.6 * (1 - cosine(exported, plain))
-    assert all(0 < left <= 1 for _, left in context.facts["smooth"].values())
+    assert all(0 < remaining <= 1 for _, remaining in context.facts["smooth"].values())
     assert smooth.nbytes() < 1.1 * plain.nbytes()
 
 
@@ -137,9 +137,9 @@ def test_an_excluded_table_stays(exported: OnnxModel) -> None:
     assert quantized(exported, exclude=("embeddings.*",))[1].facts["embeddings"] == {"int8": []}
 
 
-@pytest.mark.parametrize("told", [["input_ids"], {"input_ids": "int64"}, {"input_ids": ("many", "int64")}], ids=repr)
-def test_inputs_that_a_module_tells_wrongly_are_one_line(told: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minilm.Encoder.inputs", told)
+@pytest.mark.parametrize("value", [["input_ids"], {"input_ids": "int64"}, {"input_ids": ("many", "int64")}], ids=repr)
+def test_inputs_that_a_module_tells_wrongly_are_one_line(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minilm.Encoder.inputs", value)
     with pytest.raises(ModelError, match=r"minilm:encoder: the module's inputs are .* would do"):
         FactorySource("minilm:encoder", tuple(SIZES.items())).inputs()
 
@@ -163,9 +163,9 @@ def test_what_a_plan_lacks_is_found_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.safetensors").write_text("")
     lines = [line for line in PLAN.splitlines() if "train.tsv" not in line]
     (tmp_path / "plan.yaml").write_text("\n".join(lines))
-    found = " ".join(faults(tmp_path / "plan.yaml"))
-    assert "probe is fitted on data.train, which the plan does not name" in found
-    assert "quantize_dynamic needs data.calibrate, which the plan does not name" in found
+    messages = " ".join(faults(tmp_path / "plan.yaml"))
+    assert "probe is fitted on data.train, which the plan does not name" in messages
+    assert "quantize_dynamic needs data.calibrate, which the plan does not name" in messages
 
 
 def test_a_batch_without_its_mask_is_told(exported: OnnxModel) -> None:

@@ -41,8 +41,8 @@ def test_another_process_writes_the_same_bytes_and_none_of_its_paths() -> None:
         f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent.parent)!r}]\n"
         "from hashlib import sha256; from onnx_world import exported; print(sha256(exported().data).hexdigest())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split()[-1] == sha256(exported().data).hexdigest()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == sha256(exported().data).hexdigest()
     assert str(here).encode() not in exported().data
     assert b".py" not in exported().data
 

@@ -32,8 +32,8 @@ def places(model: LanguageModel) -> dict[str, str]:
     names = block_weights(model.skeleton, 0)
     weights = [weight for name in names for weight in matrices(model.skeleton, 0, name)]
     with model.block(0) as block:
-        found = find_places(block, weights, walk.hidden[:4], lambda: walk.block(0, walk.hidden[:4]))
-    return {str(weight): place for weight, place in found.items()}
+        result = find_places(block, weights, walk.hidden[:4], lambda: walk.block(0, walk.hidden[:4]))
+    return {str(weight): place for weight, place in result.items()}
 
 
 def away(before: LanguageModel, after: LanguageModel) -> float:
@@ -45,8 +45,8 @@ def away(before: LanguageModel, after: LanguageModel) -> float:
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Gemma"])
 def test_attention_and_mlp_write_into_the_stream_one_after_the_other(tmp_path: Path, family: str) -> None:
-    wanted = {"self_attn.o_proj.weight": "post_attention_layernorm", "mlp.down_proj.weight": OUTPUT}
-    assert places(LanguageModel(write_folder(tmp_path, family))) == wanted
+    expected = {"self_attn.o_proj.weight": "post_attention_layernorm", "mlp.down_proj.weight": OUTPUT}
+    assert places(LanguageModel(write_folder(tmp_path, family))) == expected
 
 
 @pytest.mark.parametrize("family", ["Cohere", "Gemma2"], ids=["branches in parallel", "norms behind the linears"])
@@ -63,21 +63,21 @@ def test_experts_write_only_a_part_into_the_stream(tmp_path: Path) -> None:
 def test_aiming_at_the_original_comes_nearer_to_it(tmp_path: Path, family: str) -> None:
     model = LanguageModel(write_folder(tmp_path, family, num_hidden_layers=4))
     options: dict[str, Any] = {"bits": 3, "group_size": 16}
-    given, original = (Gptq(target=target, **options).run(model, context()) for target in ("given", "original"))
-    assert away(model, original) < 0.95 * away(model, given)
+    to_inputs, original = (Gptq(target=target, **options).run(model, context()) for target in ("given", "original"))
+    assert away(model, original) < 0.95 * away(model, to_inputs)
 
 
 @pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "at once"])
 def test_experts_that_see_other_tokens_aim_at_what_they_are_given(tmp_path: Path, sequential: bool) -> None:
     model = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1))
-    made = Gptq(bits=4, group_size=16, true_sequential=sequential).run(model, context())
-    assert set(made.grid) == set(Gptq(group_size=16).schemes(model))
+    result = Gptq(bits=4, group_size=16, true_sequential=sequential).run(model, context())
+    assert set(result.grid) == set(Gptq(group_size=16).schemes(model))
 
 
 def test_activations_of_both_models_may_lie_on_disk(tmp_path: Path) -> None:
     model = LanguageModel(write_folder(tmp_path))
-    spilled, held = (in_shards(Gptq(group_size=16).run(model, context(memory_bytes=size))) for size in (1, None))
-    assert all(torch.equal(spilled.tensor(name), held.tensor(name)) for name in held.skeleton.names())
+    spilled, in_memory = (in_shards(Gptq(group_size=16).run(model, context(memory_bytes=size))) for size in (1, None))
+    assert all(torch.equal(spilled.tensor(name), in_memory.tensor(name)) for name in in_memory.skeleton.names())
 
 
 def test_experts_wait_for_nobody_but_the_stage_before() -> None:

@@ -91,11 +91,11 @@ def test_experts_that_saw_too_few_tokens_fall_back_and_are_named(tmp_path: Path)
     folder = write_folder(tmp_path, "Mixtral", num_local_experts=4, num_experts_per_tok=2)
     lent = context(np.full((8, 16), 5))
     Gptq(group_size=16).run(LanguageModel(folder), lent)
-    said = {name: fact for name, fact in lent.facts["layers"].items() if "experts" in name}
-    idle = [name for name, fact in said.items() if fact.get("fallback") == "rtn"]
-    assert len(said) == 2 * 2 * 4
+    facts = {name: fact for name, fact in lent.facts["layers"].items() if "experts" in name}
+    idle = [name for name, fact in facts.items() if fact.get("fallback") == "rtn"]
+    assert len(facts) == 2 * 2 * 4
     assert len(idle) == 2 * 2 * 2
-    assert {said[name]["tokens"] for name in idle} == {0}
+    assert {facts[name]["tokens"] for name in idle} == {0}
     assert not any("self_attn" in name for name, fact in lent.facts["layers"].items() if "fallback" in fact)
 
 
@@ -128,10 +128,10 @@ def test_a_shard_that_only_the_index_knows_is_named(tmp_path: Path) -> None:
         LanguageModel(folder)
 
 
-@pytest.mark.parametrize("left", [0, 7, 100, -1], ids=["empty", "no header", "half a header", "one byte missing"])
-def test_a_shard_cut_short_is_named(tmp_path: Path, left: int) -> None:
+@pytest.mark.parametrize("size", [0, 7, 100, -1], ids=["empty", "no header", "half a header", "one byte missing"])
+def test_a_shard_cut_short_is_named(tmp_path: Path, size: int) -> None:
     file = sharded(write_folder(tmp_path)) / "model-00001-of-00002.safetensors"
-    file.write_bytes(file.read_bytes()[:left])
+    file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors: not a whole safetensors file"):
         LanguageModel(tmp_path)
 
@@ -176,8 +176,8 @@ def test_nothing_left_to_quantize_is_said(tmp_path: Path) -> None:
 @every_quantizer
 def test_overrides_show_in_what_is_stored(tmp_path: Path, method: Any) -> None:
     overrides = {"*.down_proj": {"bits": 8, "group_size": None}, "*.layers.0.*": {"symmetric": False}}
-    made = type(method)(group_size=16, symmetric=True, overrides=overrides, exclude="*.up_proj")
-    grid = made.run(LanguageModel(write_folder(tmp_path)), context()).grid
+    result = type(method)(group_size=16, symmetric=True, overrides=overrides, exclude="*.up_proj")
+    grid = result.run(LanguageModel(write_folder(tmp_path)), context()).grid
     as_asked = {"down_proj": (8, None), "gate_proj": (4, 16), "q_proj": (4, 16), "o_proj": (4, 16)}
     for layer, symmetric in enumerate([False, True]):
         for name, (bits, size) in as_asked.items():
@@ -213,9 +213,9 @@ def test_a_plan_that_quantizes_twice_is_refused_at_its_line(tmp_path: Path) -> N
     (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
     plan = write_plan(tmp_path, PLAN)
     assert faults(plan) == ["8: gptq must come before rtn (line 7), which leaves the weights quantized"]
-    (made := tmp_path / "quantized").mkdir()
-    Rtn(group_size=16).run(LanguageModel(tmp_path), context()).save(made)
-    write_tokenizer(made)
+    (folder := tmp_path / "quantized").mkdir()
+    Rtn(group_size=16).run(LanguageModel(tmp_path), context()).save(folder)
+    write_tokenizer(folder)
     plan.write_text(PLAN.replace("hf: .", "hf: quantized").replace("  - {pass: gptq, group_size: 16}\n", ""))
     assert faults(plan) == [
         "7: rtn takes a model whose weights are floats; they are quantized in the plan's model already"

@@ -134,7 +134,7 @@ def test_smoothing_leaves_what_the_model_computes(tmp_path: Path, family: str) -
 
 
 def test_smoothing_that_finds_no_norm_is_an_error(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("squeeze.passes.quantize.language.smooth.find_sources", lambda *given: {})
+    monkeypatch.setattr("squeeze.passes.quantize.language.smooth.find_sources", lambda *_: {})
     with pytest.raises(EffectError, match="nothing was folded"):
         Smooth().run(tiny, context())
 
@@ -157,8 +157,8 @@ def test_a_rotated_model_is_a_stock_model_that_says_the_same(tmp_path: Path, fam
     rotated.save_dense(tmp_path / "dense")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").eval()
     with torch.no_grad():
-        said = stock(input_ids=torch.from_numpy(dataset(4).tokens)).logits
-    assert torch.allclose(said, logits(rotated), atol=1e-4)
+        output = stock(input_ids=torch.from_numpy(dataset(4).tokens)).logits
+    assert torch.allclose(output, logits(rotated), atol=1e-4)
 
 
 def test_a_norm_that_subtracts_the_mean_cannot_be_rotated(tmp_path: Path) -> None:
@@ -182,36 +182,36 @@ def test_experts_in_one_tensor_are_not_rotated(tmp_path: Path) -> None:
 
 def test_a_rotation_that_changes_the_model_is_an_error(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the writers forgotten, the pass would see it by itself."""
-    monkeypatch.setattr(rotate, "_turn_writers", lambda *given: None)
+    monkeypatch.setattr(rotate, "_turn_writers", lambda *_: None)
     with pytest.raises(EffectError, match="its logits changed by"):
         Rotate().run(tiny, context())
 
 
 def test_awq_folds_its_scales_and_names_where(tiny: LanguageModel) -> None:
     lent = context()
-    made = Awq(bits=3, group_size=32).run(tiny, lent)
+    result = Awq(bits=3, group_size=32).run(tiny, lent)
     assert lent.facts["folded"] == {
         "input_layernorm": 6,
         "mlp.up_proj": 2,
         "post_attention_layernorm": 4,
         "self_attn.v_proj": 2,
     }
-    assert change(tiny, made) < change(tiny, Rtn(bits=3, group_size=32).run(tiny, context()))
+    assert change(tiny, result) < change(tiny, Rtn(bits=3, group_size=32).run(tiny, context()))
     assert all(fact["loss"] < fact["loss_rtn"] for fact in lent.facts["layers"].values())
 
 
 def test_awq_scales_what_it_leaves_real_as_well(tiny: LanguageModel) -> None:
     """v is read by o and reads a norm: left out of quantization it still must follow both foldings."""
-    made = Awq(bits=8, group_size=32, exclude=("*.v_proj",)).run(tiny, context())
-    assert "model.layers.0.self_attn.v_proj.weight" not in made.grid
-    assert change(tiny, made) < 0.02
+    result = Awq(bits=8, group_size=32, exclude=("*.v_proj",)).run(tiny, context())
+    assert "model.layers.0.self_attn.v_proj.weight" not in result.grid
+    assert change(tiny, result) < 0.02
 
 
 def test_clipping_alone_leaves_the_norms(tiny: LanguageModel) -> None:
     lent = context()
-    made = Awq(bits=3, group_size=32, scale=False).run(tiny, lent)
+    result = Awq(bits=3, group_size=32, scale=False).run(tiny, lent)
     norm = "model.layers.0.input_layernorm.weight"
-    assert torch.equal(made.tensor(norm), tiny.tensor(norm))
+    assert torch.equal(result.tensor(norm), tiny.tensor(norm))
     assert lent.facts["folded"] == {}
 
 
@@ -227,12 +227,12 @@ def test_clipping_alone_leaves_the_norms(tiny: LanguageModel) -> None:
     ids=["rtn", "rtn-asymmetric", "hqq", "awq-per-channel", "gptq"],
 )
 def test_every_quantizer_leaves_a_grid_that_comes_close(tiny: LanguageModel, quantizer: Any) -> None:
-    made = quantizer.run(tiny, context())
-    assert len(made.grid) == 14
-    assert {entry.bits for entry in made.grid.values()} == {4}
-    assert all(entry.symmetric == quantizer.symmetric for entry in made.grid.values())
-    assert 0 < change(tiny, made) < 0.3
-    assert made.nbytes() < tiny.nbytes()
+    result = quantizer.run(tiny, context())
+    assert len(result.grid) == 14
+    assert {entry.bits for entry in result.grid.values()} == {4}
+    assert all(entry.symmetric == quantizer.symmetric for entry in result.grid.values())
+    assert 0 < change(tiny, result) < 0.3
+    assert result.nbytes() < tiny.nbytes()
 
 
 def test_more_bits_come_closer(tiny: LanguageModel) -> None:
@@ -242,11 +242,11 @@ def test_more_bits_come_closer(tiny: LanguageModel) -> None:
 
 
 def test_embeddings_are_quantized_on_request(tiny: LanguageModel) -> None:
-    made = in_shards(Rtn(group_size=32, embeddings=8).run(tiny, context()))
-    assert made.grid["model.embed_tokens.weight"].bits == 8
-    assert "lm_head.weight" not in made.grid  # it is tied
-    assert 0 < (made.tensor("model.embed_tokens.weight") - tiny.tensor("model.embed_tokens.weight")).abs().max() < 1e-3
-    assert made.nbytes() < Rtn(group_size=32).run(tiny, context()).nbytes()
+    new = in_shards(Rtn(group_size=32, embeddings=8).run(tiny, context()))
+    assert new.grid["model.embed_tokens.weight"].bits == 8
+    assert "lm_head.weight" not in new.grid  # it is tied
+    assert 0 < (new.tensor("model.embed_tokens.weight") - tiny.tensor("model.embed_tokens.weight")).abs().max() < 1e-3
+    assert new.nbytes() < Rtn(group_size=32).run(tiny, context()).nbytes()
 
 
 def test_a_group_index_is_stored_with_the_grid_and_read_back(tiny: LanguageModel) -> None:
@@ -281,8 +281,8 @@ def test_groups_that_do_not_fit_are_refused_with_those_that_do(tmp_path: Path) -
     override = {"*.down_proj": {"group_size": 43}}
     fit = Gptq(group_size=32, overrides=override)
     assert list(fit.faults(model)) == []
-    made = fit.run(model, context())
-    assert made.grid["model.layers.0.mlp.down_proj.weight"].group_size == 43
+    result = fit.run(model, context())
+    assert result.grid["model.layers.0.mlp.down_proj.weight"].group_size == 43
 
 
 def test_write_shows_a_text_and_leaves_the_model(real: Path) -> None:
@@ -297,10 +297,10 @@ def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
     """Paired over sequences, three bits: the interval of the gain lies above zero."""
     model = LanguageModel(real / "models/prose6M")
     read = TextData(text="data/prose/calibrate.txt", length=128, samples=32).open(real, model.folder)
-    held = TextData(text="data/prose/evaluate.txt", length=128, samples=32).open(real, model.folder)
-    assert shared_examples(held, read) == 0
+    data = TextData(text="data/prose/evaluate.txt", length=128, samples=32).open(real, model.folder)
+    assert shared_examples(data, read) == 0
     rounded, solved = (
-        per_sequence(quantizer(bits=3, group_size=64).run(model, Context(calibration_data=read)), held)
+        per_sequence(quantizer(bits=3, group_size=64).run(model, Context(calibration_data=read)), data)
         for quantizer in (Rtn, Gptq)
     )
     gain = rounded - solved
@@ -310,8 +310,8 @@ def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
 def per_sequence(model: LanguageModel, data: TokenDataset) -> np.ndarray:
     """Mean loss of each sequence."""
     tokens = torch.from_numpy(data.tokens)
-    found = [
+    result = [
         nn.functional.cross_entropy(part[:, :-1].transpose(1, 2), tokens[rows, 1:], reduction="none").mean(dim=1)
         for rows, part in model.logits(tokens)
     ]
-    return torch.cat(found).numpy()
+    return torch.cat(result).numpy()

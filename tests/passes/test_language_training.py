@@ -178,5 +178,5 @@ FAULTS = {
 
 @pytest.mark.parametrize("setting", FAULTS)
 def test_what_cannot_be_trained_is_a_fault(world: Path, setting: str) -> None:
-    found = faults(world / "plan.yaml", setting)
-    assert any(FAULTS[setting] in line for line in found), found
+    messages = faults(world / "plan.yaml", setting)
+    assert any(FAULTS[setting] in line for line in messages), messages

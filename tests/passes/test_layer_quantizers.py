@@ -61,8 +61,8 @@ def test_unfolded_inputs_times_the_weight_are_what_the_layer_gives(layer: Any) -
 @pytest.mark.parametrize("options", [PLAIN, GROUPS], ids=["per-channel", "per-group"])
 def test_gptq_loses_less_than_rounding_in_every_layer_and_in_the_logits(options: dict[str, Any]) -> None:
     original, rounded = torch_model(), Rtn(bits=3, **options).run(torch_model(), context())
-    corrected = Gptq(bits=3, **options).run(torch_model(), said := context())
-    layers = said.facts["layers"]
+    corrected = Gptq(bits=3, **options).run(torch_model(), lent := context())
+    layers = lent.facts["layers"]
     assert list(layers) == ["stem.weight", "depthwise.weight", "grouped.weight", "fc.weight"]  # as they run
     assert all(facts["loss"] <= facts["loss_rtn"] for facts in layers.values())
     error = {m: float((logits(m) - logits(original)).square().mean()) for m in (rounded, corrected)}
@@ -80,20 +80,20 @@ def test_a_layer_is_calibrated_on_what_its_quantized_predecessors_give() -> None
 
 
 def test_a_group_is_some_input_channels_with_all_places_of_the_kernel() -> None:
-    made = Rtn(bits=4, **GROUPS).run(torch_model(), context())
-    assert made.grid["grouped.weight"].scale.shape == (16, 2)  # 8 input channels per group of the convolution
-    assert made.grid["grouped.weight"].group_size == 4 * 9
-    assert made.grid["fc.weight"].scale.shape == (7, 4)
+    result = Rtn(bits=4, **GROUPS).run(torch_model(), context())
+    assert result.grid["grouped.weight"].scale.shape == (16, 2)  # 8 input channels per group of the convolution
+    assert result.grid["grouped.weight"].group_size == 4 * 9
+    assert result.grid["fc.weight"].scale.shape == (7, 4)
 
 
 def test_what_is_stored_and_counted_is_integers_and_what_is_read_back_the_same(tmp_path: Path) -> None:
-    original, made = torch_model(), Gptq(bits=4, **GROUPS).run(torch_model(), context())
-    made.save(tmp_path)
+    original, result = torch_model(), Gptq(bits=4, **GROUPS).run(torch_model(), context())
+    result.save(tmp_path)
     read = TorchModel.load(tmp_path)
-    assert torch.equal(logits(read), logits(made))
-    assert all(_same(read.grid[name], made.grid[name]) for name in made.grid)
-    assert read.nbytes() == made.nbytes() < original.nbytes() / 3
-    weights = sum(grid.q.numel() for grid in made.grid.values())
+    assert torch.equal(logits(read), logits(result))
+    assert all(_same(read.grid[name], result.grid[name]) for name in result.grid)
+    assert read.nbytes() == result.nbytes() < original.nbytes() / 3
+    weights = sum(grid.q.numel() for grid in result.grid.values())
     packed = {layer.name: layer.nbytes for layer in read.layers()}
     assert sum(packed.values()) == read.nbytes()
     assert packed["grouped"] == 16 * 72 // 2 + 16 * 2 * 2 + 16 * 4  # 4 bits, float16 scales, a float32 bias
@@ -107,14 +107,17 @@ def test_what_is_stored_and_counted_is_integers_and_what_is_read_back_the_same(t
 )
 def test_the_onnx_file_holds_the_integers_of_the_grid(tmp_path: Path, options: dict[str, Any], bits: int) -> None:
     """Read by the onnx package alone; what ONNX Runtime sees is proven by the pass itself."""
-    made = Gptq(**options).run(torch_model(), context())
-    exported = ExportOnnx().run(made, said := context())
-    assert [(line["reader"], line["differing"]) for line in said.facts["proof"]] == [("squeeze", 0), ("onnxruntime", 0)]
+    result = Gptq(**options).run(torch_model(), context())
+    exported = ExportOnnx().run(result, lent := context())
+    assert [(line["reader"], line["differing"]) for line in lent.facts["proof"]] == [
+        ("squeeze", 0),
+        ("onnxruntime", 0),
+    ]
     (tmp_path / "model.onnx").write_bytes(exported.data)
     stored = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer
     }
-    for name, grid in made.grid.items():
+    for name, grid in result.grid.items():
         integers = stored[f"{name}.integers"]
         assert integers.dtype == (np.int8 if bits == 8 else ml_dtypes.int4)
         assert np.array_equal(integers.astype(np.int8).reshape(grid.q.shape), grid.q.numpy())
@@ -122,12 +125,12 @@ def test_the_onnx_file_holds_the_integers_of_the_grid(tmp_path: Path, options: d
         assert np.array_equal(stored[f"{name}.zero_point"].astype(np.int32).reshape(grid.scale.shape), grid.zero_point)
     floats = [name for name, array in stored.items() if array.dtype == np.float32 and array.ndim > 1]
     assert all(name.endswith(".scale") for name in floats)
-    torch.testing.assert_close(exported.predict(_images()), logits(made), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(exported.predict(_images()), logits(result), atol=1e-4, rtol=1e-4)
     assert OnnxModel.from_file(tmp_path / "model.onnx").marks() == {"quantized"}
 
 
 def test_a_file_with_other_integers_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Rtn(bits=4, **PLAIN).run(torch_model(), context())
+    result = Rtn(bits=4, **PLAIN).run(torch_model(), context())
     store = export_grid.store_grid
 
     def shifted(node: Any, grid: QuantizedTensor) -> None:
@@ -137,19 +140,19 @@ def test_a_file_with_other_integers_is_not_proven(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(export_grid, "store_grid", shifted)
     with pytest.raises(EffectError, match=r"'stem.weight' is read back with other integers or scales"):
-        ExportOnnx().run(made, context())
+        ExportOnnx().run(result, context())
 
 
 def test_a_killed_run_goes_on_behind_its_last_finished_layer(tmp_path: Path) -> None:
-    whole = Gptq(bits=4, **PLAIN).run(torch_model(), said := context())
+    whole = Gptq(bits=4, **PLAIN).run(torch_model(), lent := context())
     with pytest.raises(KeyboardInterrupt):
         Gptq(bits=4, **PLAIN).run(torch_model(), context(journal=Journal(tmp_path), progress=Killed(2)))
-    kept = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert sorted(kept) == ["layer-00000.safetensors", "layer-00001.safetensors"]
+    times = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert sorted(times) == ["layer-00000.safetensors", "layer-00001.safetensors"]
     resumed = Gptq(bits=4, **PLAIN).run(torch_model(), again := context(journal=Journal(tmp_path)))
     assert all(_same(resumed.grid[name], whole.grid[name]) for name in whole.grid)
-    assert again.facts == said.facts
-    assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept  # taken, not made again
+    assert again.facts == lent.facts
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in times} == times  # taken, not made again
 
 
 def test_a_norm_is_folded_where_it_alone_reads_a_convolution() -> None:
@@ -199,8 +202,8 @@ def test_options_that_do_not_fit_are_one_line_before_and_while_it_runs(method: A
 def test_a_transposed_convolution_that_is_asked_for_is_said_to_have_no_grid() -> None:
     (fault,) = Rtn(group_size=None, include=("0", "1")).faults(transposed_model().outline())
     assert fault == "rtn: 1: a ConvTranspose2d has no grid; 0, 3 would do"
-    made = Rtn(group_size=None).run(transposed_model(), context())
-    assert set(made.grid) == {"0.weight", "3.weight"}  # not asked for, it stays as it is
+    result = Rtn(group_size=None).run(transposed_model(), context())
+    assert set(result.grid) == {"0.weight", "3.weight"}  # not asked for, it stays as it is
 
 
 def test_no_calibration_data_is_one_line() -> None:
@@ -218,10 +221,10 @@ def test_no_calibration_data_is_one_line() -> None:
     ids=["quantize", "train", "prune"],
 )
 def test_passes_that_would_lose_the_integers_refuse_them(method: Any, message: str) -> None:
-    made = Gptq(bits=4, **PLAIN).run(torch_model(), context())
-    assert "quantized" in type(method).refuses & made.marks()
+    result = Gptq(bits=4, **PLAIN).run(torch_model(), context())
+    assert "quantized" in type(method).refuses & result.marks()
     with pytest.raises(ModelError, match=message.replace("gptq", "rtn")):
-        method.run(made, context(train_data=context().calibration_data))
+        method.run(result, context(train_data=context().calibration_data))
 
 
 def test_an_operator_set_without_int4_is_refused_where_it_is_set() -> None:

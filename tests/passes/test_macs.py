@@ -93,11 +93,11 @@ def graph(
 ) -> ir.Model:
     """One node; its inputs in order, weights last."""
     node = helper.make_node(op, [*inputs, *weights], ["y"], "node", domain=domain, **more)
-    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
-    fed = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()]
-    made = helper.make_graph([node], "g", fed, [helper.make_empty_tensor_value_info("y")], held)
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    specs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    proto = helper.make_graph([node], "g", specs, [helper.make_empty_tensor_value_info("y")], initializers)
     opsets = [helper.make_opsetid("", 23), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    return ir.from_proto(helper.make_model(made, opset_imports=opsets, ir_version=10))
+    return ir.from_proto(helper.make_model(proto, opset_imports=opsets, ir_version=10))
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def ones(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("made", "macs"),
+    ("graph_model", "macs"),
     [
         (graph("Conv", {"x": ("n", 3, 6, 6)}, {"w": ones(8, 3, 3, 3)}, pads=[1] * 4), 8 * 27 * 36),
         (graph("Conv", {"x": ("n", 8, 6, 6)}, {"w": ones(8, 1, 3, 3)}, pads=[1] * 4, group=8), 8 * 9 * 36),
@@ -122,9 +122,9 @@ def ones(*shape: int) -> np.ndarray:
     ],
     ids=lambda value: next(iter(value.graph)).op_type if isinstance(value, ir.Model) else "",
 )
-def test_onnx_operators_are_counted_as_by_hand(made: ir.Model, macs: int | None) -> None:
+def test_onnx_operators_are_counted_as_by_hand(graph_model: ir.Model, macs: int | None) -> None:
     """A free batch is one example, a free length 16; an operator without a rule is None."""
-    assert total_macs(count_macs(made, 16)) == macs
+    assert total_macs(count_macs(graph_model, 16)) == macs
 
 
 def test_every_form_of_one_model_says_the_same() -> None:
@@ -160,15 +160,15 @@ def test_what_a_network_keeps_while_it_is_counted_does_not_stay(tmp_path: Path) 
         def __init__(self) -> None:
             super().__init__()
             self.fc = nn.Linear(4, 5)
-            self.seen: Tensor | None = None
+            self.image: Tensor | None = None
 
         def forward(self, image: Tensor) -> Tensor:
-            self.seen = torch.zeros_like(image) if self.seen is None else self.seen
-            return self.fc(image + self.seen)
+            self.image = torch.zeros_like(image) if self.image is None else self.image
+            return self.fc(image + self.image)
 
-    kept = model(Keeping(), 4)
-    assert kept.macs() == 20
-    assert kept.predict(kept.example()).device.type == "cpu"
+    keeping = model(Keeping(), 4)
+    assert keeping.macs() == 20
+    assert keeping.predict(keeping.example()).device.type == "cpu"
     long = {
         "rope_type": "longrope",
         "factor": 2.0,

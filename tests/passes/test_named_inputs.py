@@ -69,9 +69,9 @@ def test_a_model_of_several_inputs_is_quantized_and_scored(world: Path) -> None:
     assert original.scores["top1"].units == EXAMPLES
     assert quantized.scores["kl"].value > 0
     assert quantized.scores["size_bytes"].value < original.scores["size_bytes"].value
-    left = quantized.facts["untouched"]
-    assert [name for name, _ in left["largest"]] == ["memory", "embedding"]
-    assert left["share"] == pytest.approx(sum(share for _, share in left["largest"]))
+    fact = quantized.facts["untouched"]
+    assert [name for name, _ in fact["largest"]] == ["memory", "embedding"]
+    assert fact["share"] == pytest.approx(sum(share for _, share in fact["largest"]))
 
 
 def test_weights_that_stay_float_are_named_with_their_share(world: Path) -> None:
@@ -105,5 +105,5 @@ BAD = {
 @pytest.mark.parametrize(("inputs", "line"), list(BAD.items()), ids=list(BAD))
 def test_inputs_that_do_not_fit_are_told_before_anything_runs(world: Path, inputs: str, line: str) -> None:
     (world / "plan.yaml").write_text(PLAN.replace("{tokens: bytes, extra: sizes}", inputs))
-    found = faults(world / "plan.yaml")
-    assert any(line in fault for fault in found), found
+    messages = faults(world / "plan.yaml")
+    assert any(line in fault for fault in messages), messages

@@ -26,9 +26,9 @@ def test_every_option_explains_itself(kind: registry.Kind, name: str) -> None:
 
 def test_a_users_terminal_shows_what_an_option_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("passes", "gptq") == 0
-    shown = capsys.readouterr().out
-    assert "refinements: " in shown
-    assert "Rounds of coordinate descent on scales and integers after rounding" in shown
+    text = capsys.readouterr().out
+    assert "refinements: " in text
+    assert "Rounds of coordinate descent on scales and integers after rounding" in text
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def test_the_least_important_channels_leave():
     conv = model.module.get_submodule("blocks.0.first.0")
     conv.weight.data[[0, 2, 4, 6, 8, 10, 12, 14]] *= 1e-3
     rows = conv.weight.data[[i for i in range(32) if i not in range(0, 16, 2)]]
-    kept, _ = pruned(model, ratio=0.25, scope="layer", include="blocks.0.first.0", importance="l1")
-    new = kept.module.get_submodule("blocks.0.first.0")
+    narrow, _ = pruned(model, ratio=0.25, scope="layer", include="blocks.0.first.0", importance="l1")
+    new = narrow.module.get_submodule("blocks.0.first.0")
     assert torch.equal(new.weight, rows)
 
 

@@ -27,13 +27,13 @@ from squeeze.passes.quantize.rtn import Rtn
 
 
 @cache
-def given() -> tuple[TorchModel, OnnxModel]:
+def quantized_and_exported() -> tuple[TorchModel, OnnxModel]:
     """gptq at 8 bits, negative scales and all, and its export."""
-    made = Gptq(bits=8, group_size=None).run(torch_model(), context())
-    exported = ExportOnnx().run(made, context())
-    assert isinstance(made, TorchModel)
+    result = Gptq(bits=8, group_size=None).run(torch_model(), context())
+    exported = ExportOnnx().run(result, context())
+    assert isinstance(result, TorchModel)
     assert isinstance(exported, OnnxModel)
-    return made, exported
+    return result, exported
 
 
 def initializers(model: OnnxModel, path: Path) -> dict[str, Any]:
@@ -43,20 +43,20 @@ def initializers(model: OnnxModel, path: Path) -> dict[str, Any]:
 
 
 def test_the_integers_stay_and_only_ranges_come(tmp_path: Path) -> None:
-    made, exported = given()
-    static = QuantizeStatic().run(exported, said := context())
+    result, exported = quantized_and_exported()
+    static = QuantizeStatic().run(exported, run_context := context())
     stored = initializers(static, tmp_path / "static.onnx")
-    for name, grid in made.grid.items():
+    for name, grid in result.grid.items():
         assert np.array_equal(stored[f"{name}.integers"].reshape(grid.q.shape), grid.q.numpy())
         assert np.array_equal(stored[f"{name}.scale"].reshape(grid.scale.shape), grid.scale.numpy())
-    assert said.facts["coverage"]["Conv"] == [3, 3]  # all on integer kernels
+    assert run_context.facts["coverage"]["Conv"] == [3, 3]  # all on integer kernels
     error = (static.predict(Noise(32, seed=1).batch(np.arange(32))) - logits(torch_model())).square().mean()
     assert float(error) < 1e-3 * float(logits(torch_model()).square().mean())
     assert static.marks() == {"quantized", "fully quantized"}
 
 
 def test_the_ranges_belong_to_the_model_and_are_stored_with_it(tmp_path: Path) -> None:
-    static = QuantizeStatic().run(given()[1], context())
+    static = QuantizeStatic().run(quantized_and_exported()[1], context())
     stored = initializers(static, tmp_path / "static.onnx")
     assert "image" in static.ranges
     for name, grid in static.ranges.items():
@@ -64,15 +64,15 @@ def test_the_ranges_belong_to_the_model_and_are_stored_with_it(tmp_path: Path) -
     (tmp_path / "model").mkdir()
     static.save(tmp_path / "model")
     assert OnnxModel.load(tmp_path / "model").ranges == static.ranges
-    assert not given()[1].ranges
+    assert not quantized_and_exported()[1].ranges
 
 
 def test_a_layer_that_stays_float_keeps_its_integers_too(tmp_path: Path) -> None:
-    static = QuantizeStatic(exclude=("grouped",)).run(given()[1], said := context())
+    static = QuantizeStatic(exclude=("grouped",)).run(quantized_and_exported()[1], run_context := context())
     stored = initializers(static, tmp_path / "static.onnx")
-    grid = given()[0].grid["grouped.weight"]
+    grid = quantized_and_exported()[0].grid["grouped.weight"]
     assert np.array_equal(stored["grouped.weight.integers"].reshape(grid.q.shape), grid.q.numpy())
-    assert said.facts["uncovered"] == {"grouped": "left out by include / exclude"}
+    assert run_context.facts["uncovered"] == {"grouped": "left out by include / exclude"}
 
 
 def test_weights_of_four_bits_are_refused_by_what_needs_eight_and_kept_where_it_is_told_to_leave_them() -> None:
@@ -92,24 +92,24 @@ def test_weights_of_four_bits_are_refused_by_what_needs_eight_and_kept_where_it_
 
 
 def test_a_cpu_without_room_for_eight_bits_refuses_them() -> None:
-    kinds = {name: GridKind.of(grid) for name, grid in given()[0].grid.items()}
+    kinds = {name: GridKind.of(grid) for name, grid in quantized_and_exported()[0].grid.items()}
     (fault,) = QuantizeStatic(target_cpu="x86_avx2").grid_faults(kinds)
     assert fault.endswith("its weights have 8 bits, and x86_avx2 takes 7; quantize_static alone would round to them")
 
 
 def test_scales_that_would_have_to_change_are_not_changed_in_silence() -> None:
-    made = Rtn(bits=8, group_size=None).run(torch_model(), context())
+    result = Rtn(bits=8, group_size=None).run(torch_model(), context())
     with torch.no_grad():
-        made.module.get_parameter("grouped.bias")[0] = 1e9
-    exported = OnnxModel(ExportOnnx().run(made, context()).copy_ir())
+        result.module.get_parameter("grouped.bias")[0] = 1e9
+    exported = OnnxModel(ExportOnnx().run(result, context()).copy_ir())
     with pytest.raises(EffectError, match=r"grouped: its bias is too large for the scale of its weights"):
         QuantizeStatic(bias_correction=False).run(exported, context())
 
 
 def test_what_is_quantized_with_its_activations_is_not_quantized_again() -> None:
-    static, dynamic = QuantizeStatic().run(given()[1], context()), QuantizeDynamic
+    static, dynamic = QuantizeStatic().run(quantized_and_exported()[1], context()), QuantizeDynamic
     assert static.marks() & QuantizeStatic.refuses == {"fully quantized"}
     assert {"quantized", "fully quantized"} == dynamic.leaves
-    assert "quantized" in dynamic.refuses & given()[1].marks()
-    assert QuantizeStatic().promised(given()[1]) == {"weights_changed"}  # eight bits do not get fewer
+    assert "quantized" in dynamic.refuses & quantized_and_exported()[1].marks()
+    assert QuantizeStatic().promised(quantized_and_exported()[1]) == {"weights_changed"}  # eight bits do not get fewer
     assert any(node.op_type in LAYER_OPS for node in static.ir.graph)

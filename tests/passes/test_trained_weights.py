@@ -226,5 +226,5 @@ def test_what_cannot_be_trained_on_a_grid_is_a_fault(tmp_path: Path, settings: t
     (tmp_path / "train.txt").write_text("a small house at the edge of the wood " * 20)
     (tmp_path / "plan.yaml").write_text(PLAN)
     assert not faults(tmp_path / "plan.yaml", "passes.1.epochs=1")
-    found = faults(tmp_path / "plan.yaml", *settings)
-    assert any(FAULTS[settings] in line for line in found), found
+    messages = faults(tmp_path / "plan.yaml", *settings)
+    assert any(FAULTS[settings] in line for line in messages), messages

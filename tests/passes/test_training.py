@@ -85,9 +85,9 @@ ALL = pytest.mark.parametrize("pass_", [FINETUNE, DISTILL, ADAMW], ids=["finetun
 
 @ALL
 def test_training_lowers_the_loss_and_gives_back_a_model_in_evaluation_mode(pass_):
-    told = context()
-    model = pass_.run(digits(), told)
-    assert told.facts["losses"][-1] < 0.8 * told.facts["losses"][0]
+    run_context = context()
+    model = pass_.run(digits(), run_context)
+    assert run_context.facts["losses"][-1] < 0.8 * run_context.facts["losses"][0]
     assert not any(module.training for module in model.module.modules())
     assert model.module.get_submodule("stem.0").weight.is_contiguous()
 
@@ -161,9 +161,9 @@ def test_a_training_that_diverges_ends_with_the_best_weights_before_that(monkeyp
 
 def test_a_student_comes_nearer_to_its_teacher():
     batch = Bars().batch(np.arange(96))
-    told = teacher().predict(batch)
+    predictions = teacher().predict(batch)
     student = Distill(epochs=8, batch_size=16, learning_rate=0.02).run(digits(), context())
-    before, after = ((model.predict(batch) - told).square().mean() for model in (digits(), student))
+    before, after = ((model.predict(batch) - predictions).square().mean() for model in (digits(), student))
     assert after < 0.5 * before
 
 

@@ -43,6 +43,6 @@ def test_adamw_keeps_two_values_of_each_weight_that_it_trains(model: LanguageMod
 
 
 def takes(pass_: TrainingPass, model: LanguageModel) -> int:
-    found = pass_.memory_bytes(model, 256, None)
-    assert found is not None
-    return found
+    result = pass_.memory_bytes(model, 256, None)
+    assert result is not None
+    return result

@@ -19,7 +19,7 @@ BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 1
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "a plan is a mapping that begins with 'model:'"),
         ("# nothing\n", "a plan is a mapping"),
@@ -53,12 +53,12 @@ BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 1
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_text_that_is_no_plan_is_one_line_and_takes_no_time(tmp_path: Path, text: str, said: str) -> None:
+def test_text_that_is_no_plan_is_one_line_and_takes_no_time(tmp_path: Path, text: str, message: str) -> None:
     path = write_plan(tmp_path, text)
     began = time.perf_counter()
     with pytest.raises(PlanError) as caught:
         read_document(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value).splitlines()) == 1
     assert time.perf_counter() - began < 10
@@ -127,7 +127,7 @@ def test_vars_are_names_and_texts(tmp_path: Path, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("passes.0.factor", "is not of the form passes.0.ratio=0.5"),
         ("=3", "is not of the form"),
@@ -141,11 +141,11 @@ def test_vars_are_names_and_texts(tmp_path: Path, value: str) -> None:
         ("passes.0.factor=!!set {a}", "is not YAML (!!set is not read"),
     ],
 )
-def test_an_override_that_points_nowhere_is_refused(tmp_path: Path, override: str, said: str) -> None:
+def test_an_override_that_points_nowhere_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(PlanError) as caught:
         read_document(write_plan(tmp_path), (override,))
     assert str(caught.value).startswith("--set: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_overrides_replace_values_and_add_options(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_an_encoder_is_given_sentences_and_an_export(tmp_path: Path, minilm: Pat
 def test_what_is_to_fill_in_is_a_fault_of_its_line(tmp_path: Path) -> None:
     assert squeeze("init", network(tmp_path, ["n", 3, 12, 12]), "--out", tmp_path / "plan.yaml") == 0
     lines = (tmp_path / "plan.yaml").read_text().splitlines()
-    found = faults(tmp_path / "plan.yaml")
-    assert found
-    assert all("FILL IN" in lines[int(fault.split(":")[0]) - 1] for fault in found), found
+    messages = faults(tmp_path / "plan.yaml")
+    assert messages
+    assert all("FILL IN" in lines[int(fault.split(":")[0]) - 1] for fault in messages), messages
 
 
 def test_a_plan_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,9 +41,9 @@ def test_sizes_and_the_store_are_foretold(wide: Path, tmp_path: Path) -> None:
     stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if "out" not in path.parts and path.is_file())
     assert checked.cost is not None
     assert checked.cost.store_bytes == pytest.approx(stored, rel=0.1)
-    left = run.ledger.rows[1].facts["untouched"]
-    assert left["share"] > 0.9
-    assert left["largest"][0][0] == "model.embed_tokens.weight"
+    fact = run.ledger.rows[1].facts["untouched"]
+    assert fact["share"] > 0.9
+    assert fact["largest"][0][0] == "model.embed_tokens.weight"
 
 
 def test_tables_that_stay_float_are_named_with_the_option_that_takes_them(wide: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_export_takes_memory_for_the_weights_that_are_left_by_then(
     wide: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert squeeze("check", write_plan(wide, PLAN), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    quantized, export = told["passes"]
+    output = json.loads(capsys.readouterr().out)
+    quantized, export = output["passes"]
     assert export["memory_bytes"] - 3 * quantized["preview"]["nbytes"] == pytest.approx(450e6, rel=0.2)
-    assert told["cost"]["memory_bytes"] >= export["memory_bytes"]
+    assert output["cost"]["memory_bytes"] >= export["memory_bytes"]

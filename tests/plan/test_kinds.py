@@ -87,15 +87,15 @@ def graph(kind: type[np.generic], quantized: bool = False) -> onnx.ModelProto:
     """``[n, 4]`` to ``[n, 3]``: one matrix, perhaps behind a DequantizeLinear."""
     weight = np.ones((4, 3), np.int8 if quantized else kind)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["logits"], "product")]
-    held = [numpy_helper.from_array(weight, "q" if quantized else "w")]
+    initializers = [numpy_helper.from_array(weight, "q" if quantized else "w")]
     if quantized:
         nodes.insert(0, helper.make_node("DequantizeLinear", ["q", "s"], ["w"]))
-        held.append(numpy_helper.from_array(np.float32(0.5), "s"))
+        initializers.append(numpy_helper.from_array(np.float32(0.5), "s"))
     element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     ends = [helper.make_tensor_value_info(name, element, ["n", size]) for name, size in (("x", 4), ("logits", 3))]
-    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], held)
+    proto = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializers)
     assert element in (TensorProto.FLOAT, TensorProto.FLOAT16)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +126,15 @@ def outline(folder: Path, kind: str) -> Model | None:
         return None
 
 
-def made(name: str, **options: Any) -> Any:
+def part(name: str, **options: Any) -> Any:
     """A pass; a quantizer with groups that divide the tiny model's inputs."""
     cls = registry.load("passes", name)
     needed = {"group_size": 32} if "group_size" in cls.model_fields else NEEDED.get(name, {})
     return cls(**needed | options)
 
 
-def found(world: Path, kind: str, passes: Sequence[Any], target: Any = None, metric: Any = None) -> list[Fault]:
-    export = [made("export_onnx")] if kind in EXPORTED else []
+def refusals(world: Path, kind: str, passes: Sequence[Any], target: Any = None, metric: Any = None) -> list[Fault]:
+    export = [part("export_onnx")] if kind in EXPORTED else []
     kind = EXPORTED.get(kind, kind)
     branches = [Branch("target", target, (), ("targets", 0))] if target else []
     metrics = (metric or SizeBytes(),)
@@ -142,18 +142,18 @@ def found(world: Path, kind: str, passes: Sequence[Any], target: Any = None, met
     return check(plan, frozenset(ROLES), outline(world, kind)).faults
 
 
-def require_one_line(kind: str, told: list[Fault], taken: set[str]) -> None:
+def require_one_line(kind: str, faults_: list[Fault], accepted: set[str]) -> None:
     """Of a model that cannot be read, this is said, and perhaps one thing more."""
-    if kind in taken:
-        assert not told
+    if kind in accepted:
+        assert not faults_
         return
     if kind in UNREADABLE:
-        first = told.pop(0)
+        first = faults_.pop(0)
         assert first.path == ("model",)
         assert UNREADABLE[kind] in first.message
     else:
-        assert len(told) == 1
-    for fault in told:
+        assert len(faults_) == 1
+    for fault in faults_:
         assert "\n" not in fault.message
         assert re.search("[;:,] ", fault.message), "it says what would be right"
 
@@ -165,18 +165,18 @@ def test_the_tables_name_every_pass_and_target() -> None:
 
 @pytest.mark.parametrize("kind", [*SPECS, *EXPORTED])
 def test_a_pass_takes_a_kind_of_model_or_says_in_one_line_why_not(world: Path, kind: str) -> None:
-    for name, taken in TAKEN.items():
+    for name, accepted in TAKEN.items():
         ungrouped = (
             {"group_size": None} if kind == "cnn" and name in ("rtn", "gptq", "hqq") else {}
         )  # of three channels
-        require_one_line(kind, found(world, kind, [made(name, **ungrouped)]), taken)
+        require_one_line(kind, refusals(world, kind, [part(name, **ungrouped)]), accepted)
 
 
 @pytest.mark.parametrize("kind", [*SPECS, *EXPORTED])
 def test_a_target_takes_a_kind_of_model_or_says_in_one_line_why_not(world: Path, kind: str) -> None:
-    keep = [made("write")] if kind in ("language", "gptq") else []
-    for name, taken in PACKED.items():
-        require_one_line(kind, found(world, kind, keep, registry.load("targets", name)()), taken)
+    keep = [part("write")] if kind in ("language", "gptq") else []
+    for name, accepted in PACKED.items():
+        require_one_line(kind, refusals(world, kind, keep, registry.load("targets", name)()), accepted)
 
 
 UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
@@ -226,29 +226,31 @@ UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
 def test_an_option_that_is_set_and_does_nothing_is_a_fault(
     world: Path, kind: str, name: str, options: dict[str, Any], option: str, reason: str
 ) -> None:
-    (fault,) = found(world, kind, [made(name, **options)])
+    (fault,) = refusals(world, kind, [part(name, **options)])
     assert fault.path == ("passes", int(kind in EXPORTED), option)
     assert fault.message.startswith(f"{name}: {option} {reason}")
 
 
 def test_what_does_something_is_no_fault(world: Path) -> None:
-    assert not found(world, "cnn", [made("finetune", augment=("crop",), momentum=0.5), made("export_onnx", opset=18)])
-    assert not found(world, "gptq", [made("export_onnx", weights="nbits", accuracy_level=0, length=32)])
-    assert not found(world, "exported encoder", [made("quantize_dynamic", smooth=True, embeddings=False)])
-    assert not found(world, "onnx", [made("quantize_static", method="percentile", percent=99.0)])
+    assert not refusals(
+        world, "cnn", [part("finetune", augment=("crop",), momentum=0.5), part("export_onnx", opset=18)]
+    )
+    assert not refusals(world, "gptq", [part("export_onnx", weights="nbits", accuracy_level=0, length=32)])
+    assert not refusals(world, "exported encoder", [part("quantize_dynamic", smooth=True, embeddings=False)])
+    assert not refusals(world, "onnx", [part("quantize_static", method="percentile", percent=99.0)])
     by_weight = {"symmetric": False, "overrides": {"*.q_proj": {"symmetric": True}}}
-    assert not found(world, "language", [made("gptq", negative_scales=False, **by_weight)])
+    assert not refusals(world, "language", [part("gptq", negative_scales=False, **by_weight)])
 
 
 def test_options_of_targets_and_metrics_are_held_to_the_same(world: Path) -> None:
     checkpoint = registry.load("targets", "checkpoint")(format="compressed-tensors", version=1)
-    (fault,) = found(world, "gptq", [made("write")], checkpoint)
+    (fault,) = refusals(world, "gptq", [part("write")], checkpoint)
     assert fault.path == ("targets", 0, "version")
     assert fault.message == "target target: version is of format: gptq; compressed-tensors has one form, leave it out"
-    (fault,) = found(world, "onnx", [made("float16")], metric=Latency(runtime="own"))
+    (fault,) = refusals(world, "onnx", [part("float16")], metric=Latency(runtime="own"))
     assert fault.path == ("metrics", 0, "latency", "runtime")
     assert fault.message.startswith("latency: runtime is of torch models; an ONNX model is timed in ONNX Runtime")
-    assert not found(world, "cnn", [made("export_onnx")], metric=Latency(runtime="own"))
+    assert not refusals(world, "cnn", [part("export_onnx")], metric=Latency(runtime="own"))
 
 
 def test_the_fault_stands_at_the_options_own_line(tmp_path: Path) -> None:
@@ -258,18 +260,18 @@ def test_the_fault_stands_at_the_options_own_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "kind"), [("classify", "int64"), ("embed", "float32"), (None, "int64"), (None, "float32")], ids=str
+    ("value", "kind"), [("classify", "int64"), ("embed", "float32"), (None, "int64"), (None, "float32")], ids=str
 )
-def test_a_module_says_what_it_does_or_its_inputs_do(told: str | None, kind: str) -> None:
+def test_a_module_says_what_it_does_or_its_inputs_do(value: str | None, kind: str) -> None:
     module = torch.nn.Linear(2, 2)
-    module.task = told  # type: ignore[assignment]
+    module.task = value  # type: ignore[assignment]
     task = task_of(module, (InputSpec("x", (-1,), kind), InputSpec("mask", (-1,), kind)))
-    assert task.name == (told or {"int64": "embed", "float32": "classify"}[kind])
+    assert task.name == (value or {"int64": "embed", "float32": "classify"}[kind])
 
 
-@pytest.mark.parametrize("told", ["generate", "Classify", 3, ["embed"], torch.ones(2)], ids=repr)
-def test_a_task_that_is_none_is_one_line(told: object) -> None:
+@pytest.mark.parametrize("value", ["generate", "Classify", 3, ["embed"], torch.ones(2)], ids=repr)
+def test_a_task_that_is_none_is_one_line(value: object) -> None:
     module = torch.nn.Linear(2, 2)
-    module.task = told  # type: ignore[assignment]
+    module.task = value  # type: ignore[assignment]
     with pytest.raises(ModelError, match=r"the module's task is .*; 'classify' or 'embed' would do"):
         task_of(module, ())

@@ -72,8 +72,8 @@ def test_the_tiny_plan_has_no_fault(world: Path) -> None:
 def test_a_wrong_name_or_value_is_told_at_its_line_with_what_would_be_right(
     world: Path, old: str, new: str, fault: str
 ) -> None:
-    found = faults(write_plan(world, PLAN, (old, new)))
-    assert found[0].startswith(fault), found
+    messages = faults(write_plan(world, PLAN, (old, new)))
+    assert messages[0].startswith(fault), messages
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_a_wrong_name_or_value_is_told_at_its_line_with_what_would_be_right(
     ],
 )
 def test_a_wrong_setting_is_told_at_its_line_with_what_would_be_right(world: Path, line: str, fault: str) -> None:
-    found = faults(write_plan(world, PLAN + line + "\n"))
-    assert found[0].startswith(fault), found
+    messages = faults(write_plan(world, PLAN + line + "\n"))
+    assert messages[0].startswith(fault), messages
 
 
 def test_every_fault_of_a_plan_is_shown_at_once_in_the_order_of_the_file(world: Path) -> None:
@@ -136,10 +136,10 @@ def test_an_option_of_a_metric_or_of_its_data_is_told_at_its_own_line(world: Pat
         "\n  - choice:\n      data:\n        pairs: x\n        sampels: 3"
         "\n  - cosine: {data: 3}",
     )
-    found = faults(write_plan(world, text))
-    assert found[0] == "7: latency: unknown option 'bach'; did you mean 'batch'?"
-    assert found[1].startswith("11: metrics.1.choice.data: pairs: unknown option 'sampels'; did you mean 'samples'?")
-    assert found[2].startswith("12: cosine: unknown option 'data'")
+    messages = faults(write_plan(world, text))
+    assert messages[0] == "7: latency: unknown option 'bach'; did you mean 'batch'?"
+    assert messages[1].startswith("11: metrics.1.choice.data: pairs: unknown option 'sampels'; did you mean 'samples'?")
+    assert messages[2].startswith("12: cosine: unknown option 'data'")
 
 
 def test_what_is_wrong_with_the_metrics_hides_no_wrong_bound(world: Path) -> None:
@@ -147,8 +147,8 @@ def test_what_is_wrong_with_the_metrics_hides_no_wrong_bound(world: Path) -> Non
         PLAN.replace("top1, kl", "top9, kl")
         + "budget: {kl: small, loss: '+2 %'}\nprimary: size\nequivalence: {kl: 1 %}\n"
     )
-    told = [fault.partition(": ")[2] for fault in faults(write_plan(world, text))]
-    assert [line.split(";")[0].split("cannot")[0].strip() for line in told] == [
+    messages = [fault.partition(": ")[2] for fault in faults(write_plan(world, text))]
+    assert [line.split(";")[0].split("cannot")[0].strip() for line in messages] == [
         "unknown metric 'top9'",
         "budget 'small'",
         "budget: 'loss' is not among the plan's metrics",
@@ -158,8 +158,8 @@ def test_what_is_wrong_with_the_metrics_hides_no_wrong_bound(world: Path) -> Non
 
 
 def test_a_target_that_is_wrong_itself_is_told_when_its_name_stands_twice(world: Path) -> None:
-    told = faults(write_plan(world, PLAN + "targets: [{target: cpu}, {target: cpu, x: 1}]\n"))
-    assert [line.split(";")[0] for line in told] == [
+    messages = faults(write_plan(world, PLAN + "targets: [{target: cpu}, {target: cpu, x: 1}]\n"))
+    assert [line.split(";")[0] for line in messages] == [
         "9: cpu: unknown option 'x'",
         "9: targets: 'cpu' stands twice",
     ]
@@ -174,7 +174,7 @@ def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("primary: tpo1", "9: primary: 'tpo1' is not among the plan's metrics"),
         ("primary: size", "9: primary: 'size' has no verdict that rests on chance"),
@@ -183,6 +183,6 @@ def test_a_plan_that_is_read_says_again_what_it_read(world: Path) -> None:
         ("equivalence: {size: 1 %}", "9: equivalence: 'size' is not judged; primary: size would judge it"),
     ],
 )
-def test_a_primary_metric_is_one_that_can_be_judged(world: Path, text: str, said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_a_primary_metric_is_one_that_can_be_judged(world: Path, text: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
         load(write_plan(world, PLAN + text + "\n"))

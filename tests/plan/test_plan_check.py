@@ -50,8 +50,8 @@ def world(tmp_path: Path) -> Path:
     ],
 )
 def test_passes_that_do_not_fit_are_told_before_anything_runs(world: Path, passes: str, fault: str) -> None:
-    found = faults(write_plan(world, PLAN, (PASS, passes)))
-    assert found[0].startswith(fault), found
+    messages = faults(write_plan(world, PLAN, (PASS, passes)))
+    assert messages[0].startswith(fault), messages
 
 
 def test_a_plan_without_passes_says_what_it_lacks(world: Path) -> None:
@@ -91,9 +91,9 @@ def test_an_export_of_what_is_onnx_already_says_to_leave_it_out(world: Path) -> 
 )
 def test_a_model_that_cannot_be_built_is_one_fault_at_the_model(world: Path, model: str, fault: str) -> None:
     path = write_plan(world, PLAN, ('{module: "tiny:network", weights: tiny.safetensors}', model))
-    (found,) = faults(path)
-    assert found.startswith("1: ")
-    assert fault in found
+    (messages,) = faults(path)
+    assert messages.startswith("1: ")
+    assert fault in messages
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_a_model_that_cannot_be_built_is_one_fault_at_the_model(world: Path, mod
     ],
 )
 def test_data_that_cannot_be_opened_is_one_fault_at_its_role(world: Path, source: str, fault: str) -> None:
-    (found,) = faults(write_plan(world, PLAN, (DATA, source)))
-    assert found.startswith("3: data.evaluate: ")
-    assert fault in found
+    (messages,) = faults(write_plan(world, PLAN, (DATA, source)))
+    assert messages.startswith("3: data.evaluate: ")
+    assert fault in messages
 
 
 def test_calibration_data_that_is_absent_is_a_fault_at_its_own_line(world: Path) -> None:
-    (found,) = faults(write_plan(world, PLAN, ("calibrate.npz", "gone.npz")))
-    assert found.startswith("4: data.calibrate: npz: ")
+    (messages,) = faults(write_plan(world, PLAN, ("calibrate.npz", "gone.npz")))
+    assert messages.startswith("4: data.calibrate: npz: ")
 
 
 def test_metrics_that_need_labels_want_data_with_labels(world: Path) -> None:
@@ -139,15 +139,15 @@ def test_scores_want_something_to_score_on(world: Path) -> None:
 
 def test_examples_of_another_shape_than_the_model_takes_are_told_at_the_data(world: Path) -> None:
     path = write_plan(world, PLAN, ("tiny.safetensors}", "tiny.safetensors, input: [3, 8, 8]}"))
-    (found,) = faults(path)
-    assert found.startswith("3: data.evaluate: an example is 3 x 6 x 6; the model takes 3 x 8 x 8: resize:")
+    (messages,) = faults(path)
+    assert messages.startswith("3: data.evaluate: an example is 3 x 6 x 6; the model takes 3 x 8 x 8: resize:")
     assert faults(path, "data.evaluate.resize=8") == []
 
 
 def test_examples_that_the_network_cannot_run_on_are_told_in_one_line(world: Path) -> None:
     write_npz(world / "evaluate.npz", images=np.zeros((12, 6, 6), np.uint8))
-    (found,) = faults(write_plan(world))
-    assert found.startswith("1: the model does not take examples of shape [1, 6, 6] (RuntimeError: ")
+    (messages,) = faults(write_plan(world))
+    assert messages.startswith("1: the model does not take examples of shape [1, 6, 6] (RuntimeError: ")
 
 
 def test_a_plan_of_the_api_is_checked_as_a_file_is(world: Path) -> None:

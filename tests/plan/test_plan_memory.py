@@ -40,15 +40,15 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_a_plan_that_allows_too_little_is_refused_with_what_would_do(world: Path) -> None:
-    found = faults(world / "plan.yaml")
-    assert any(fault.startswith("2: memory: 100 MB is less than the 4") and "scoring takes" in fault for fault in found)
-    assert any("that gptq (line 7) takes; memory: 0.5GB would do" in fault for fault in found)
+    lines = faults(world / "plan.yaml")
+    assert any(fault.startswith("2: memory: 100 MB is less than the 4") and "scoring takes" in fault for fault in lines)
+    assert any("that gptq (line 7) takes; memory: 0.5GB would do" in fault for fault in lines)
 
 
 def test_a_plan_for_images_that_allows_less_than_the_process_takes_is_refused(tmp_path: Path) -> None:
     write_world(tmp_path)
-    found = faults(write_plan(tmp_path, CLASSIFIER + "memory: 300MB\n"))
-    assert found == [
+    messages = faults(write_plan(tmp_path, CLASSIFIER + "memory: 300MB\n"))
+    assert messages == [
         "9: memory: 300 MB is less than the 450 MB that a run takes at least; memory: 0.5GB or more would do"
     ]
     assert faults(write_plan(tmp_path, CLASSIFIER + "memory: 500MB\n")) == []
@@ -64,22 +64,22 @@ def test_enough_is_enough(world: Path) -> None:
 def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (world / "plan.yaml").write_text(PLAN.replace("100MB", "4GB"))
     assert squeeze("check", world / "plan.yaml", "--explain") == 0
-    assert "memory" in (shown := capsys.readouterr().out)
-    assert "about 45" in shown
-    assert "the store keeps 256 bytes of the original for each token of data.evaluate" in shown
+    assert "memory" in (text := capsys.readouterr().out)
+    assert "about 45" in text
+    assert "the store keeps 256 bytes of the original for each token of data.evaluate" in text
     assert squeeze("check", world / "plan.yaml", "--json") == 0
-    (told,) = json.loads(capsys.readouterr().out)["passes"]
+    (output,) = json.loads(capsys.readouterr().out)["passes"]
     model = load(world / "plan.yaml").model
     assert model is not None
-    assert told["memory_bytes"] == Gptq(group_size=32).memory_bytes(model.outline(world), 64, 4 * 10**9)
+    assert output["memory_bytes"] == Gptq(group_size=32).memory_bytes(model.outline(world), 64, 4 * 10**9)
 
 
 def test_a_wider_model_takes_more_and_a_deeper_one_does_not(tmp_path: Path) -> None:
     shapes = {"one": {}, "deep": {"num_hidden_layers": 6}, "wide": {"hidden_size": 256, "intermediate_size": 512}}
     models = {name: LanguageModel(write_folder(tmp_path / name, **changes)) for name, changes in shapes.items()}
     for pass_ in (Gptq(group_size=32), Awq(group_size=32), Rtn(group_size=32)):
-        taken = {name: pass_.memory_bytes(model, 64, None) or 0 for name, model in models.items()}
-        assert taken["one"] == taken["deep"] < taken["wide"]
+        nbytes = {name: pass_.memory_bytes(model, 64, None) or 0 for name, model in models.items()}
+        assert nbytes["one"] == nbytes["deep"] < nbytes["wide"]
     assert scoring_bytes(models["one"], 16, 4) < scoring_bytes(models["one"], 16) <= scoring_bytes(models["wide"], 16)
 
 
@@ -95,5 +95,5 @@ def test_what_is_foretold_is_what_the_system_measures(tmp_path: Path) -> None:
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "vocab_size": 4000, "num_hidden_layers": 2}
     folder = write_folder(tmp_path / "model", **sizes)
     done = subprocess.run([sys.executable, BENCHMARK, "--child", folder], capture_output=True, text=True, check=True)
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["foretold_bytes"] == pytest.approx(said["peak_bytes"], rel=0.25)
+    output = json.loads(done.stdout.splitlines()[-1])
+    assert output["foretold_bytes"] == pytest.approx(output["peak_bytes"], rel=0.25)

@@ -19,9 +19,9 @@ def score(metric, unit, value, interval=None, to_original=None, to_previous=None
 
 def row(name, form="torch", branch=None, scores=(), timings=(), **more) -> dict[str, Any]:
     measured = {"latency": {"new_ms": 0.66, "original_ms": 1.2, "pairs": 90}} if timings else {}
-    kept = {"scores": {s["metric"]: s for s in scores}, "timings": {t["metric"]: t for t in timings}}
+    parts = {"scores": {s["metric"]: s for s in scores}, "timings": {t["metric"]: t for t in timings}}
     return (
-        {"name": name, "branch": branch, "form": form, "options": {}, "measured": measured, "facts": {}} | kept | more
+        {"name": name, "branch": branch, "form": form, "options": {}, "measured": measured, "facts": {}} | parts | more
     )
 
 
@@ -51,10 +51,10 @@ def small_rows() -> list[dict[str, Any]]:
 
 
 def small_report() -> dict[str, Any]:
-    kept = "size_bytes: <= 40 % of the original: measured 30.0 %: kept"
+    line = "size_bytes: <= 40 % of the original: measured 30.0 %: kept"
     broken = "latency: <= 50 % of the original: measured 55.0 % (95 % interval 53.0 % to 57.0 %): broken"
     unproven = "top1: at least -0.5 points: measured -0.34 points (95 % interval -0.72 to +0.04 points): unproven"
-    judged = [("size_bytes", "<= 40 %", "kept", kept), ("latency", "<= 50 %", "broken", broken)]
+    judged = [("size_bytes", "<= 40 %", "kept", line), ("latency", "<= 50 %", "broken", broken)]
     judged.append(("top1", "-0.5 points", "unproven", unproven))
     names = ("metric", "written", "outcome", "line")
     package = {"branch": "cpu", "path": "small-cpu.zip", "digest": "sha256:" + "ab" * 32, "size_bytes": 310_000}

@@ -90,9 +90,9 @@ def test_the_ledger_s_own_json_is_what_a_report_reads():
     values = Ledger(on, [first, second]).to_json()
     read = as_report({"schema": 1, "name": "x", "ledger": values}).ledger.model_dump()
     assert read["scored_on"] == values["scored_on"]
-    for kept, written in zip(read["rows"], values["rows"], strict=True):
-        assert kept["scores"] == written["scores"]
-        assert kept["timings"] == written["timings"]
+    for row, written in zip(read["rows"], values["rows"], strict=True):
+        assert row["scores"] == written["scores"]
+        assert row["timings"] == written["timings"]
 
 
 def test_names_with_escape_codes_or_half_letters_are_shown_without_them(report, tmp_path):
@@ -106,9 +106,9 @@ def test_names_with_escape_codes_or_half_letters_are_shown_without_them(report, 
 
 def test_a_plan_with_control_letters_is_shown_escaped_and_reads_back_the_same(report):
     report["plan"] = {"name": "a\u202eb \u00e9\x1b[2J"}
-    shown = plan_yaml(as_report(report))
-    assert all(map(str.isprintable, shown.split("\n")))
-    assert yaml.safe_load(shown) == report["plan"]
+    text = plan_yaml(as_report(report))
+    assert all(map(str.isprintable, text.split("\n")))
+    assert yaml.safe_load(text) == report["plan"]
 
 
 def test_a_pipe_or_a_device_is_no_report_and_nobody_waits_for_one(tmp_path):

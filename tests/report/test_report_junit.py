@@ -14,8 +14,8 @@ def parsed(report):
 
 
 def case(root, name):
-    (found,) = [element for element in root.iter("testcase") if element.get("name") == name]
-    return found
+    (result,) = [element for element in root.iter("testcase") if element.get("name") == name]
+    return result
 
 
 def test_there_is_a_case_per_pass_budget_line_and_package(report):
@@ -35,9 +35,9 @@ def test_a_broken_budget_is_a_failure_with_its_line(report):
 @pytest.mark.parametrize(("strict", "tag"), [(False, "skipped"), (True, "failure")])
 def test_an_unproven_budget_is_skipped_and_fails_a_strict_plan(report, strict, tag):
     report["plan"]["strict"] = strict
-    found = case(parsed(report), "cpu: top1 -0.5 points")
-    assert [child.tag for child in found] == [tag]
-    assert "unproven" in found[0].get("message")
+    result = case(parsed(report), "cpu: top1 -0.5 points")
+    assert [child.tag for child in result] == [tag]
+    assert "unproven" in result[0].get("message")
 
 
 def test_a_package_that_does_not_verify_is_a_failure(report):

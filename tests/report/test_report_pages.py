@@ -27,16 +27,16 @@ class Tags(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.found, self.open = [], []
+        self.elements, self.open = [], []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in {"meta", "br"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -79,7 +79,7 @@ def test_hostile_names_are_shown_and_never_run(report):
     page, prose = html_report(report), markdown_report(report).split("```")[0]
     tags = Tags(page)
     assert tags.open == []
-    assert [tag for tag, _ in tags.found].count("script") == 1
+    assert [tag for tag, _ in tags.elements].count("script") == 1
     for place in ("layer", "pass", "branch", "fact", "line", "note", "name", "plan"):
         assert f"&lt;script&gt;alert(&#34;{place}&#34;)" in page
         assert place == "plan" or f'&lt;script&gt;alert("{place}")' in prose
@@ -100,7 +100,7 @@ def put_hostile_names(report):
 
 
 def test_the_page_needs_no_network_and_allows_only_its_own_script(report):
-    tags = Tags(html_report(report)).found
+    tags = Tags(html_report(report)).elements
     attributes = {name for _, attrs in tags for name in attrs}
     assert "src" not in attributes
     assert not any(name.startswith("on") for name in attributes)
@@ -151,17 +151,17 @@ def test_a_metric_that_a_row_lacks_is_a_dash(report, metric):
 
 
 @pytest.mark.parametrize("branches", [1, 2])
-@pytest.mark.parametrize("kept", [("top1",), ("size_bytes",), ("latency",), ("top1", "size_bytes"), ()], ids="+".join)
-def test_any_choice_of_metrics_and_branches_can_be_drawn(report, kept, branches):
+@pytest.mark.parametrize("labels", [("top1",), ("size_bytes",), ("latency",), ("top1", "size_bytes"), ()], ids="+".join)
+def test_any_choice_of_metrics_and_branches_can_be_drawn(report, labels, branches):
     rows = report["ledger"]["rows"]
     del rows[branches + 2 :]
     for row in rows:
         for scores in (row["scores"], row["timings"]):
-            for metric in set(scores) - set(kept):
+            for metric in set(scores) - set(labels):
                 del scores[metric]
     page = html_report(report)
     assert Tags(page).open == []
-    assert page.count("<svg") == (bool(kept) + (branches == 2 and len(kept) == 2))
+    assert page.count("<svg") == (bool(labels) + (branches == 2 and len(labels) == 2))
 
 
 def test_a_value_that_is_not_a_number_is_a_dash(report):

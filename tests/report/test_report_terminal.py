@@ -35,7 +35,7 @@ def test_no_value_is_cut_and_no_line_is_too_long(report, width, extra):
 
 
 @pytest.mark.parametrize(
-    ("width", "extra", "shown", "hidden"),
+    ("width", "extra", "visible", "hidden"),
     [
         (160, 0, ["form", "-0.34 [-0.72, +0.04]"], ["verdict"]),
         (160, 5, ["form", "[-0.72, +0.04]"], ["-0.34 [", "verdict"]),
@@ -44,9 +44,9 @@ def test_no_value_is_cut_and_no_line_is_too_long(report, width, extra):
     ],
     ids=["full", "tall", "compact", "stacked"],
 )
-def test_the_layout_follows_the_width(report, width, extra, shown, hidden):
+def test_the_layout_follows_the_width(report, width, extra, visible, hidden):
     out = printed(ledger_table(with_metrics(report, extra), width), width).partition("Scored on")[0]
-    assert [words for words in shown if words not in out] == []
+    assert [words for words in visible if words not in out] == []
     assert [words for words in hidden if words in out] == []
 
 

@@ -77,8 +77,8 @@ def test_units_copies_and_the_number_of_comparisons_are_told():
     on = ScoredOn(name="digits", sha256="ab", examples=597, units=548, copies=49)
     assert text.examples(on) == "597 examples of digits, 548 independent units; 49 copies counted once"
     ledger = {"primary": ["top1"], "comparisons": {"top1": 5, "loss": 5}}
-    told = text.judged(Report.model_validate({"schema": 1, "name": "x", "ledger": ledger}))
-    assert told == "The table holds 10 comparisons with the original; judged: top-1, 5 together (Holm, 5 %). "
+    message = text.judged(Report.model_validate({"schema": 1, "name": "x", "ledger": ledger}))
+    assert message == "The table holds 10 comparisons with the original; judged: top-1, 5 together (Holm, 5 %). "
 
 
 def test_each_delta_says_the_smallest_change_that_would_show():

@@ -55,9 +55,9 @@ def test_what_was_repeated_is_not_done_again(world: Path, monkeypatch: pytest.Mo
     done: list[int] = []
     pass_ = Gptq.run
 
-    def counted(self: Gptq, *given: object) -> object:
+    def counted(self: Gptq, *arguments: object) -> object:
         done.append(1)
-        return pass_(self, *given)  # type: ignore[type-var]
+        return pass_(self, *arguments)  # type: ignore[type-var]
 
     monkeypatch.setattr(Gptq, "run", counted)
     nothing, once = run(world, 1)
@@ -93,9 +93,9 @@ def test_samples_must_leave_something_to_choose(world: Path) -> None:
     assert any(
         "calibration_seeds 3 would take the same text each time; samples:" in f for f in faults(world / "plan.yaml")
     )
-    given = load(world / "plan.yaml").open_data("calibrate")
+    data = load(world / "plan.yaml").open_data("calibrate")
     with pytest.raises(Exception, match=r"calibration_seeds 3 wants data\.calibrate named in the plan"):
-        compress(load(world / "plan.yaml"), data={"calibrate": given}, store=world / "store")
+        compress(load(world / "plan.yaml"), data={"calibrate": data}, store=world / "store")
 
 
 def test_another_choice_that_overlaps_is_refused_too(world: Path) -> None:

@@ -53,9 +53,9 @@ def test_each_metric_is_scored_on_its_own_data_and_says_so(world: Path) -> None:
     labels = ["choice:pairs", "choice:asked", "choice_norm:asked", "last_word:few", "size_bytes"]
     assert list(rounded.scores) == labels
     on = {label: rounded.scores[label].scored_on for label in labels[:4]}
-    assert [told.examples for told in on.values() if told] == [3, 6, 6, 3]
+    assert [data.examples for data in on.values() if data] == [3, 6, 6, 3]
     assert on["choice:asked"] == on["choice_norm:asked"] != on["choice:pairs"]
-    assert all(original.scores[label].scored_on == told for label, told in on.items())
+    assert all(original.scores[label].scored_on == data for label, data in on.items())
     delta = rounded.scores["choice:asked"].to_original
     assert delta is not None
     assert delta.difference_interval is not None
@@ -78,8 +78,8 @@ def test_what_was_scored_is_not_scored_again(world: Path, monkeypatch: pytest.Mo
 
 
 def test_calibration_on_the_questions_is_refused(world: Path) -> None:
-    asked = LINES["last.jsonl"][0]["text"]
-    (world / "text.txt").write_text(f"the quick brown fox jumps. {asked} and so on, for long enough.")
+    question = LINES["last.jsonl"][0]["text"]
+    (world / "text.txt").write_text(f"the quick brown fox jumps. {question} and so on, for long enough.")
     (world / "plan.yaml").write_text(PLAN.replace("samples: 3", "samples: 4"))
     with pytest.raises(Exception, match=r"last_word:few: \d of 4 examples are also in data\.calibrate; .*drop_overlap"):
         compress(load(world / "plan.yaml"), store=world / "store")

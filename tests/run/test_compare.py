@@ -34,13 +34,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world
 
 
-def by_metric(found: list[Pair], row: str = "result") -> dict[str, Pair]:
-    return {pair.metric: pair for pair in found if pair.row == row}
+def by_metric(result: list[Pair], row: str = "result") -> dict[str, Pair]:
+    return {pair.metric: pair for pair in result if pair.row == row}
 
 
 def test_the_change_between_two_runs_is_paired_and_as_large_as_their_values_say(runs: Path) -> None:
-    found = compare(Finished.read(runs / "two"), Finished.read(runs / "five"))
-    loss = by_metric(found.pairs)["loss"]
+    comparison = compare(Finished.read(runs / "two"), Finished.read(runs / "five"))
+    loss = by_metric(comparison.pairs)["loss"]
     assert loss.change is not None
     assert loss.first is not None
     assert loss.second is not None
@@ -49,30 +49,30 @@ def test_the_change_between_two_runs_is_paired_and_as_large_as_their_values_say(
     low, high = loss.change.difference_interval or (0, 0)
     assert low < loss.change.difference < high
     assert loss.change.verdict == ("worse" if low > 0 else "better" if high < 0 else "not told apart")
-    assert by_metric(found.pairs)["kl"].change is not None, "both are distances from one original"
-    assert by_metric(found.pairs)["size_bytes"].change.verdict == "same"  # type: ignore[union-attr]
-    assert all(pair.change.verdict == "same" for pair in found.pairs if pair.row == "original" and pair.change)
-    assert not found.notes
+    assert by_metric(comparison.pairs)["kl"].change is not None, "both are distances from one original"
+    assert by_metric(comparison.pairs)["size_bytes"].change.verdict == "same"  # type: ignore[union-attr]
+    assert all(pair.change.verdict == "same" for pair in comparison.pairs if pair.row == "original" and pair.change)
+    assert not comparison.notes
 
 
 def test_a_run_beside_itself_is_the_same(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("compare", runs / "two", runs / "two", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {pair["change"]["verdict"] for pair in told["pairs"]} == {"same"}
+    output = json.loads(capsys.readouterr().out)
+    assert {pair["change"]["verdict"] for pair in output["pairs"]} == {"same"}
     assert squeeze("compare", runs / "two", runs / "five") == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("loss", "KL", "size", "verdict"))
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("loss", "KL", "size", "verdict"))
 
 
 def test_other_data_is_named_and_not_compared(runs: Path) -> None:
-    found = compare(Finished.read(runs / "two"), Finished.read(runs / "other"))
-    pair = by_metric(found.pairs)["loss"]
+    comparison = compare(Finished.read(runs / "two"), Finished.read(runs / "other"))
+    pair = by_metric(comparison.pairs)["loss"]
     assert pair.change is None
-    (line,) = found.notes
+    (line,) = comparison.notes
     assert line.startswith("loss, kl: not compared: ")
     assert "two is scored on npz" in line
     assert "other on npz" in line
-    assert by_metric(found.pairs)["size_bytes"].change is not None
+    assert by_metric(comparison.pairs)["size_bytes"].change is not None
 
 
 def edited(runs: Path, folder: Path, change: Callable[[Path], object]) -> Path:
@@ -91,8 +91,8 @@ def other_convention(folder: Path) -> None:
 
 
 def test_another_convention_is_named_and_not_compared(runs: Path, tmp_path: Path) -> None:
-    found = compare(Finished.read(runs / "five"), Finished.read(edited(runs, tmp_path / "run", other_convention)))
-    assert "kl: not compared: its metric is not registered here" in found.notes
+    comparison = compare(Finished.read(runs / "five"), Finished.read(edited(runs, tmp_path / "run", other_convention)))
+    assert "kl: not compared: its metric is not registered here" in comparison.notes
 
 
 def no_rows(folder: Path) -> None:

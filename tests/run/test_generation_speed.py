@@ -39,15 +39,15 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
     for row in (exported, packed):
         assert set(row.timings) == {"prefill", "decode"}
         assert row.timings["decode"].to_original is not None
-        told = row.measured["decode"]
+        timing = row.measured["decode"]
         assert row.timings["decode"].interval is not None
         low, high = row.timings["decode"].interval
         assert low <= row.timings["decode"].value <= high
-        assert 6 <= told["sessions"] <= 24
-        assert told["host_spread"] > 0
-        assert (told["prompt"], told["new"], told["threads"]) == (4, 5, 1)
+        assert 6 <= timing["sessions"] <= 24
+        assert timing["host_spread"] > 0
+        assert (timing["prompt"], timing["new"], timing["threads"]) == (4, 5, 1)
         assert row.measured["prefill"]["prompt"] == 12
-    assert [found.outcome for _, found in run.judgements] == ["kept"]
+    assert [outcomes.outcome for _, outcomes in run.judgements] == ["kept"]
     assert "decode" in markdown_report(report_of(run, world))
 
 
@@ -63,10 +63,10 @@ UNFIT = {
 
 @pytest.mark.parametrize("settings", UNFIT)
 def test_what_cannot_be_timed_is_told_beforehand(world: Path, settings: str) -> None:
-    found = faults(world / "plan.yaml", *settings.split("; "), "budget={}")
-    assert any(UNFIT[settings] in line for line in found), found
+    messages = faults(world / "plan.yaml", *settings.split("; "), "budget={}")
+    assert any(UNFIT[settings] in line for line in messages), messages
 
 
 def test_other_models_do_not_write(tmp_path: Path) -> None:
-    found = faults(write_plan(write_world(tmp_path)), "metrics=[decode]")
-    assert any("decode is of language models; this is a torch model" in line for line in found), found
+    messages = faults(write_plan(write_world(tmp_path)), "metrics=[decode]")
+    assert any("decode is of language models; this is a torch model" in line for line in messages), messages

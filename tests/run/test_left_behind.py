@@ -34,8 +34,8 @@ def test_a_run_leaves_nothing_however_it_ends(
     write_plan(tmp_path, PLAN, ("tiny:Scale", "tiny:Litter"), ("factor: 2.0", f"then: {then}"))
     assert squeeze("run", "plan.yaml", "--out", "out", "--store", "store") == code
     assert [path for path in temporary.iterdir() if not path.name.startswith("torchinductor")] == []  # torch's cache
-    left = [path for name in STORE_FOLDERS for path in (tmp_path / "store" / name).rglob("*")]
-    assert left == []
+    remaining = [path for name in STORE_FOLDERS for path in (tmp_path / "store" / name).rglob("*")]
+    assert remaining == []
 
 
 def test_work_outside_a_run_goes_with_the_process_and_after_a_kill_with_the_next(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ LARGE = 1_000_000_000
 
 
 def test_a_child_of_a_large_parent_tells_its_own_peak():
-    held = bytearray(LARGE)
-    held[::4096] = b"x" * len(held[::4096])  # else the pages are only promised
+    memory = bytearray(LARGE)
+    memory[::4096] = b"x" * len(memory[::4096])  # else the pages are only promised
     assert peak_memory_bytes() > LARGE
     code = "from squeeze.run.peak import peak_memory_bytes; print(peak_memory_bytes())"
-    told = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert 1_000_000 < told < LARGE / 2
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 1_000_000 < peak < LARGE / 2

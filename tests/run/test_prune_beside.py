@@ -51,11 +51,11 @@ def test_what_a_run_will_only_come_to_is_left_alone() -> None:
         assert other.stdout.readline() == "waiting\n"
         assert squeeze(*PRUNE) == 0
         pruned = whats()
-        _, said = other.communicate("go on\n")
-    assert other.returncode == 0, said
+        _, output = other.communicate("go on\n")
+    assert other.returncode == 0, output
     assert pruned == [what for what in before if what != "another plan's"]
-    assert "(line 7): wait" in said
-    assert "(line 9): scale" not in said  # found, not made again
+    assert "(line 7): wait" in output
+    assert "(line 9): scale" not in output  # found, not made again
     assert squeeze(*PRUNE) == 0
     assert whats() == []  # the run is over
 

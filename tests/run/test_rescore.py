@@ -121,12 +121,12 @@ def resealed(world: Path, folder: Path, change: Callable[[bytes], bytes], golden
         package.extractall(folder)
     ledger, manifest = folder / "ledger.json", folder / "manifest.json"
     ledger.write_bytes(change(ledger.read_bytes()))
-    told = Manifest.model_validate_json(manifest.read_bytes())
+    claimed = Manifest.model_validate_json(manifest.read_bytes())
     golden = Golden.from_npz((folder / "golden.npz").read_bytes(), "golden")
     moved = {name: array + np.float32(golden_off) for name, array in golden.outputs.items()}
     (folder / "golden.npz").write_bytes(Golden(golden.inputs, moved).npz())
-    files = told.files | {name: file_sum(folder / name) for name in ("ledger.json", "golden.npz")}
-    manifest.write_text(told.model_copy(update={"files": files}).sealed().model_dump_json())
+    files = claimed.files | {name: file_sum(folder / name) for name in ("ledger.json", "golden.npz")}
+    manifest.write_text(claimed.model_copy(update={"files": files}).sealed().model_dump_json())
     return folder
 
 
@@ -141,12 +141,12 @@ def edited(metric: str, value: object) -> Callable[[bytes], bytes]:
 
 def test_an_encoders_own_package_scores_what_its_ledger_says(encoder: Path) -> None:
     """The probe is fitted again on the original's embeddings: the package's own embeddings alone would give 0."""
-    found = rescored(encoder)
-    assert list(found["scores"]) == ["probe", "cosine", "size_bytes", "macs", "confidence"]
-    for name, score in found["scores"].items():
+    scores = rescored(encoder)
+    assert list(scores["scores"]) == ["probe", "cosine", "size_bytes", "macs", "confidence"]
+    for name, score in scores["scores"].items():
         assert abs(score["value"] - score["claimed"]) <= score["tolerance"], name
-    assert found["scores"]["probe"]["value"] > 0.55
-    assert found["not_scored"] == found["not_compared"] == {}
+    assert scores["scores"]["probe"]["value"] > 0.55
+    assert scores["not_scored"] == scores["not_compared"] == {}
     assert squeeze("verify", encoder / "out/plan-cpu.zip", "--data", encoder / "plan.yaml") == 0
 
 
@@ -157,21 +157,21 @@ def test_a_made_up_metric_with_evidence_of_its_own_is_scored_in_run_and_verify(e
 
 
 def test_a_language_package_is_scored_by_every_metric_or_says_why_not(language: Path) -> None:
-    found = rescored(language)
+    scores = rescored(language)
     labels = ["perplexity", "kl", "flips", "choice:pairs", "choice_norm:pairs", "last_word:last", "size_bytes"]
-    assert list(found["scores"]) == labels
-    assert all("claimed" in score for score in found["scores"].values())
-    assert found["scores"]["kl"]["value"] > 0
-    assert found["not_scored"] == {"prefill": "a time of one host; squeeze bench measures this one's"}
+    assert list(scores["scores"]) == labels
+    assert all("claimed" in score for score in scores["scores"].values())
+    assert scores["scores"]["kl"]["value"] > 0
+    assert scores["not_scored"] == {"prefill": "a time of one host; squeeze bench measures this one's"}
 
 
 def test_without_the_original_only_what_needs_it_is_left_out(language: Path, tmp_path: Path) -> None:
     shutil.copytree(language, tmp_path / "world")
     (tmp_path / "world/model/config.json").unlink()
-    found = rescored(tmp_path / "world")
-    assert set(found["not_scored"]) == {"kl", "flips", "prefill"}
-    assert "it compares to the original, which cannot be read" in found["not_scored"]["kl"]
-    assert "perplexity" in found["scores"]
+    scores = rescored(tmp_path / "world")
+    assert set(scores["not_scored"]) == {"kl", "flips", "prefill"}
+    assert "it compares to the original, which cannot be read" in scores["not_scored"]["kl"]
+    assert "perplexity" in scores["scores"]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ def test_another_host_may_turn_as_many_examples_as_its_golden_output_allows(
     off = -examples / 3 if true["choice:pairs"] > 0.5 else examples / 3
     package = resealed(language, tmp_path / "p", edited("choice:pairs", true["choice:pairs"] + off), golden_off=1e-3)
     if let_through:
-        found = rescored(language, package)
-        assert found["outputs_differ_by"] == pytest.approx(2e-3, rel=0.01)
-        assert found["scores"]["choice:pairs"]["tolerance"] == pytest.approx(1 / 3 + 4e-3, rel=0.01)
-        assert found["scores"]["size_bytes"]["tolerance"] == 0
+        scores = rescored(language, package)
+        assert scores["outputs_differ_by"] == pytest.approx(2e-3, rel=0.01)
+        assert scores["scores"]["choice:pairs"]["tolerance"] == pytest.approx(1 / 3 + 4e-3, rel=0.01)
+        assert scores["scores"]["size_bytes"]["tolerance"] == 0
     else:
         with pytest.raises(VerifyError, match=r"at most 0\.3 would be what outputs that differ by 0\.002 allow"):
             rescored(language, package)
@@ -218,10 +218,10 @@ def test_scoring_ends_where_no_batch_is_finished(language: Path) -> None:
 def test_scores_on_other_data_are_shown_and_not_compared(language: Path, tmp_path: Path) -> None:
     shutil.copytree(language, tmp_path / "world")
     (tmp_path / "world/text.txt").write_text("pack my box with five dozen liquor jugs " * 6)
-    found = rescored(tmp_path / "world")
-    assert not found["same_data_as_ledger"]
-    assert found["not_compared"] == dict.fromkeys(["perplexity", "kl", "flips"], "the ledger's is on other data")
-    assert "claimed" in found["scores"]["choice:pairs"]
+    scores = rescored(tmp_path / "world")
+    assert not scores["same_data_as_ledger"]
+    assert scores["not_compared"] == dict.fromkeys(["perplexity", "kl", "flips"], "the ledger's is on other data")
+    assert "claimed" in scores["scores"]["choice:pairs"]
 
 
 BAD = {
@@ -247,7 +247,7 @@ def test_a_ledger_that_is_none_is_one_line_and_exit_4(
 ) -> None:
     package = resealed(language, tmp_path / "p", BAD[name])
     assert squeeze("verify", package, "--data", language / "plan.yaml") == 4
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    assert "ledger.json: " in said[0]
-    assert "make the package again" in said[0]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "ledger.json: " in lines[0]
+    assert "make the package again" in lines[0]

@@ -52,11 +52,11 @@ def kinds_asked_for() -> set[str]:
     texts = [path.read_text() for path in ROOT.rglob("*.py")]
     constants = {name: kind for text in texts for name, kind in re.findall(r'^(TARGET) = "(.+?)"', text, re.MULTILINE)}
     nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
-    asked = [n.args[0] for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "cached"]
+    kinds = [n.args[0] for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "cached"]
     collectors = [path.read_text() for path in (ROOT / "evaluate" / "evidence").glob("*.py")]
-    named = {kind for text in collectors for kind in re.findall(r'^    kind = "(.+)"$', text, re.MULTILINE)}
-    named |= {str(argument.value) for argument in asked if isinstance(argument, ast.Constant)}
-    return named | {constants[argument.id] for argument in asked if isinstance(argument, ast.Name)}
+    collected = {kind for text in collectors for kind in re.findall(r'^    kind = "(.+)"$', text, re.MULTILINE)}
+    collected |= {str(argument.value) for argument in kinds if isinstance(argument, ast.Constant)}
+    return collected | {constants[argument.id] for argument in kinds if isinstance(argument, ast.Name)}
 
 
 def test_every_kind_of_entry_is_known_here() -> None:
@@ -72,13 +72,13 @@ def test_nobody_makes_a_key_without_the_versions() -> None:
 @CHANGES
 @pytest.mark.parametrize("kind", KINDS)
 def test_changed_code_or_libraries_miss_every_kind(tmp_path, monkeypatch, kind, change) -> None:
-    store, made = Store(tmp_path), []
+    store, calls = Store(tmp_path), []
     for _ in range(2):
-        store.cached(kind, {"a": 1}, lambda folder: made.append(folder), lambda folder: folder)
-    assert len(made) == 1
+        store.cached(kind, {"a": 1}, lambda folder: calls.append(folder), lambda folder: folder)
+    assert len(calls) == 1
     change(monkeypatch)
-    store.cached(kind, {"a": 1}, lambda folder: made.append(folder), lambda folder: folder)
-    assert len(made) == 2
+    store.cached(kind, {"a": 1}, lambda folder: calls.append(folder), lambda folder: folder)
+    assert len(calls) == 2
 
 
 def test_two_kinds_never_share_an_entry(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_whatever_makes_a_result_makes_its_key(store: Store, change: str) -> Non
 def test_a_pass_that_changes_nothing_fails_by_name_and_leaves_nothing(store: Store) -> None:
     plan = sq.Plan([Scale(factor=1.0)], metrics=FAST)
     for _ in range(2):  # a failure is never kept: the second run tries again
-        told = r"passes\.0: scale promises changed weights, but wrote the very bytes"
-        with pytest.raises(RunFailed, match=told) as failed:
+        message = r"passes\.0: scale promises changed weights, but wrote the very bytes"
+        with pytest.raises(RunFailed, match=message) as failed:
             carried_out(plan, store)
         assert isinstance(failed.value.__cause__, EffectError)
         assert failed.value.run.failure == Failure("scale", None, str(failed.value))
@@ -141,18 +141,18 @@ def test_the_given_model_is_not_changed(store: Store) -> None:
 
 
 def test_the_teacher_is_the_original_and_not_the_pruned_model(store: Store) -> None:
-    seen: list[int] = []
+    calls: list[int] = []
 
     class Look(Pass[sq.TorchModel, sq.TorchModel]):
         """Count the teacher's parameters."""
 
         def run(self, model: sq.TorchModel, context: Context) -> sq.TorchModel:
-            seen.append(context.load_original().parameters())
+            calls.append(context.load_original().parameters())
             return model
 
     model = untrained()
     carried_out(sq.Plan([sq.PruneChannels(ratio=0.5), Look()], metrics=FAST), store, model)
-    assert seen == [model.parameters()]
+    assert calls == [model.parameters()]
 
 
 def test_a_pruned_model_comes_back_from_the_store_as_it_was(store: Store) -> None:

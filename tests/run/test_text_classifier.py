@@ -45,19 +45,19 @@ def assert_script_reads_sentences(world: Path) -> None:
         package.extractall(folder)
     (world / "some.txt").write_text("abcde abc\n\nuvw\n")
     (world / "none.txt").write_text("\n")
-    found = script(folder, world / "some.txt", "--json")
+    done = script(folder, world / "some.txt", "--json")
     data = SentencesData(sentences="some.csv", tokenizer="bert", labels=False)
     (world / "some.csv").write_text("abcde abc\nuvw\n")
     logits = open_package(zip_file).load_model().predict(data.open(world).batch(np.array([1, 0])))
-    shares = [{one["class"]: one["probability"] for one in example} for example in json.loads(found.stdout)["examples"]]
+    shares = [{one["class"]: one["probability"] for one in example} for example in json.loads(done.stdout)["examples"]]
     expected = logits.softmax(1)
     read = np.array([[example[0], example[1]] for example in shares])
     assert read == pytest.approx(expected.numpy(), abs=1e-3)
-    assert "begins" in found.stdout
-    for name, said in (("none.txt", "holds no sentence; one in each line would do"), ("gone.txt", "cannot be read")):
+    assert "begins" in done.stdout
+    for name, message in (("none.txt", "holds no sentence; one in each line would do"), ("gone.txt", "cannot be read")):
         bad = script(folder, world / name)
         assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)
-        assert said in bad.stderr
+        assert message in bad.stderr
     assert "tokenizers" in (folder / "README.md").read_text()
 
 

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.card import Score
 from squeeze.targets.cpu import Cpu
+from squeeze.targets.package import PackageInputs
 
 CLASSES = 5
 

@@ -16,14 +16,14 @@ from squeeze.targets.verify import open_package
 
 
 def test_a_package_is_measured_with_load_time_and_memory(packed: Packed):
-    found = bench(open_package(packed.path), load=Load((1, 6), 0.02))
-    assert json.loads(json.dumps(found)) == found
-    assert found["package_bytes"] == packed.path.stat().st_size
-    assert found["model_bytes"] == packed.artifact.nbytes()
-    assert found["load_ms"] > 0
-    assert 10e6 < found["peak_rss_bytes"] < 400e6  # a process without torch
-    assert [row["batch"] for row in found["batches"]] == [1, 6]
-    for row in found["batches"]:
+    result = bench(open_package(packed.path), load=Load((1, 6), 0.02))
+    assert json.loads(json.dumps(result)) == result
+    assert result["package_bytes"] == packed.path.stat().st_size
+    assert result["model_bytes"] == packed.artifact.nbytes()
+    assert result["load_ms"] > 0
+    assert 10e6 < result["peak_rss_bytes"] < 400e6  # a process without torch
+    assert [row["batch"] for row in result["batches"]] == [1, 6]
+    for row in result["batches"]:
         assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
         assert row["runs"] >= 10
         assert row["examples_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"])

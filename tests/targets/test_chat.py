@@ -47,8 +47,8 @@ def answers_of_transformers(folder: Path, most: int) -> list[str]:
     for text in ASKED:
         messages.append({"role": "user", "content": text})
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
-        found = model.generate(**prompt, max_new_tokens=most, do_sample=False, pad_token_id=0)[0]
-        new = found[prompt["input_ids"].shape[1] :].tolist()
+        result = model.generate(**prompt, max_new_tokens=most, do_sample=False, pad_token_id=0)[0]
+        new = result[prompt["input_ids"].shape[1] :].tolist()
         if new[-1] == model.generation_config.eos_token_id:
             del new[-1]
         messages.append({"role": "assistant", "content": tokenizer.decode(new)})
@@ -58,8 +58,8 @@ def answers_of_transformers(folder: Path, most: int) -> list[str]:
 def chat(folder: Path, most: int) -> list[str]:
     """The package's own script, in a process that knows nothing of Squeeze."""
     command = [sys.executable, "-I", str(folder / "run.py"), "--chat", "--tokens", str(most)]
-    asked = "\n".join([*ASKED, ""]) + "\n"
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, cwd=folder)
+    question = "\n".join([*ASKED, ""]) + "\n"
+    done = subprocess.run(command, input=question, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.removeprefix("> ").removesuffix("\n> ").split("\n> ")
 

@@ -45,20 +45,20 @@ def counts(**_: str) -> dict[str, Any]:
     return {"sum": sum(progress.track([1, 2, 3], "adding"))}
 
 
-class Seen(Progress):
+class Recorder(Progress):
     """What a terminal would show."""
 
     def __init__(self) -> None:
-        self.seen: list[Any] = []
+        self.events: list[Any] = []
 
     def track(self, items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
-        self.seen.append((what, total))
+        self.events.append((what, total))
         for item in items:
             yield item
-            self.seen.append("step")
+            self.events.append("step")
 
     def say(self, line: str) -> None:
-        self.seen.append(line)
+        self.events.append(line)
 
 
 CODES = {"DataError": 1, "PlanError": 2, "ModelError": 4}
@@ -73,9 +73,9 @@ def test_a_fault_in_a_child_keeps_its_line_and_its_exit_code(kind: str, code: in
 
 
 def test_progress_in_a_child_is_shown_here() -> None:
-    seen = Seen()
-    assert child.call("test_child:counts", {}, Limits(), 0, "p.zip", seen) == {"sum": 6}
-    assert seen.seen == ["begun", ("adding", 3), "step", "step", "step"]
+    recorder = Recorder()
+    assert child.call("test_child:counts", {}, Limits(), 0, "p.zip", recorder) == {"sum": 6}
+    assert recorder.events == ["begun", ("adding", 3), "step", "step", "step"]
 
 
 def test_a_report_gives_the_time_limit_anew() -> None:
@@ -89,7 +89,7 @@ def test_a_report_gives_the_time_limit_anew() -> None:
     "report", [{}, {"begin": 7, "total": -1}, {"step": 1}, {"end": 1}, {"begin": "a", "total": "b"}, {"say": [1]}]
 )
 def test_reports_that_mean_nothing_are_shown_as_far_as_they_can_be(report: dict[str, Any]) -> None:
-    show_reports(iter([report] * 3), Seen())
+    show_reports(iter([report] * 3), Recorder())
 
 
 def ended(pid: int) -> bool:

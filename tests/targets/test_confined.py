@@ -25,14 +25,14 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.runtimes.ort import OnnxRuntime
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.check import program_kind
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.genai import Genai
 from squeeze.targets.golden import Golden
 from squeeze.targets.manifest import Manifest, readable_json
-from squeeze.targets.package import file_sum
+from squeeze.targets.package import PackageInputs, file_sum
 from squeeze.targets.verify import open_package, verify
 
 Files = dict[str, bytes]
@@ -292,17 +292,17 @@ def test_loading_a_genai_model_speaks_to_nobody(genai: Files, tmp_path: Path) ->
     for name, data in genai.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    said = heard([sys.executable, "-c", LOADS, tmp_path / "model"], tmp_path / "home")
-    assert (said.packets or 0, said.queue) == (0, [])
+    output = heard([sys.executable, "-c", LOADS, tmp_path / "model"], tmp_path / "home")
+    assert (output.packets or 0, output.queue) == (0, [])
 
 
 def test_a_whole_run_its_package_and_its_script_speak_to_nobody(tmp_path: Path) -> None:
     plan = write_plan(write_world(tmp_path), EXPORTED)
     run = [sys.executable, "-m", "squeeze.cli", "run", plan, "--store", tmp_path / "store", "--out", tmp_path / "out"]
-    said = heard(run, tmp_path / "home")
-    assert (said.packets or 0, said.queue) == (0, [])
+    output = heard(run, tmp_path / "home")
+    assert (output.packets or 0, output.queue) == (0, [])
     (package,) = (tmp_path / "out").glob("*.zip")
     with zipfile.ZipFile(package) as archive:
         archive.extractall(tmp_path / "package")
-    said = heard([sys.executable, tmp_path / "package/run.py", "--golden"], tmp_path / "other home")
-    assert (said.packets or 0, said.queue) == (0, [])
+    output = heard([sys.executable, tmp_path / "package/run.py", "--golden"], tmp_path / "other home")
+    assert (output.packets or 0, output.queue) == (0, [])

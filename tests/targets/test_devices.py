@@ -57,9 +57,9 @@ def test_what_is_published_lies_in_the_predicted_interval(name: str, megabytes: 
 
 def test_memory_counts_the_cache_at_the_context() -> None:
     demand = fit.Demand(1_000_000_000, 0, 88_000_000, 2048, None, True)
-    told = fit.line(demand, devices.load("phone-mid", ROOT), "phone-mid")
-    assert "RAM 1.09 GB of 3.00 GB at context 2,048, KV cache 88.0 MB" in told
-    assert "predicted, not measured" in told
+    line = fit.line(demand, devices.load("phone-mid", ROOT), "phone-mid")
+    assert "RAM 1.09 GB of 3.00 GB at context 2,048, KV cache 88.0 MB" in line
+    assert "predicted, not measured" in line
 
 
 def test_a_cache_holds_keys_and_values_of_the_heads_that_have_some(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_a_cache_holds_keys_and_values_of_the_heads_that_have_some(tmp_path: Pat
     config = model.skeleton.module.config
     assert config.num_key_value_heads < config.num_attention_heads
     whole = transformers.AutoModelForCausalLM.from_config(config)
-    kept = whole(torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
-    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in kept.layers)
+    remaining = whole(torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
+    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in remaining.layers)
     assert model.cache_values() == numbers // 3
 
 
@@ -97,13 +97,13 @@ def test_a_plan_for_a_device_that_is_too_small_is_refused(
 ) -> None:
     folder = write_world(tmp_path)
     (folder / "board.yaml").write_text(SMALL.format(storage=storage, memory=memory))
-    (found,) = faults(write_plan(folder, PLAN.replace("DEVICE", "./board.yaml")))
-    assert re.search(f"target cpu: {message}", found)
+    (messages,) = faults(write_plan(folder, PLAN.replace("DEVICE", "./board.yaml")))
+    assert re.search(f"target cpu: {message}", messages)
 
 
 def test_an_unknown_device_is_a_fault_with_the_nearest_name(tmp_path: Path) -> None:
-    (found,) = faults(write_plan(write_world(tmp_path), PLAN.replace("DEVICE", "pi4")))
-    assert "no device 'pi4'; did you mean 'pi5'?" in found
+    (messages,) = faults(write_plan(write_world(tmp_path), PLAN.replace("DEVICE", "pi4")))
+    assert "no device 'pi4'; did you mean 'pi5'?" in messages
 
 
 def test_a_device_that_is_not_named_leaves_no_trace_in_the_options() -> None:
@@ -124,9 +124,9 @@ def test_a_device_that_is_not_named_leaves_no_trace_in_the_options() -> None:
 )
 def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "board.yaml").write_text(text)
-    with pytest.raises(UsageError, match=message) as told:
+    with pytest.raises(UsageError, match=message) as fact:
         devices.load("board.yaml", tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(fact.value)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from squeeze.formats.pte import read_pte
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.executorch import ExecuTorch
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.mobile import Mobile
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package, verify
 from squeeze.writers.executorch import ExecuTorchWriter
 from squeeze.writers.proof import proven
@@ -43,8 +44,8 @@ def test_the_package_verifies_and_answers_as_the_graph_does(packed: Packed, quan
     """The last layer rounds its inputs by a range of its own: half a step of 256."""
     assert packed.verification.bit_equal
     assert set(open_package(packed.path).manifest.files) > {"model.pte", "delegated.json"}
-    expected, found = quantized.predict(batch), packed.artifact.predict(batch)
-    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    expected, result = quantized.predict(batch), packed.artifact.predict(batch)
+    assert (result - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_the_inputs_and_outputs_have_the_names_of_the_graph(packed: Packed) -> None:
@@ -92,8 +93,8 @@ def test_programs_with_other_threads_open_beside_each_other(packed: Packed, batc
 def test_memory_that_is_not_in_order_gives_the_same_answer(packed: Packed, batch: Batch) -> None:
     opened = ExecuTorch.open(packed.artifact.main, 1, "it")
     image = batch.image[:1].numpy()
-    turned = np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    assert np.array_equal(opened.run({"image": image})[0], opened.run({"image": turned})[0])
+    rotated = np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert np.array_equal(opened.run({"image": image})[0], opened.run({"image": rotated})[0])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,6 @@ def test_an_export_that_dies_leaves_nothing(
 def test_a_float_program_is_the_float_graph(model: OnnxModel, batch: Batch, tmp_path: Path) -> None:
     file = ExecuTorchWriter().write(model, tmp_path)
     opened = ExecuTorch.open(file, 1, "it")
-    found = np.concatenate([opened.run({"image": batch.image[i : i + 1].numpy()})[0] for i in range(len(batch))])
-    assert torch.allclose(torch.from_numpy(found), model.predict(batch), atol=1e-5)
+    result = np.concatenate([opened.run({"image": batch.image[i : i + 1].numpy()})[0] for i in range(len(batch))])
+    assert torch.allclose(torch.from_numpy(result), model.predict(batch), atol=1e-5)
     assert all(layer.scale is None for layer in read_pte(file).layers())

@@ -23,12 +23,13 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.rtn import Rtn
-from squeeze.targets.base import PackageInputs, Target
+from squeeze.targets.base import Target
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.checkpoint import Checkpoint
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.genai import Genai
 from squeeze.targets.gguf import Gguf
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package, verify
 from squeeze.writers.proof import Equality, proven
 
@@ -99,8 +100,8 @@ def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
     assert packed.verification.bit_equal
     expected = torch.log_softmax(quantized.predict(Batch({"input_ids": torch.tensor([PROMPT])}))[0], -1)[-1]
     artifact = in_runtime(packed.artifact)
-    _, found = artifact.log_probabilities(PROMPT)
-    assert float((torch.from_numpy(found) - expected).abs().max()) < 0.1
+    _, result = artifact.log_probabilities(PROMPT)
+    assert float((torch.from_numpy(result) - expected).abs().max()) < 0.1
     written = list(artifact.generate(PROMPT, 4))
     assert len(written) == 4
     packed.artifact.close()
@@ -118,17 +119,17 @@ def run(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_a_language_package_is_benched_by_the_tokens_it_reads_and_writes(decoder: Any, tmp_path: Path) -> None:
     packed = Cpu().pack(decoder, pieces(), tmp_path / "tiny.zip")
-    found = bench(open_package(packed.path), load=Load(prompt=8, tokens=4, rounds=2))
+    result = bench(open_package(packed.path), load=Load(prompt=8, tokens=4, rounds=2))
     for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
-        assert found[name]["p10"] <= found[name]["median"] <= found[name]["p90"]
-        assert found[name]["p10"] > 0
-    assert found["peak_rss_bytes"] > 10_000_000
+        assert result[name]["p10"] <= result[name]["median"] <= result[name]["p90"]
+        assert result[name]["p10"] > 0
+    assert result["peak_rss_bytes"] > 10_000_000
 
 
 def test_other_weights_in_the_file_do_not_verify(decoder: Any, tmp_path: Path) -> None:
@@ -188,8 +189,8 @@ def test_a_checkpoint_of_nothing_quantized_is_refused() -> None:
 
 def test_a_reader_that_sees_another_weight_stops_the_run() -> None:
     lines = proven([Equality("a", "gguf", "gguf", "float32", 64, 0), Equality("b", "gguf", "gguf", "float32", 64, 0)])
-    said = {"format": "gguf", "reader": "gguf", "dtype": "float32", "tensors": 2, "weights": 128, "differing": 0}
-    assert lines == [said]
+    output = {"format": "gguf", "reader": "gguf", "dtype": "float32", "tensors": 2, "weights": 128, "differing": 0}
+    assert lines == [output]
     with pytest.raises(EffectError, match="gguf: b: gguf reads 1 of 64 weights otherwise"):
         proven([Equality("b", "gguf", "gguf", "float32", 64, 1)])
 

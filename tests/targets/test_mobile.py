@@ -18,8 +18,9 @@ from squeeze.formats.ort_canonical import sorted_resolver
 from squeeze.models.base import Batch
 from squeeze.models.facts import NARROW_TOLERANCE
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.mobile import Mobile
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import OVERFLOW, open_package, verify
 from squeeze.writers.ort import write_ort
 
@@ -95,8 +96,8 @@ def test_an_int8_graph_runs_as_integers_and_gets_the_wider_tolerance(quantized, 
     fast = ort.InferenceSession(
         quantized.data, providers=["CPUExecutionProvider"]
     )  # products as the .ort file has them
-    found = torch.from_numpy(fast.run(None, {"image": batch.image.numpy()})[0])
-    assert (packed.artifact.predict(batch) - found).abs().max() < NARROW_TOLERANCE * found.abs().max()
+    result = torch.from_numpy(fast.run(None, {"image": batch.image.numpy()})[0])
+    assert (packed.artifact.predict(batch) - result).abs().max() < NARROW_TOLERANCE * result.abs().max()
 
 
 @pytest.mark.parametrize("overflow", [False, True])

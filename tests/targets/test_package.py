@@ -15,10 +15,11 @@ from squeeze.models.base import Batch
 from squeeze.models.facts import FLOAT_TOLERANCE
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.targets.archive import write_zip
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.card import model_card
 from squeeze.targets.cpu import Cpu
 from squeeze.targets.golden import Golden, largest_difference
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package, verify
 
 
@@ -49,8 +50,8 @@ def test_the_zip_holds_everything_and_no_date(packed: Packed):
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     assert names == sorted(names)
-    made = {"README.md", "golden.npz", "ledger.json", "manifest.json", "measurements.json", "plan.yaml", "run.py"}
-    assert set(names) == {"model.onnx", *made}
+    beside = {"README.md", "golden.npz", "ledger.json", "manifest.json", "measurements.json", "plan.yaml", "run.py"}
+    assert set(names) == {"model.onnx", *beside}
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
 
 

@@ -20,7 +20,8 @@ from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.base import Call
 from squeeze.runtimes.ort import OnnxRuntimeSession
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.script import script
 from squeeze.targets.scripts import rows
 from squeeze.targets.scripts.classes import Classes
@@ -80,8 +81,8 @@ def test_a_picture_is_prepared_as_the_evaluation_data_was(pieces: PackageInputs,
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "x.png")
     spec = {"shape": ["n", 3, 8, 8], "dtype": "float32"}
-    found = read_input(tmp_path / "x.png", spec, dict(pieces.preprocessing))
-    assert np.array_equal(found[0], Preprocess.model_validate(pieces.preprocessing)(np.asarray(image)))
+    result = read_input(tmp_path / "x.png", spec, dict(pieces.preprocessing))
+    assert np.array_equal(result[0], Preprocess.model_validate(pieces.preprocessing)(np.asarray(image)))
 
 
 def test_a_changed_golden_output_is_exit_code_4(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -154,14 +155,14 @@ def scripts() -> list[tuple[str, str, str]]:
     """Each registered runtime with each way it is called."""
     runtimes = {name: registry.load("runtimes", name) for name in registry.BUILTIN["runtimes"]}
     calls = [(call, name) for name, runtime in runtimes.items() for call in runtime.script]
-    shown = [(call, name, shows) for call, name in calls for shows in ("classes", "numbers") if call == "predict"]
-    return [*shown, *((call, name, "text") for call, name in calls if call == "generate")]
+    kinds = [(call, name, shows) for call, name in calls for shows in ("classes", "numbers") if call == "predict"]
+    return [*kinds, *((call, name, "text") for call, name in calls if call == "generate")]
 
 
 def unknown_names(table: symtable.SymbolTable, known: set[str]) -> set[str]:
     """Global names that a module's functions read and nobody defines."""
-    found = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
-    return (found - known).union(*(unknown_names(inner, known) for inner in table.get_children()))
+    names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return (names - known).union(*(unknown_names(inner, known) for inner in table.get_children()))
 
 
 @pytest.mark.parametrize(("call", "runtime", "shows"), scripts())

@@ -43,12 +43,12 @@ class Hide(Pass[OnnxModel, OnnxModel]):
 
 def network(hidden: bool = False) -> onnx.ModelProto:
     """Images ``[n, 1, 2, 2]`` to three logits, by one matrix."""
-    held = [numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "w")]
+    initializers = [numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "w")]
     product = helper.make_node("MatMul", ["rows", "w"], ["product"], "product")
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])
     nodes = [helper.make_node("Flatten", ["image"], ["rows"], "flatten")]
     if hidden:
-        held.append(numpy_helper.from_array(np.float32(-1), "least"))
+        initializers.append(numpy_helper.from_array(np.float32(-1), "least"))
         nodes.append(helper.make_node("ReduceSum", ["image"], ["sum"], "sum", keepdims=0))
         nodes.append(helper.make_node("Greater", ["sum", "least"], ["yes"], "compare"))
         end = helper.make_tensor_value_info("product", TensorProto.FLOAT, ["n", 3])
@@ -57,7 +57,7 @@ def network(hidden: bool = False) -> onnx.ModelProto:
     else:
         nodes += [product, helper.make_node("Relu", ["product"], ["logits"], "relu")]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 2, 2])
-    graph = helper.make_graph(nodes, "g", [image], [logits], held)
+    graph = helper.make_graph(nodes, "g", [image], [logits], initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -78,9 +78,9 @@ def test_what_became_unknown_breaks_the_budget_and_is_said_in_every_report(
 ) -> None:
     assert squeeze("run", world / "plan.yaml", "--out", world / "out", "--store", world / "store") == 3
     captured = capsys.readouterr()
-    shown, written = captured.out, {path.name: path for path in (world / "out").iterdir()}
-    assert re.search(r"unknown +unknown", shown), shown
-    assert f"macs: <= 50 % of the original: {UNKNOWN}" in " ".join(shown.split())  # whatever the terminal's width
+    text, written = captured.out, {path.name: path for path in (world / "out").iterdir()}
+    assert re.search(r"unknown +unknown", text), text
+    assert f"macs: <= 50 % of the original: {UNKNOWN}" in " ".join(text.split())  # whatever the terminal's width
     report = json.loads(written["report.json"].read_text())
     last = report["ledger"]["rows"][-1]["scores"]
     assert (last["macs"]["value"], last["parameters"]["value"]) == (None, None)
@@ -126,8 +126,8 @@ def test_a_file_that_does_not_show_its_graph_has_unknown_counts(tmp_path: Path) 
     shut = Artifact(tmp_path / "model.ort")
     assert (shut.macs(), shut.parameters()) == (None, None)
     onnx.save(network(), tmp_path / "model.onnx")
-    shown = Artifact(tmp_path / "model.onnx")
-    assert (shown.macs(), shown.parameters()) == (12, 12)
+    text = Artifact(tmp_path / "model.onnx")
+    assert (text.macs(), text.parameters()) == (12, 12)
 
 
 def test_a_language_artifact_says_the_counts_of_the_model_it_was_made_from(tmp_path: Path) -> None:

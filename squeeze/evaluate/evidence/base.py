@@ -144,7 +144,7 @@ class Evidence(ABC):
 
     @abstractmethod
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
-        """What a metric is worked out from; None: nothing of this model alone."""
+        """What a metric is computed from; None: nothing of this model alone."""
 
 
 class CollectedEvidence(Evidence, Generic[T]):
@@ -168,29 +168,29 @@ class CollectedEvidence(Evidence, Generic[T]):
 
     @abstractmethod
     def collect(self, model: Subject, folder: Path) -> None:
-        """Ask the model and write what it says into an empty folder."""
+        """Run the model and write its answers into an empty folder."""
 
     @abstractmethod
     def read(self, folder: Path) -> T:
         """Read what :meth:`collect` wrote."""
 
     def answers(self, model: Subject) -> T:
-        """What the model says, collected if the store does not have it."""
+        """The model's answers, collected if the store does not have them."""
         if model.key not in self._answers:
             self._answers[model.key] = self.read(self.entry(model))
         return self._answers[model.key]
 
     def entry(self, model: Subject) -> Path:
-        """The store's folder with what the model says."""
+        """The store's folder with the model's answers."""
         inputs = self.inputs(model) | {"collector": source_digest(type(self))}
-        write, named = (lambda folder: self.collect(model, folder)), f"{self.kind} of {model.name}"
-        return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, named)
+        write, label = (lambda folder: self.collect(model, folder)), f"{self.kind} of {model.name}"
+        return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, label)
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:
         return Answered(self.answers(model), ScoredOn.of(self.data), self.data.units, self.again(model))
 
     def again(self, model: Subject) -> tuple[T, T] | None:
-        """Of the original: its answers to a few examples along two ways; None: not measured."""
+        """The original's answers to a few examples, summed in two different orders; None: not measured."""
         return None
 
     def is_original(self, model: Subject) -> bool:
@@ -222,6 +222,6 @@ class Collectors:
             self._by_label[metric.label] = collectors[place]
 
     def readings(self, model: Subject) -> dict[str, Reading]:
-        """By a metric's label, what it is worked out from."""
+        """By a metric's label, what it is computed from."""
         readings = {m.label: self._by_label[m.label].reading(m, model) for m in self.metrics}
         return {label: reading for label, reading in readings.items() if reading is not None}

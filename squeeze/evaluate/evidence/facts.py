@@ -58,8 +58,8 @@ class Estimates(Evidence):
         inputs["code"] = source_digest(type(metric))
 
         def write(folder: Path) -> None:
-            found = metric.estimate(model.model, sources.root, sources.progress)
-            (folder / "estimate.json").write_text(json.dumps(found._asdict()))
+            estimate = metric.estimate(model.model, sources.root, sources.progress)
+            (folder / "estimate.json").write_text(json.dumps(estimate._asdict()))
 
         def read(folder: Path) -> Estimate:
             return Estimate(**json.loads((folder / "estimate.json").read_text()))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from squeeze.evaluate.metrics import Metric
 
 
-FLOOR_EXAMPLES = 32  # of the original, scored once more
+FLOOR_EXAMPLES = 32  # examples of the original that are scored twice
 ALONE, AGAIN = "alone.npy", "again"
 
 
@@ -80,11 +80,11 @@ class Tokens(OnEvaluationData[TokenScores]):
     def again(self, model: Subject) -> tuple[TokenScores, TokenScores] | None:
         if not self.is_original(model):
             return None
-        found = TokenScores.load(self.entry(model) / AGAIN)
-        return found, found
+        scores = TokenScores.load(self.entry(model) / AGAIN)
+        return scores, scores
 
     def _original(self, model: Subject) -> Subject:
-        """What it is compared to; alone, a model is compared to itself."""
+        """The original it is compared to; the original is compared to itself."""
         return self.sources.original or model
 
 

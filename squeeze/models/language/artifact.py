@@ -35,7 +35,7 @@ class LanguageArtifact(Decoder, Artifact):
 
     form: ClassVar[str] = "language artifact"
     package_folder: ClassVar[str] = "model/"
-    runtime: str  # its registered name
+    runtime: str  # registered name
     facts: Facts
 
     def __init__(self, folder: Path, facts: Facts, keeper: object = None) -> None:

@@ -28,12 +28,12 @@ def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
     """
     from transformers import AutoConfig
 
-    left = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    options = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     kind = values.get("model_type")
     if not isinstance(kind, str):
         raise ModelError(f"{folder}: config.json names no model_type")
     try:
-        config = AutoConfig.for_model(kind, **left)
+        config = AutoConfig.for_model(kind, **options)
         config._experts_implementation = "eager"  # one product per expert, so that each can be watched
         with torch.device("meta"):
             module: nn.Module = _class_for(config).from_config(config, trust_remote_code=False)
@@ -47,9 +47,9 @@ def accepted(values: Mapping[str, Any]) -> bool:
     """Whether transformers takes a config of these values: some families bind one size to another."""
     from transformers import AutoConfig
 
-    left = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    options = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     try:
-        AutoConfig.for_model(str(values.get("model_type")), **left)
+        AutoConfig.for_model(str(values.get("model_type")), **options)
     except Exception:  # whatever transformers' code makes of a config that does not fit it
         return False
     return True

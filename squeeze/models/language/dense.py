@@ -1,4 +1,4 @@
-"""What a model stands for, written as a plain Hugging Face folder: dense weights, shard by shard, under stock names."""
+"""A model written as a plain Hugging Face folder: dense weights, shard by shard, under stock names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_shards(skeleton: Skeleton, folder: Path, stored: Callable[[list[str]],
         save_file({name: _whole(value) for name, value in tensors.items()}, folder / file, {"format": "pt"})
         placed |= dict.fromkeys(tensors, file)
         size += sum(value.nbytes for value in tensors.values())
-        del tensors  # before the next ones are read
+        del tensors  # freed before the next ones are read
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2))
 

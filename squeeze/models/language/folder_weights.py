@@ -85,13 +85,13 @@ class FolderWeights:
         return self.packed.entries(self.stored_names, self.skeleton.module)
 
     def _require_all(self) -> None:
-        wanted = self.skeleton.module.state_dict()
+        expected = self.skeleton.module.state_dict()
         for name in self.skeleton.names():
             shape = self._shape(name)
             if shape is None:
                 raise ModelError(f"{self.folder}: the shards hold no '{name}', which the model needs")
-            if shape != tuple(wanted[name].shape):
-                what = f"{list(shape)} on disk, {list(wanted[name].shape)} by config.json"
+            if shape != tuple(expected[name].shape):
+                what = f"{list(shape)} on disk, {list(expected[name].shape)} by config.json"
                 raise ModelError(f"{self.folder}: '{name}' has the wrong shape: {what}")
 
     def _shape(self, name: str) -> tuple[int, ...] | None:

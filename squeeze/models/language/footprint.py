@@ -13,8 +13,8 @@ from squeeze.models.language.skeleton import Skeleton
 
 PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
 FLOAT = 4  # bytes
-RUN_COPIES = 3  # of a decoder's weights while ONNX Runtime lays them out: mapped from the file, read, packed
-WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # while half-precision weights are multiplied, a part at a time
+RUN_COPIES = 3  # copies of a decoder's weights while ONNX Runtime loads: mapped, read, packed
+WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # the part of half-precision weights that is widened for a product
 
 
 def largest_block_bytes(model: LanguageModel) -> int:
@@ -53,8 +53,8 @@ def head_bytes(model: LanguageModel) -> int:
 
 def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None) -> int:
     """Of all calibration tokens between two blocks; a plan with a limit puts them on disk past a quarter of it."""
-    wanted = tokens * model.skeleton.token_bytes
-    return wanted if memory_bytes is None else min(wanted, memory_bytes // 4)
+    nbytes = tokens * model.skeleton.token_bytes
+    return nbytes if memory_bytes is None else min(nbytes, memory_bytes // 4)
 
 
 def forward_bytes(model: LanguageModel, tokens: int) -> int:

@@ -12,7 +12,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.gguf_file import gguf
 from squeeze.models.language.skeleton import Skeleton
 
-PAIRED = ("q_proj", "k_proj")  # whose rows lie in rotary pairs
+PAIRED = ("q_proj", "k_proj")  # weights whose rows lie in rotary pairs
 EXPERTS = {"mlp.experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"), "mlp.experts.down_proj": ("ffn_down_exps",)}
 
 

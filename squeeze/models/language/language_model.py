@@ -44,7 +44,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         self.open_folder(folder)
 
     def restructure(self, skeleton: Skeleton) -> None:
-        """Take another structure: what a pass will make of the model, for who checks what comes after it."""
+        """Take the structure that a pass will make, so that later steps can be checked."""
         self.skeleton, self.module = skeleton, skeleton.module
         self.__dict__.pop("_macs", None)
 
@@ -64,8 +64,8 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         config: Any = self.skeleton.module.config
         heads = int(config.num_attention_heads)
         channels = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        kept = int(getattr(config, "num_key_value_heads", None) or heads)
-        return 2 * int(config.num_hidden_layers) * kept * channels
+        cached_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        return 2 * int(config.num_hidden_layers) * cached_heads * channels
 
     @property
     def context(self) -> int | None:
@@ -158,7 +158,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
             for number, (walk, one) in enumerate(zip(walks, texts, strict=True)):
                 for places, logits in walk.finish_at(one.is_scored, most):
                     yield number, places, logits
-                    del logits  # not beside the next ones
+                    del logits  # freed before the next chunk's
 
     def hidden_bytes(self, tokens: int) -> int:
         return torch.float32.itemsize * int(self.skeleton.hidden_size) * tokens

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 LARGE_BYTES = 1 << 22  # from here on a tensor has pages of its own
-M_MMAP_THRESHOLD = -3  # of mallopt
+M_MMAP_THRESHOLD = -3  # parameter number of mallopt
 
 
 @contextmanager

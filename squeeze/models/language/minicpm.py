@@ -30,8 +30,8 @@ def as_llama(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     if values.get("num_experts"):
         raise ModelError(f"model_type '{KIND}' with num_experts is no Llama; only the dense MiniCPM is folded into one")
-    kept = {key: value for key, value in values.items() if key not in (*SCALES, "auto_map")}
-    return kept | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
+    config = {key: value for key, value in values.items() if key not in (*SCALES, "auto_map")}
+    return config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
 
 
 def factors(values: Mapping[str, Any]) -> dict[str, float]:

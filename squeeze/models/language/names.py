@@ -70,10 +70,10 @@ class _Rules:
     def __call__(self, stored: str) -> tuple[str, str | None]:
         from transformers.core_model_loading import rename_source_key
 
-        named: tuple[str, str | None] = rename_source_key(
+        renaming: tuple[str, str | None] = rename_source_key(
             stored, self.renamings, self.converters, self.prefix, self.state
         )
-        return named
+        return renaming
 
     def place(self, pattern: str) -> int:
         """Where a rule lists that pattern: parts are laid on top of each other in this order."""

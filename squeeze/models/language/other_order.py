@@ -33,7 +33,7 @@ class InOtherOrder(LanguageModel):
 
 
 class _Reversed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Turns both factors of each product round."""
+    """Reverses both factors of each product."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -100,8 +100,8 @@ def packed_folder(folder: Path) -> Packed | None:
         return None
     kind = CompressedTensorsFolder if values.get("quant_method") == compressed_tensors_config.METHOD else GptqFolder
     base = values.get("model_file_base_name")
-    named = folder / f"{base}.safetensors" if isinstance(base, str) and re.fullmatch(r"[\w.-]{1,200}", base) else None
-    shards = Shards(folder, [named] if named and named.is_file() else None)
+    file = folder / f"{base}.safetensors" if isinstance(base, str) and re.fullmatch(r"[\w.-]{1,200}", base) else None
+    shards = Shards(folder, [file] if file and file.is_file() else None)
     try:
         return kind(shards, values)
     except ModelError as error:

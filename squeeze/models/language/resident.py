@@ -18,7 +18,7 @@ from squeeze.models.resident import Resident
 if TYPE_CHECKING:
     from squeeze.models.language.language_model import LanguageModel
 
-LOGITS_VALUES = 1 << 25  # of one micro-batch: 128 MB of float32, a few times that with their gradients
+LOGITS_VALUES = 1 << 25  # logits of one micro-batch: 128 MB of float32, several times that with gradients
 
 
 class ResidentLanguageModel(Resident):

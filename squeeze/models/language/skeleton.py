@@ -21,7 +21,7 @@ from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
 from squeeze.models.torch_macs import MacCounter, meta_copy
 
-MAC_TOKENS = 128  # of the prompt whose multiply-accumulates are counted
+MAC_TOKENS = 128  # prompt length for which multiply-accumulates are counted
 
 
 class Skeleton:
@@ -94,14 +94,14 @@ class Skeleton:
     @property
     def dtype(self) -> torch.dtype:
         """What the activations between two blocks are."""
-        found: torch.dtype = self.module.get_input_embeddings().weight.dtype  # type: ignore[operator]
-        return found
+        dtype: torch.dtype = self.module.get_input_embeddings().weight.dtype  # type: ignore[operator]
+        return dtype
 
     @property
     def context(self) -> int | None:
         """How many tokens a text may have, where the config says it."""
-        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) else None
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return positions if isinstance(positions, int) else None
 
     def macs(self) -> int | None:
         """Multiply-accumulates per token of a prompt of MAC_TOKENS, read at once; None: not known.
@@ -149,13 +149,13 @@ def is_language_folder(folder: Path) -> bool:
     try:
         config = read_json(folder / "config.json")
     except ModelError:
-        return False  # whoever reads the folder says what is wrong with it
+        return False  # reading the folder reports what is wrong
     if not isinstance(config, dict) or not isinstance(config.get("architectures"), list):
         return False
-    named = [str(name) for name in config["architectures"]]
+    names = [str(name) for name in config["architectures"]]
     sees = "text_config" in config and "vision_config" in config
     ends = ("ForCausalLM", "LMHeadModel", *(["ForConditionalGeneration"] if sees else []))
-    return any(name.endswith(ends) for name in named)
+    return any(name.endswith(ends) for name in names)
 
 
 def fill(module: nn.Module, name: str, value: Tensor) -> None:
@@ -178,18 +178,18 @@ def empty(module: nn.Module, names: list[str]) -> None:
 def _find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
     """The outermost list of blocks of one class that hold weight matrices, inside the decoder where one is named."""
     kind, decoder = type(module).__name__, _decoder(module)
-    found = [
+    lists = [
         (name, child)
         for name, child in module.named_modules()
         if isinstance(child, nn.ModuleList) and len(child) and _are_blocks(child) and _within(decoder, child)
     ]
-    if not found:
+    if not lists:
         raise ModelError(
             f"{kind}: no list of decoder blocks (a ModuleList of one class with weight matrices) was found"
         )
     if _embedding(module) is None or _head(module) is None:
         raise ModelError(f"{kind}: no embedding before the blocks, or no head behind them, was found")
-    return min(found, key=lambda item: item[0].count("."))
+    return min(lists, key=lambda item: item[0].count("."))
 
 
 def _decoder(module: nn.Module) -> nn.Module:

@@ -97,8 +97,8 @@ def task_named(name: str) -> Task:
     Raises:
         UsageError: none is registered under it, or it cannot be imported.
     """
-    made: Task = registry.load("tasks", name)()
-    return made
+    task: Task = registry.load("tasks", name)()
+    return task
 
 
 def models_that_give(outputs: str) -> str:

@@ -12,7 +12,7 @@ from squeeze.models.base import Batch, Model
 from squeeze.models.tasks.base import Task
 
 GOLDEN_EXAMPLES = 4
-GOLDEN_BYTES = 500_000  # of inputs; at least one example
+GOLDEN_BYTES = 500_000  # bytes of golden inputs; at least one example is taken
 
 
 class RowsTask(Task):

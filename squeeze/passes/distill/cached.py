@@ -27,18 +27,18 @@ def require_same_width(teacher: int | None, student: int | None) -> None:
 
 
 def cached_teacher(
-    load: Callable[[], Model], named: Mapping[str, Any], unique: int, vocabulary: int | None, context: Context
+    load: Callable[[], Model], identity: Mapping[str, Any], unique: int, vocabulary: int | None, context: Context
 ) -> CachedTeacher:
-    """What a teacher predicts of the plan's training text; a killed run goes on drawing where it was.
+    """A teacher's predictions on the plan's training text; a killed run resumes after the last whole piece.
 
     Args:
         load: Reads the teacher.
-        named: What makes it this teacher, as JSON values.
+        identity: What makes it this teacher, as JSON values.
         unique: Different tokens a position, about.
         vocabulary: The student's.
     """
     data, store = context.train, context.store
-    inputs = {**named, "data": data.digest, "unique": unique, "seed": context.seed, "threads": context.threads}
+    inputs = {**identity, "data": data.digest, "unique": unique, "seed": context.seed, "threads": context.threads}
     journal = store.journal(store.key("teacher", inputs)) if store else context.journal
 
     def write(folder: Path) -> None:

@@ -71,8 +71,8 @@ class Distill(TrainingPass):
         return (value,) if isinstance(value, str) else value
 
     def reads(self) -> tuple[str, ...]:
-        named = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)
-        return tuple(name for name in named if name is not None)
+        files = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)
+        return tuple(name for name in files if name is not None)
 
     def refused(self) -> frozenset[str]:
         return frozenset() if self.quantized else super().refused()
@@ -140,11 +140,11 @@ class Distill(TrainingPass):
     def examples(self, student: Resident, context: Context) -> Dataset:
         if self.cached is None:
             return super().examples(student, context)
-        named: dict[str, Any] = {"teacher": context.original_key}
+        identity: dict[str, Any] = {"teacher": context.original_key}
         if self.teacher != "original":
             files = [content_digest(context.root / name) for name in self.reads()]
-            named = {"teacher": self.options()["teacher"], "files": files}
-        cache = cached_teacher(lambda: self._teacher(context), named, self.cached, student.vocabulary, context)
+            identity = {"teacher": self.options()["teacher"], "files": files}
+        cache = cached_teacher(lambda: self._teacher(context), identity, self.cached, student.vocabulary, context)
         context.facts["teacher_bytes_per_token"] = round(cache.token_bytes, 2)
         return Taught(context.train, cache)
 

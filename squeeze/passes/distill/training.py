@@ -24,7 +24,7 @@ from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
 from squeeze.training.trained import TrainedWeights, train_some
 
-S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
+S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
 
 class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
@@ -55,10 +55,10 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         context.facts |= training.facts() | {"trained": trained.count}
         context.measured["minutes"] = round(training.position.seconds / 60, 2)
         grids = trained.finish()
-        made = student.commit(context.model_folder(), grids)
+        result = student.commit(context.model_folder(), grids)
         if grids:
-            context.facts["grid"] = require_written(student.module, made, grids, student.grids())
-        return made
+            context.facts["grid"] = require_written(student.module, result, grids, student.grids())
+        return result
 
     def examples(self, student: Resident, context: Context) -> Dataset:
         """What is learnt from."""

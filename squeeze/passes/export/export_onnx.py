@@ -42,7 +42,7 @@ from squeeze.writers.onnx_grid import prove_grid, store_weights
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
 PREFIX = "module."  # where the wrapper keeps the user's module
-TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order, wrong exports are off by far more
+TOLERANCE = 1e-3  # relative to the largest logit: summation order explains less, a wrong export differs more
 
 
 class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
@@ -107,8 +107,8 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         """A language model's file is run once; with a limit, of a large one the first blocks alone."""
         if not model.blocks:
             return None
-        wanted = PROCESS_BYTES + RUN_COPIES * (nbytes or model.nbytes())
-        return wanted if limit is None else min(wanted, max(limit, PROCESS_BYTES))
+        nbytes_of_run = PROCESS_BYTES + RUN_COPIES * (nbytes or model.nbytes())
+        return nbytes_of_run if limit is None else min(nbytes_of_run, max(limit, PROCESS_BYTES))
 
     def _added_bytes(self, model: LanguageModel, before: Preview) -> int:
         """What a decoder's file holds beyond the model: tables of positions, whole blocks, scales of float32."""
@@ -123,7 +123,7 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         for name, kind in grid.items():
             if reason := holds(kind):
                 yield f"{self.name}: {name}: {reason}"
-                return  # one tells; the others say the same
+                return  # one message is enough
 
     def writer(self) -> DecoderWriter:
         """What writes a language model."""
@@ -191,7 +191,7 @@ def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.
                 input_names=[spec.name for spec in inputs],
                 output_names=["logits"],
                 opset_version=opset,
-                dynamic_shapes=(tuple(_named(spec, free) for spec in inputs),),
+                dynamic_shapes=(tuple(_free_axes(spec, free) for spec in inputs),),
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever the user's module trips over
@@ -209,7 +209,7 @@ def _free_places(inputs: tuple[InputSpec, ...]) -> dict[int, str]:
     return {0: "batch", **dict(zip(open_places, names, strict=True))}
 
 
-def _named(spec: InputSpec, free: dict[int, Any]) -> dict[int, Any]:
+def _free_axes(spec: InputSpec, free: dict[int, Any]) -> dict[int, Any]:
     return {
         place: dim
         for place, dim in free.items()
@@ -253,7 +253,7 @@ def _rename(graph: ir.Graph) -> None:
             value.name = plain
             assert value.const_value is not None
             value.const_value.name = plain
-    taken: set[str] = set()
+    names: set[str] = set()
     for node in graph:
         weight = node.inputs[0 if node.op_type == "Gather" else 1] if len(node.inputs) > 1 else None
         if node.op_type == "MatMul" and weight is not None and weight.is_initializer():
@@ -261,9 +261,9 @@ def _rename(graph: ir.Graph) -> None:
         if node.op_type in WEIGHTED_OPS and weight is not None and weight.is_initializer():
             node.name = (weight.name or "").removesuffix(".weight") or node.name
         stem, count = node.name or node.op_type, 1
-        while node.name in taken or not node.name:
+        while node.name in names or not node.name:
             node.name, count = f"{stem}_{count}", count + 1
-        taken.add(node.name)
+        names.add(node.name)
 
 
 def _name_by_bias(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:

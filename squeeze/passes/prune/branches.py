@@ -36,20 +36,20 @@ class Branch:
 def droppable_branches(model: TorchModel, groups: Sequence[Coupled]) -> list[Branch]:
     """Every residual block that holds whole groups and would leave only its shortcut, in the model's order."""
     inside = {name: _groups_inside(name, groups) for name, _ in model.module.named_modules() if name}
-    held = {name: found for name, found in inside.items() if found}
-    seen = _inputs_and_outputs(model, set(held))
+    blocks = {name: groups_of for name, groups_of in inside.items() if groups_of}
+    calls = _inputs_and_outputs(model, set(blocks))
     branches = []
-    for name, found in held.items():
-        remains = _what_remains(model.module.get_submodule(name), seen.get(name))
+    for name, groups_of in blocks.items():
+        remains = _what_remains(model.module.get_submodule(name), calls.get(name))
         if remains is not None:
-            branches.append(Branch(name, f"{name}.{remains}" if remains else None, found))
+            branches.append(Branch(name, f"{name}.{remains}" if remains else None, groups_of))
     return _largest_first_come(branches)
 
 
 def drop(model: TorchModel, branch: Branch) -> None:
     """Put the shortcut in the block's place."""
-    left = model.module.get_submodule(branch.remains) if branch.remains else nn.Identity()
-    model.module.set_submodule(branch.block, left.eval())
+    shortcut = model.module.get_submodule(branch.remains) if branch.remains else nn.Identity()
+    model.module.set_submodule(branch.block, shortcut.eval())
 
 
 def _groups_inside(block: str, groups: Sequence[Coupled]) -> tuple[int, ...]:
@@ -63,12 +63,12 @@ def _groups_inside(block: str, groups: Sequence[Coupled]) -> tuple[int, ...]:
 
 def _inputs_and_outputs(model: TorchModel, names: set[str]) -> dict[str, Tensor]:
     """What each module takes in when the model runs: modules called once, one tensor in, one out."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    calls_of: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             plain = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-            seen[name].append(inputs[0].detach().clone() if plain else torch.empty(0))
+            calls_of[name].append(inputs[0].detach().clone() if plain else torch.empty(0))
 
         return hook
 
@@ -78,7 +78,7 @@ def _inputs_and_outputs(model: TorchModel, names: set[str]) -> dict[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
-    return {name: calls[0] for name, calls in seen.items() if len(calls) == 1 and calls[0].dim() == 4}
+    return {name: calls[0] for name, calls in calls_of.items() if len(calls) == 1 and calls[0].dim() == 4}
 
 
 def _what_remains(block: nn.Module, value: Tensor | None) -> str | None:
@@ -87,11 +87,11 @@ def _what_remains(block: nn.Module, value: Tensor | None) -> str | None:
         return None
     children = {name: child for name, child in block.named_children() if list(child.parameters())}
     for end in reversed(children):
-        left = _with_silenced(block, end, value)
-        if _same(left, value):
+        output = _with_silenced(block, end, value)
+        if _same(output, value):
             return ""
         for name, child in children.items():
-            if name != end and type(child) is nn.Conv2d and _same(left, _apply(child, value)):
+            if name != end and type(child) is nn.Conv2d and _same(output, _apply(child, value)):
                 return name
     return None
 

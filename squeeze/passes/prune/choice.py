@@ -1,4 +1,4 @@
-"""How wide every group becomes: what the plan wants gone, and what a cut saves."""
+"""Choose every group's width, from the plan's goal and the cost that each cut saves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Space:
-    """What may be chosen from.
+    """The widths to choose from, and their costs.
 
     Args:
         groups: Coupled layers that may be cut.
@@ -66,13 +66,13 @@ class Space:
         if goal.macs is not None:
             most = goal.macs
             return lambda widths: self.macs(widths) <= most
-        wanted = round(goal.ratio * self.total / self.align) * self.align
-        return lambda widths: self.total - sum(widths) >= wanted
+        fewer = round(goal.ratio * self.total / self.align) * self.align
+        return lambda widths: self.total - sum(widths) >= fewer
 
     def uniform(self, ratio: float) -> Widths:
         """The same ratio for every group, never wider than it is now."""
-        wanted = (nearest(channels, ratio, self.align) for channels in self.original)
-        return tuple(min(pair) for pair in zip(self.full, wanted, strict=True))
+        widths = (nearest(channels, ratio, self.align) for channels in self.original)
+        return tuple(min(pair) for pair in zip(self.full, widths, strict=True))
 
 
 def layer_by_layer(space: Space, goal: Goal) -> Widths:

@@ -76,8 +76,8 @@ class CouplingGraph:
     def coupled(self) -> list[Coupled]:
         """Every set of coupled layers, in the order in which the model names its layers."""
         order = {name: place for place, name in enumerate(self.names.values())}
-        found = [self._described(group) for group in self.graph.get_all_groups()]
-        return sorted(found, key=lambda group: order[group.name])
+        groups = [self._described(group) for group in self.graph.get_all_groups()]
+        return sorted(groups, key=lambda group: order[group.name])
 
     def cut(self, group: Coupled, channels: list[int]) -> None:
         """Take these channels out of all layers of the group, in place."""
@@ -106,7 +106,7 @@ class CouplingGraph:
                 yield Member(self.names[module], writes, tuple(item.idxs), tuple(item.root_idxs))
 
     def _is_output(self, dependency: Any) -> bool:
-        """The end of the network is reached by something that would pass the cut on."""
+        """Whether a dependency ends at the network's output, whose channels must stay."""
         return not dependency.target.outputs and bool(self.graph.is_out_channel_pruning_fn(dependency.handler))
 
 
@@ -120,7 +120,7 @@ def _trace(model: TorchModel) -> Any:
     try:
         with torch.enable_grad():
             return torch_pruning.DependencyGraph().build_dependency(
-                model.module, inputs, forward_fn=lambda _, given: model.forward(given), verbose=False
+                model.module, inputs, forward_fn=lambda _, batch: model.forward(batch), verbose=False
             )
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(

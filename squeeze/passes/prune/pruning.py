@@ -1,4 +1,4 @@
-"""One pruning from start to end: the model, what it was, and each step that makes it narrower."""
+"""One pruning from start to end: the model, its original widths, and each step."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ class Pruning:
         known: dict[str, float] = {}
         if self.options.latency_table is not None:
             known = read_times(self.context.root / self.options.latency_table)
-        elif self.context.journal is not None and (kept := self.context.journal.get("latency_table")):
-            known = {key: value.item() for key, value in kept.items()}
+        elif self.context.journal is not None and (times := self.context.journal.get("latency_table")):
+            known = {key: value.item() for key, value in times.items()}
         return LatencyTable(self.context.threads, known)
 
     def _keep_times(self) -> None:

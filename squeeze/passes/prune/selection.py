@@ -79,14 +79,14 @@ def total_macs(sizes: Iterable[LayerSize], full: Widths, widths: Widths) -> int:
 
 def places(model: TorchModel) -> dict[str, ConvPlace]:
     """Where each convolution and linear layer stands, as far as its time can be measured."""
-    found: dict[str, ConvPlace] = {}
+    result: dict[str, ConvPlace] = {}
 
-    def note(name: str, layer: nn.Module, given: torch.Size) -> None:
-        if (place := ConvPlace.of(layer, given)) is not None:
-            found[name] = place
+    def note(name: str, layer: nn.Module, shape: torch.Size) -> None:
+        if (place := ConvPlace.of(layer, shape)) is not None:
+            result[name] = place
 
     handles = [
-        layer.register_forward_pre_hook(lambda m, given, name=name: note(name, m, given[0].shape))
+        layer.register_forward_pre_hook(lambda m, inputs, name=name: note(name, m, inputs[0].shape))
         for name, layer in model.module.named_modules()
         if isinstance(layer, CUTTABLE)
     ]
@@ -95,7 +95,7 @@ def places(model: TorchModel) -> dict[str, ConvPlace]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return result
 
 
 def _layer_size(name: str, module: nn.Module, macs: int, groups: Sequence[Coupled]) -> LayerSize:

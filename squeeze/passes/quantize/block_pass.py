@@ -34,7 +34,7 @@ from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 M = TypeVar("M", bound=TorchStage)
-S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
+S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
 
 class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
@@ -93,8 +93,8 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
         block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
-        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model))  # as it was and is; is and its integers
-        ends = largest_end_bytes(model) * 3 // 2  # looked through for what is not finite
+        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model))  # old and new; new and integers
+        ends = largest_end_bytes(model) * 3 // 2  # checked for NaN and infinity
         return PROCESS_BYTES + max(ends, walks + busy)
 
     def work_bytes(self, model: LanguageModel) -> int:

@@ -39,7 +39,7 @@ def quantize_blocks(pass_: BlockPass[Any], model: LanguageModel, context: Contex
 
 
 class _Blocks:
-    """A model in shards on its way to being quantized."""
+    """The state of quantizing a model in shards."""
 
     def __init__(self, pass_: BlockPass[Any], model: LanguageModel, context: Context) -> None:
         self.pass_, self.model, self.context = pass_, model, context
@@ -72,13 +72,13 @@ class _Blocks:
             schemes = {weight: self.schemes[prefix + name] for name in names for weight in parts[name]}
             work = BlockWork(index, block, self.walk, original=self.original, was=was, schemes=schemes)
             try:
-                found = self.pass_.quantize(work, self.context)
+                grids = self.pass_.quantize(work, self.context)
             except SqueezeError as error:
                 raise type(error)(f"{prefix.removesuffix('.')}: {error}") from None
             new: dict[str, Tensor | QuantizedTensor] = {name: block.get_parameter(name).data for name in work.changed}
-        new |= {name: QuantizedTensor.stack([found[weight] for weight in parts[name]]) for name in names}
+        new |= {name: QuantizedTensor.stack([grids[weight] for weight in parts[name]]) for name in names}
         self.rewriter.put_block(index, new, {prefix + name: facts for name, facts in work.facts.items()})
-        del new, found, work
+        del new, grids, work
         trim_heap()
 
     def _quantize_ends(self) -> None:

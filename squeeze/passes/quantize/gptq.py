@@ -34,11 +34,11 @@ from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
 from squeeze.passes.quantize.work import BlockWork, Grids
 
-Target = Literal["original", "given"]  # whose outputs are to be kept: the original model's, or the given weights'
+Target = Literal["original", "given"]  # outputs to match: the original model's, or the current weights'
 
-ROWS = 1024  # of a weight at a time
-PART_VALUES = 1 << 24  # of a weight that are solved at once: each copy takes 64 MB
-COPIES = 9  # of a part, while it is shifted, solved and refined
+ROWS = 1024  # rows of a weight at a time
+PART_VALUES = 1 << 24  # weight values solved at once: each copy takes 64 MB
+COPIES = 9  # copies of a part while it is shifted, solved and refined
 
 
 class Gptq(CalibratedPass[TorchStage]):
@@ -114,9 +114,9 @@ class Gptq(CalibratedPass[TorchStage]):
         for together in stages:
             inputs = block_inputs(work, together, places)
             if together is stages[-1]:
-                work.was.clear()  # nobody asks any more, and mapped pages count as memory
+                work.was.clear()  # last group: originals no longer needed, and mapped pages count towards RSS
             for group in together:
-                grids |= self._solve(work, group, inputs.pop(group[0]))  # freed with its turn
+                grids |= self._solve(work, group, inputs.pop(group[0]))  # each Hessian is freed when its group is done
         return grids
 
     def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
@@ -147,7 +147,7 @@ class Gptq(CalibratedPass[TorchStage]):
                 for weight in members
             }
             added = factor.added
-            del factor  # as large as the Hessian: not beside what comes next
+            del factor  # as large as the Hessian; freed before the next step
             for weight in members:
                 refined = [self._refine(work, part, H, added, scheme) for part in parts.pop(weight)]
                 grid = QuantizedTensor.stack([grid for grid, _ in refined])
@@ -158,7 +158,7 @@ class Gptq(CalibratedPass[TorchStage]):
         return grids
 
     def _round(self, work: BlockWork, part: Part, drift: Drift | None, factor: Factor, scheme: Scheme) -> Part:
-        """Round some output channels, towards the original's outputs where it is known how far those are."""
+        """Round some output channels; where drift is known, towards the original model's outputs."""
         part.target = part.own(work).float()
         if drift is not None:
             part.target = moved(part.target, drift.pull(part.in_group), factor)
@@ -169,7 +169,7 @@ class Gptq(CalibratedPass[TorchStage]):
     def _refine(
         self, work: BlockWork, part: Part, H: Tensor, added: float, scheme: Scheme
     ) -> tuple[QuantizedTensor, dict[str, float]]:
-        """Ask the integers of a part again, and say what was lost; the block computes with the result from then on."""
+        """Refine a part by coordinate descent and record its loss; from then on the block uses the result."""
         solved, target, own = part.solved, part.target, part.own(work)
         assert solved is not None
         assert target is not None
@@ -187,7 +187,7 @@ class Gptq(CalibratedPass[TorchStage]):
 
 @dataclass
 class Part:
-    """Some output channels of a weight on their way.
+    """Some output channels of a weight while they are quantized.
 
     Args:
         rows: Of the weight.
@@ -216,7 +216,7 @@ def _parts(work: BlockWork, group: list[Weight], weight: Weight) -> Iterator[Par
 
 
 def _stages(groups: list[list[Weight]]) -> list[list[list[Weight]]]:
-    """Groups that wait for each other: experts, told apart by a number in their names, do not."""
+    """Groups by their dependencies; experts (a number in the name) do not depend on each other."""
     stages: dict[str, list[list[Weight]]] = {}
     for group in groups:
         stages.setdefault(re.sub(r"\.\d+\.", ".*.", group[0].name), []).append(group)
@@ -229,9 +229,9 @@ def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, l
 
 
 def _loss_of_rounding(weight: Tensor, target: Tensor, scheme: Scheme, H: Tensor) -> float:
-    """What the report holds GPTQ's loss against: that of rounding alone, per token; a few rows at a time."""
+    """The loss of plain rounding per token, for comparison in the report; computed a few rows at a time."""
     loss = 0.0
-    for rows, wanted in zip(torch.split(weight, ROWS), torch.split(target, ROWS), strict=True):
+    for rows, target_rows in zip(torch.split(weight, ROWS), torch.split(target, ROWS), strict=True):
         rounded = round_to_nearest(rows, scheme.bits, scheme.group_size, scheme.symmetric).dequantize()
-        loss += float(hessian_loss(rounded - wanted, H).sum())
+        loss += float(hessian_loss(rounded - target_rows, H).sum())
     return loss

@@ -18,7 +18,7 @@ def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, 
 
 
 def fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
-    """An expert that hardly a token was sent to is rounded to nearest, and named."""
+    """Round an expert that saw too few tokens to nearest, and name it in the facts."""
     scheme = work.schemes[weight]
     grid = round_to_nearest(weight.of(work.block), scheme.bits, scheme.group_size, scheme.symmetric, "mse")
     clipped = clipped_share(weight.of(work.block), grid)

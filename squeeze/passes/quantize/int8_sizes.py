@@ -7,10 +7,10 @@ from math import prod
 
 from squeeze.models.base import Layer
 
-QDQ_BYTES = 1300  # of nodes and their names per layer: 1,256 in MobileNetV1, 1,315 in a small network
-DYNAMIC_BYTES = 400  # 307 and 282
-SCALE_BYTES = 8  # per output channel: of the weight and of the bias
-SAVED_BYTES = 3  # of the four of each weight
+QDQ_BYTES = 1300  # bytes of nodes and names per layer: 1,256 in MobileNetV1, 1,315 in a small network
+DYNAMIC_BYTES = 400  # the same two networks: 307 and 282
+SCALE_BYTES = 8  # bytes per output channel, for weight and bias
+SAVED_BYTES = 3  # bytes saved of the four of each weight
 
 
 def saved_bytes(layer: Layer, graph_bytes: int) -> int:
@@ -20,5 +20,5 @@ def saved_bytes(layer: Layer, graph_bytes: int) -> int:
         graph_bytes: Of the nodes that come on top.
     """
     weights = prod(layer.shape)
-    outputs = layer.parameters - weights or layer.shape[0]  # as many as biases
+    outputs = layer.parameters - weights or layer.shape[0]  # one per bias
     return SAVED_BYTES * weights - SCALE_BYTES * outputs - graph_bytes

@@ -47,12 +47,12 @@ class Coverage:
 
 def measure_coverage(before: ir.Graph, after: OnnxModel, reasons: dict[str, str], arm: bool = False) -> Coverage:
     """Count the operators of the float graph and those that the runtime runs on integers; ``arm``: on ARM."""
-    wanted = Counter(node.op_type for node in before if node.op_type in {*LAYER_OPS, *COMBINING_OPS})
-    found = Counter(INTEGER_KERNELS.get(op, "") for op in runtime_operators(after, arm))
-    found["Gemm"] += max(
-        0, found["MatMul"] - wanted["MatMul"]
+    operators = Counter(node.op_type for node in before if node.op_type in {*LAYER_OPS, *COMBINING_OPS})
+    kernels = Counter(INTEGER_KERNELS.get(op, "") for op in runtime_operators(after, arm))
+    kernels["Gemm"] += max(
+        0, kernels["MatMul"] - operators["MatMul"]
     )  # without calibration, a Gemm runs as a MatMul and an Add
-    counts = {kind: (min(found[kind], total), total) for kind, total in sorted(wanted.items())}
+    counts = {kind: (min(kernels[kind], total), total) for kind, total in sorted(operators.items())}
     return Coverage(counts, reasons | untouched(before))
 
 

@@ -14,7 +14,7 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.ort_session import feed, open_session
 from squeeze.progress import Progress
 
-RESIDENT_BYTES = 128 * 2**20  # of exposed values, per batch
+RESIDENT_BYTES = 128 * 2**20  # bytes of exposed values per batch
 
 
 def collect_histograms(
@@ -47,9 +47,9 @@ def _expose(model: OnnxModel, names: list[str]) -> tuple[ir.Model, int]:
     """The graph with these values as further outputs, and how many examples may go through it at once."""
     exposed = model.copy_ir()
     already = {value.name for value in exposed.graph.outputs}
-    found = [value for node in exposed.graph for value in node.outputs if value.name in names]
-    exposed.graph.outputs.extend(value for value in found if value.name not in already)
-    per_example = sum(4 * _size(value) for value in found) or 1
+    values = [value for node in exposed.graph for value in node.outputs if value.name in names]
+    exposed.graph.outputs.extend(value for value in values if value.name not in already)
+    per_example = sum(4 * _size(value) for value in values) or 1
     return exposed, max(1, min(32, RESIDENT_BYTES // per_example))
 
 

@@ -22,8 +22,8 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.ort_session import feed, open_session
 from squeeze.passes.base import Context
 
-EXAMPLES = 16  # of calibration data that go through the graph together
-KEPT = 4  # such batches that the search tries exponents on; the largest inputs are of all
+EXAMPLES = 16  # calibration examples run together
+SEARCH_BATCHES = 4  # batches on which exponents are searched; largest inputs come from all batches
 
 
 @dataclass
@@ -54,10 +54,10 @@ def smooth_inputs(model: OnnxModel, graph: ir.Graph, nodes: list[ir.Node], conte
     for name, inputs in _layer_inputs(model, list(groups), context).items():
         readers = groups[name]
         assert inputs.largest is not None
-        found = search_smooth(inputs.batches, torch.cat([weight_matrix(node) for node in readers]), inputs.largest)
-        facts[str(readers[0].name)] = [found.exponent, round(found.left, 4)]
-        if found.exponent:
-            _divide(graph, readers, found.scale)
+        best = search_smooth(inputs.batches, torch.cat([weight_matrix(node) for node in readers]), inputs.largest)
+        facts[str(readers[0].name)] = [best.exponent, round(best.remaining_share, 4)]
+        if best.exponent:
+            _divide(graph, readers, best.scale)
     return facts
 
 
@@ -77,21 +77,21 @@ def _divide(graph: ir.Graph, readers: list[ir.Node], scale: Tensor) -> None:
 
 
 def _layer_inputs(model: OnnxModel, names: list[str], context: Context) -> dict[str, LayerInputs]:
-    """What goes by these values while calibration data run; what a mask leaves out is left out."""
+    """Inputs of the layers on calibration data, without masked tokens."""
     exposed = model.copy_ir()
     values = {str(value.name): value for node in exposed.graph for value in node.outputs}
     inner = [name for name in names if name in values]
     exposed.graph.outputs.extend(values[name] for name in inner)
     session = open_session(onnx_bytes(exposed), context.threads, model.source)
-    found, data = {name: LayerInputs() for name in names}, context.calibration
+    inputs_of, data = {name: LayerInputs() for name in names}, context.calibration
     steps = -(-len(data) // EXAMPLES)
-    kept = set(np.linspace(0, steps - 1, min(KEPT, steps)).round().astype(int).tolist())
+    search_steps = set(np.linspace(0, steps - 1, min(SEARCH_BATCHES, steps)).round().astype(int).tolist())
     for step, batch in enumerate(context.progress.track(data.batches(EXAMPLES), "calibrating", steps)):
         arrays = feed(model.inputs, batch, model.source)
-        given = dict(zip(inner, session.run(inner, arrays), strict=True)) if inner else {}
-        for name, inputs in found.items():
-            inputs.add(_tokens(given[name] if name in given else arrays[name], batch), step in kept)
-    return found
+        outputs = dict(zip(inner, session.run(inner, arrays), strict=True)) if inner else {}
+        for name, inputs in inputs_of.items():
+            inputs.add(_tokens(outputs[name] if name in outputs else arrays[name], batch), step in search_steps)
+    return inputs_of
 
 
 def _tokens(array: np.ndarray, batch: Batch) -> Tensor:

@@ -70,7 +70,7 @@ class Walk:
         return LayerWeights(layer.weight, moved), got + shift
 
     def _again(self, node: ir.Node, inputs: list[Array | None], expected: list[Array]) -> list[Array]:
-        """A node without integer weights, on the quantized stream."""
+        """Run a node without integer weights on the quantized stream."""
         stored = self._inputs(node, self.quantized_values)
         same = all(a is b for a, b in zip(inputs, stored, strict=True))
         return expected if same else self._run(node, stored)
@@ -96,9 +96,9 @@ class Walk:
 
     def _run(self, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         """One node by itself, in the runtime that will run the whole."""
-        fed = {f"input_{index}": array for index, array in enumerate(inputs) if array is not None}
-        session = open_session(_single(node, fed, self.model), self.threads, f"node '{node.name}'")
-        outputs: list[Array] = session.run(None, fed)
+        arrays = {f"input_{index}": array for index, array in enumerate(inputs) if array is not None}
+        session = open_session(_single(node, arrays, self.model), self.threads, f"node '{node.name}'")
+        outputs: list[Array] = session.run(None, arrays)
         return outputs
 
 

@@ -64,7 +64,7 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
         graph_model = model.copy_ir()
         simplify(graph_model)
         nodes, reasons = self._chosen(graph_model.graph)
-        tables, kept = self._tables(graph_model.graph)
+        tables, float_tables = self._tables(graph_model.graph)
         if not nodes and not tables:
             raise EffectError(f"{self.name}: no layer can be quantized; layers: all takes convolutions too")
         if self.smooth:
@@ -78,11 +78,11 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
             write_dynamic(graph_model.graph, node, quantize_symmetric(matrix, 8, scale=scale))
         drop_unused(graph_model)
         quantized = model.with_graph(graph_model)
-        coverage = measure_coverage(model.ir.graph, quantized, reasons | kept)
+        coverage = measure_coverage(model.ir.graph, quantized, reasons | float_tables)
         context.facts.update(coverage.facts())
-        if tables or kept:
+        if tables or float_tables:
             context.facts["embeddings"] = {"int8": [str(table.name) for table in tables]}
-        if sum(found for found, _ in coverage.counts.values()) < len(nodes):
+        if sum(count for count, _ in coverage.counts.values()) < len(nodes):
             raise EffectError(f"{self.name}: ONNX Runtime runs fewer than {len(nodes)} layers on integers")
         return quantized
 
@@ -128,20 +128,20 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
 
     def _tables(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
         """Embeddings to rewrite, and why the others stay float."""
-        found = [node for node in graph if node.op_type == "Gather" and constant(node.inputs[0]) is not None]
-        found = [node for node in found if len(constant(node.inputs[0]).shape) == 2]  # type: ignore[union-attr]
-        wanted = set(select([str(node.name) for node in found], self.include, self.exclude)) if self.embeddings else ()
-        why = {str(n.name): why_no_table(n) if str(n.name) in wanted else "left out" for n in found}
-        return [n for n in found if why[str(n.name)] is None], {name: reason for name, reason in why.items() if reason}
+        tables = [node for node in graph if node.op_type == "Gather" and constant(node.inputs[0]) is not None]
+        tables = [node for node in tables if len(constant(node.inputs[0]).shape) == 2]  # type: ignore[union-attr]
+        names = set(select([str(node.name) for node in tables], self.include, self.exclude)) if self.embeddings else ()
+        why = {str(n.name): why_no_table(n) if str(n.name) in names else "left out" for n in tables}
+        return [n for n in tables if why[str(n.name)] is None], {name: reason for name, reason in why.items() if reason}
 
     def _chosen(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
         names = [str(node.name) for node in graph if node.op_type in self._kinds() and _holds_weight(node)]
         for wrong in selection_faults(names, self.include, self.exclude) if names else ():
             raise ModelError(f"{self.name}: {wrong}")
-        wanted, nodes, reasons = set(select(names, self.include, self.exclude)), [], {}
+        selected, nodes, reasons = set(select(names, self.include, self.exclude)), [], {}
         for node in graph:
             if node.op_type in LAYER_OPS:
-                reason = why_not(node) if str(node.name) in wanted or not _holds_weight(node) else "left out"
+                reason = why_not(node) if str(node.name) in selected or not _holds_weight(node) else "left out"
                 if reason is None:
                     nodes.append(node)
                 else:

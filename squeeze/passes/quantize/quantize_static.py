@@ -35,7 +35,7 @@ from squeeze.passes.quantize.onnx_ranges import collect_histograms
 from squeeze.passes.quantize.onnx_walk import Walk
 from squeeze.passes.quantize.selection import select, selection_faults
 
-WALK_BYTES = 96 * 2**20  # of the largest activation, for all examples that walk through the graph together
+WALK_BYTES = 96 * 2**20  # bytes of the largest activation over all examples that run together
 
 
 class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
@@ -117,7 +117,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         for name in select(names, self.include, self.exclude):
             if fault := self._misfit(names[name]):
                 yield f"{self.name}: {name}: {fault}"
-                return  # one tells; the others say the same
+                return  # one message is enough
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if self.method != "percentile":
@@ -151,8 +151,8 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
     def calibrate(self, model: OnnxModel, scheme: Scheme, context: Context) -> dict[str, Grid]:
         """The grid of every activation that becomes integers, by name: what the model's ``ranges`` are."""
         histograms = collect_histograms(model, scheme.roots, context.calibration, context.threads, context.progress)
-        ranges = {name: choose_range(seen, self.method, self.percent) for name, seen in histograms.items()}
-        if self.method != "minmax" and all(ranges[name] == (seen.low, seen.high) for name, seen in histograms.items()):
+        ranges = {name: choose_range(h, self.method, self.percent) for name, h in histograms.items()}
+        if self.method != "minmax" and all(ranges[name] == (h.low, h.high) for name, h in histograms.items()):
             raise EffectError(
                 f"{self.name}: method {self.method} chose the very ranges of minmax for all {len(ranges)} activations; "
                 "method minmax does the same faster"
@@ -226,8 +226,8 @@ def _require_coverage(graph: ir.Graph, scheme: Scheme, coverage: Coverage) -> No
     names = {*scheme.layers, *scheme.combining}
     for node in graph:
         planned[node.op_type] = planned.get(node.op_type, 0) + (str(node.name) in names)
-    for kind, (found, _) in coverage.counts.items():
-        if found < planned[kind]:
+    for kind, (count, _) in coverage.counts.items():
+        if count < planned[kind]:
             raise EffectError(
-                f"quantize_static: ONNX Runtime runs {found} of {planned[kind]} quantized {kind} operators on integers"
+                f"quantize_static: ONNX Runtime runs {count} of {planned[kind]} quantized {kind} operators on integers"
             )

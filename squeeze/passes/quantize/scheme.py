@@ -16,7 +16,7 @@ from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Holds, Preview
 
 Bits = Literal[2, 3, 4, 8]
-LARGEST_OFFERED = 256  # of the group sizes that a fault offers
+LARGEST_OFFERED = 256  # largest group size suggested by an error message
 
 
 class Override(BaseModel):
@@ -74,8 +74,8 @@ class WeightChoice(BaseModel):
 
     def schemes(self, model: TorchStage) -> dict[str, Scheme]:
         """By full parameter name, for every weight that is quantized."""
-        found = {name: self.scheme(_module_name(name)) for name in model.matrices()}
-        return {name: scheme for name, scheme in found.items() if scheme is not None}
+        schemes = {name: self.scheme(_module_name(name)) for name in model.matrices()}
+        return {name: scheme for name, scheme in schemes.items() if scheme is not None}
 
     def option_faults(self, model: TorchStage, what: str, holds: Holds = lambda _: None) -> Iterator[str]:
         """Patterns that match nothing, or what has no grid; groups that do not divide.
@@ -101,7 +101,7 @@ class WeightChoice(BaseModel):
         return False
 
     def forecast(self, model: TorchStage, before: Preview) -> Preview:
-        """What is known of the model afterwards from shapes alone."""
+        """The model after the pass, as far as shapes decide it."""
         values, shapes = dict(model.module.named_parameters()), model.matrices()
         schemes = self.flat_schemes(model)
         saved = sum(values[name].nbytes - stored_bytes(shapes[name].matrix, s) for name, s in schemes.items())
@@ -114,7 +114,7 @@ class WeightChoice(BaseModel):
         return {name: flat(scheme, shapes[name]) for name, scheme in self.schemes(model).items()}
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
-        """What a weight will lie on."""
+        """The kind of grid that a weight will get."""
         return kind_of(shape.matrix, scheme)
 
     def _group_faults(self, model: TorchStage, what: str, holds: Holds) -> Iterator[str]:

@@ -14,6 +14,6 @@ Grids = dict[Weight, QuantizedTensor]
 
 @dataclass
 class BlockWork(Visit):
-    """One block, or one layer, on its way, and how each of its weights is to be quantized."""
+    """One block or layer while it is quantized, with the scheme of each weight."""
 
     schemes: dict[Weight, Scheme] = field(default_factory=dict)

@@ -16,14 +16,14 @@ def read_input(path: Path, spec: Json, preprocessing: Json) -> Any:
         array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_picture(path, spec, preprocessing)
     except (OSError, ValueError) as error:
         raise Fault(f"{path}: cannot be read ({error}); an .npy array or a picture would do") from error
-    wanted = spec["shape"]
-    if array.ndim == len(wanted) - 1:
+    shape = spec["shape"]
+    if array.ndim == len(shape) - 1:
         array = array[None]
-    fits = array.ndim == len(wanted) and all(
-        isinstance(w, str) or w == s for w, s in zip(wanted, array.shape, strict=True)
+    fits = array.ndim == len(shape) and all(
+        isinstance(w, str) or w == s for w, s in zip(shape, array.shape, strict=True)
     )
     if not fits:
-        raise Fault(f"{path}: gives shape {list(array.shape)}; the model takes {wanted}")
+        raise Fault(f"{path}: gives shape {list(array.shape)}; the model takes {shape}")
     return np.ascontiguousarray(array, dtype=spec["dtype"])
 
 

@@ -36,10 +36,10 @@ WARM_UP_RUNS, LEAST_RUNS = 3, 10
 WARM_UP_S = 0.1
 
 
-def main(runtime: Callable[[Path, int], Any], shown: Any, arguments: list[str] | None = None) -> int:
+def main(runtime: Callable[[Path, int], Any], answers: Any, arguments: list[str] | None = None) -> int:
     """Read arguments, run, print; 0 done, 1 cannot, 2 wrong arguments, 4 the golden output differs."""
     chosen = parsed(arguments)
-    return exit_code(lambda: answered(Package(chosen.folder, runtime, chosen.threads), shown, chosen), chosen.folder)
+    return exit_code(lambda: answered(Package(chosen.folder, runtime, chosen.threads), answers, chosen), chosen.folder)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def answered(package: Package, shown: Any, chosen: argparse.Namespace) -> int:
+def answered(package: Package, answers: Any, chosen: argparse.Namespace) -> int:
     """Run what was asked for and print it."""
     if chosen.golden:
         result = package.compared(named_outputs(package, package.golden("input")))
@@ -71,11 +71,11 @@ def answered(package: Package, shown: Any, chosen: argparse.Namespace) -> int:
         result = bench(package, chosen)
         lines = [f"{row['batch']} at once: {row['median_ms']:.3f} ms" for row in result["batches"]]
     else:
-        result = {"examples": shown.answer(rows_of(package, chosen), chosen, package.manifest)}
+        result = {"examples": answers.answer(rows_of(package, chosen), chosen, package.manifest)}
         lines = []
         for number, example in enumerate(result["examples"]):
             lines += [f"example {number}"] if len(result["examples"]) > 1 else []
-            lines += shown.lines(example)
+            lines += answers.lines(example)
     result = {**result, "load_ms": package.load_ms}
     result.setdefault("peak_rss_bytes", peak_rss_bytes())
     print(json.dumps(result) if chosen.json else "\n".join(map(plain, lines)))
@@ -104,8 +104,8 @@ def inputs_of(package: Package, path: Path) -> Json:
     """What the model is fed, by the names of its inputs."""
     steps, specs = package.manifest["preprocessing"], package.manifest["inputs"]
     if "tokenizer" in steps:
-        found = read_sentences(path, package.folder, steps)
-        return {spec["name"]: found[spec["name"]] for spec in specs}
+        arrays = read_sentences(path, package.folder, steps)
+        return {spec["name"]: arrays[spec["name"]] for spec in specs}
     return {specs[0]["name"]: read_input(path, specs[0], steps)}
 
 

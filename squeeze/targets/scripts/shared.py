@@ -1,4 +1,4 @@
-"""What every packaged script does: read the manifest, load the model, compare golden outputs, tell faults in a line."""
+"""Shared by all packaged scripts: read the manifest, load the model, compare golden outputs, report faults."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def exit_code(act: Callable[[], int], folder: Path) -> int:
     except Fault as fault:
         print(plain(f"run.py: {fault}"), file=sys.stderr)
         return 1
-    except Exception as error:  # what runtimes, numpy, zipfile and Pillow make of damaged files shares no base
-        print(plain(f"run.py: {folder}: not as a package should be ({one_line(error, named=True)})"), file=sys.stderr)
+    except Exception as error:  # exceptions of runtimes, numpy, zipfile and Pillow share no base
+        print(plain(f"run.py: {folder}: not as a package should be ({one_line(error, typed=True)})"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -39,9 +39,9 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
 
 
-def one_line(error: Exception, named: bool = False) -> str:
+def one_line(error: Exception, typed: bool = False) -> str:
     """An error's message, shortened."""
-    return f"{type(error).__name__ + ': ' if named else ''}{' '.join(str(error).split())}"[:200]
+    return f"{type(error).__name__ + ': ' if typed else ''}{' '.join(str(error).split())}"[:200]
 
 
 class Package:

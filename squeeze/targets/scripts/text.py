@@ -57,12 +57,12 @@ def complete(package: TextPackage, chosen: argparse.Namespace) -> int:
     """Continue one text."""
     tokens = package.encode(chosen.prompt)
     began = time.perf_counter()
-    pieces = list(shown(package.written(tokens, chosen), chosen.json))
+    pieces = list(print_pieces(package.written(tokens, chosen), chosen.json))
     seconds = time.perf_counter() - began
     if chosen.json:
         text = "".join(text for text, _ in pieces)
-        told = {"prompt_tokens": len(tokens), "tokens": len(pieces), "seconds": seconds}
-        print(json.dumps({"text": text, **told, "peak_rss_bytes": peak_rss_bytes()}))
+        facts = {"prompt_tokens": len(tokens), "tokens": len(pieces), "seconds": seconds}
+        print(json.dumps({"text": text, **facts, "peak_rss_bytes": peak_rss_bytes()}))
     else:
         print()
     return 0
@@ -73,7 +73,7 @@ def chat(package: TextPackage, chosen: argparse.Namespace) -> int:
     messages: list[Json] = []
     while message := ask():
         messages.append({"role": "user", "content": message})
-        pieces = list(shown(package.written(package.encode_chat(messages), chosen), False))
+        pieces = list(print_pieces(package.written(package.encode_chat(messages), chosen), False))
         print()
         messages.append({"role": "assistant", "content": "".join(text for text, _ in pieces)})
     return 0
@@ -87,7 +87,7 @@ def ask() -> str:
         return ""
 
 
-def shown(pieces: Iterator[tuple[str, int]], silent: bool) -> Iterator[tuple[str, int]]:
+def print_pieces(pieces: Iterator[tuple[str, int]], silent: bool) -> Iterator[tuple[str, int]]:
     """The same pieces, printed as they pass."""
     for text, token in pieces:
         if not silent:
@@ -106,8 +106,8 @@ def golden(package: TextPackage, chosen: argparse.Namespace) -> int:
         "next_log_probabilities": every[-1],
     }
     result = package.compared(outputs)
-    told = {**result, "load_ms": package.load_ms, "peak_rss_bytes": peak_rss_bytes()}
-    print(json.dumps(told) if chosen.json else golden_line(result))
+    facts = {**result, "load_ms": package.load_ms, "peak_rss_bytes": peak_rss_bytes()}
+    print(json.dumps(facts) if chosen.json else golden_line(result))
     return 0 if result["agrees"] else 4
 
 

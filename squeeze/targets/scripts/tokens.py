@@ -52,7 +52,7 @@ class TextPackage(Package):
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         try:
             text = environment.from_string(template).render(messages=messages, add_generation_prompt=True, **special)
-        except Exception as error:  # a template may raise what it likes
+        except Exception as error:  # a chat template may raise anything
             raise Fault(f"{self.model}: the chat template fails ({error})") from error
         tokens: list[int] = self.tokenizer().encode(text, add_special_tokens=False).ids
         return tokens
@@ -73,7 +73,7 @@ class TextPackage(Package):
 
         random, tokenizer, stops = np.random.default_rng(chosen.seed), self.tokenizer(), self.stops()
         new: list[int] = []
-        told = ""
+        printed = ""
         scores = self.read(tokens)
         while len(new) < chosen.tokens:
             token = choose(scores, chosen, random)
@@ -81,9 +81,9 @@ class TextPackage(Package):
                 return
             new.append(token)
             text = tokenizer.decode(new)
-            held = text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < chosen.tokens  # half a character
-            yield ("" if held else text[len(told) :]), token
-            told = told if held else text
+            is_partial = text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < chosen.tokens  # half a character
+            yield ("" if is_partial else text[len(printed) :]), token
+            printed = printed if is_partial else text
             if len(new) < chosen.tokens:
                 scores = self.read([*tokens, *new])
 
@@ -102,9 +102,9 @@ class TextPackage(Package):
     def stops(self) -> set[int]:
         """Tokens that end a text."""
         for name in ("generation_config.json", "config.json"):
-            found = read_json(self.model / name).get("eos_token_id")
-            if found is not None:
-                return set(found) if isinstance(found, list) else {found}
+            token = read_json(self.model / name).get("eos_token_id")
+            if token is not None:
+                return set(token) if isinstance(token, list) else {token}
         return set()
 
 
@@ -116,8 +116,8 @@ def choose(logits: Any, chosen: argparse.Namespace, random: Any) -> int:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[: max(1, chosen.top_k)]
     shares = np.exp(log_softmax(logits[order] / chosen.temperature))
-    kept = max(1, int(np.searchsorted(np.cumsum(shares), chosen.top_p)) + 1)
-    return int(random.choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))
+    count = max(1, int(np.searchsorted(np.cumsum(shares), chosen.top_p)) + 1)
+    return int(random.choice(order[:count], p=shares[:count] / shares[:count].sum()))
 
 
 def log_softmax(logits: Any) -> Any:
@@ -131,9 +131,9 @@ def log_softmax(logits: Any) -> Any:
 def read_json(path: Path) -> Json:
     """A JSON file's mapping; an empty one where there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise Fault(f"{path}: cannot be read ({error}); unpack the whole package") from error
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}

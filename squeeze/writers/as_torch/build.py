@@ -48,13 +48,13 @@ def as_torch(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> Network:
     builder = _Builder(model.graph, grids)
     for node in model.graph:
         builder.add(node)
-    return Network(builder.children, builder.places, builder.names, builder.fed, builder.outputs())
+    return Network(builder.children, builder.places, builder.names, builder.inputs, builder.outputs())
 
 
 class _Builder:
     def __init__(self, graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:
         self.graph, self.grids = graph, grids
-        self.fed = [str(value.name) for value in graph.inputs if value.name not in graph.initializers]
+        self.inputs = [str(value.name) for value in graph.inputs if value.name not in graph.initializers]
         self.steps: dict[str, Step] = {}  # integer values, by name
         self.real: dict[str, Step] = {}  # what DequantizeLinear gives, by name
         self.children: list[nn.Module] = []
@@ -94,7 +94,7 @@ class _Builder:
             self._append(node, Operator(step.dequantize))
 
     def _operator(self, node: ir.Node) -> None:
-        """As it is; integers that are only moved are moved as what they stand for, which integer kernels expect."""
+        """One operator; moves of integers act on their dequantized values, as integer kernels expect."""
         function = OPERATORS[node.op_type](node)
         step = self.steps.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] else None
         if step is not None:
@@ -166,11 +166,11 @@ def _moved(function: Operation, step: Step) -> Operation:
 
 def _operation(node: ir.Node) -> Operation:
     """What a layer does with input, weight and bias."""
-    given = attributes(node)
+    attrs = attributes(node)
     if node.op_type == "MatMul":
         return functional.linear
     if node.op_type == "Gemm":
-        if any(given.get(name, right) != right for name, right in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))):
+        if any(attrs.get(name, right) != right for name, right in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))):
             raise ModelError(f"{node.name}: a Gemm with alpha, beta or transA has no form in torch here")
         return functional.linear
     axes = len(weight_array(node).shape) - 2
@@ -178,9 +178,9 @@ def _operation(node: ir.Node) -> Operation:
         raise ModelError(f"{node.name}: a convolution over {axes} axes; one or two would do")
     pads, even = spatial_pads(node)
     options: dict[str, Any] = {
-        "stride": tuple(given.get("strides", (1,) * axes)),
-        "dilation": tuple(given.get("dilations", (1,) * axes)),
-        "groups": int(given.get("group", 1)),
+        "stride": tuple(attrs.get("strides", (1,) * axes)),
+        "dilation": tuple(attrs.get("dilations", (1,) * axes)),
+        "groups": int(attrs.get("group", 1)),
     }
     convolve = CONVOLUTIONS[axes]
     if even:

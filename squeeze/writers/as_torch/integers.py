@@ -1,4 +1,4 @@
-"""What a value or a weight is as integers, in the operators that torch's exporters know (``quantized_decomposed``).
+"""Values and weights as integers, in the operators that torch's exporters know (``quantized_decomposed``).
 
 Activations are int8 here, whatever the graph has: uint8 with zero point ``z`` is int8 with ``z - 128``, the same real
 numbers. Weights keep their integers.
@@ -31,12 +31,12 @@ class Step:
     zero_point: int
 
     def quantize(self, x: Tensor) -> Tensor:
-        made: Tensor = QDQ.quantize_per_tensor.default(x, self.scale, self.zero_point, LOW, HIGH, torch.int8)
-        return made
+        q: Tensor = QDQ.quantize_per_tensor.default(x, self.scale, self.zero_point, LOW, HIGH, torch.int8)
+        return q
 
     def dequantize(self, q: Tensor) -> Tensor:
-        made: Tensor = QDQ.dequantize_per_tensor.default(q, self.scale, self.zero_point, LOW, HIGH, torch.int8)
-        return made
+        x: Tensor = QDQ.dequantize_per_tensor.default(q, self.scale, self.zero_point, LOW, HIGH, torch.int8)
+        return x
 
 
 def step_of(node: ir.Node) -> Step:
@@ -63,8 +63,8 @@ def dynamically_quantized(x: Tensor) -> Tensor:
     """Rounded to int8 by the range of the values that come: what a layer with float outputs takes."""
     scale, zero_point = QDQ.choose_qparams.tensor(x, LOW, HIGH, torch.finfo(torch.float32).eps, torch.int8)
     q = QDQ.quantize_per_tensor.tensor(x, scale, zero_point, LOW, HIGH, torch.int8)
-    made: Tensor = QDQ.dequantize_per_tensor.tensor(q, scale, zero_point, LOW, HIGH, torch.int8)
-    return made
+    result: Tensor = QDQ.dequantize_per_tensor.tensor(q, scale, zero_point, LOW, HIGH, torch.int8)
+    return result
 
 
 class IntegerWeight(nn.Module):
@@ -78,7 +78,7 @@ class IntegerWeight(nn.Module):
         self.register_buffer("zero_point", torch.zeros(rows, dtype=torch.int64))
 
     def forward(self) -> Tensor:
-        made: Tensor = QDQ.dequantize_per_channel.default(
+        weight: Tensor = QDQ.dequantize_per_channel.default(
             self.q, self.scale, self.zero_point, 0, -127, HIGH, torch.int8
         )
-        return made
+        return weight

@@ -35,8 +35,8 @@ def numbers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
     """
     value = node.inputs[index] if len(node.inputs) > index else None
     if value is None:
-        found = attributes(node).get(attribute)
-        return None if found is None else [int(number) for number in found]
+        values = attributes(node).get(attribute)
+        return None if values is None else [int(number) for number in values]
     tensor = constant(value)
     if tensor is None:
         raise ModelError(f"{node.name}: the {attribute} of {node.op_type} are computed at run time; constants would do")
@@ -49,26 +49,26 @@ def spatial_pads(node: ir.Node) -> tuple[list[int], bool]:
     Raises:
         ModelError: the padding is computed from the input's size (``auto_pad``).
     """
-    given = attributes(node)
-    if given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise ModelError(f"{node.name}: auto_pad {given['auto_pad']} of {node.op_type}; explicit pads would do")
-    pads = [int(number) for number in given.get("pads", ())]
+    options = attributes(node)
+    if options.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise ModelError(f"{node.name}: auto_pad {options['auto_pad']} of {node.op_type}; explicit pads would do")
+    pads = [int(number) for number in options.get("pads", ())]
     half = len(pads) // 2
     ends = [(pads[axis], pads[half + axis]) for axis in range(half)]
     return [size for pair in reversed(ends) for size in pair], all(first == last for first, last in ends)
 
 
 def _pool(node: ir.Node) -> Function:
-    given = attributes(node)
-    kernel, ends = tuple(given["kernel_shape"]), spatial_pads(node)
-    strides = tuple(given.get("strides", (1,) * len(kernel)))
-    if len(kernel) != 2 or not ends[1] or given.get("ceil_mode"):
+    options = attributes(node)
+    kernel, ends = tuple(options["kernel_shape"]), spatial_pads(node)
+    strides = tuple(options.get("strides", (1,) * len(kernel)))
+    if len(kernel) != 2 or not ends[1] or options.get("ceil_mode"):
         raise ModelError(f"{node.name}: {node.op_type} over two axes, padded alike on both sides, would do")
     pads = tuple(reversed(ends[0][::2])) or (0, 0)
     if node.op_type == "MaxPool":
-        dilations = tuple(given.get("dilations", (1, 1)))
+        dilations = tuple(options.get("dilations", (1, 1)))
         return lambda x: functional.max_pool2d(x, kernel, strides, pads, dilations)
-    counts = bool(given.get("count_include_pad", 0))
+    counts = bool(options.get("count_include_pad", 0))
     return lambda x: functional.avg_pool2d(x, kernel, strides, pads, False, counts)
 
 
@@ -169,8 +169,8 @@ def _softmax(node: ir.Node) -> Function:
 
 
 def _hard_sigmoid(node: ir.Node) -> Function:
-    given = attributes(node)
-    alpha, beta = float(given.get("alpha", 0.2)), float(given.get("beta", 0.5))
+    options = attributes(node)
+    alpha, beta = float(options.get("alpha", 0.2)), float(options.get("beta", 0.5))
     return lambda x: torch.clamp(x * alpha + beta, 0.0, 1.0)
 
 

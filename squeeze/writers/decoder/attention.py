@@ -42,8 +42,8 @@ class Attention:
         query, key, value = (part.filled() if isinstance(part, Blank) else part for part in (query, key, value))
         _refuse_unknown(module, options)
         heads, kv_heads = (number(part.shape[1], "the number of heads") for part in (query, key))
-        channels, wanted = (number(part.shape[-1], "the width of a head") for part in (key, value))
-        value = self._padded(value, channels - wanted)
+        channels, value_channels = (number(part.shape[-1], "the width of a head") for part in (key, value))
+        value = self._padded(value, channels - value_channels)
         table = _common_table(query, key)
         flat = [
             self._flat(part.source if table and isinstance(part, Rotated) else part) for part in (query, key, value)
@@ -53,7 +53,7 @@ class Attention:
         if table:
             attributes |= {"do_rotary": 1, "rotary_interleaved": int(query.interleaved)}
         output = self._node([*flat, *self._pasts(kv_heads, channels), *self._totals(), *tables], attributes, query)
-        return query.like(output)[..., :wanted], None
+        return query.like(output)[..., :value_channels], None
 
     def _node(self, inputs: list[ir.Value], attributes: dict[str, Any], query: Traced) -> ir.Value:
         layer, width = len(self.layers) - 1, query.shape

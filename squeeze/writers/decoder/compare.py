@@ -21,8 +21,8 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.onnx_decoder import Session, Text
 
 SEQUENCES, LENGTH, FIRST = 2, 12, 5  # tokens compared; the first so many are read in one go, then one by one
-KNOWN = 4096  # tokens that are read and that logits are compared of
-TOLERANCE = 1e-3  # of the largest logit: kernels add in other orders, wrong graphs are off by far more
+KNOWN = 4096  # tokens read, and tokens whose logits are compared
+TOLERANCE = 1e-3  # relative to the largest logit: summation order explains less, a wrong graph differs more
 
 
 @dataclass(frozen=True)

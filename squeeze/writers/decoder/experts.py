@@ -23,8 +23,8 @@ INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
 def are_experts(module: nn.Module) -> bool:
     """True where a module holds experts in 3-D weights."""
-    named = module.named_parameters(recurse=False)
-    return any(value.dim() == 3 and name.endswith("proj") for name, value in named)
+    parameters = module.named_parameters(recurse=False)
+    return any(value.dim() == 3 and name.endswith("proj") for name, value in parameters)
 
 
 class Experts:
@@ -32,13 +32,13 @@ class Experts:
 
     def __init__(self, module: nn.Module, weights: WeightFunctions) -> None:
         self.module, self.weights = module, weights
-        named = dict(module.named_parameters(recurse=False))
+        parameters = dict(module.named_parameters(recurse=False))
         odd = [flag for flag in ("is_transposed", "has_bias") if getattr(module, flag, False)]
-        if set(named) != {"gate_up_proj", "down_proj"} or odd or not hasattr(module, "act_fn"):
-            parts = ", ".join([*named, *odd])
+        if set(parameters) != {"gate_up_proj", "down_proj"} or odd or not hasattr(module, "act_fn"):
+            parts = ", ".join([*parameters, *odd])
             what = f"{type(module).__name__} holds {parts}"
             raise ModelError(f"{what}; gate_up_proj [experts, 2 * inner, hidden], down_proj and act_fn were looked for")
-        self.gate_up, self.down = named["gate_up_proj"], named["down_proj"]
+        self.gate_up, self.down = parameters["gate_up_proj"], parameters["down_proj"]
 
     def __call__(self, hidden: Traced, places: Traced, shares: Traced) -> Traced:
         """The experts' answers, weighted and added up, in the order of experts as torch adds them."""
@@ -66,7 +66,7 @@ class Experts:
     def _token_places(self, hidden: Traced, hit: ir.Value, shape: Shape) -> ir.Value:
         """int64 ``[sent, 1]``: the tokens that an expert is given."""
         builder = hidden.builder
-        tokens = Dim((f"sent_{len(builder.graph)}",))  # its own name: the runtime takes equal names for equal sizes
+        tokens = Dim((f"sent_{len(builder.graph)}",))  # unique: the runtime takes equal names for equal sizes
         ones = builder.one("Cast", [hit], shape, attributes={"to": int(INT64)}, dtype=INT64)
         most = builder.one(
             "ReduceMax", [ones, builder.constant([1])], shape[:1], attributes={"keepdims": 0}, dtype=INT64

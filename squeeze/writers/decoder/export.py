@@ -22,8 +22,8 @@ from squeeze.writers.proof_onnx import prove_onnx
 
 SIDE = f"{FILE_NAME}.data"
 IR_VERSION = 10
-TOLERANCE = 1e-3  # of the largest logit, on another host
-COPIES = 3  # of the stored weights, that a model running in the runtime takes at its peak
+TOLERANCE = 1e-3  # relative to the largest logit, on another host
+COPIES = 3  # peak memory of a running model, in copies of the stored weights
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def export_decoder(
     copy_side_files(model.folder, folder)
     fitting = blocks_that_fit(model, context.memory_bytes)
     if fitting == model.blocks:
-        found = compare(model, folder, context.threads)
+        error = compare(model, folder, context.threads)
     else:
         with TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
             write(model, Path(part), options, fitting)
-            found = compare(model, Path(part), context.threads, fitting)
-    context.measured["export_error"] = found
+            error = compare(model, Path(part), context.threads, fitting)
+    context.measured["export_error"] = error
     if model.grid:
         context.facts["proof"] = proven(prove_onnx(model, folder / FILE_NAME))
     return OnnxDecoder(folder, Facts(model.parameters(), TOLERANCE, model.macs()))
@@ -95,10 +95,10 @@ def write(model: LanguageModel, folder: Path, options: Options, blocks: int | No
     folder.mkdir(parents=True, exist_ok=True)
     with SideFile(folder / SIDE) as side:
         Lowering(model, traced.graph, side, options.encoding, options.accuracy_level).run()
-    made = ir.Model(traced.graph, ir_version=IR_VERSION, producer_name="squeeze")
+    model_file = ir.Model(traced.graph, ir_version=IR_VERSION, producer_name="squeeze")
     if traced.positions is not None:
-        made.metadata_props[CONTEXT] = str(traced.positions)
-    (folder / FILE_NAME).write_bytes(ir.to_proto(made).SerializeToString(deterministic=True))
+        model_file.metadata_props[CONTEXT] = str(traced.positions)
+    (folder / FILE_NAME).write_bytes(ir.to_proto(model_file).SerializeToString(deterministic=True))
 
 
 def blocks_that_fit(model: LanguageModel, memory_bytes: int | None) -> int:
@@ -120,9 +120,9 @@ def compare(model: LanguageModel, folder: Path, threads: int, blocks: int | None
     exact, own = folder / "float_activations.onnx", folder / FILE_NAME
     try:
         rounds = with_float_activations(own, exact)
-        found = differences(exact if rounds else own, threads, tokens, expected, exact=True)
+        error = differences(exact if rounds else own, threads, tokens, expected, exact=True)
     finally:
         exact.unlink(missing_ok=True)
-    require_equal(found)
-    as_run = differences(own, threads, tokens, expected).prefill if model.grid else found.prefill
-    return {"prefill": found.prefill, "decode": found.decode, "as_run": as_run}
+    require_equal(error)
+    as_run = differences(own, threads, tokens, expected).prefill if model.grid else error.prefill
+    return {"prefill": error.prefill, "decode": error.decode, "as_run": as_run}

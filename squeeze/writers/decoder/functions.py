@@ -109,8 +109,8 @@ def softmax(traced: Traced, dim: int, *_: Any, **__: Any) -> Traced:
 
 def _reduced(op: str, traced: Traced, dim: Any, keepdim: bool) -> Traced:
     axes = [axis_of(traced, axis) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,))]
-    kept = [1 if axis in axes else size for axis, size in enumerate(traced.shape)]
-    shape = tuple(kept if keepdim else (size for axis, size in enumerate(traced.shape) if axis not in axes))
+    sizes = [1 if axis in axes else size for axis, size in enumerate(traced.shape)]
+    shape = tuple(sizes if keepdim else (size for axis, size in enumerate(traced.shape) if axis not in axes))
     inputs = [traced.value, traced.builder.constant(axes)]
     return traced.like(traced.builder.one(op, inputs, shape, attributes={"keepdims": int(keepdim)}))
 
@@ -141,9 +141,9 @@ def topk(traced: Traced, k: int, dim: int = -1, largest: bool = True, **_: Any) 
 
 
 @function("to", "type_as", "float", "type")
-def to(traced: Traced, *args: Any, **named: Any) -> Traced:
+def to(traced: Traced, *args: Any, **keywords: Any) -> Traced:
     """Of another dtype; all floats are float32 here."""
-    dtypes = [item for item in (*args, *named.values()) if isinstance(item, torch.dtype)]
+    dtypes = [item for item in (*args, *keywords.values()) if isinstance(item, torch.dtype)]
     dtype = torch.float32 if not dtypes or dtypes[0].is_floating_point else dtypes[0]
     if not (dtypes or not args) or dtype == traced.dtype or (not dtypes and traced.dtype == torch.float32):
         return traced
@@ -154,5 +154,5 @@ def to(traced: Traced, *args: Any, **named: Any) -> Traced:
 
 @function("contiguous", "clone", "detach", "dropout")
 def same(traced: Traced, *_: Any, **__: Any) -> Traced:
-    """Nothing that a graph would notice."""
+    """No node: these functions do not change values."""
     return traced

@@ -109,7 +109,7 @@ class Lowering:
         arrays = {"q": stored.integers, "scale": stored.scale}
         if stored.zero_point is not None:
             arrays["zero_point"] = stored.zero_point
-        # beside the node: in a branch of an If the runtime rewrites only what is the branch's own
+        # in the node's own graph: inside an If branch the runtime rewrites only local values
         parts = [self._initializer(self.side.append(f"{place.key}.{n}", a), at.graph) for n, a in arrays.items()]
         attributes = {"axis": 1} if stored.block is None else {"axis": 0, "block_size": stored.block}
         weight = at.add("DequantizeLinear", parts, attributes, suffix=".dequantize")
@@ -247,8 +247,8 @@ class _Replaced:
             node.metadata_props[WEIGHT_NAMES] = self.holds.label
             self.holds = None
         first = inputs[0]
-        kept = first.dtype if op == "Gather" and first is not None else None
-        node.outputs[0].type = ir.TensorType(kept or ir.DataType.FLOAT)
+        dtype = first.dtype if op == "Gather" and first is not None else None
+        node.outputs[0].type = ir.TensorType(dtype or ir.DataType.FLOAT)
         self.graph.insert_before(self.node, node)
         return node.outputs[0]
 
@@ -268,9 +268,9 @@ def _raw(tensor: Tensor) -> tuple[NDArray[Any], ir.DataType]:
 
 def _graphs(graph: ir.Graph) -> list[ir.Graph]:
     """A graph and those inside its nodes."""
-    found = [graph]
+    graphs = [graph]
     for node in graph:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
-                found += _graphs(attribute.as_graph())
-    return found
+                graphs += _graphs(attribute.as_graph())
+    return graphs

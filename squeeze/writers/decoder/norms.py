@@ -51,11 +51,11 @@ def as_norm(module: nn.Module) -> Norm | None:
     Args:
         module: Its weights filled in float32.
     """
-    named = dict(module.named_parameters(recurse=False))
-    weight, epsilon = named.get("weight"), next((getattr(module, n) for n in EPSILONS if hasattr(module, n)), None)
+    parameters = dict(module.named_parameters(recurse=False))
+    weight, epsilon = parameters.get("weight"), next((getattr(module, n) for n in EPSILONS if hasattr(module, n)), None)
     if weight is None or weight.is_meta or any(module.children()) or not isinstance(epsilon, float):
         return None
-    shift = named["bias"].detach() if "bias" in named else None
+    shift = parameters["bias"].detach() if "bias" in parameters else None
     x = torch.randn(3, *weight.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = module(x)

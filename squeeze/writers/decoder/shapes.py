@@ -26,7 +26,7 @@ class Dim:
 Size = int | Dim
 Shape = tuple[Size, ...]
 
-BATCH, LENGTH, KEPT = Dim(("batch",)), Dim(("length",)), Dim(("kept",))
+BATCH, LENGTH, LOGIT_ROWS = Dim(("batch",)), Dim(("length",)), Dim(("kept",))
 
 
 def broadcast(one: Shape, other: Shape) -> Shape:
@@ -43,15 +43,15 @@ def completed(shape: Shape, requested: Shape) -> Shape:
         ShapeError: it cannot.
     """
     count, names = _elements(shape)
-    known, taken = _elements(tuple(size for size in requested if size != -1))
-    left = names - taken
+    known, used_names = _elements(tuple(size for size in requested if size != -1))
+    free_names = names - used_names
     if -1 not in requested:
-        if count != known or names != taken:
+        if count != known or names != used_names:
             raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
         return requested
-    if taken - names or count % known or (left and count != known):
+    if used_names - names or count % known or (free_names and count != known):
         raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
-    free: Size = Dim(tuple(sorted(left.elements()))) if left else count // known
+    free: Size = Dim(tuple(sorted(free_names.elements()))) if free_names else count // known
     return tuple(free if size == -1 else size for size in requested)
 
 

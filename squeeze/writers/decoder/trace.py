@@ -1,4 +1,4 @@
-"""Run a language model's own forward on stand-ins for tensors, and keep the graph that comes of it.
+"""Run a language model's own forward on stand-ins for tensors, which record the graph.
 
 Norms, rotary positions, attention and experts become one operator each; everything else is what transformers' code
 does, so whatever scales, soft caps, biases or parallel branches a family has are its own. Nothing here knows a family.
@@ -28,7 +28,7 @@ from squeeze.writers.decoder.experts import Experts, are_experts
 from squeeze.writers.decoder.graph import Builder
 from squeeze.writers.decoder.norms import as_norm
 from squeeze.writers.decoder.rotary import Rotary
-from squeeze.writers.decoder.shapes import BATCH, KEPT, LENGTH
+from squeeze.writers.decoder.shapes import BATCH, LENGTH, LOGIT_ROWS
 from squeeze.writers.decoder.traced import Traced
 from squeeze.writers.decoder.views import LastOnly
 from squeeze.writers.decoder.weights import WeightFunctions
@@ -119,7 +119,7 @@ class _Trace:
         value = self.builder.initializer(KEEP, zero, (1,))
         self.builder.graph.inputs.append(value)
         start = self.builder.one("Neg", [value], (1,), dtype=ir.DataType.INT64)
-        return LastOnly(Traced(self.builder, start, torch.int64), KEPT)
+        return LastOnly(Traced(self.builder, start, torch.int64), LOGIT_ROWS)
 
     @contextmanager
     def _in_place_of_torch(self) -> Iterator[None]:
@@ -171,8 +171,8 @@ def _most(module: nn.Module) -> int | None:
 
 def _configs(module: nn.Module) -> list[Any]:
     """Every config that some part of the model reads."""
-    found = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
-    return list(found.values())
+    configs = {id(child.config): child.config for child in module.modules() if hasattr(child, "config")}
+    return list(configs.values())
 
 
 def _fill_small(module: nn.Module, model: LanguageModel) -> None:

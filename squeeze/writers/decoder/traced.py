@@ -1,4 +1,4 @@
-"""What stands in for a tensor while a model's own code runs: every torch function on it appends nodes to a graph.
+"""A stand-in for a tensor while a model's own code runs: each torch function on it appends nodes to a graph.
 
 Which functions there are is the business of ``functions`` and ``views``; one that is not known ends the trace with its
 name.

@@ -114,8 +114,8 @@ def getitem(traced: Traced, index: Any) -> Traced:
     """Slices, whole axes, new axes and places known now."""
     items = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in items:
-        at, named = items.index(Ellipsis), sum(item is not None for item in items) - 1
-        items[at : at + 1] = [slice(None)] * (len(traced.shape) - named)
+        at, count = items.index(Ellipsis), sum(item is not None for item in items) - 1
+        items[at : at + 1] = [slice(None)] * (len(traced.shape) - count)
     axis = 0
     for item in items:
         if item is None:
@@ -185,5 +185,5 @@ class Part:
 
 @function("new_empty")
 def new_empty(_: Traced, *sizes: Any, **__: Any) -> Blank:
-    """To be filled."""
+    """An empty tensor to be filled by ``copy_``."""
     return Blank(tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)

@@ -20,10 +20,10 @@ class WeightFunctions:
     def __init__(self, module: nn.Module) -> None:
         self.parameters = Parameters(module)
         self.experts: dict[int, tuple[str, int]] = {}  # by id of a view: the 3-D weight and the expert's place in it
-        self.views: list[Tensor] = []  # kept, so that ids stay theirs
+        self.views: list[Tensor] = []  # keeps the views alive, so that their ids stay unique
 
     def install(self) -> None:
-        """Make them the graph's forms."""
+        """Register both functions for tracing."""
         FUNCTIONS["linear"], FUNCTIONS["embedding"] = self.linear, self.embedding
 
     def linear(self, traced: Traced, weight: Tensor, bias: Tensor | None = None) -> Traced:

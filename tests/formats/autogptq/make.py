@@ -75,8 +75,8 @@ def main(source: Path, text: Path) -> None:
         with torch.no_grad():
             logits = whole(input_ids=scored).logits.float()
         np.savez_compressed(HERE / name / "reference.npz", input_ids=scored.numpy(), logits=logits.half().numpy())
-        said = torch.log_softmax(logits[:, :-1], -1).gather(-1, scored[:, 1:, None])
-        print(name, f"loss {-float(said.mean()):.4f}")
+        log_probabilities = torch.log_softmax(logits[:, :-1], -1).gather(-1, scored[:, 1:, None])
+        print(name, f"loss {-float(log_probabilities.mean()):.4f}")
 
 
 if __name__ == "__main__":

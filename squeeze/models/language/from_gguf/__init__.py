@@ -8,7 +8,7 @@ from pathlib import Path
 from squeeze.models.language.from_gguf.convert import convert
 from squeeze.work import work_folder
 
-_MADE: dict[tuple[str, int, int, str | None, bool], Path] = {}
+_FOLDERS: dict[tuple[str, int, int, str | None, bool], Path] = {}
 
 
 def folder_of(file: Path, dtype: str | None = None, outline: bool = False) -> Path:
@@ -19,12 +19,12 @@ def folder_of(file: Path, dtype: str | None = None, outline: bool = False) -> Pa
     """
     status = file.stat() if file.is_file() else None
     key = (str(file.resolve()), status.st_size if status else 0, status.st_mtime_ns if status else 0, dtype, outline)
-    if key not in _MADE or not _MADE[key].is_dir():
+    if key not in _FOLDERS or not _FOLDERS[key].is_dir():
         folder = work_folder("gguf")
         try:
             convert(file, folder, dtype, outline)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        _MADE[key] = folder
-    return _MADE[key]
+        _FOLDERS[key] = folder
+    return _FOLDERS[key]

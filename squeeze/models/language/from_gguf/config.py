@@ -100,9 +100,9 @@ def vocabulary(metadata: Metadata) -> int:
     if not metadata.has(EMBEDDING):
         raise ModelError(f"{metadata.path}: holds no tensor {EMBEDDING}; a file with all weights would do")
     rows = metadata.header.tensors[EMBEDDING].rows
-    said, tokens = metadata.integer("vocab_size", rows), len(metadata.array("tokenizer.ggml.tokens", str))
-    if tokens > rows or said != rows:
-        what = f"{tokens:,} tokens in the metadata" if tokens > rows else f"{metadata.key('vocab_size')} {said:,}"
+    declared, tokens = metadata.integer("vocab_size", rows), len(metadata.array("tokenizer.ggml.tokens", str))
+    if tokens > rows or declared != rows:
+        what = f"{tokens:,} tokens in the metadata" if tokens > rows else f"{metadata.key('vocab_size')} {declared:,}"
         raise ModelError(f"{metadata.path}: {what} do not fit an embedding of {rows:,} rows")
     return rows
 

@@ -21,7 +21,7 @@ from squeeze.models.language.skeleton import Skeleton
 from squeeze.models.shards import INDEX
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-EXACT = {"F16": "float16", "BF16": "bfloat16"}  # what holds a file's matrices as they are; all others need float32
+EXACT = {"F16": "float16", "BF16": "bfloat16"}  # types that torch stores unchanged; all others become float32
 GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 

@@ -28,7 +28,7 @@ SPLIT = {
 }
 GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "jina-es", "jina-de"})
 DIGITS_APART = frozenset({"smollm", "command-r", "starcoder", "refact", "codeshell", "exaone"})
-COMPOSED = frozenset({"qwen2", "deepseek-r1-qwen"})  # whose tokenizers compose letters and accents first
+COMPOSED = frozenset({"qwen2", "deepseek-r1-qwen"})  # tokenizers that compose letters and accents first
 WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken"})  # known words: unmerged
 BEGINS_TEXT = WHOLE_WORDS  # with a token of its own, unless the file says otherwise
 

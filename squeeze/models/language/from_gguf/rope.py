@@ -12,7 +12,7 @@ from squeeze.errors import ModelError
 from squeeze.models.language.from_gguf.metadata import Metadata
 
 LLAMA3, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
-LOW, HIGH = 1.0, 4.0  # of every Llama 3.1, 3.2 and 3.3
+LOW, HIGH = 1.0, 4.0  # the values of every Llama 3.1, 3.2 and 3.3
 CONTEXTS = [2**power for power in range(3, 21)]  # tokens that a model knew before it was stretched
 CLOSE = 1e-4  # relative; the factors are float32
 

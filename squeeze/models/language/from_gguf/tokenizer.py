@@ -130,7 +130,7 @@ def _ends(metadata: Metadata, tokens: list[str]) -> Values | None:
     """What the tokenizer puts before and behind a text."""
     begins = metadata.flag("tokenizer.ggml.add_bos_token", _begins_by_default(metadata))
     ends = metadata.flag("tokenizer.ggml.add_eos_token", False)
-    chosen = {name: _special(metadata, name, tokens) for name, wanted in (("bos", begins), ("eos", ends)) if wanted}
+    chosen = {name: _special(metadata, name, tokens) for name, present in (("bos", begins), ("eos", ends)) if present}
     texts = {name: text for name, text in chosen.items() if text is not None}
     if not texts:
         return None
@@ -160,8 +160,8 @@ def _special(metadata: Metadata, name: str, tokens: list[str]) -> str | None:
 
 
 def _settings(metadata: Metadata, tokens: list[str]) -> Values:
-    named = {f"{name}_token": _special(metadata, name, tokens) for name in SPECIAL}
-    values: Values = {name: text for name, text in named.items() if text is not None}
+    special = {f"{name}_token": _special(metadata, name, tokens) for name in SPECIAL}
+    values: Values = {name: text for name, text in special.items() if text is not None}
     values |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     values["model_max_length"] = metadata.integer("context_length")
     if metadata.get("tokenizer.chat_template") is not None:

@@ -20,7 +20,7 @@ from squeeze.models.language.from_gguf.rope import LLAMA3, LONG, SHORT
 from squeeze.models.language.gguf_names import Source, row_order, sources
 from squeeze.models.language.skeleton import Skeleton
 
-PIECE_BYTES = 16 * 2**20  # of float32 at a time
+PIECE_BYTES = 16 * 2**20  # float32 bytes converted at a time
 ELSEWHERE = (LLAMA3, LONG, SHORT)  # rotary factors, which the config says
 
 

@@ -123,8 +123,8 @@ def _cohere_faults(config: Any) -> Iterator[str]:
 
 
 def _alternating(config: Any, every: int) -> Iterator[str]:
-    wanted = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(config.num_hidden_layers)]
-    if list(config.layer_types) != wanted:
+    expected = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(config.num_hidden_layers)]
+    if list(config.layer_types) != expected:
         yield f"layer_types other than full attention in every block number {every}"
 
 

@@ -60,15 +60,15 @@ def _read(folder: Path) -> dict[str, Any]:
 def _tokens(values: Mapping[str, Any], vocabulary: int, folder: Path) -> tuple[list[str], list[int]]:
     """Every token's text and kind, by id."""
     added = {token["id"]: token for token in values.get("added_tokens") or []}
-    named = {place: text for text, place in values["model"]["vocab"].items()}
-    named |= {place: token["content"] for place, token in added.items()}
-    if named and max(named) >= vocabulary:
-        raise ModelError(f"{folder / FILE}: token {max(named)} is none of the {vocabulary} that the model knows")
+    text_of = {place: text for text, place in values["model"]["vocab"].items()}
+    text_of |= {place: token["content"] for place, token in added.items()}
+    if text_of and max(text_of) >= vocabulary:
+        raise ModelError(f"{folder / FILE}: token {max(text_of)} is none of the {vocabulary} that the model knows")
     fallback = bool(values["model"].get("byte_fallback"))
     unknown = values["model"].get("unk_token")
     tokens, kinds = [], []
     for place in range(vocabulary):
-        text = named.get(place)
+        text = text_of.get(place)
         tokens.append(f"[PAD{place}]" if text is None else text)
         if text is None:
             kinds.append(UNUSED)

@@ -42,8 +42,8 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
 
 
 def _layers(job: Job) -> dict[str, dict[str, Any]]:
-    left: dict[str, dict[str, Any]] = {name: {"bits": FLOAT} for name in job.left}
-    return left | {name: _scheme(scheme) for name, scheme in job.weights.items()}
+    floats: dict[str, dict[str, Any]] = {name: {"bits": FLOAT} for name in job.float_linears}
+    return floats | {name: _scheme(scheme) for name, scheme in job.weights.items()}
 
 
 def _scheme(scheme: WeightScheme) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What passes that call another package share: its process, the way there and back, and the proof that nothing is lost.
+"""Shared by passes that call another package: its process, data transfer, and the proof that nothing is lost.
 
 The package gets the dense model and the plan's calibration sequences, and quantizes the whole model in memory. What it
 made is read into the grid without requantizing and held against the weights that it computes with itself.
@@ -29,7 +29,7 @@ from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Job, Weight
 from squeeze.passes.quantize.scheme import Scheme, WeightChoice
 
 PACKAGES = Path(__file__).parents[4]  # the folder that squeeze is imported from
-SECONDS = 0.2  # between two looks at the process
+SECONDS = 0.2  # interval between polls of the process
 
 
 class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
@@ -39,7 +39,7 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})
-    package: ClassVar[str]  # as it is installed
+    package: ClassVar[str]  # name of the installed distribution
     process: ClassVar[str]  # the module that is run
     environment: ClassVar[dict[str, str]] = {}
 
@@ -73,16 +73,16 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
         return rewriter.finish()
 
     def _job(self, model: LanguageModel, context: Context) -> Job:
-        """Who is asked for what; its folder lies beside the new model."""
+        """The job for the backend's process; its folder lies beside the new model."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / "backend"
         schemes = {_module(name): WeightScheme(**vars(scheme)) for name, scheme in self.schemes(model).items()}
         linears = [name for name, child in model.skeleton.module.named_modules() if isinstance(child, nn.Linear)]
-        left = [name for name in linears if name not in schemes]
+        floats = [name for name in linears if name not in schemes]
         dense, work = str(folder / "dense"), str(folder)
-        return Job(dense, work, context.threads, context.seed, schemes, left, self.settings())
+        return Job(dense, work, context.threads, context.seed, schemes, floats, self.settings())
 
     def _send(self, job: Job, model: LanguageModel, context: Context) -> None:
-        """Let the process do the job.
+        """Run the job in a process of its own.
 
         Raises:
             SqueezeError: it ended in another way than well; says its last line and where the others are.

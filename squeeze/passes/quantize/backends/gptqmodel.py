@@ -20,7 +20,7 @@ class Gptqmodel(Backend):
     extra: ClassVar[str | None] = "gptq"
     package: ClassVar[str] = "gptqmodel"
     process: ClassVar[str] = "squeeze.passes.quantize.backends.gptqmodel_process"
-    environment: ClassVar[dict[str, str]] = {"GPTQMODEL_CPU_WORKERS": "2"}  # more starve each other on few cores
+    environment: ClassVar[dict[str, str]] = {"GPTQMODEL_CPU_WORKERS": "2"}  # more threads starve each other
 
     damping: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     """Share of the mean diagonal added to the Hessian."""

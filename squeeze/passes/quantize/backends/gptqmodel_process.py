@@ -37,7 +37,7 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
     version = 1 if _symmetric(job) else 2
     for name, scheme in job.weights.items():
         if f"{name}.qweight" not in stored:
-            continue  # whoever asked says so
+            continue  # the caller reports it
         parts = {part: stored[f"{name}.{part}"] for part in PARTS}
         grid = from_tensors(parts, scheme.bits, scheme.group_size, version)
         real = kernels[name].dequantize_weight().t()
@@ -50,7 +50,7 @@ def _config(job: Job, settings: dict[str, Any]) -> Any:
 
     alpha = settings.pop("alpha")
     first = next(iter(job.weights.values()))
-    special: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in job.left}
+    special: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in job.float_linears}
     special |= {f"^{re.escape(name)}$": _scheme(scheme) for name, scheme in job.weights.items() if scheme != first}
     return QuantizeConfig(
         **_scheme(first),

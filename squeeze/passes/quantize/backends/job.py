@@ -59,7 +59,7 @@ class Job:
         model: Folder of the dense model.
         work: Folder where everything else lies, and where the process may leave files.
         weights: How each linear is to be stored, by module name.
-        left: Linears that stay as they are.
+        float_linears: Linears that stay as they are.
         settings: Options as the backend calls them.
     """
 
@@ -68,7 +68,7 @@ class Job:
     threads: int
     seed: int
     weights: dict[str, WeightScheme]
-    left: list[str]
+    float_linears: list[str]
     settings: dict[str, Any]
 
     @property

@@ -45,10 +45,10 @@ class Awq(CalibratedPass[LanguageModel]):
     """Search the range of each group; false: each group reaches its largest weight."""
 
     def run(self, model: S, context: Context) -> S:
-        made = super().run(model, context)
+        result = super().run(model, context)
         folded = Counter(fact["folded"] for fact in context.facts["layers"].values() if "folded" in fact)
         context.facts["folded"] = dict(sorted(folded.items()))  # by norm or linear: weights whose scales went into it
-        return made
+        return result
 
     def work_bytes(self, model: LanguageModel) -> int:
         """The Hessians of a whole block, the largest once more as it is scaled, and a weight as floats."""

@@ -15,7 +15,7 @@ from squeeze.passes.base import Context, Pass
 
 
 class BlockEdit(Pass[LanguageModel, LanguageModel]):
-    """Gives each block other weights that do the same."""
+    """Gives each block other weights that compute the same."""
 
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"weights_changed"})
@@ -26,7 +26,7 @@ class BlockEdit(Pass[LanguageModel, LanguageModel]):
 
     @abstractmethod
     def edit(self, model: LanguageModel, index: int, block: nn.Module, walk: Walk) -> dict[str, Any]:
-        """Change some parameters of the block (by ``fill``); what is said of it."""
+        """Change some parameters of the block (by ``fill``); returns facts for the report."""
 
     def outside(self, model: LanguageModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """New tensors before and behind the blocks, and changes of the config."""
@@ -44,7 +44,7 @@ class BlockEdit(Pass[LanguageModel, LanguageModel]):
                 now = block.named_parameters()
                 rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, facts)
 
-        advance = [(walk, model)]  # with its old weights: the block computes the same
+        advance = [(walk, model)]  # old weights: the edited block computes the same
         facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         rewriter.put_outside(outside, {})
         context.facts["blocks"] = {str(index): block for index, block in facts.items()}

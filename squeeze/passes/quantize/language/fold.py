@@ -1,4 +1,4 @@
-"""What writes the input of some weights, and so may be divided channel by channel where they are multiplied.
+"""Find what writes the input of some weights: dividing it and multiplying the weights changes nothing.
 
 Nothing is known of families. A norm is a source if its output is the very input; a linear, or its last rows, if the
 sizes allow it. Either way the block itself decides: scaled by powers of two, which floats hold exactly, on both sides,
@@ -20,7 +20,7 @@ from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import InputWatch, Weight
 from squeeze.models.language.skeleton import fill
 
-SAME = 1e-3  # of what the block adds: far above the noise of float32 and bfloat16, far below any true change
+SAME = 1e-3  # relative to what the block adds: above the noise of float32 and bfloat16, below any real change
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def head_counts(config: Any) -> tuple[int, int]:
 
 def all_matrices(block: nn.Module) -> list[Weight]:
     """Every matrix of a block, routers and experts included: whatever reads an input must be known."""
-    found: list[Weight] = []
+    weights: list[Weight] = []
     for name, value in block.named_parameters():
         if value.dim() == 2:
-            found.append(Weight(name))
+            weights.append(Weight(name))
         if value.dim() == 3:
-            found += [Weight(name, expert) for expert in range(len(value))]
-    return found
+            weights += [Weight(name, expert) for expert in range(len(value))]
+    return weights
 
 
 def added_by(walk: Walk, index: int) -> Callable[[], Tensor]:
@@ -105,7 +105,7 @@ def find_sources(
         run: What the block adds to some activations.
     """
     norms, reference = norms_behind(block, groups, run)
-    found: dict[Weight, Source] = {}
+    sources: dict[Weight, Source] = {}
     for place, group in enumerate(groups):
         if group[0].expert is not None:
             continue
@@ -113,8 +113,8 @@ def find_sources(
         candidates = [*norms.get(group[0], []), *_linears(block, group[0], before, heads)]
         source = next((one for one in candidates if _holds(block, one, group, run, reference)), None)
         if source is not None:
-            found[group[0]] = source
-    return found
+            sources[group[0]] = source
+    return sources
 
 
 def norms_behind(
@@ -125,13 +125,13 @@ def norms_behind(
     inputs: dict[Weight, Tensor] = {}
     with _hooked(block, outputs), InputWatch(block, [group[0] for group in groups], inputs.__setitem__):
         reference = run()
-    found: dict[Weight, list[Source]] = {}
-    for weight, given in inputs.items():
+    sources: dict[Weight, list[Source]] = {}
+    for weight, value in inputs.items():
         for name, output in outputs:
-            offset = norm_offset(block.get_submodule(name)) if output is given else None
+            offset = norm_offset(block.get_submodule(name)) if output is value else None
             if offset is not None:
-                found[weight] = [Source(name, offset=offset)]
-    return found, reference
+                sources[weight] = [Source(name, offset=offset)]
+    return sources, reference
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _hooked(block: nn.Module, outputs: list[tuple[str, Tensor]]) -> Iterator[Non
     """While open, notes what each norm of the block gives."""
 
     def noting(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda module, given, output: outputs.append((name, output))
+        return lambda module, inputs, output: outputs.append((name, output))
 
     hooks = [norm.register_forward_hook(noting(name)) for name, norm in norms(block)]
     try:

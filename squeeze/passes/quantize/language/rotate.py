@@ -19,10 +19,10 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.language.block_edit import BlockEdit
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, norm_offset, norms, norms_behind
 
-TOKENS = (2, 32)  # random ones, on which the model must say what it said before
+TOKENS = (2, 32)  # random tokens on which the logits are compared
 SAME = {torch.float32: 1e-3}  # norm of the logits' change, relative to theirs
-SAME_NARROW = 0.1  # where weights are rounded to 16 bits once more
-ROWS = 8192  # of an embedding that are turned at once
+SAME_NARROW = 0.1  # the same for weights rounded to 16 bits once more
+ROWS = 8192  # rows of an embedding rotated at once
 
 
 class Rotate(BlockEdit):
@@ -44,8 +44,8 @@ class Rotate(BlockEdit):
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
         if wrong := _unfit(model.skeleton):
             raise ModelError(f"{self.name}: {wrong}")
-        made = super().run(model, context)
-        was, now = (torch.cat([part for _, part in one.logits(_tokens(model))]) for one in (model, made))
+        rotated = super().run(model, context)
+        was, now = (torch.cat([part for _, part in one.logits(_tokens(model))]) for one in (model, rotated))
         change = float((now - was).norm() / (was - was.mean()).norm())
         allowed = SAME.get(model.tensor(_outside_names(model.skeleton)[0]).dtype, SAME_NARROW)
         if not change <= allowed:
@@ -56,7 +56,7 @@ class Rotate(BlockEdit):
         context.facts.pop("blocks")
         context.facts["rotation"] = f"order {_rotation(model, self.seed).signs.numel()}"
         context.facts["logits_changed"] = f"{change:.0e} of their norm"
-        return made
+        return rotated
 
     def walk(self, model: LanguageModel, context: Context) -> Walk:
         return model.walk(_tokens(model))
@@ -65,7 +65,7 @@ class Rotate(BlockEdit):
         rotation = _rotation(model, self.seed)
         run = added_by(walk, index)
         groups = shared_inputs(block, all_matrices(block), run)
-        sources = {weight: found[0] for weight, found in norms_behind(block, groups, run)[0].items()}
+        sources = {weight: behind[0] for weight, behind in norms_behind(block, groups, run)[0].items()}
         readers = [(sources[group[0]], group) for group in groups if group[0] in sources]
         readers = [(source, group) for source, group in readers if _reads(block, group[0], rotation)]
         _require_read(block, model.skeleton.prefix(index), {source.module for source, _ in readers}, rotation)
@@ -138,10 +138,10 @@ def _commutes(norm: nn.Module, rotation: Rotation) -> bool:
     try:
         fill(norm, "weight", torch.full_like(weight, 1 - offset, device="cpu"))
         with torch.no_grad():
-            turned, same = rotation.turn(norm(x)).float(), norm(rotation.turn(x)).float()
+            rotated, same = rotation.turn(norm(x)).float(), norm(rotation.turn(x)).float()
     finally:
         fill(norm, "weight", weight)
-    return bool((turned - same).norm() < 0.1 * same.norm())
+    return bool((rotated - same).norm() < 0.1 * same.norm())
 
 
 def _reads(block: nn.Module, weight: Weight, rotation: Rotation) -> bool:

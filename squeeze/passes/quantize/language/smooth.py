@@ -35,10 +35,10 @@ class Smooth(BlockEdit):
         return calibration_walk(model, context)
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
-        made = super().run(model, context)
+        result = super().run(model, context)
         if not any(context.facts["blocks"].values()):
             raise EffectError(f"{self.name}: no norm of this model has linears as its only readers; nothing was folded")
-        return made
+        return result
 
     def edit(self, model: LanguageModel, index: int, block: nn.Module, walk: Walk) -> dict[str, Any]:
         run = added_by(walk, index)
@@ -58,8 +58,8 @@ def _largest_inputs(index: int, block: nn.Module, walk: Walk, weights: list[Weig
     """``[in]`` of each weight, over all calibration tokens."""
     largest: dict[Weight, Tensor] = {}
 
-    def see(weight: Weight, given: Tensor) -> None:
-        most = given.reshape(-1, given.shape[-1]).abs().amax(dim=0).float()
+    def see(weight: Weight, value: Tensor) -> None:
+        most = value.reshape(-1, value.shape[-1]).abs().amax(dim=0).float()
         largest[weight] = torch.maximum(largest[weight], most) if weight in largest else most
 
     with InputWatch(block, weights, see):

@@ -32,12 +32,12 @@ class Write(Pass[LanguageModel, LanguageModel]):
             tokenizer: Any = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(f"{model.folder}: no tokenizer can be read here ({first_line(error)})") from None
-        given = tokenizer(self.prompt, return_tensors="pt")
+        prompt = tokenizer(self.prompt, return_tensors="pt")
         whole: Any = model.whole()
         with torch.no_grad():
             written = whole.generate(
-                input_ids=given["input_ids"],
-                attention_mask=torch.ones_like(given["input_ids"]),
+                input_ids=prompt["input_ids"],
+                attention_mask=torch.ones_like(prompt["input_ids"]),
                 max_new_tokens=self.tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.eos_token_id,

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from squeeze.models.torch_model import TorchModel
 
-SAME = 1e-4  # of the largest logit: what another order of float32 products explains
+SAME = 1e-4  # relative to the largest logit: float32 sums in another order
 
 
 def fold_norms(model: TorchModel) -> list[str]:

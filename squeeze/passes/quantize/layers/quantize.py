@@ -79,9 +79,9 @@ class _Layers:
         names = [name.removesuffix(".weight") for name in self.schemes]
         outputs = outputs_of(model, names) if pass_.looks_at_data else {}
         examples = len(context.calibration) if pass_.looks_at_data else 0
-        self.calls = {name: len(given) for name, given in outputs.items()}
-        self.steps = {n: step_for(layer_of(model, n), given[0], examples) for n, given in outputs.items()}
-        self.originals: dict[str, Tensor] = {}  # weights before anything, of layers that are quantized by now
+        self.calls = {name: len(values) for name, values in outputs.items()}
+        self.steps = {n: step_for(layer_of(model, n), values[0], examples) for n, values in outputs.items()}
+        self.originals: dict[str, Tensor] = {}  # unquantized weights of the layers done so far
 
     def walk(self) -> TorchModel:
         """All layers in turn."""
@@ -108,11 +108,11 @@ class _Layers:
         work = BlockWork(index, matrices, schemes=dict.fromkeys(matrices.weights(), self.schemes[name]))
         try:
             inputs = self._inputs(name.removesuffix(".weight"), layer, work) if self.pass_.looks_at_data else {}
-            found = self.pass_.quantize_layer(work, inputs, self.context)
+            grids = self.pass_.quantize_layer(work, inputs, self.context)
         except SqueezeError as error:
             raise type(error)(f"{name.removesuffix('.weight')}: {error}") from None
         layer.weight.data.copy_(weight)
-        grid = QuantizedTensor.stack([found[one] for one in work.schemes])
+        grid = QuantizedTensor.stack([grids[one] for one in work.schemes])
         facts = _together(list(work.facts.values()))
         self._keep(index, name, grid, facts)
         return grid, facts
@@ -120,18 +120,18 @@ class _Layers:
     def _inputs(self, name: str, layer: Layer, work: BlockWork) -> dict[Weight, Inputs]:
         """Hessians of what goes into each matrix, and how far that is from what the original gets."""
         follows = self.pass_.follows_original() and bool(self.originals)
-        found = {}
+        inputs_of_weight = {}
         for weight in work.schemes:
             matrix = weight.of(work.block)
-            found[weight] = Inputs(Hessian(matrix.shape[1]), Drift(matrix.clone()) if follows else None)
+            inputs_of_weight[weight] = Inputs(Hessian(matrix.shape[1]), Drift(matrix.clone()) if follows else None)
         calls, step = self.calls.get(name, 0), self.steps.get(name, 1)
         for batch in batches(self.context.calibration) if calls else ():
-            given = inputs_of(self.model, layer, batch, calls)
-            before = self._original_inputs(layer, batch, calls) if follows else given
-            for now, was in zip(given, before, strict=True):
+            current = inputs_of(self.model, layer, batch, calls)
+            before = self._original_inputs(layer, batch, calls) if follows else current
+            for now, was in zip(current, before, strict=True):
                 for X, original in zip(unfolded(layer, now, step), unfolded(layer, was, step), strict=True):
-                    _add(found, X, original)
-        return found
+                    _add(inputs_of_weight, X, original)
+        return inputs_of_weight
 
     def _original_inputs(self, layer: Layer, batch: Any, calls: int) -> list[Tensor]:
         """The same with the weights that the layers before had."""
@@ -146,8 +146,8 @@ class _Layers:
 
     def _keep(self, index: int, name: str, grid: QuantizedTensor, facts: dict[str, Any]) -> None:
         if self.context.journal is not None:
-            said = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-            self.context.journal.put(_piece(index), {**to_tensors(name, grid), FACTS: said})
+            encoded = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+            self.context.journal.put(_piece(index), {**to_tensors(name, grid), FACTS: encoded})
 
     def _finished(self, index: int, name: str) -> tuple[QuantizedTensor, dict[str, Any]] | None:
         """A layer that an earlier try finished."""
@@ -161,9 +161,9 @@ class _Layers:
         return from_tensors(entry, tensors, name), facts
 
 
-def _add(found: dict[Weight, Inputs], X: Tensor, original: Tensor) -> None:
+def _add(inputs_of_weight: dict[Weight, Inputs], X: Tensor, original: Tensor) -> None:
     """Count inputs ``[groups, tokens, columns]``, and beside them those of the original."""
-    for inputs, rows, before in zip(found.values(), X, original, strict=True):
+    for inputs, rows, before in zip(inputs_of_weight.values(), X, original, strict=True):
         inputs.hessian.add(rows)
         if inputs.drift is not None:
             inputs.drift.add(before, rows)
