@@ -127,22 +127,22 @@ def delta_of(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, units: np.
         same: The two models answer the same up to rounding, so there is nothing to be unsure of.
     """
     yes_no = metric.counts and new.dtype == bool and old.dtype == bool
-    moved = _shares(new, old, units) if yes_no else _means(metric, new, old, units)
+    delta = _shares(new, old, units) if yes_no else _means(metric, new, old, units)
     if same:
-        return replace(moved, verdict="same", at=None, ratio_at=None, units=None)
+        return replace(delta, verdict="same", at=None, ratio_at=None, units=None)
     why = DISTANCE if metric.distance else ""
-    return concluded(replace(moved, higher_is_better=metric.higher_is_better), why)
+    return concluded(replace(delta, higher_is_better=metric.higher_is_better), why)
 
 
-def concluded(moved: Delta, why: str = "") -> Delta:
+def concluded(delta: Delta, why: str = "") -> Delta:
     """A change with its 95 % intervals and what they say; ``why`` there is no verdict, if so."""
-    assert moved.at is not None
-    interval, ratio_interval = moved.at(CONFIDENCE), moved.ratio_at(CONFIDENCE) if moved.ratio_at else None
+    assert delta.at is not None
+    interval, ratio_interval = delta.at(CONFIDENCE), delta.ratio_at(CONFIDENCE) if delta.ratio_at else None
     smallest = (interval.high - interval.low) / 2 * DETECTED_4_IN_5 if interval else None
-    moved = replace(moved, difference_interval=interval, ratio_interval=ratio_interval, smallest_seen=smallest)
-    if moved.units is None or moved.units < FEWEST_UNITS:
-        why = why or TOO_FEW.format(moved.units, FEWEST_UNITS)
-    return moved.unjudged(why) if why else moved.judged_at(CONFIDENCE)
+    delta = replace(delta, difference_interval=interval, ratio_interval=ratio_interval, smallest_seen=smallest)
+    if delta.units is None or delta.units < FEWEST_UNITS:
+        why = why or TOO_FEW.format(delta.units, FEWEST_UNITS)
+    return delta.unjudged(why) if why else delta.judged_at(CONFIDENCE)
 
 
 def holm(deltas: Sequence[Delta]) -> list[float]:

@@ -166,11 +166,11 @@ def _unpaired_delta(metric: Metric, new: Estimated, old: Estimated) -> Delta:
     """From the two standard errors alone."""
     if new.scored_on != old.scored_on:
         raise DataError(DIFFERENT_DATA.format(metric.label))
-    moved, error = new.value - old.value, float(np.hypot(new.standard_error, old.standard_error))
+    difference, error = new.value - old.value, float(np.hypot(new.standard_error, old.standard_error))
     ratio = new.value / old.value if old.value else None
-    if moved == 0 and new.standard_error == old.standard_error:
-        return Delta(moved, None, ratio, None, "same", paired=False)
-    delta = unsure(moved, ratio, new.scored_on.examples, lambda level: _normal(moved, error, level))
+    if difference == 0 and new.standard_error == old.standard_error:
+        return Delta(difference, None, ratio, None, "same", paired=False)
+    delta = unsure(difference, ratio, new.scored_on.examples, lambda level: _normal(difference, error, level))
     return concluded(replace(delta, paired=False, higher_is_better=metric.higher_is_better))
 
 

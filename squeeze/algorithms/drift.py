@@ -69,7 +69,7 @@ def moved(weight: Tensor, pull: Tensor, factor: Factor) -> Tensor:
         step = towards[:, factor.columns].t()
         for triangle, upper in ((factor.lower, False), (factor.lower.t(), True)):  # cholesky_solve would copy it
             step = torch.linalg.solve_triangular(triangle, step, upper=upper)
-        there = torch.empty_like(towards)
-        there[:, factor.columns] = step.t()
-        parts.append(there.add_(rows.float()))
+        solution = torch.empty_like(towards)
+        solution[:, factor.columns] = step.t()
+        parts.append(solution.add_(rows.float()))
     return torch.cat(parts)

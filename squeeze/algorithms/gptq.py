@@ -202,15 +202,15 @@ class _Solver:
             errors.addcmul_(scale, zero_point)  # w - s (q - z) = (w + s z) - s q
         q = _round_columns(target, errors, coupling, scale, zero_point, integer_range(self.bits))
         self.q[rows] = q
-        missed = target.addcmul_(q.sub_(zero_point), scale, value=-1)
-        self._account(missed, errors, scale, self.pivots[rows])
+        residual = target.addcmul_(q.sub_(zero_point), scale, value=-1)
+        self._account(residual, errors, scale, self.pivots[rows])
 
-    def _account(self, missed: Tensor, errors: Tensor, scale: Tensor, pivots: Tensor) -> None:
+    def _account(self, residual: Tensor, errors: Tensor, scale: Tensor, pivots: Tensor) -> None:
         beyond = torch.gt(
-            missed.abs(), scale.abs() * 0.501, out=torch.empty_like(missed)
+            residual.abs(), scale.abs() * 0.501, out=torch.empty_like(residual)
         )  # floats: summed faster than bools
         self.clipped += int(beyond.sum())
-        self.loss += pivots.square() @ missed.square_()
+        self.loss += pivots.square() @ residual.square_()
         self.loss -= errors.square().sum(dim=0).mul_(self.factor.added)
 
     def solved(self, group_size: int | None) -> Solved:

@@ -31,15 +31,15 @@ def kept_units(target: Tensor, factor: Factor, size: int, count: int, rounds: in
         rounds: In which units leave; each one fewer ignores more of how they make up for one another.
     """
     V, inverse = target, torch.cholesky_inverse(factor.lower).flip(0, 1)  # the factor's channels lie in reverse
-    alive = torch.arange(V.shape[1] // size)
-    leaving = len(alive) - count
+    remaining = torch.arange(V.shape[1] // size)
+    leaving = len(remaining) - count
     for round_number in range(min(rounds, leaving), 0, -1):
         order = removal_costs(V, inverse, size).argsort(stable=True)
         leaving_units, stay = order[: leaving // round_number], order[leaving // round_number :].sort().values
         leaving -= len(leaving_units)
         V, inverse = _without(V, inverse, channels(leaving_units, size), channels(stay, size))
-        alive = alive[stay]
-    return alive
+        remaining = remaining[stay]
+    return remaining
 
 
 def removal_costs(V: Tensor, inverse: Tensor, size: int) -> Tensor:

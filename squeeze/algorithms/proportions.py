@@ -112,11 +112,11 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
     if len(sizes) == examples:
         return 1.0
     residuals = values - values.mean()
-    apart = (residuals**2).sum()
-    if not apart:
+    squares = (residuals**2).sum()
+    if not squares:
         return float((sizes**2).sum() / examples)
     together = (np.bincount(units, residuals) ** 2).sum() * len(sizes) / max(len(sizes) - 1, 1)
-    return max(1.0, float(together / apart))
+    return max(1.0, float(together / squares))
 
 
 def _normal_or_t(level: float, units: int, clustered: bool) -> float:

@@ -100,8 +100,8 @@ def choose_range(histogram: Histogram, method: Method, percent: float = 99.99) -
 
 
 def _best_shrink(histogram: Histogram, loss: Callable[[Floats, Floats, float, float], float]) -> Range:
-    used = histogram.counts > 0
-    counts, centers = histogram.counts[used].astype(np.float64), histogram.centers[used]
+    is_used = histogram.counts > 0
+    counts, centers = histogram.counts[is_used].astype(np.float64), histogram.centers[is_used]
     if not counts.size:
         return minmax(histogram)
     losses = [loss(counts, centers, histogram.low * part, histogram.high * part) for part in SHRINKS]
@@ -128,8 +128,8 @@ def _divergence(counts: Floats, centers: Floats, low: float, high: float) -> flo
     p[edges[0]] += counts[: edges[0]].sum()  # what is clipped lands on the outermost values
     p[edges[-1]] += counts[edges[-1] + 1 :].sum()
     p, q = p / p.sum(), q / q.sum()
-    used = (p > 0) & (q > 0)
-    return float((p[used] * np.log(p[used] / q[used])).sum())
+    is_used = (p > 0) & (q > 0)
+    return float((p[is_used] * np.log(p[is_used] / q[is_used])).sum())
 
 
 def _spread(p: Floats, level: NDArray[np.int64], inside: NDArray[np.bool_]) -> Floats:

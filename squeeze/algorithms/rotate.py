@@ -62,8 +62,8 @@ def random_rotation(hidden: int, seed: int = 0) -> Rotation:
     while power > 1:
         factors.append(_orthonormal(min(power, FACTOR)))
         power //= min(power, FACTOR)
-    known = hadamard(core)
-    odd = torch.linalg.qr(torch.randn(core, core, generator=generator)).Q if known is None else known / core**0.5
+    matrix = hadamard(core)
+    odd = torch.linalg.qr(torch.randn(core, core, generator=generator)).Q if matrix is None else matrix / core**0.5
     return Rotation(signs, (*factors, odd.contiguous()))
 
 

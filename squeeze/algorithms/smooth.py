@@ -26,9 +26,9 @@ def smooth_scale(input_max: Tensor, weights: Sequence[Tensor], alpha: float = 0.
         ``[in]``, positive: divide what writes the input by it, multiply the weights' columns with it.
     """
     weight_max = torch.stack([weight.float().abs().amax(dim=0) for weight in weights]).amax(dim=0)
-    alive = (input_max > 0) & (weight_max > 0)
+    is_live = (input_max > 0) & (weight_max > 0)
     scale = input_max.float().clamp_min(SMALLEST) ** alpha / weight_max.clamp_min(SMALLEST) ** (1 - alpha)
-    return torch.where(alive, scale, 1.0).clamp_min(SMALLEST)
+    return torch.where(is_live, scale, 1.0).clamp_min(SMALLEST)
 
 
 def scale_columns(weight: Tensor, scale: Tensor) -> Tensor:

@@ -106,12 +106,12 @@ def in_tokens(name: str, questions: list[Question], tokenizer: Any) -> ChoiceDat
         DataError: the tokenizer has neither, or an ending holds no token.
     """
     opening = opening_tokens(tokenizer, None, name)
-    known: dict[str, list[int]] = {}
+    cache: dict[str, list[int]] = {}
 
     def cut(text: str) -> list[int]:
-        if text not in known:
-            known[text] = encoded(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
-        return known[text]
+        if text not in cache:
+            cache[text] = encoded(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+        return cache[text]
 
     def sequence(ending: Ending) -> CutEnding:
         tokens, before = _cut_behind(name, ending, cut)

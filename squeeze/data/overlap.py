@@ -55,8 +55,8 @@ def without_overlap(data: Dataset, evaluate: Dataset) -> Dataset:
 
 def _shared(mine: Dataset, theirs: Dataset) -> np.ndarray:
     """``[n]`` bool: which examples of ``mine`` stand in ``theirs`` too."""
-    known = set(theirs.fingerprints)
-    shared = np.array([fingerprint in known for fingerprint in mine.fingerprints], dtype=bool)
+    fingerprints = set(theirs.fingerprints)
+    shared = np.array([fingerprint in fingerprints for fingerprint in mine.fingerprints], dtype=bool)
     tokens, others = texts_of(mine), texts_of(theirs)
     if tokens is not None and others is not None:
         shared = sharing(tokens, _flat(others))

@@ -143,8 +143,8 @@ class SentencesData(DataSource):
         sorted_tokens = [np.array(tokens[index], dtype=np.int64) for index in order]
         fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         name = f"sentences:{Path(self.sentences).name}"
-        written = tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else None
-        return SentenceDataset(name, sorted_tokens, labels[order], fill, decoder(tokenizer), written, self.length)
+        content = tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else None
+        return SentenceDataset(name, sorted_tokens, labels[order], fill, decoder(tokenizer), content, self.length)
 
     def _tokenizer_folder(self, root: Path, model: Path | None) -> Path:
         if self.tokenizer is not None:

@@ -87,10 +87,10 @@ def similar_images(mine: Sequence[Sketch], theirs: Sequence[Sketch] | None = Non
     """
     others = mine if theirs is None else theirs
     twins = _same_look(_looks(mine), _looks(others), bound_of(mine), earlier=theirs is None)
-    known = _holders(others)
+    holders = _holders(others)
     for number in np.nonzero(twins < 0)[0].tolist():
         limit = number if theirs is None else len(others)
-        candidates = [_same_parts(parts, known, limit) for parts in (mine[number].parts, mine[number].mirrored)]
+        candidates = [_same_parts(parts, holders, limit) for parts in (mine[number].parts, mine[number].mirrored)]
         twins[number] = max(candidates)
     return twins
 
@@ -106,9 +106,9 @@ def _holders(pictures: Sequence[Sketch]) -> dict[int, list[int]]:
     return known
 
 
-def _same_parts(parts: tuple[int, ...], known: dict[int, list[int]], limit: int) -> int:
+def _same_parts(parts: tuple[int, ...], holders: dict[int, list[int]], limit: int) -> int:
     """The picture below ``limit`` that holds two of the parts, or -1."""
-    counts = Counter(number for part in parts for number in known.get(part, ()) if number < limit)
+    counts = Counter(number for part in parts for number in holders.get(part, ()) if number < limit)
     return next((number for number, count in counts.most_common(1) if count >= EQUAL_PARTS), -1)
 
 

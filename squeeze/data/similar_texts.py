@@ -63,9 +63,9 @@ def _matches(one: Joined, other: Joined) -> np.ndarray:
 def _votes(piece: np.ndarray, matches: np.ndarray, pieces: int) -> np.ndarray:
     """Per piece, how many of its runs agree on one place in the other texts."""
     votes = np.zeros(pieces, dtype=np.int64)
-    apart = matches[:, 1] - matches[:, 0]
+    offsets = matches[:, 1] - matches[:, 0]
     for offset in (0, DRIFT // 2):  # two offset grids of bins: a cluster split by one is whole in the other
-        bins = np.stack([piece[matches[:, 0]], (apart + offset) // DRIFT], axis=1)
+        bins = np.stack([piece[matches[:, 0]], (offsets + offset) // DRIFT], axis=1)
         agreeing = np.unique(np.column_stack([bins, matches[:, 0]]), axis=0)  # a run votes once for a place
         places, counts = np.unique(agreeing[:, :2], axis=0, return_counts=True)
         np.maximum.at(votes, places[:, 0], counts)

@@ -83,9 +83,9 @@ def cut_windows(text: TextFile, convention: Convention, length: int, limit: int 
     """
     if length < (least := SHORTEST[convention]):
         raise DataError(f"{convention}: length: {length} leaves nothing to score; {least} or more would do")
-    cut = {"gptq": _gptq, "llama.cpp": _llama_cpp, "lm-eval": _lm_eval}[convention]
+    cutter = {"gptq": _gptq, "llama.cpp": _llama_cpp, "lm-eval": _lm_eval}[convention]
     tokenizer = read_tokenizer(text.model)
-    windows, bos = cut(tokenizer, text, length)
+    windows, bos = cutter(tokenizer, text, length)
     if not windows:
         raise DataError(f"{text.name}: too short for one window of {length} tokens; a smaller length would do")
     chosen = windows[:limit]
@@ -124,9 +124,9 @@ def _side_by_side(
         starts: Places in the text at which documents begin.
         bos: What stands in place of each window's first token; None: the token itself.
     """
-    cut = encoded(tokenizer, text, verbose=False, return_offsets_mapping=tokenizer.is_fast)
-    tokens = np.array(cut["input_ids"], dtype=np.int64)
-    letters, places = byte_places(text, cut["offset_mapping"]) if tokenizer.is_fast else (None, None)
+    encoding = encoded(tokenizer, text, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+    tokens = np.array(encoding["input_ids"], dtype=np.int64)
+    letters, places = byte_places(text, encoding["offset_mapping"]) if tokenizer.is_fast else (None, None)
     windows = []
     for start in range(0, len(tokens) - length + 1, length):
         part = tokens[start : start + length].copy()

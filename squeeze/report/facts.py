@@ -62,7 +62,7 @@ def _coverage(covered: dict[str, Any], kind: str) -> str:
         return "; ".join(_coverage(part, width) for width, part in covered.items())
     if not all(_is_pair(pair) for pair in covered.values()):
         return anything(covered)
-    parts = [f"{done} of {there} {operator}" for operator, (done, there) in covered.items()]
+    parts = [f"{done} of {total} {operator}" for operator, (done, total) in covered.items()]
     return f"{kind}: {', '.join(parts) or 'nothing'}"
 
 
@@ -104,7 +104,7 @@ def _weights(layers: dict[str, dict[str, Any]]) -> str:
 
 
 def _quantized(widths: dict[str, Sequence[int]]) -> str:
-    return ", ".join(f"{done} of {there} weights to {width}" for width, (done, there) in widths.items())
+    return ", ".join(f"{part} of {total} weights to {width}" for width, (part, total) in widths.items())
 
 
 def _untouched(fact: dict[str, Any]) -> str:
@@ -120,11 +120,11 @@ def _rounded(change: float) -> str:
 
 def _delegated(fact: dict[str, Any]) -> str:
     """What a phone's fast kernels run, and every operator that is left to slow ones."""
-    done, there = fact["operators"]
+    part, total = fact["operators"]
     share = fact["macs"][0] / max(fact["macs"][1], 1)
     operators = [f"{name} ({how})" for name, how in fact["left"].items()]
     slow = f"; slow kernels run {_listed(operators)}" if operators else ""
-    return f"{fact['to']} runs {done} of {there} operators, {100 * share:.4g} % of the multiplications{slow}"
+    return f"{fact['to']} runs {part} of {total} operators, {100 * share:.4g} % of the multiplications{slow}"
 
 
 KNOWN: dict[str, Wording] = {

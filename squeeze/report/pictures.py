@@ -141,8 +141,8 @@ def _leave_gutter(axis: Axes, low: float, high: float) -> None:
     axis.set_xlim(low, low + (high - low) / (1 - GUTTER))
 
 
-def _way(axis: Axes, rows: list[Row], metrics: tuple[str, str], drawn_as: tuple[str, str]) -> None:
-    name, color = drawn_as
+def _way(axis: Axes, rows: list[Row], metrics: tuple[str, str], style: tuple[str, str]) -> None:
+    name, color = style
     points = []
     for row in rows:
         size, score = (row.score(metric) for metric in metrics)

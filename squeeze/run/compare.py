@@ -114,8 +114,8 @@ def _pairs(name: str, first: Finished, second: Finished, places: tuple[int, int]
         if scores[0] is None or scores[1] is None:
             continue
         change = _change(label, (first, second), places, rows, (scores[0], scores[1]))
-        moved, why = (change, "") if isinstance(change, Delta) else (None, change)
-        yield Pair(name, label, scores[0].unit, scores[0].value, scores[1].value, moved, why)
+        delta, why = (change, "") if isinstance(change, Delta) else (None, change)
+        yield Pair(name, label, scores[0].unit, scores[0].value, scores[1].value, delta, why)
 
 
 def _change(

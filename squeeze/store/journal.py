@@ -35,8 +35,8 @@ class Journal:
         """Keep a piece; once this returns, no kill can lose it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f"{name}.part"
-        apart = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-        save_file(apart, temporary, {SUM: _sum(apart)})
+        copies = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+        save_file(copies, temporary, {SUM: _sum(copies)})
         sync(temporary)
         temporary.replace(self.folder / f"{name}.safetensors")
         sync(self.folder)

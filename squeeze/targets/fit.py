@@ -47,8 +47,8 @@ class Demand:
     def seconds(self, device: Device) -> tuple[float, float]:
         """The least and the most that an example or a token is predicted to take."""
         rate = device.int8_macs_per_s if self.integers else device.float_macs_per_s
-        moved = (self.stored + (self.cache or 0) / 2) / device.bandwidth_bytes_per_s.value
-        at_peak = max(moved, (self.macs or 0) / rate.value)
+        transfer_s = (self.stored + (self.cache or 0) / 2) / device.bandwidth_bytes_per_s.value
+        at_peak = max(transfer_s, (self.macs or 0) / rate.value)
         return at_peak / BAND[1], at_peak / BAND[0]
 
 

@@ -51,23 +51,23 @@ class Golden:
         return cls(inputs, outputs)
 
 
-def largest_difference(expected: Arrays, got: Arrays) -> float:
+def largest_difference(expected: Arrays, actual: Arrays) -> float:
     """Largest absolute difference as a share of the largest expected value; infinite where shapes or NaNs differ."""
-    return max(_difference(expected[name], got[name]) for name in expected)
+    return max(_difference(expected[name], actual[name]) for name in expected)
 
 
-def largest_shift(expected: Arrays, got: Arrays) -> float:
+def largest_shift(expected: Arrays, actual: Arrays) -> float:
     """Largest absolute difference, in the outputs' own unit; the shapes are equal."""
-    gaps = (np.abs(expected[name].astype(np.float64) - got[name].astype(np.float64)) for name in expected)
+    gaps = (np.abs(expected[name].astype(np.float64) - actual[name].astype(np.float64)) for name in expected)
     return max(float(np.nan_to_num(gap).max(initial=0.0)) for gap in gaps)
 
 
-def _difference(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> float:
-    if expected.shape != got.shape:
+def _difference(expected: np.ndarray[Any, Any], actual: np.ndarray[Any, Any]) -> float:
+    if expected.shape != actual.shape:
         return float("inf")
-    if expected.size == 0 or np.array_equal(expected, got, equal_nan=expected.dtype.kind == "f"):
+    if expected.size == 0 or np.array_equal(expected, actual, equal_nan=expected.dtype.kind == "f"):
         return 0.0
-    gap = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    gap = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
     share = float(gap.max() / max(float(np.abs(expected).max()), 1e-12))
     return share if np.isfinite(share) else float("inf")
 

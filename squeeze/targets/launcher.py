@@ -23,15 +23,15 @@ DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 LINUX = sys.platform.startswith("linux")
 
 
-def launch(memory_bytes: int, alive: int, folders: Sequence[str], command: Sequence[str]) -> None:
+def launch(memory_bytes: int, alive_fd: int, folders: Sequence[str], command: Sequence[str]) -> None:
     """Run the command; end as it ends."""
     child = os.fork()
     if child == 0:
-        os.close(alive)
+        os.close(alive_fd)
         _confine(memory_bytes)
         os.execv(command[0], list(command))
     orphaned = threading.Event()
-    watch = threading.Thread(target=_end_with_parent, args=(alive, child, folders, orphaned), daemon=True)
+    watch = threading.Thread(target=_end_with_parent, args=(alive_fd, child, folders, orphaned), daemon=True)
     watch.start()
     _, status = os.waitpid(child, 0)
     if orphaned.is_set():
@@ -39,9 +39,9 @@ def launch(memory_bytes: int, alive: int, folders: Sequence[str], command: Seque
     _end_as(status)
 
 
-def _end_with_parent(alive: int, child: int, folders: Sequence[str], orphaned: threading.Event) -> None:
+def _end_with_parent(alive_fd: int, child: int, folders: Sequence[str], orphaned: threading.Event) -> None:
     """Wait until nobody holds the other end of the pipe; then leave neither a process nor a file behind."""
-    os.read(alive, 1)
+    os.read(alive_fd, 1)
     orphaned.set()
     os.kill(child, signal.SIGKILL)
     for folder in folders:
@@ -91,8 +91,8 @@ def _die_with_launcher() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the arguments."""
-    memory, alive, count, *rest = arguments
-    launch(int(memory), int(alive), rest[: int(count)], rest[int(count) :])
+    memory, alive_fd, count, *rest = arguments
+    launch(int(memory), int(alive_fd), rest[: int(count)], rest[int(count) :])
 
 
 if __name__ == "__main__":

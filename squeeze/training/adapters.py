@@ -34,8 +34,8 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.zeros(out, rank))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        added: Tensor = FACTOR * functional.linear(functional.linear(inputs, self.down), self.up)
-        return added
+        update: Tensor = FACTOR * functional.linear(functional.linear(inputs, self.down), self.up)
+        return update
 
     def weight(self) -> Tensor:
         """``[out, in]``: what it adds to the weight."""
@@ -63,5 +63,5 @@ class Adapters:
 
 
 def _add(linear: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-    added: Tensor = output + linear.get_submodule(NAME)(inputs[0])
-    return added
+    total: Tensor = output + linear.get_submodule(NAME)(inputs[0])
+    return total

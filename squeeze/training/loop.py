@@ -100,15 +100,15 @@ class Training:
     def _epoch(self, module: nn.Module, checkpoint: Checkpoint, loss: Loss) -> None:
         """All steps that are left of the epoch that is under way."""
         at, began = self.position, time.monotonic() - self.position.seconds
-        epoch, done = divmod(at.step, self.epoch_steps)
+        epoch, first = divmod(at.step, self.epoch_steps)
         steps = min(self.epoch_steps, self.steps - epoch * self.epoch_steps)
         seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         generator, module = torch.Generator().manual_seed(seed), module.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # random state of dropout and the like
             at.put_random_back(generator)
-            batches = islice(self._batches(seed, done), steps - done)
-            for step, batch in enumerate(self.progress.track(batches, self._label(epoch), steps - done), done):
+            batches = islice(self._batches(seed, first), steps - first)
+            for step, batch in enumerate(self.progress.track(batches, self._label(epoch), steps - first), first):
                 self._one(checkpoint.optimizer, loss, self._augmented(batch, generator), (epoch, step))
                 if step + 1 == self.epoch_steps:
                     at.end_epoch()
@@ -123,10 +123,10 @@ class Training:
                     break
         self.progress.say(f"{self._label(epoch)}, loss {at.sentence()}")
 
-    def _batches(self, seed: int, done: int) -> Iterator[Batch]:
-        """Those of an epoch, less the first ``done``, in the order that the seed decides."""
+    def _batches(self, seed: int, first: int) -> Iterator[Batch]:
+        """Batches of an epoch from number ``first`` on, in the order that the seed decides."""
         order = self.learnt[np.random.default_rng(seed).permutation(len(self.learnt))]
-        return self.data.batches(self.options.batch_size, order[done * self.options.batch_size :])
+        return self.data.batches(self.options.batch_size, order[first * self.options.batch_size :])
 
     def _one(self, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch, where: tuple[int, int]) -> None:
         """One step, and what it adds to the position."""
@@ -154,8 +154,8 @@ class Training:
         return total
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, where: tuple[int, int]) -> None:
-        done = (where[0] + where[1] / self.epoch_steps) / (self.steps / self.epoch_steps)
-        factor = getattr(schedules, self.options.schedule)(done, self.options.warm_up)
+        progress = (where[0] + where[1] / self.epoch_steps) / (self.steps / self.epoch_steps)
+        factor = getattr(schedules, self.options.schedule)(progress, self.options.warm_up)
         for group in optimizer.param_groups:
             group["lr"] = self.options.learning_rate * factor
 

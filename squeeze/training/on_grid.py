@@ -69,8 +69,8 @@ class OnGrid(nn.Module):
         if self.grid.symmetric:
             return first
         low, high = integer_range(self.grid.bits)
-        moved = (first + ZERO_POINT_SPEED * (high - low) * self.zero_point).clamp(low, high)
-        return straight_through(moved, moved.round())
+        zero_point = (first + ZERO_POINT_SPEED * (high - low) * self.zero_point).clamp(low, high)
+        return straight_through(zero_point, zero_point.round())
 
     def _rounded(self, weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         """Integers as float32, shaped as ``scale`` is spread out."""

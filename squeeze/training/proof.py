@@ -29,21 +29,21 @@ def require_written(
     Raises:
         EffectError: a stored grid is not the one that was trained.
     """
-    moved = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
+    counts = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
     for name, grid in trained.items():
         stored, weight = in_shards(model).quantized(name), module.get_parameter(name)
         same = all(torch.equal(getattr(stored, part), getattr(grid, part)) for part in ("q", "scale", "zero_point"))
         if not same or not torch.equal(stored.dequantize().reshape(weight.shape), weight):
             raise EffectError(f"distill: {name}: what was written is not what was trained")
-        _count(moved["integers"], stored.q, before[name].q)
-        _count(moved["scales"], stored.scale, before[name].scale)
-        moved["weights"][0] += 1
-    return {"proven": moved.pop("weights"), "moved": moved}
+        _count(counts["integers"], stored.q, before[name].q)
+        _count(counts["scales"], stored.scale, before[name].scale)
+        counts["weights"][0] += 1
+    return {"proven": counts.pop("weights"), "moved": counts}
 
 
-def _count(moved: list[int], now: Tensor, before: Tensor) -> None:
-    moved[0] += int((now != before).sum())
-    moved[1] += now.numel()
+def _count(counts: list[int], now: Tensor, before: Tensor) -> None:
+    counts[0] += int((now != before).sum())
+    counts[1] += now.numel()
 
 
 def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
@@ -52,6 +52,6 @@ def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
     if before.grid_kinds() != after.grid_kinds():
         yield "promises the grids that it was given, and left others"
     elif how == "scales":
-        moved = [name for name in old.grid if not torch.equal(old.quantized(name).q, new.quantized(name).q)]
-        if moved:
-            yield f"promises integers that stay, and moved those of {moved[0]} and {len(moved) - 1} more"
+        changed = [name for name in old.grid if not torch.equal(old.quantized(name).q, new.quantized(name).q)]
+        if changed:
+            yield f"promises integers that stay, and moved those of {changed[0]} and {len(changed) - 1} more"

@@ -52,9 +52,9 @@ def export(folder: Path) -> dict[str, Any]:
     model = read_onnx(folder / SOURCE)
     network = as_torch(model, take_grids(model.graph)).eval()
     program = torch.export.export(network, tuple(examples(model)), strict=False)
-    called = torch.tensor(list(json.dumps({"inputs": network.input_names, "outputs": network.output_names}).encode()))
+    names = torch.tensor(list(json.dumps({"inputs": network.input_names, "outputs": network.output_names}).encode()))
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={NAMES: called.to(torch.uint8)}
+        program, partitioner=[XnnpackPartitioner()], constant_methods={NAMES: names.to(torch.uint8)}
     )
     kernels = dict(_undelegated(lowered.exported_program().graph, network.names))
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)

@@ -39,12 +39,12 @@ def factors(values: Mapping[str, Any]) -> dict[str, float]:
     if values.get("model_type") != KIND:
         return {}
     layers = int(values["num_hidden_layers"])
-    added = float(values.get("scale_depth", 1)) / layers**0.5
+    residual_scale = float(values.get("scale_depth", 1)) / layers**0.5
     scaled = {EMBEDDING: float(values.get("scale_emb", 1))}
     scaled[HEAD] = float(values.get("dim_model_base", 1)) / float(values["hidden_size"])
     for index in range(layers):
         for name in ("self_attn.o_proj", "mlp.down_proj"):
-            scaled |= {f"model.layers.{index}.{name}.{kind}": added for kind in ("weight", "bias")}
+            scaled |= {f"model.layers.{index}.{name}.{kind}": residual_scale for kind in ("weight", "bias")}
     return scaled
 
 

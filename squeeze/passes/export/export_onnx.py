@@ -224,10 +224,10 @@ def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
         EffectError: It is more than another order of additions explains.
     """
     noise = model.example(examples, seed=examples)
-    expected, got = model.predict(noise), exported.predict_exactly(Batch(noise.inputs))
-    if expected.shape != got.shape:
-        raise EffectError(f"export_onnx: logits {list(got.shape)} in ONNX, {list(expected.shape)} in torch")
-    error = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
+    expected, actual = model.predict(noise), exported.predict_exactly(Batch(noise.inputs))
+    if expected.shape != actual.shape:
+        raise EffectError(f"export_onnx: logits {list(actual.shape)} in ONNX, {list(expected.shape)} in torch")
+    error = float((expected - actual).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not error <= TOLERANCE:
         raise EffectError(f"export_onnx: logits differ by {error:.1e} of the largest; at most {TOLERANCE:g} would do")
     return error

@@ -49,9 +49,9 @@ class Walk:
             inputs = self._inputs(node, self.float_values)
             expected = self._run(node, inputs)
             if str(node.name) in weights:
-                layer, got = self._correct(node, weights[str(node.name)], expected[0])
+                layer, actual = self._correct(node, weights[str(node.name)], expected[0])
                 corrected[str(node.name)] = layer
-                outputs = [got]
+                outputs = [actual]
             else:
                 outputs = self._again(node, inputs, expected)
             self._keep(node, expected, outputs)
@@ -60,14 +60,14 @@ class Walk:
     def _correct(self, node: ir.Node, layer: LayerWeights, expected: Array) -> tuple[LayerWeights, Array]:
         weight = stored_form(node, layer.weight.dequantize())
         biases = [layer.bias.numpy()] if layer.bias is not None else []
-        got = self._run(node, [self._inputs(node, self.quantized_values)[0], weight, *biases])[0]
+        actual = self._run(node, [self._inputs(node, self.quantized_values)[0], weight, *biases])[0]
         if not can_hold_bias(node):
-            return layer, got
-        axis = 1 if node.op_type == "Conv" else got.ndim - 1
-        bias = layer.bias if layer.bias is not None else torch.zeros(got.shape[axis])
-        moved = corrected_bias(bias, _channels(expected, axis), _channels(got, axis))
-        shift = (moved - bias).numpy().reshape([-1 if i == axis else 1 for i in range(got.ndim)])
-        return LayerWeights(layer.weight, moved), got + shift
+            return layer, actual
+        axis = 1 if node.op_type == "Conv" else actual.ndim - 1
+        bias = layer.bias if layer.bias is not None else torch.zeros(actual.shape[axis])
+        shifted_bias = corrected_bias(bias, _channels(expected, axis), _channels(actual, axis))
+        shift = (shifted_bias - bias).numpy().reshape([-1 if i == axis else 1 for i in range(actual.ndim)])
+        return LayerWeights(layer.weight, shifted_bias), actual + shift
 
     def _again(self, node: ir.Node, inputs: list[Array | None], expected: list[Array]) -> list[Array]:
         """Run a node without integer weights on the quantized stream."""

@@ -12,7 +12,7 @@ class Classes:
     """The top classes of each example."""
 
     @staticmethod
-    def answer(outputs: Any, chosen: argparse.Namespace, manifest: Json) -> list[Any]:
+    def answer(outputs: Any, options: argparse.Namespace, manifest: Json) -> list[Any]:
         """The classes with the largest logits ``[n, classes]``, with their softmax."""
         import numpy as np
 
@@ -22,7 +22,7 @@ class Classes:
         return [
             [
                 {"class": int(i), "label": labels[i] if i < len(labels) else str(i), "probability": float(row[i])}
-                for i in np.argsort(-logits, kind="stable")[: chosen.top]
+                for i in np.argsort(-logits, kind="stable")[: options.top]
             ]
             for logits, row in zip(outputs, shares, strict=True)
         ]

@@ -12,7 +12,7 @@ class Numbers:
     """The outputs of each example, as they are."""
 
     @staticmethod
-    def answer(outputs: Any, chosen: argparse.Namespace, manifest: Json) -> list[Any]:
+    def answer(outputs: Any, options: argparse.Namespace, manifest: Json) -> list[Any]:
         """``[n, width]`` as lists."""
         rows: list[Any] = outputs.tolist()
         return rows

@@ -38,8 +38,9 @@ WARM_UP_S = 0.1
 
 def main(runtime: Callable[[Path, int], Any], answers: Any, arguments: list[str] | None = None) -> int:
     """Read arguments, run, print; 0 done, 1 cannot, 2 wrong arguments, 4 the golden output differs."""
-    chosen = parsed(arguments)
-    return exit_code(lambda: answered(Package(chosen.folder, runtime, chosen.threads), answers, chosen), chosen.folder)
+    options = parsed(arguments)
+    folder = options.folder
+    return exit_code(lambda: answered(Package(folder, runtime, options.threads), answers, options), folder)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -54,31 +55,31 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="processor threads (1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--folder", type=Path, default=HERE, help="the unpacked package (where this file lies)")
-    chosen = parser.parse_args(arguments)
-    if sum([bool(chosen.input), chosen.golden, chosen.bench]) != 1:
+    options = parser.parse_args(arguments)
+    if sum([bool(options.input), options.golden, options.bench]) != 1:
         parser.error("give an input file, --golden or --bench")
-    if min(chosen.batch or [1]) < 1 or chosen.threads < 1:
+    if min(options.batch or [1]) < 1 or options.threads < 1:
         parser.error("--batch and --threads start at 1")
-    return chosen
+    return options
 
 
-def answered(package: Package, answers: Any, chosen: argparse.Namespace) -> int:
+def answered(package: Package, answers: Any, options: argparse.Namespace) -> int:
     """Run what was asked for and print it."""
-    if chosen.golden:
+    if options.golden:
         result = package.compared(named_outputs(package, package.golden("input")))
         lines = [golden_line(result)]
-    elif chosen.bench:
-        result = bench(package, chosen)
+    elif options.bench:
+        result = bench(package, options)
         lines = [f"{row['batch']} at once: {row['median_ms']:.3f} ms" for row in result["batches"]]
     else:
-        result = {"examples": answers.answer(rows_of(package, chosen), chosen, package.manifest)}
+        result = {"examples": answers.answer(rows_of(package, options), options, package.manifest)}
         lines = []
         for number, example in enumerate(result["examples"]):
             lines += [f"example {number}"] if len(result["examples"]) > 1 else []
             lines += answers.lines(example)
     result = {**result, "load_ms": package.load_ms}
     result.setdefault("peak_rss_bytes", peak_rss_bytes())
-    print(json.dumps(result) if chosen.json else "\n".join(map(plain, lines)))
+    print(json.dumps(result) if options.json else "\n".join(map(plain, lines)))
     return 0 if result.get("agrees", True) else 4
 
 
@@ -88,15 +89,15 @@ def named_outputs(package: Package, inputs: Json) -> Json:
     return dict(zip(names, package.runtime.run(inputs), strict=True))
 
 
-def rows_of(package: Package, chosen: argparse.Namespace) -> Any:
+def rows_of(package: Package, options: argparse.Namespace) -> Any:
     """The first output for the input file, float64 ``[n, width]``."""
     import numpy as np
 
-    inputs = inputs_of(package, Path(chosen.input))
+    inputs = inputs_of(package, Path(options.input))
     try:
         outputs = package.runtime.run(inputs)
     except Exception as error:  # the runtimes' exception classes share no base
-        raise Fault(f"{chosen.input}: the model refuses it: {one_line(error)}") from error
+        raise Fault(f"{options.input}: the model refuses it: {one_line(error)}") from error
     return np.asarray(outputs[0], np.float64).reshape(len(next(iter(inputs.values()))), -1)
 
 
@@ -109,7 +110,7 @@ def inputs_of(package: Package, path: Path) -> Json:
     return {specs[0]["name"]: read_input(path, specs[0], steps)}
 
 
-def bench(package: Package, chosen: argparse.Namespace) -> Json:
+def bench(package: Package, options: argparse.Namespace) -> Json:
     """Milliseconds of each batch size, made of the golden input; peak memory before any of them."""
     inputs = package.golden("input")
     if any(array.ndim == 0 or len(array) == 0 for array in inputs.values()):
@@ -117,7 +118,7 @@ def bench(package: Package, chosen: argparse.Namespace) -> Json:
     package.runtime.run(inputs)
     peak = peak_rss_bytes()
     fixed = [size for size in package.manifest["inputs"][0]["shape"][:1] if isinstance(size, int)]
-    batches = [timed_batch(package, inputs, size, chosen.seconds) for size in fixed or chosen.batch or [1]]
+    batches = [timed_batch(package, inputs, size, options.seconds) for size in fixed or options.batch or [1]]
     return {"batches": batches, "peak_rss_bytes": peak}
 
 

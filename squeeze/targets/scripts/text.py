@@ -23,9 +23,9 @@ from squeeze.targets.scripts.tokens import TextPackage, log_softmax
 
 def main(runtime: Callable[[Path, int], Any], arguments: list[str] | None = None) -> int:
     """Read arguments, run, print; 0 done, 1 cannot, 2 wrong arguments, 4 the golden prompt differs."""
-    chosen = parsed(arguments)
-    act = golden if chosen.golden else bench if chosen.bench else chat if chosen.chat else complete
-    return exit_code(lambda: act(TextPackage(chosen.folder, runtime, chosen.threads), chosen), chosen.folder)
+    options = parsed(arguments)
+    act = golden if options.golden else bench if options.bench else chat if options.chat else complete
+    return exit_code(lambda: act(TextPackage(options.folder, runtime, options.threads), options), options.folder)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,21 +45,21 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="processor threads (2)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--folder", type=Path, default=HERE, help="the unpacked package (where this file lies)")
-    chosen = parser.parse_args(arguments)
-    if sum([chosen.prompt is not None, chosen.chat, chosen.golden, chosen.bench]) != 1:
+    options = parser.parse_args(arguments)
+    if sum([options.prompt is not None, options.chat, options.golden, options.bench]) != 1:
         parser.error("give a text, --chat, --golden or --bench")
-    if chosen.tokens < 1 or chosen.temperature < 0 or chosen.prompt_tokens < 1 or chosen.threads < 1:
+    if options.tokens < 1 or options.temperature < 0 or options.prompt_tokens < 1 or options.threads < 1:
         parser.error("--tokens, --prompt-tokens and --threads start at 1, --temperature at 0")
-    return chosen
+    return options
 
 
-def complete(package: TextPackage, chosen: argparse.Namespace) -> int:
+def complete(package: TextPackage, options: argparse.Namespace) -> int:
     """Continue one text."""
-    tokens = package.encode(chosen.prompt)
+    tokens = package.encode(options.prompt)
     began = time.perf_counter()
-    pieces = list(print_pieces(package.written(tokens, chosen), chosen.json))
+    pieces = list(print_pieces(package.written(tokens, options), options.json))
     seconds = time.perf_counter() - began
-    if chosen.json:
+    if options.json:
         text = "".join(text for text, _ in pieces)
         facts = {"prompt_tokens": len(tokens), "tokens": len(pieces), "seconds": seconds}
         print(json.dumps({"text": text, **facts, "peak_rss_bytes": peak_rss_bytes()}))
@@ -68,12 +68,12 @@ def complete(package: TextPackage, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def chat(package: TextPackage, chosen: argparse.Namespace) -> int:
+def chat(package: TextPackage, options: argparse.Namespace) -> int:
     """Messages from the terminal, answers to it; an empty line or the end of input ends it."""
     messages: list[Json] = []
     while message := ask():
         messages.append({"role": "user", "content": message})
-        pieces = list(print_pieces(package.written(package.encode_chat(messages), chosen), False))
+        pieces = list(print_pieces(package.written(package.encode_chat(messages), options), False))
         print()
         messages.append({"role": "assistant", "content": "".join(text for text, _ in pieces)})
     return 0
@@ -95,7 +95,7 @@ def print_pieces(pieces: Iterator[tuple[str, int]], silent: bool) -> Iterator[tu
         yield text, token
 
 
-def golden(package: TextPackage, chosen: argparse.Namespace) -> int:
+def golden(package: TextPackage, options: argparse.Namespace) -> int:
     """Compare what the model says of the golden prompt with what it said when it was packed."""
     import numpy as np
 
@@ -107,22 +107,22 @@ def golden(package: TextPackage, chosen: argparse.Namespace) -> int:
     }
     result = package.compared(outputs)
     facts = {**result, "load_ms": package.load_ms, "peak_rss_bytes": peak_rss_bytes()}
-    print(json.dumps(facts) if chosen.json else golden_line(result))
+    print(json.dumps(facts) if options.json else golden_line(result))
     return 0 if result["agrees"] else 4
 
 
-def bench(package: TextPackage, chosen: argparse.Namespace) -> int:
+def bench(package: TextPackage, options: argparse.Namespace) -> int:
     """Tokens per second, reading and writing, several times over."""
     import numpy as np
 
-    prompt = np.random.default_rng(0).integers(0, package.tokens_known, chosen.prompt_tokens).tolist()
-    rounds = [timed_round(package, prompt, chosen.tokens) for _ in range(chosen.rounds + 1)][1:]  # the first warms up
-    result: Json = {"load_ms": package.load_ms, "prompt_tokens": len(prompt), "new_tokens": chosen.tokens}
+    prompt = np.random.default_rng(0).integers(0, package.tokens_known, options.prompt_tokens).tolist()
+    rounds = [timed_round(package, prompt, options.tokens) for _ in range(options.rounds + 1)][1:]  # the first warms up
+    result: Json = {"load_ms": package.load_ms, "prompt_tokens": len(prompt), "new_tokens": options.tokens}
     for name in rounds[0]:
         low, median, high = np.percentile([each[name] for each in rounds], (10, 50, 90)).tolist()
         result[name] = {"median": median, "p10": low, "p90": high}
     result["peak_rss_bytes"] = peak_rss_bytes()
-    if chosen.json:
+    if options.json:
         print(json.dumps(result))
         return 0
     for name in rounds[0]:

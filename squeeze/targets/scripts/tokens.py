@@ -67,24 +67,24 @@ class TextPackage(Package):
         values = {name: config.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         return template, {n: v["content"] if isinstance(v, dict) else v or "" for n, v in values.items()}
 
-    def written(self, tokens: list[int], chosen: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    def written(self, tokens: list[int], options: argparse.Namespace) -> Iterator[tuple[str, int]]:
         """Pieces of text with their tokens, until the model ends or enough are written."""
         import numpy as np
 
-        random, tokenizer, stops = np.random.default_rng(chosen.seed), self.tokenizer(), self.stops()
+        random, tokenizer, stops = np.random.default_rng(options.seed), self.tokenizer(), self.stops()
         new: list[int] = []
         printed = ""
         scores = self.read(tokens)
-        while len(new) < chosen.tokens:
-            token = choose(scores, chosen, random)
+        while len(new) < options.tokens:
+            token = choose(scores, options, random)
             if token in stops:
                 return
             new.append(token)
             text = tokenizer.decode(new)
-            is_partial = text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < chosen.tokens  # half a character
+            is_partial = text.endswith("\N{REPLACEMENT CHARACTER}") and len(new) < options.tokens  # half a character
             yield ("" if is_partial else text[len(printed) :]), token
             printed = printed if is_partial else text
-            if len(new) < chosen.tokens:
+            if len(new) < options.tokens:
                 scores = self.read([*tokens, *new])
 
     def read(self, tokens: list[int]) -> Any:
@@ -108,15 +108,15 @@ class TextPackage(Package):
         return set()
 
 
-def choose(logits: Any, chosen: argparse.Namespace, random: Any) -> int:
+def choose(logits: Any, options: argparse.Namespace, random: Any) -> int:
     """The likeliest token, or one drawn from the likely ones."""
     import numpy as np
 
-    if chosen.temperature == 0:
+    if options.temperature == 0:
         return int(logits.argmax())
-    order = np.argsort(-logits, kind="stable")[: max(1, chosen.top_k)]
-    shares = np.exp(log_softmax(logits[order] / chosen.temperature))
-    count = max(1, int(np.searchsorted(np.cumsum(shares), chosen.top_p)) + 1)
+    order = np.argsort(-logits, kind="stable")[: max(1, options.top_k)]
+    shares = np.exp(log_softmax(logits[order] / options.temperature))
+    count = max(1, int(np.searchsorted(np.cumsum(shares), options.top_p)) + 1)
     return int(random.choice(order[:count], p=shares[:count] / shares[:count].sum()))
 
 

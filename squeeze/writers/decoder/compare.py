@@ -21,7 +21,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.onnx_decoder import Session, Text
 
 SEQUENCES, LENGTH, FIRST = 2, 12, 5  # tokens compared; the first so many are read in one go, then one by one
-KNOWN = 4096  # tokens read, and tokens whose logits are compared
+MOST_TOKEN_ID = 4096  # token ids read, and logits compared, stay below this
 TOLERANCE = 1e-3  # relative to the largest logit: summation order explains less, a wrong graph differs more
 
 
@@ -60,9 +60,9 @@ def reference(model: LanguageModel, blocks: int | None = None) -> tuple[Tensor, 
     Args:
         blocks: Only the first so many; None: all.
     """
-    known = min(model.tokens_known, model.vocabulary, KNOWN)
-    exact, generator = Exact(model.folder, known), torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, known, (SEQUENCES, LENGTH), generator=generator)
+    vocabulary = min(model.tokens_known, model.vocabulary, MOST_TOKEN_ID)
+    exact, generator = Exact(model.folder, vocabulary), torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, vocabulary, (SEQUENCES, LENGTH), generator=generator)
     walk = exact.walk(tokens)
     for index in range(exact.blocks if blocks is None else blocks):
         with exact.block(index):
@@ -75,9 +75,9 @@ def differences(file: Path, threads: int, tokens: Tensor, expected: Tensor, exac
     """Of a file's logits from the expected ones; ``exact``: products that the runtime makes itself round nothing."""
     session = Session(file, threads, exact=exact)
     whole = session.read(tokens.numpy(), session.nothing(len(tokens)), 0)[0]
-    largest, known = float(expected.abs().max().clamp_min(1e-6)), expected.shape[-1]
-    prefill = float(np.abs(whole[..., :known] - expected.numpy()).max()) / largest
-    steps = [np.abs(got[:known] - expected[row, at].numpy()).max() for row, at, got in _decoded(session, tokens)]
+    largest, width = float(expected.abs().max().clamp_min(1e-6)), expected.shape[-1]
+    prefill = float(np.abs(whole[..., :width] - expected.numpy()).max()) / largest
+    steps = [np.abs(new[:width] - expected[row, at].numpy()).max() for row, at, new in _decoded(session, tokens)]
     return Differences(prefill, float(max(steps)) / largest)
 
 

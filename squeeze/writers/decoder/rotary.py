@@ -194,10 +194,10 @@ def _style(own: Callable[..., Any], table: Table, channels: int) -> bool | None:
     x = torch.randn(1, 2, 3, channels, generator=generator)
     angles = torch.randn(1, 3, table.rotated // 2, generator=generator)
     both = angles.repeat_interleave(2, -1) if table.interleaved else torch.cat([angles, angles], -1)
-    got = own(x, x, both.cos(), both.sin())[0]
+    actual = own(x, x, both.cos(), both.sin())[0]
     for interleaved in (False, True):
         expected = torch.cat([_rotate(x[..., : table.rotated], angles, interleaved), x[..., table.rotated :]], -1)
-        if got.shape == x.shape and torch.allclose(got, expected, atol=1e-5):
+        if actual.shape == x.shape and torch.allclose(actual, expected, atol=1e-5):
             return interleaved
     return None
 

@@ -43,15 +43,15 @@ def completed(shape: Shape, requested: Shape) -> Shape:
         ShapeError: it cannot.
     """
     count, names = _elements(shape)
-    known, used_names = _elements(tuple(size for size in requested if size != -1))
+    known_count, used_names = _elements(tuple(size for size in requested if size != -1))
     free_names = names - used_names
     if -1 not in requested:
-        if count != known or names != used_names:
+        if count != known_count or names != used_names:
             raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
         return requested
-    if used_names - names or count % known or (free_names and count != known):
+    if used_names - names or count % known_count or (free_names and count != known_count):
         raise ShapeError(f"{text(shape)} cannot be seen as {text(requested)}")
-    free: Size = Dim(tuple(sorted(free_names.elements()))) if free_names else count // known
+    free: Size = Dim(tuple(sorted(free_names.elements()))) if free_names else count // known_count
     return tuple(free if size == -1 else size for size in requested)
 
 

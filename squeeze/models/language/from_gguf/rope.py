@@ -37,9 +37,9 @@ def rope_parameters(metadata: Metadata, head_dim: int) -> dict[str, Any]:
     if kind == "linear":
         return values | {"rope_type": "linear", "factor": metadata.real("rope.scaling.factor")}
     if kind == "yarn":
-        known = metadata.integer("rope.scaling.original_context_length")
+        context = metadata.integer("rope.scaling.original_context_length")
         factor = metadata.real("rope.scaling.factor")
-        return values | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": known}
+        return values | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": context}
     if kind != "none":
         raise ModelError(f"{metadata.path}: rope.scaling.type '{kind}' is not read; none, linear and yarn are")
     return values
@@ -48,8 +48,8 @@ def rope_parameters(metadata: Metadata, head_dim: int) -> dict[str, Any]:
 def llama3_factors(rope: dict[str, Any], head_dim: int) -> Tensor:
     """Llama 3.1's: long waves are stretched by ``factor``, short ones not, those between by degrees."""
     waves = 2 * torch.pi * rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    low, high, known = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-    share = ((known / waves - low) / (high - low)).clamp(0, 1)  # 0: a long wave, 1: a short one
+    low, high, context = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+    share = ((context / waves - low) / (high - low)).clamp(0, 1)  # 0: a long wave, 1: a short one
     factors: Tensor = 1 / ((1 - share) / rope["factor"] + share)
     return factors.float()
 
@@ -58,14 +58,14 @@ def llama3(metadata: Metadata, theta: float, head_dim: int) -> dict[str, Any]:
     """The numbers of Llama 3.1's rule that give the factors in the file: it stores these, not the rule."""
     stored = _numbers(metadata, LLAMA3)
     factor = float(stored.max())
-    for known in reversed(CONTEXTS):
+    for context in reversed(CONTEXTS):
         values: dict[str, Any] = {
             "factor": factor,
             "low_freq_factor": LOW,
             "high_freq_factor": HIGH,
             "rope_theta": theta,
         }
-        values |= {"rope_type": "llama3", "original_max_position_embeddings": known}
+        values |= {"rope_type": "llama3", "original_max_position_embeddings": context}
         own = llama3_factors(values, head_dim)
         if own.shape == stored.shape and torch.allclose(own, stored, rtol=CLOSE, atol=0):
             return values
@@ -73,13 +73,13 @@ def llama3(metadata: Metadata, theta: float, head_dim: int) -> dict[str, Any]:
 
 
 def _longrope(metadata: Metadata) -> dict[str, Any]:
-    known = metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"))
+    context = metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"))
     return {
         "rope_type": "longrope",
         "long_factor": _numbers(metadata, LONG).tolist(),
         "short_factor": _numbers(metadata, SHORT).tolist(),
-        "original_max_position_embeddings": known,
-        "factor": metadata.integer("context_length") / max(known, 1),
+        "original_max_position_embeddings": context,
+        "factor": metadata.integer("context_length") / max(context, 1),
     }
 
 

@@ -57,12 +57,12 @@ def pieces(metadata: Metadata, weight: Weight, family: Family) -> Iterator[Tenso
     """The values of a weight in order, about :data:`PIECE_BYTES` of float32 at a time."""
     slot = weight.slot
     head_dim = head_size(metadata) if family.interleaved else None
-    added = family.added_to_norms if slot.name.endswith("norm.weight") else 0.0
+    offset = family.added_to_norms if slot.name.endswith("norm.weight") else 0.0
     for info, rows in _runs(metadata, weight, head_dim):
         value = _dequantized(metadata, info, rows)
         if len(slot.shape) == 1 and (order := row_order(weight.sources[0], slot.shape, head_dim)) is not None:
             value = value.reshape(-1)[order.argsort()]
-        stored = (value - added if added else value).to(slot.dtype)
+        stored = (value - offset if offset else value).to(slot.dtype)
         if not bool(torch.isfinite(stored).all()):
             raise ModelError(f"{metadata.path}: '{info.name}' holds numbers that are not finite as {slot.dtype}")
         yield stored

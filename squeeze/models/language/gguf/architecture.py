@@ -52,12 +52,12 @@ def _qwen3_moe(writer: Any, config: Any) -> None:
 
 def _phi3(writer: Any, config: Any) -> None:
     writer.add_sliding_window(0)
-    known = config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-    writer.add_rope_scaling_orig_ctx_len(known)
-    stretched = config.max_position_embeddings / known
+    context = config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+    writer.add_rope_scaling_orig_ctx_len(context)
+    stretched = config.max_position_embeddings / context
     if config.rope_parameters.get("rope_type") == "longrope":
         writer.add_rope_scaling_attn_factors(
-            math.sqrt(1 + math.log(stretched) / math.log(known)) if stretched > 1 else 1.0
+            math.sqrt(1 + math.log(stretched) / math.log(context)) if stretched > 1 else 1.0
         )
 
 

@@ -47,11 +47,11 @@ class Rotate(BlockEdit):
         rotated = super().run(model, context)
         was, now = (torch.cat([part for _, part in one.logits(_tokens(model))]) for one in (model, rotated))
         change = float((now - was).norm() / (was - was.mean()).norm())
-        allowed = SAME.get(model.tensor(_outside_names(model.skeleton)[0]).dtype, SAME_NARROW)
-        if not change <= allowed:
+        tolerance = SAME.get(model.tensor(_outside_names(model.skeleton)[0]).dtype, SAME_NARROW)
+        if not change <= tolerance:
             raise EffectError(
                 f"{self.name}: the rotated model is to say the same, but its logits changed by {change:.2g} "
-                f"(up to {allowed:g} is rounding); this structure cannot be rotated"
+                f"(up to {tolerance:g} is rounding); this structure cannot be rotated"
             )
         context.facts.pop("blocks")
         context.facts["rotation"] = f"order {_rotation(model, self.seed).signs.numel()}"

@@ -35,12 +35,12 @@ class Write(Pass[LanguageModel, LanguageModel]):
         prompt = tokenizer(self.prompt, return_tensors="pt")
         whole: Any = model.whole()
         with torch.no_grad():
-            written = whole.generate(
+            output = whole.generate(
                 input_ids=prompt["input_ids"],
                 attention_mask=torch.ones_like(prompt["input_ids"]),
                 max_new_tokens=self.tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.eos_token_id,
             )
-        context.facts["text"] = tokenizer.decode(written[0], skip_special_tokens=True)
+        context.facts["text"] = tokenizer.decode(output[0], skip_special_tokens=True)
         return model
