@@ -173,15 +173,15 @@ class Bench:
 
     def score(self, name: str) -> TokenScores:
         """The original with the candidate's weights in place of its own."""
-        made, new = self.folder / "scored", load_file(self.weights(name))
-        made.mkdir(exist_ok=True)
-        copy_side_files(self.model.folder, made)
+        target, new = self.folder / "scored", load_file(self.weights(name))
+        target.mkdir(exist_ok=True)
+        copy_side_files(self.model.folder, target)
         own = {full: self.model.tensor(full) for full in self.model.skeleton.names()}
         save_file(
-            {full: new.get(full, value).to(value.dtype) for full, value in own.items()}, made / "model.safetensors"
+            {full: new.get(full, value).to(value.dtype) for full, value in own.items()}, target / "model.safetensors"
         )
         reference = Reference(self.model, self.hidden)
-        return score_tokens(LanguageModel(made), self.evaluate, made, reference, Progress(), name)
+        return score_tokens(LanguageModel(target), self.evaluate, target, reference, Progress(), name)
 
 
 def show(bits: int, size: int, results: dict[str, Any], original: TokenScores) -> None:

@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(REQUIREMENTS), default=list(REQUIREMENTS))
     options = parser.parse_args()
     if options.make is None:
-        for peer, wanted in REQUIREMENTS.items():
-            print(f"{peer:<19}{', '.join((*wanted, TORCH))}")
+        for peer, requirements in REQUIREMENTS.items():
+            print(f"{peer:<19}{', '.join((*requirements, TORCH))}")
         return
     if options.make.exists() and not options.make.is_dir():
         parser.error(f"--make: {options.make} is no folder")

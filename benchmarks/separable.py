@@ -74,14 +74,14 @@ def pruned_to(parameters: int, original: TorchModel, context: Context) -> TorchM
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
         try:
-            made = PruneChannels(ratio=ratio, importance="taylor", align=1).run(copy.deepcopy(original), context)
+            result = PruneChannels(ratio=ratio, importance="taylor", align=1).run(copy.deepcopy(original), context)
         except EffectError:  # so much cannot be cut
             high = ratio
             continue
-        if made.parameters() < parameters:
+        if result.parameters() < parameters:
             high = ratio
         else:
-            low, best = ratio, made
+            low, best = ratio, result
     assert best is not None
     return best
 

@@ -67,8 +67,8 @@ def test_a_model_that_is_absent_is_one_line(
 ) -> None:
     with pytest.raises(SystemExit) as error:
         run(monkeypatch, name, "--model", "nowhere")
-    said = fault(capsys, error)
-    assert said == f"{name}.py: argument --model: nowhere is neither a folder with config.json nor a .gguf file"
+    message = fault(capsys, error)
+    assert message == f"{name}.py: argument --model: nowhere is neither a folder with config.json nor a .gguf file"
 
 
 @pytest.mark.usefixtures("scripts")
@@ -93,9 +93,9 @@ def test_arguments_that_cannot_be_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
         run(monkeypatch, "gptq_perplexity", *arguments)
-    said = fault(capsys, error)
-    assert re.search(message, said), said
-    assert "\n" not in said
+    line = fault(capsys, error)
+    assert re.search(message, line), line
+    assert "\n" not in line
 
 
 @pytest.mark.usefixtures("scripts")

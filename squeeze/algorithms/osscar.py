@@ -51,13 +51,13 @@ def removal_costs(V: Tensor, inverse: Tensor, size: int) -> Tensor:
     return costs
 
 
-def refit(W: Tensor, H: Tensor, pull: Tensor | None, stay: Tensor, damping: float = 0.01) -> Tensor:
+def refit(W: Tensor, H: Tensor, pull: Tensor | None, units: Tensor, damping: float = 0.01) -> Tensor:
     """``V [out, kept]``, the weights of the channels that are kept, solved by least squares."""
     removed = torch.ones(len(H), dtype=torch.bool)
-    removed[stay] = False
-    factor = factorize(H[stay][:, stay], damping)
-    missing = W[:, removed].float() @ H[removed][:, stay]
-    return moved(W[:, stay], missing if pull is None else missing + pull[:, stay], factor)
+    removed[units] = False
+    factor = factorize(H[units][:, units], damping)
+    missing = W[:, removed].float() @ H[removed][:, units]
+    return moved(W[:, units], missing if pull is None else missing + pull[:, units], factor)
 
 
 def channels(units: Tensor, size: int) -> Tensor:

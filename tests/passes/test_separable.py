@@ -58,16 +58,16 @@ def model(kind: type[nn.Module] = Wide) -> TorchModel:
 
 
 def test_each_convolution_becomes_two_of_the_same_outputs_shape_and_border(tmp_path: Path) -> None:
-    dense, made = model(), Separable().run(model(), lent := context())
-    depthwise, pointwise = made.module.get_submodule("second").children()
+    dense, result = model(), Separable().run(model(), lent := context())
+    depthwise, pointwise = result.module.get_submodule("second").children()
     assert (depthwise.groups, depthwise.stride, depthwise.dilation) == (12, (2, 2), (2, 1))
     assert depthwise.padding_mode == "reflect"
     assert (pointwise.kernel_size, pointwise.bias is not None) == ((1, 1), True)
-    assert made.parameters() == dense.parameters() - 3 * 9 * 12 - 12 * 15 * 16 + 3 * (9 + 12) + 12 * (15 + 16) + 16
+    assert result.parameters() == dense.parameters() - 3 * 9 * 12 - 12 * 15 * 16 + 3 * (9 + 12) + 12 * (15 + 16) + 16
     assert lent.facts["separated"] == [2, 2]
-    made.save(tmp_path)
+    result.save(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
-    assert torch.equal(logits(TorchModel.load(tmp_path)), logits(made))
+    assert torch.equal(logits(TorchModel.load(tmp_path)), logits(result))
 
 
 def test_a_full_multiplier_would_be_the_same_network_so_a_larger_one_loses_less() -> None:
@@ -79,7 +79,7 @@ def test_a_full_multiplier_would_be_the_same_network_so_a_larger_one_loses_less(
 def test_a_layer_is_fitted_behind_the_changed_ones_towards_the_originals_outputs() -> None:
     """The same layer alone is fitted to other inputs."""
     both, alone = (Separable(include=include).run(model(), context()) for include in ("*", "second"))
-    parts = [made.module.get_submodule("second.depthwise").weight for made in (both, alone)]
+    parts = [result.module.get_submodule("second.depthwise").weight for result in (both, alone)]
     assert not torch.allclose(*parts)
 
 
@@ -97,21 +97,25 @@ def test_a_fit_worse_than_the_nearest_weights_fails_the_run_by_name() -> None:
 
 
 def test_layers_that_would_not_become_smaller_stay_and_are_named() -> None:
-    made = Separable(multiplier=6).run(model(), lent := context())
-    assert type(made.module.get_submodule("first")) is nn.Conv2d
+    result = Separable(multiplier=6).run(model(), lent := context())
+    assert type(result.module.get_submodule("first")) is nn.Conv2d
     assert lent.facts["skipped"] == {"first": "first would have 390 parameters and has 336"}
 
 
 def test_a_preview_foretells_the_counts_without_weights() -> None:
     outline = TorchModel.build(model().source, None, model().inputs)
     before = Preview((), outline.parameters(), outline.nbytes(), outline.macs())
-    foretold, made = Separable().preview(outline, before), Separable().run(model(), context())
-    assert (foretold.parameters, foretold.nbytes, foretold.macs) == (made.parameters(), made.nbytes(), made.macs())
+    foretold, new = Separable().preview(outline, before), Separable().run(model(), context())
+    assert (foretold.parameters, foretold.nbytes, foretold.macs) == (
+        new.parameters(),
+        new.nbytes(),
+        new.macs(),
+    )
     assert foretold.touched == ("first", "second")
 
 
 def test_a_killed_run_goes_on_behind_its_last_finished_layer(tmp_path: Path) -> None:
-    whole = Separable().run(model(), said := context())
+    whole = Separable().run(model(), first := context())
     with pytest.raises(KeyboardInterrupt):
         Separable().run(model(), context(journal=Journal(tmp_path), progress=Killed(1)))
     assert [file.name for file in tmp_path.iterdir()] == ["layer-00000.safetensors"]
@@ -119,14 +123,14 @@ def test_a_killed_run_goes_on_behind_its_last_finished_layer(tmp_path: Path) -> 
     again = Separable().run(model(), lent := context(journal=Journal(tmp_path)))
     assert (tmp_path / "layer-00000.safetensors").stat().st_mtime_ns == stamp
     assert torch.equal(logits(again), logits(whole))
-    assert lent.facts == said.facts
+    assert lent.facts == first.facts
 
 
 def test_passes_behind_it_train_cut_quantize_and_export_what_it_made(tmp_path: Path) -> None:
-    made = Separable().run(model(), Context(threads=1, calibration_data=Noise(24)))
-    trained = Finetune(epochs=1, batch_size=8).run(made, Context(train_data=Noise(24)))
-    cut = PruneChannels(ratio=0.3, align=1).run(trained, said := Context())
-    assert said.facts["skipped"]["first.depthwise"] == "its channels are the network's input"
+    result = Separable().run(model(), Context(threads=1, calibration_data=Noise(24)))
+    trained = Finetune(epochs=1, batch_size=8).run(result, Context(train_data=Noise(24)))
+    cut = PruneChannels(ratio=0.3, align=1).run(trained, lent := Context())
+    assert lent.facts["skipped"]["first.depthwise"] == "its channels are the network's input"
     cut.save(tmp_path)
     read = TorchModel.load(tmp_path)
     assert torch.equal(logits(read), logits(cut))

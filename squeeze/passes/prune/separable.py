@@ -176,13 +176,13 @@ def _empty_pair(layer: nn.Conv2d, multiplier: int) -> nn.Sequential:
 
 
 def _filled_pair(layer: nn.Conv2d, pair: Pair) -> nn.Sequential:
-    made = _empty_pair(layer, pair.depthwise.shape[1])
+    new_pair = _empty_pair(layer, pair.depthwise.shape[1])
     tensors = {"depthwise.weight": pair.depthwise, "pointwise.weight": pair.pointwise, "pointwise.bias": pair.bias}
     with torch.no_grad():
         for name, value in tensors.items():
-            parameter = made.get_parameter(name)
+            parameter = new_pair.get_parameter(name)
             parameter.copy_(value.reshape(parameter.shape))
-    return made
+    return new_pair
 
 
 def _moments(model: TorchModel, original: TorchModel, name: str, calls: int, step: int, context: Context) -> Moments:
