@@ -103,15 +103,16 @@ class Line:
         for warning in opened.warnings:
             progress.say(f"warning: {warning}")
         self.code_folder = str(plan.root)
+        model = lender.model  # read out here: a damaged file is no fault of the plan
         for role, data in opened.roles.items():
             with faults_at(plan, "data", role):
-                require_fit(lender.model, role, data)
+                require_fit(model, role, data)
         self.original = lender.original
         self.plan = plan = plan.settled(self.original.model)
         subject = Subject(self.original.key, self.original.model, "original")
         roles = self.data.get("evaluate"), self.data.get("train")
         limited = plan.memory_bytes is not None
-        sources = Sources(store, progress, lender.model.task, subject, *roles, opened.own, plan.root, limited)
+        sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root, limited)
         self.scorer = Scorer(plan.metrics, sources, self.original)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # current step and branch
