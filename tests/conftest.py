@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side share the cores
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # plans run on all cores: a thread that waits for its turn must not spin
 
 import pytest
 
 REAL = Path(os.environ.get("SQUEEZE_REAL", Path(__file__).parent.parent.parent / "shared" / "real"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A plan sets the threads of its whole process; the next test starts with one again."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
