@@ -22,7 +22,7 @@ from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.passes.base import Preview
 from squeeze.plan.behind import float_tables, holds_behind, untrained
-from squeeze.plan.data_faults import data_faults
+from squeeze.plan.data_faults import asked_faults, data_faults
 from squeeze.plan.devices import fit_on_device
 from squeeze.plan.memory import Cost, OriginalSize, cost_of, memory_of, original_size, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
@@ -76,8 +76,9 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result = Check()
     if not plan.steps and not plan.branches:
         result.faults.append(Fault(("passes",), "the plan has no passes; a list under passes: would say what to do"))
+    result.faults += data_faults(plan, given_roles)
     start = _start(plan, model, given_roles, result)
-    result.faults += data_faults(plan, start, given_roles)
+    result.faults += asked_faults(plan, start, given_roles)
     result.faults += metric_faults(plan, start.form, start.model, given_roles)
     result.faults += scoring_faults(plan, start.model)
     result.warnings += untrained(plan)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from squeeze.data.sources import DataSource
 from squeeze.data.synthesize import SynthesizeData
 from squeeze.data.text import TextSource
 from squeeze.errors import Fault
@@ -20,33 +19,43 @@ from squeeze.report.text import size
 LANGUAGE = LanguageModel.form
 
 
-def data_faults(plan: Plan, start: State, given: frozenset[str]) -> Iterator[Fault]:
-    """Faults of each role.
+def data_faults(plan: Plan, given: frozenset[str]) -> Iterator[Fault]:
+    """Faults of each role's source; what is missing may be why the model's inputs are not known.
+
+    Args:
+        given: Roles that the caller brings himself.
+    """
+    for role, named in plan.data.items():
+        if role not in given:
+            yield from _at(role, named.faults(plan.root))
+    if EVALUATE not in given:
+        yield from _evaluation_faults(plan)
+
+
+def asked_faults(plan: Plan, start: State, given: frozenset[str]) -> Iterator[Fault]:
+    """What cannot be chosen by the original, or written by it, and what is not to be.
 
     Args:
         start: What is known of the original.
         given: Roles that the caller brings himself.
     """
     for role, named in plan.data.items():
-        if role not in given:
-            messages = [*named.faults(plan.root), *_asked_faults(plan, role, named, start)]
-            yield from (Fault(("data", role), f"data.{role}: {message}") for message in messages)
-    if EVALUATE not in given:
-        yield from _evaluation_faults(plan)
+        if role not in given and isinstance(named, TextSource):
+            yield from _at(role, _asked_faults(plan, role, named, start))
 
 
-def _asked_faults(plan: Plan, role: str, source: DataSource, start: State) -> Iterator[str]:
-    """What cannot be chosen by the original or written by it."""
-    if not isinstance(source, TextSource):
-        return
+def _at(role: str, messages: Iterable[str]) -> Iterator[Fault]:
+    return (Fault(("data", role), f"data.{role}: {message}") for message in messages)
+
+
+def _asked_faults(plan: Plan, role: str, source: TextSource, start: State) -> Iterator[str]:
     written = isinstance(source, SynthesizeData)
     if role == EVALUATE:
         if source.select is not None:
             yield "select: what is scored on is not chosen: scores on chosen text say nothing of the rest; leave it out"
         if written:
             yield "synthesize: a score on text by the original proves nothing; {text: file} would do"
-        return
-    if written or (source.select is not None and source.select.asks_original):
+    elif written or (source.select is not None and source.select.asks_original):
         yield from _original_faults(plan, source, written, start)
 
 
