@@ -27,6 +27,8 @@ KINDS = [
     "pass",
     "probe",
     "target",
+    "selection",
+    "synthesized",
     "teacher",
     "timing export",
     "timing file",
