@@ -23,6 +23,7 @@ NEEDS_REAL = {
     "pruning_vs_torch_pruning",
     "reference",
     "separable",
+    "sparsity",
 }
 
 

@@ -76,6 +76,7 @@ from .passes.prune.prune_channels import PruneChannels as PruneChannels
 from .passes.prune.prune_depth import PruneDepth as PruneDepth
 from .passes.prune.prune_width import PruneWidth as PruneWidth
 from .passes.prune.separable import Separable as Separable
+from .passes.prune.sparsify import Sparsify as Sparsify
 from .passes.quantize.backends.auto_round import AutoRound as AutoRound
 from .passes.quantize.backends.gptqmodel import Gptqmodel as Gptqmodel
 from .passes.quantize.backends.neural_compressor import NeuralCompressor as NeuralCompressor

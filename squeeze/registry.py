@@ -22,6 +22,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "separable": "squeeze.passes.prune.separable:Separable",
         "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
         "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
+        "sparsify": "squeeze.passes.prune.sparsify:Sparsify",
         "rtn": "squeeze.passes.quantize.rtn:Rtn",
         "gptq": "squeeze.passes.quantize.gptq:Gptq",
         "awq": "squeeze.passes.quantize.language.awq:Awq",

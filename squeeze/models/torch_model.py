@@ -172,6 +172,9 @@ class TorchModel(TorchStage):
         names = [f"{name}.weight" for name in layer_names(self)]
         return {name: WeightShape.of_layer(self.module.get_parameter(name).shape) for name in names}
 
+    def value(self, name: str) -> Tensor:
+        return self.module.get_parameter(name).data
+
     def gridless(self) -> dict[str, str]:
         return without_grid(self)
 

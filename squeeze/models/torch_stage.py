@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from squeeze.models.base import Model
 from squeeze.references import resolve
@@ -69,6 +69,10 @@ class TorchStage(Model):
     @abstractmethod
     def matrices(self) -> dict[str, WeightShape]:
         """Weights that a quantizer may take, by full parameter name, in the order in which they run."""
+
+    @abstractmethod
+    def value(self, name: str) -> Tensor:
+        """A weight by its full parameter name, a quantized one as what it stands for."""
 
     def gridless(self) -> dict[str, str]:
         """Layers with a weight matrix that no quantizer may take, each with the reason, where users ask for it."""

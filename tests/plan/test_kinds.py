@@ -51,6 +51,7 @@ TAKEN = {  # by pass: kinds without a fault
     "prune_width": {*LANGUAGE, "encoder"},
     "prune_depth": {*LANGUAGE, "encoder"},
     "separable": {"cnn"},
+    "sparsify": {*LANGUAGE, "cnn", "encoder"},
     "finetune": CLASSIFIERS,
     "distill": {*CLASSIFIERS, "encoder"},
     "export_onnx": {"cnn", "encoder", "language", "gptq"},
@@ -79,6 +80,7 @@ NEEDED = {
     "prune_channels": {"ratio": 0.5, "align": 1},
     "prune_width": {"ratio": 0.5, "align": 8},
     "prune_depth": {"blocks": 1},
+    "sparsify": {"ratio": 0.5},
 }
 UNREADABLE = {"gguf": "no config.json here", "gguf file": "not a readable ONNX file"}
 

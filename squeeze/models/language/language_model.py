@@ -203,6 +203,9 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         parameters = dict(self.module.named_parameters())
         return {name: WeightShape.of_linear(parameters[name].shape) for name in names}
 
+    def value(self, name: str) -> Tensor:
+        return self.tensor(name)
+
     @property
     def ends(self) -> list[str]:
         return self.skeleton.ends

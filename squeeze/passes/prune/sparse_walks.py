@@ -1,0 +1,146 @@
+"""Weights made sparse where they lie: a language model's block by block, any other's layer by layer.
+
+What is finished is on disk (a block's shard, a layer in the journal), and what comes after sees what it now gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.hessian import Hessian
+from squeeze.algorithms.threads import threads
+from squeeze.blocks.hessians import block_inputs
+from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
+from squeeze.blocks.walk import Walk
+from squeeze.blocks.watch import Weight, shared_inputs
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.matrices import block_weights, matrices
+from squeeze.models.language.memory import keep_large_apart, trim_heap
+from squeeze.models.language.rewriter import Rewriter
+from squeeze.models.torch_layers import groups_of, layer_of
+from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Context
+from squeeze.passes.calibration import calibration_walk
+from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
+
+FEW_TOKENS = 64  # an expert that saw fewer says too little: it is judged without data
+Solve = Callable[[str, Tensor, Tensor | None], Tensor]  # name, W [out, in], its Hessian; gives W with zeros
+Facts = dict[str, Any]
+
+
+def sparse_blocks(
+    model: LanguageModel, names: set[str], solve: Solve, context: Context, what: str, calibrated: bool
+) -> LanguageModel:
+    """Every named weight of the blocks, each block on what the sparse ones before it give."""
+    keep_large_apart()
+    rewriter = Rewriter(model, context.model_folder())
+    walk = calibration_walk(model, context) if calibrated else None
+
+    def visit(index: int) -> None:
+        prefix = model.skeleton.prefix(index)
+        chosen = [name for name in block_weights(model.skeleton, index) if prefix + name in names]
+        with model.block_to_change(index, chosen) as (block, _):
+            weights = [weight for name in chosen for weight in matrices(model.skeleton, index, name)]
+            facts = _sparse_block(Visit(index, block, walk), weights, lambda name, W, H: solve(prefix + name, W, H))
+            rewriter.put_block(
+                index,
+                {name: block.get_parameter(name).data for name in chosen},
+                {prefix + name: fact for name, fact in facts.items()},
+            )
+        trim_heap()
+
+    advance: list[tuple[Walk, BlockWeights]] = [(walk, rewriter)] if walk is not None else []
+    facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, what)
+    context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+    return rewriter.finish()
+
+
+def _sparse_block(visit: Visit, weights: list[Weight], solve: Solve) -> Facts:
+    """All weights of a block in place, on one run of its dense self; what is told of them."""
+    walk = visit.walk
+    if walk is None or not weights:
+        for weight in weights:
+            weight.of(visit.block).copy_(solve(str(weight), weight.of(visit.block), None))
+        return {}
+    hidden, facts = walk.hidden[next(walk.chunks())], {}
+    groups = shared_inputs(visit.block, weights, lambda: walk.block(visit.index, hidden))
+    inputs = block_inputs(visit, groups)
+    for group in groups:
+        hessian = inputs.pop(group[0]).hessian  # freed with its turn
+        H = _matrix(hessian)
+        for weight in group:
+            weight.of(visit.block).copy_(solve(str(weight), weight.of(visit.block), H))
+            facts[str(weight)] = _fact(hessian.tokens)
+    return facts
+
+
+def sparse_layers(
+    model: TorchModel, names: list[str], solve: Solve, context: Context, what: str, calibrated: bool
+) -> TorchModel:
+    """The same of a network in memory, whose convolutions are one matrix for each group of their channels."""
+    modules, facts = [name.removesuffix(".weight") for name in names], {}
+    outputs = outputs_of(model, modules) if calibrated else {}
+    with threads(context.threads):  # sums depend on how many share them
+        for index, name in enumerate(context.progress.track(modules, what, len(modules))):
+            layer, journal, piece = layer_of(model, name), context.journal, f"layer-{index:05d}"
+            finished = journal.get(piece) if journal is not None else None
+            if finished is None:
+                finished = _sparse_layer(model, name, solve, context, outputs.get(name, []) if calibrated else None)
+                if journal is not None:
+                    journal.put(piece, finished)
+            layer.weight.data.copy_(finished["weight"])
+            if calibrated:
+                facts[f"{name}.weight"] = _fact(int(finished["tokens"]))
+    context.facts["layers"] = facts
+    return model
+
+
+def _sparse_layer(
+    model: TorchModel, name: str, solve: Solve, context: Context, outputs: list[Tensor] | None
+) -> dict[str, Tensor]:
+    """The weight of one layer, and on how many tokens; outputs of None: no data is looked at."""
+    layer = layer_of(model, name)
+    parts = channels_last(layer.weight.data).chunk(groups_of(layer))
+    seen = [] if outputs is None else _seen(model, name, outputs, context)
+    solved = [solve(f"{name}.weight", W, _matrix(seen[i]) if seen else None) for i, W in enumerate(parts)]
+    tokens = torch.tensor(seen[0].tokens if seen else 0)
+    return {"weight": channels_first(torch.cat(solved), layer.weight).contiguous(), "tokens": tokens}
+
+
+def _matrix(hessian: Hessian) -> Tensor | None:
+    return hessian.matrix() if hessian.tokens >= FEW_TOKENS else None
+
+
+def _fact(tokens: int) -> Facts:
+    return {"tokens": tokens} | ({"fallback": "magnitude"} if tokens < FEW_TOKENS else {})
+
+
+def channels_last(weight: Tensor) -> Tensor:
+    """``[out, places x in]`` of ``[out, in, *kernel]``: the input channels of a place side by side."""
+    return weight.flatten(2).transpose(1, 2).flatten(1) if weight.dim() > 2 else weight
+
+
+def channels_first(matrix: Tensor, like: Tensor) -> Tensor:
+    """The way back to the shape of a layer's weight."""
+    if like.dim() == 2:
+        return matrix
+    return matrix.reshape(len(like), -1, like.shape[1]).transpose(1, 2).reshape(like.shape)
+
+
+def _seen(model: TorchModel, name: str, outputs: list[Tensor], context: Context) -> list[Hessian]:
+    """A Hessian for each group of a layer's channels; without tokens where the layer never runs."""
+    layer = layer_of(model, name)
+    columns = layer.weight[0].numel()
+    channels = layer.weight.shape[1]
+    hessians = [Hessian(columns) for _ in range(groups_of(layer))]
+    step = step_for(layer, outputs[0], len(context.calibration)) if outputs else 1
+    for batch in batches(context.calibration) if outputs else ():
+        for value in inputs_of(model, layer, batch, len(outputs)):
+            for part in unfolded(layer, value, step):
+                for hessian, X in zip(hessians, part, strict=True):
+                    hessian.add(X.reshape(len(X), channels, -1).transpose(1, 2).flatten(1))
+    return hessians
