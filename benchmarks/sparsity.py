@@ -1,9 +1,11 @@
 """A language model with half of its weights zero: SparseGPT, Wanda and magnitude, perplexity with paired intervals.
 
-    python benchmarks/sparsity.py --real FOLDER [--length 512 --samples 64 --scored 64] [--goals 0.5 2:4]
+    python benchmarks/sparsity.py [--real FOLDER | --model FOLDER|FILE.gguf --calibrate TEXT --evaluate TEXT]
+        [--length 512 --samples 64 --scored 64] [--goals 0.5 2:4]
 
-prose6M on its own domain's texts, nothing trained; the embedding and the head stay dense. The ratio is to sparsegpt's
-perplexity at the same goal, over the same sequences, documents as units. Files are as large as before and as slow.
+prose6M on its own domain's texts, unless others are named. Nothing is trained; the embedding and the head stay dense.
+The ratio is to sparsegpt's perplexity at the same goal, over the same sequences, documents as units. Files are as large
+as before, and as slow.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _inputs import Arguments, open_model, open_text, run
 
 from squeeze.comparison import delta_of
-from squeeze.data.text import TextData, TokenDataset
+from squeeze.data.text import TokenDataset
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.evaluate.tokens import Reference, score_tokens
 from squeeze.models.language.language_model import LanguageModel
@@ -30,46 +33,52 @@ METHODS = ("sparsegpt", "wanda", "magnitude")
 
 def main() -> None:
     options = arguments()
-    model = LanguageModel(options.real / "models/prose6M")
-    calibrate = text(options.real / "data/prose/calibrate.txt", options.length, options.samples, model.folder)
-    evaluate = text(options.real / "data/prose/evaluate.txt", options.length, options.scored, model.folder)
     with tempfile.TemporaryDirectory(prefix="sparsity-") as name:
-        (kept := Path(name) / "original").mkdir()
+        folder = Path(name)
+        model = open_model(options.model, folder)
+        calibrate = open_text(options.calibrate, model, options.length, options.samples)
+        evaluate = open_text(options.evaluate, model, options.length, options.scored)
+        (kept := folder / "original").mkdir()
         dense = score_tokens(model, evaluate, kept, None, Progress(), "original").nll.mean(1)
         print(f"original {np.exp(dense.mean()):.3f}, over {evaluate.tokens.size:,} tokens", flush=True)
         for goal in options.goals:
-            compare(model, goal, calibrate, evaluate, Path(name))
+            compare(model, goal, calibrate, evaluate, folder)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", type=Path, required=True, help="folder of real models and data")
+    parser = Arguments(description=__doc__.splitlines()[0])
+    parser.add_language_model("calibrate", "evaluate")
     parser.add_argument("--length", type=int, default=512, help="tokens in a sequence")
     parser.add_argument("--samples", type=int, default=64, help="calibration sequences")
     parser.add_argument("--scored", type=int, default=64, help="evaluation sequences")
-    parser.add_argument("--goals", nargs="+", default=["0.5", "2:4"], help="ratios or patterns")
-    return parser.parse_args()
+    parser.add_argument("--goals", nargs="+", type=goal_of, default=[{"ratio": 0.5}, {"pattern": "2:4"}])
+    return parser.language_model()
 
 
-def text(file: Path, length: int, samples: int, model: Path) -> TokenDataset:
-    return TextData(text=str(file.resolve()), length=length, samples=samples).open(Path("/"), model)
+def goal_of(text: str) -> dict[str, Any]:
+    """``0.5`` is a ratio, ``2:4`` a pattern."""
+    goal: dict[str, Any] = {"pattern": text} if ":" in text else {"ratio": float(text)}
+    Sparsify(**goal)  # a ValueError where it is neither
+    return goal
 
 
-def compare(model: LanguageModel, goal: str, calibrate: TokenDataset, evaluate: TokenDataset, folder: Path) -> None:
+def compare(
+    model: LanguageModel, goal: dict[str, Any], calibrate: TokenDataset, evaluate: TokenDataset, folder: Path
+) -> None:
     """One line per method."""
     reference = Reference(model, folder / "original")
-    asked: dict[str, Any] = {"pattern": goal} if ":" in goal else {"ratio": float(goal)}
+    (asked,) = goal.values()
     best: np.ndarray | None = None
     for method in METHODS:
-        (own := folder / f"{method}-{goal.replace(':', '-')}").mkdir()
+        (own := folder / f"{method}-{str(asked).replace(':', '-')}").mkdir()
         context = Context(calibration_data=calibrate, journal=Journal(own))
-        made = Sparsify(method=method, **asked).run(model, context)
+        made = Sparsify(method=method, **goal).run(model, context)
         scored = score_tokens(made, evaluate, own, reference, Progress(), method)
         loss = scored.nll.mean(1)
         best = loss if best is None else best
         zeros = context.facts["sparsity"]["share"]
         print(
-            f"{goal:>4} {method:<10} zeros {100 * zeros:6.2f} %  perplexity {np.exp(loss.mean()):9.3f}  "
+            f"{asked!s:>4} {method:<10} zeros {100 * zeros:6.2f} %  perplexity {np.exp(loss.mean()):9.3f}  "
             f"KL {scored.kl.mean():.4f}  {ratio(loss, best, evaluate)}",
             flush=True,
         )
@@ -84,4 +93,4 @@ def ratio(loss: np.ndarray, best: np.ndarray, evaluate: TokenDataset) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

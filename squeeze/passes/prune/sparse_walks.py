@@ -19,7 +19,7 @@ from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.matrices import block_weights, matrices
-from squeeze.models.language.memory import keep_large_apart, trim_heap
+from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.torch_layers import groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
@@ -36,7 +36,6 @@ def sparse_blocks(
     model: LanguageModel, names: set[str], solve: Solve, context: Context, what: str, calibrated: bool
 ) -> LanguageModel:
     """Every named weight of the blocks, each block on what the sparse ones before it give."""
-    keep_large_apart()
     rewriter = Rewriter(model, context.model_folder())
     walk = calibration_walk(model, context) if calibrated else None
 
@@ -54,7 +53,8 @@ def sparse_blocks(
         trim_heap()
 
     advance: list[tuple[Walk, BlockWeights]] = [(walk, rewriter)] if walk is not None else []
-    facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, what)
+    with small_heap():
+        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, what)
     context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
     return rewriter.finish()
 
