@@ -14,7 +14,7 @@ from language_world import LETTERS, write_folder, write_tokenizer
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = {path.stem: path.read_text() for path in sorted(BENCHMARKS.glob("[a-z]*.py"))}
-OF_ANY_MODEL = ["decode", "gptq_perplexity", "memory"]
+OF_ANY_MODEL = ["decode", "gptq_perplexity", "memory", "sparsity"]
 
 
 @pytest.fixture
@@ -128,6 +128,31 @@ def test_perplexity_is_compared_on_any_model_and_text(
     assert lines[0].endswith("over 120 tokens; calibrated on 2 sequences of 16 tokens")
     assert lines[2] == "3 bits, group 32, symmetric"
     assert lines[-1].startswith("rtn ")
+
+
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize("goal", ["1.5", "0", "half", "3:4", "nan"])
+def test_a_goal_that_cannot_be_is_one_line(
+    goal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        run(monkeypatch, "sparsity", "--goals", goal)
+    message = f"{goal} is no goal; a ratio between 0 and 1, 2:4 or 4:8 would be"
+    assert fault(capsys, error) == f"sparsity.py: argument --goals: {message}"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_sparse_weights_are_compared_on_any_model_and_text(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"--{name}={world / name}.txt" for name in ("calibrate", "evaluate")]
+    sizes = ["--samples=8", "--scored=8", "--length=16", "--goals", "2:4"]
+    run(monkeypatch, "sparsity", f"--model={world / 'model'}", *texts, *sizes)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("original ")
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["2:4", method, "zeros", "50.00"] for method in ("sparsegpt", "wanda", "magnitude")
+    ]
 
 
 @pytest.mark.usefixtures("scripts")

@@ -72,7 +72,7 @@ class TorchStage(Model):
 
     @abstractmethod
     def value(self, name: str) -> Tensor:
-        """A weight by its full parameter name, a quantized one as what it stands for."""
+        """A weight by its full parameter name; a quantized one is dequantized."""
 
     def gridless(self) -> dict[str, str]:
         """Layers with a weight matrix that no quantizer may take, each with the reason, where users ask for it."""

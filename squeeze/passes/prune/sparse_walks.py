@@ -1,6 +1,7 @@
-"""Weights made sparse where they lie: a language model's block by block, any other's layer by layer.
+"""Sparsify a language model block by block, any other model layer by layer.
 
-What is finished is on disk (a block's shard, a layer in the journal), and what comes after sees what it now gives.
+Later blocks and layers see the outputs of the sparse ones before them. Finished ones are on disk (a block's shard, a
+layer in the journal), so a killed run resumes.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from squeeze.passes.base import Context
 from squeeze.passes.calibration import calibration_walk
 from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
 
-FEW_TOKENS = 64  # an expert that saw fewer says too little: it is judged without data
-Solve = Callable[[str, Tensor, Tensor | None], Tensor]  # name, W [out, in], its Hessian; gives W with zeros
+LEAST_TOKENS = 64  # with fewer, an expert's Hessian says too little: it is pruned by magnitude
+Solve = Callable[[str, Tensor, Tensor | None], Tensor]  # name, W [out, in], its Hessian or None; returns W with zeros
 Facts = dict[str, Any]
 
 
 def sparse_blocks(
     model: LanguageModel, names: set[str], solve: Solve, context: Context, what: str, calibrated: bool
 ) -> LanguageModel:
-    """Every named weight of the blocks, each block on what the sparse ones before it give."""
+    """Sparsify the named weights; each block sees the outputs of the sparse blocks before it."""
     rewriter = Rewriter(model, context.model_folder())
     walk = calibration_walk(model, context) if calibrated else None
 
@@ -60,7 +61,7 @@ def sparse_blocks(
 
 
 def _sparse_block(visit: Visit, weights: list[Weight], solve: Solve) -> Facts:
-    """All weights of a block in place, on one run of its dense self; what is told of them."""
+    """Sparsify weights of a block in place, by inputs from the dense block; returns facts by weight."""
     walk = visit.walk
     if walk is None or not weights:
         for weight in weights:
@@ -70,7 +71,7 @@ def _sparse_block(visit: Visit, weights: list[Weight], solve: Solve) -> Facts:
     groups = shared_inputs(visit.block, weights, lambda: walk.block(visit.index, hidden))
     inputs = block_inputs(visit, groups)
     for group in groups:
-        hessian = inputs.pop(group[0]).hessian  # freed with its turn
+        hessian = inputs.pop(group[0]).hessian  # each Hessian is freed when its group is done
         H = _matrix(hessian)
         for weight in group:
             weight.of(visit.block).copy_(solve(str(weight), weight.of(visit.block), H))
@@ -81,7 +82,7 @@ def _sparse_block(visit: Visit, weights: list[Weight], solve: Solve) -> Facts:
 def sparse_layers(
     model: TorchModel, names: list[str], solve: Solve, context: Context, what: str, calibrated: bool
 ) -> TorchModel:
-    """The same of a network in memory, whose convolutions are one matrix for each group of their channels."""
+    """The same for a network in memory; a convolution is one matrix per group of its channels."""
     modules, facts = [name.removesuffix(".weight") for name in names], {}
     outputs = outputs_of(model, modules) if calibrated else {}
     with threads(context.threads):  # sums depend on how many share them
@@ -102,37 +103,37 @@ def sparse_layers(
 def _sparse_layer(
     model: TorchModel, name: str, solve: Solve, context: Context, outputs: list[Tensor] | None
 ) -> dict[str, Tensor]:
-    """The weight of one layer, and on how many tokens; outputs of None: no data is looked at."""
+    """The weight of one layer, and its number of tokens; ``outputs`` None: without data."""
     layer = layer_of(model, name)
     parts = channels_last(layer.weight.data).chunk(groups_of(layer))
-    seen = [] if outputs is None else _seen(model, name, outputs, context)
-    solved = [solve(f"{name}.weight", W, _matrix(seen[i]) if seen else None) for i, W in enumerate(parts)]
-    tokens = torch.tensor(seen[0].tokens if seen else 0)
+    hessians = [] if outputs is None else _hessians(model, name, outputs, context)
+    solved = [solve(f"{name}.weight", W, _matrix(hessians[i]) if hessians else None) for i, W in enumerate(parts)]
+    tokens = torch.tensor(hessians[0].tokens if hessians else 0)
     return {"weight": channels_first(torch.cat(solved), layer.weight).contiguous(), "tokens": tokens}
 
 
 def _matrix(hessian: Hessian) -> Tensor | None:
-    return hessian.matrix() if hessian.tokens >= FEW_TOKENS else None
+    return hessian.matrix() if hessian.tokens >= LEAST_TOKENS else None
 
 
 def _fact(tokens: int) -> Facts:
-    return {"tokens": tokens} | ({"fallback": "magnitude"} if tokens < FEW_TOKENS else {})
+    return {"tokens": tokens} | ({"fallback": "magnitude"} if tokens < LEAST_TOKENS else {})
 
 
 def channels_last(weight: Tensor) -> Tensor:
-    """``[out, places x in]`` of ``[out, in, *kernel]``: the input channels of a place side by side."""
+    """``[out, places x in]`` of ``[out, in, *kernel]``: the input channels of one kernel place are adjacent."""
     return weight.flatten(2).transpose(1, 2).flatten(1) if weight.dim() > 2 else weight
 
 
 def channels_first(matrix: Tensor, like: Tensor) -> Tensor:
-    """The way back to the shape of a layer's weight."""
+    """The inverse: back to the shape of the layer's weight."""
     if like.dim() == 2:
         return matrix
     return matrix.reshape(len(like), -1, like.shape[1]).transpose(1, 2).reshape(like.shape)
 
 
-def _seen(model: TorchModel, name: str, outputs: list[Tensor], context: Context) -> list[Hessian]:
-    """A Hessian for each group of a layer's channels; without tokens where the layer never runs."""
+def _hessians(model: TorchModel, name: str, outputs: list[Tensor], context: Context) -> list[Hessian]:
+    """A Hessian per group of the layer's channels; with 0 tokens if the layer never runs."""
     layer = layer_of(model, name)
     columns = layer.weight[0].numel()
     channels = layer.weight.shape[1]

@@ -1,4 +1,4 @@
-"""Single weights become zero: the plumbing; the papers are ``squeeze.algorithms.sparsegpt`` and ``wanda``."""
+"""Unstructured and n:m sparsity: the plumbing; the papers are ``squeeze.algorithms.sparsegpt`` and ``wanda``."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.prune.selection import Selection
 from squeeze.passes.prune.sparse_walks import channels_last, sparse_blocks, sparse_layers
 
-S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
-COPIES = 3  # of a Hessian: it, its factor, its inverse's
-GAIN = "none on a CPU: files and times are the dense ones; 2:4 needs a GPU's own kernels, which no target here writes"
+S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
+COPIES = 3  # matrices of a Hessian's size: it, its factor, the factor's inverse
+GAIN = "none on a CPU: files and times are the dense ones; 2:4 needs GPU kernels, for which no target here writes"
 
 
 class Sparsify(Pass[TorchStage, TorchStage]):
     """Set single weights to zero: a share of them, or 2 of every 4 input channels; nothing gets smaller or faster here.
 
     SparseGPT (Frantar & Alistarh, 2023, https://arxiv.org/abs/2301.00774) or Wanda (Sun et al., 2023,
-    https://arxiv.org/abs/2306.11695), on what the sparse weights before now give. Runtimes on a CPU multiply by zeros
-    as by anything else. A pass that trains behind it, or gptq, would fill the zeros again.
+    https://arxiv.org/abs/2306.11695), on the outputs of the layers that are sparse already. Runtimes on a CPU multiply
+    by zeros as by any number. A pass that trains after it, or gptq, would fill the zeros again.
     """
 
     name: ClassVar[str] = "sparsify"
@@ -54,14 +54,14 @@ class Sparsify(Pass[TorchStage, TorchStage]):
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of each weight matrix that becomes zero; either this or pattern."""
     pattern: Literal["2:4", "4:8"] | None = None
-    """As many zeros among that many input channels side by side: what GPUs have units for; either this or ratio."""
+    """Zeros in every group of adjacent input channels, as GPUs have units for (2:4); either this or ratio."""
     method: Literal["sparsegpt", "wanda", "magnitude"] = "sparsegpt"
-    """sparsegpt: what stays makes up for what leaves; wanda: by weight times input, nothing makes up; magnitude: by
-    weight, without data."""
+    """sparsegpt: corrects the remaining weights; wanda: chooses by weight times input norm, corrects nothing;
+    magnitude: chooses by weight, needs no data."""
     damping: Annotated[float, Gt(0)] = 0.01
     """Share of the mean diagonal added to sparsegpt's Hessian; raised automatically when it cannot be inverted."""
     include: tuple[str, ...] = ("*",)
-    """Weights to make sparse, by name; a language model's embedding and head always stay."""
+    """Weights to make sparse, by name; a language model's embedding and head always stay dense."""
     exclude: tuple[str, ...] = ()
     """Weights that stay dense."""
 
@@ -80,8 +80,8 @@ class Sparsify(Pass[TorchStage, TorchStage]):
     def sparsity(self) -> Sparsity:
         if self.pattern is None:
             return Sparsity(self.ratio)
-        zeros, of = map(int, self.pattern.split(":"))
-        return Sparsity(pattern=(zeros, of))
+        zeros, size = map(int, self.pattern.split(":"))
+        return Sparsity(pattern=(zeros, size))
 
     def needed(self) -> frozenset[str]:
         return frozenset() if self.method == "magnitude" else frozenset({"calibration"})
@@ -99,8 +99,8 @@ class Sparsify(Pass[TorchStage, TorchStage]):
         yield from self._pattern_faults(model)
 
     def _pattern_faults(self, model: TorchStage) -> Iterator[str]:
-        of, shapes = (self.sparsity.pattern or (0, 1))[1], model.matrices()
-        wrong = [name for name in self._chosen(model) if shapes[name].channels % of]
+        size, shapes = (self.sparsity.pattern or (0, 1))[1], model.matrices()
+        wrong = [name for name in self._chosen(model) if shapes[name].channels % size]
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             what = f"{shapes[wrong[0]].channels} input channels of {_module_name(wrong[0])}{more}"
@@ -130,25 +130,25 @@ class Sparsify(Pass[TorchStage, TorchStage]):
         calibrated, names = self.method != "magnitude", self._chosen(model)
         if calibrated and not len(context.calibration):
             raise DataError(f"{self.name}: {context.calibration.name}: no calibration examples")
-        made: TorchStage
+        sparse: TorchStage
         if model.blocks:
-            made = sparse_blocks(in_shards(model), set(names), self._solved, context, self.name, calibrated)
+            sparse = sparse_blocks(in_shards(model), set(names), self._solved, context, self.name, calibrated)
         else:
-            made = sparse_layers(in_memory(model), names, self._solved, context, self.name, calibrated)
-        zeros, count = _zeros(made, names)
+            sparse = sparse_layers(in_memory(model), names, self._solved, context, self.name, calibrated)
+        zeros, count = _zeros(sparse, names)
         context.facts["sparsity"] = {"zeros": zeros, "of": count, "weights": len(names), "share": zeros / count}
         context.facts["gain_in_a_runtime"] = GAIN
-        return cast(S, made)
+        return cast(S, sparse)
 
     def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:
         was, now = cast(TorchStage, before), cast(TorchStage, after)
-        found = ((n, sparsity_fault(_matrix(now, n), _matrix(was, n), self.sparsity)) for n in self._chosen(was))
-        asked = f"pattern {self.pattern}" if self.pattern else f"ratio {self.ratio}"
-        return [f"was asked for {asked} and in {name} {fault}" for name, fault in found if fault][:3]
+        faults = ((n, sparsity_fault(_matrix(now, n), _matrix(was, n), self.sparsity)) for n in self._chosen(was))
+        goal = f"pattern {self.pattern}" if self.pattern else f"ratio {self.ratio}"
+        return [f"left {name} with {fault}; the goal is {goal}" for name, fault in faults if fault][:3]
 
     def _solved(self, name: str, W: Tensor, H: Tensor | None) -> Tensor:
         if not bool(torch.isfinite(W).all()):
-            raise ModelError(f"{name} holds values that are not finite; nothing can be ranked by them")
+            raise ModelError(f"{name} holds values that are not finite; weights cannot be ranked by them")
         if H is None:
             return magnitude(W, self.sparsity)
         try:
@@ -158,7 +158,7 @@ class Sparsify(Pass[TorchStage, TorchStage]):
         return wanda(W, H, self.sparsity) if solved is None else solved
 
     def _chosen(self, model: TorchStage) -> list[str]:
-        """Full parameter names, in the order in which they run."""
+        """Full parameter names, in execution order."""
         selection = Selection(self.include, self.exclude)
         return [name for name in model.matrices() if selection.refusal([_module_name(name)]) is None]
 
@@ -168,12 +168,12 @@ def _module_name(name: str) -> str:
 
 
 def _matrix(model: TorchStage, name: str) -> Tensor:
-    """``[out, in]``; experts one under the other, the channels of a kernel's place side by side."""
+    """``[out, in]``; experts one under the other, the channels of one kernel place adjacent."""
     value = model.value(name)
     return value.flatten(0, 1) if model.matrices()[name].experts else channels_last(value)
 
 
 def _zeros(model: TorchStage, names: list[str]) -> tuple[int, int]:
-    """Zeros among all values of some weights."""
+    """Number of zeros in these weights, and of all values."""
     values = [model.value(name) for name in names]
     return sum(int((value == 0).sum()) for value in values), sum(value.numel() for value in values)
