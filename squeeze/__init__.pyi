@@ -74,6 +74,7 @@ from .passes.distill.finetune import Finetune as Finetune
 from .passes.export.export_onnx import ExportOnnx as ExportOnnx
 from .passes.prune.prune_channels import PruneChannels as PruneChannels
 from .passes.prune.prune_depth import PruneDepth as PruneDepth
+from .passes.prune.prune_vocabulary import PruneVocabulary as PruneVocabulary
 from .passes.prune.prune_width import PruneWidth as PruneWidth
 from .passes.prune.separable import Separable as Separable
 from .passes.prune.sparsify import Sparsify as Sparsify

@@ -23,6 +23,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
         "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
         "sparsify": "squeeze.passes.prune.sparsify:Sparsify",
+        "prune_vocabulary": "squeeze.passes.prune.prune_vocabulary:PruneVocabulary",
         "rtn": "squeeze.passes.quantize.rtn:Rtn",
         "gptq": "squeeze.passes.quantize.gptq:Gptq",
         "awq": "squeeze.passes.quantize.language.awq:Awq",

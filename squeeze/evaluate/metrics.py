@@ -98,6 +98,10 @@ class Metric(Options, ABC):
         """What is missing, found before the run."""
         return iter(())
 
+    def needs_same_tokens(self) -> bool:
+        """Whether it says nothing of a model whose tokens are other ones than the original's."""
+        return self.evidence is not ModelFacts
+
     def tolerance(self, value: float) -> float:
         """How far two correct computations on the same data may differ in ``value``, by the metric's arithmetic."""
         return 0.0
@@ -125,6 +129,8 @@ class ExampleMetric(Metric):
         """One value per example or sequence."""
         if isinstance(answers, TokenScores):
             return self.per_sequence(answers)
+        if isinstance(answers, WindowScores):
+            raise DataError(f"{self.name} goes token by token, and the model has others than the original")
         assert isinstance(answers, np.ndarray), "endings are scored by metrics that bring them"
         assert isinstance(original, np.ndarray), "both are scored on the same data"
         return self.per_example(answers, labels, original)

@@ -77,6 +77,9 @@ class TextMetric(ExampleMetric, ABC):
             raise DataError(f"{self.label}: {self.divided_by()}s of this text are not known")
         return rates(scores.nll, divisor)
 
+    def needs_same_tokens(self) -> bool:
+        return self.divided_by() != "byte" or self.convention is not None
+
     def divided_by(self) -> Per:
         """The unit of a text's length."""
         return "token"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 In = TypeVar("In", bound=Model)
 Out = TypeVar("Out", bound=Model)
+OTHER_TOKENS = "with other tokens"  # a mark: what is counted per token is no longer the original's
 Holds = Callable[[GridKind], str | None]  # why what comes behind a pass cannot hold such a grid; None: it can
 
 

@@ -13,6 +13,7 @@ from squeeze.evaluate.metrics import Metric
 from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
 from squeeze.models.tasks.base import TOKENS, task_named
+from squeeze.passes.base import OTHER_TOKENS
 from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
 from squeeze.plan.options import unused_faults
@@ -50,6 +51,11 @@ def _faults(plan: Plan, metric: Metric, form: str | None, model: Model | None, r
     if TRAIN in metric.reads() and TRAIN not in {*plan.data, *roles}:
         yield f"{metric.name} is fitted on data.{TRAIN}, which the plan does not name"
     yield from metric.faults(plan.root)
+    cutting = next((step for _, step in plan.every_step() if OTHER_TOKENS in step.pass_.leaves), None)
+    if cutting is not None and metric.needs_same_tokens():
+        at = f" (line {cutting.line})" if cutting.line else ""
+        what = f"{metric.label} says nothing of a model with other tokens, which {cutting.pass_.name}{at} leaves"
+        yield f"{what}; bits_per_byte, size and parameters do"
     if isinstance(metric, TextMetric) and metric.convention:
         yield from _convention_faults(plan, metric, model)
     if isinstance(metric, GenerationMetric) and task.outputs == TOKENS:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from squeeze.data.base import Dataset
 from squeeze.data.documents import Documents
 from squeeze.data.overlap import overlap_warnings, refuse_overlap, repetition_warnings, without_overlap
+from squeeze.data.recut import recut
 from squeeze.data.text import TextSource
+from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import Fault, PlanError, SqueezeError, UsageError, did_you_mean
 from squeeze.evaluate.metrics import Metric
 from squeeze.models.base import Model
+from squeeze.models.language.decoder import decoder_of
 from squeeze.plan.plan import ROLES, Plan
 from squeeze.run.lender import Lender
 
@@ -124,6 +127,13 @@ def _unseen(plan: Plan, role: str, data: Dataset, opened: Opened, drop: bool) ->
                 data = without_overlap(data, texts)
             refuse_overlap(texts, {role: data}, where)
     return data
+
+
+def in_tokens_of(model: Model, data: Dataset, original: Model) -> Dataset:
+    """Data as a pass gets it: text that the original's tokenizer cut, cut anew where the model has other tokens."""
+    if not isinstance(data, TokenDataset) or model.vocabulary == original.vocabulary:
+        return data
+    return recut(data, decoder_of(original), decoder_of(model))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.effect import SIZE, check_effect, larger_package
 from squeeze.run.lender import Lender, selections
-from squeeze.run.opened import CALIBRATE, Opened, faults_at, open_all, require_kinds
+from squeeze.run.opened import CALIBRATE, Opened, faults_at, in_tokens_of, open_all, require_kinds
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
@@ -206,7 +206,7 @@ class Line:
 
         def write(folder: Path) -> None:
             self.progress.say(f"{step.where()}: {step.pass_.name}")
-            context = self._context(key, calibrate)
+            context = self._context(key, step, calibrate, before.model)
             after = step.pass_.once().run(before.fresh(self.code_folder), context)
             promised = step.pass_.gives(before.model.form)
             assert promised is not None, "the plan was checked"
@@ -256,12 +256,15 @@ class Line:
             "code": source_digest(type(step.pass_)),
         }
 
-    def _context(self, key: str, calibrate: Dataset | None) -> Context:
+    def _context(self, key: str, step: Step, calibrate: Dataset | None, model: Model) -> Context:
+        roles = {NEED_TO_ROLE[need] for need in step.pass_.needed() if need in NEED_TO_ROLE}
+        data = self.data if calibrate is None else self.data | {CALIBRATE: calibrate}
+        data = data | {role: in_tokens_of(model, data[role], self.original.model) for role in roles}
         return Context(
             seed=self.plan.seed,
             threads=self.plan.threads,
-            calibration_data=calibrate,
-            train_data=self.data.get("train"),
+            calibration_data=data.get(CALIBRATE),
+            train_data=data.get("train"),
             original=lambda: self.original.fresh(self.code_folder),
             journal=self.store.journal(key),
             progress=self.progress,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from encoder_world import SIZES, write_sentences
+from text_world import SIZES as BERT_SIZES
 from text_world import write_bert, write_pooling
 from tiny import faults
 from torch import Tensor, nn
@@ -115,6 +116,23 @@ def test_the_narrow_folder_opens_in_stock_transformers_and_says_what_the_dense_m
     assert context.facts["widths"] == {"intermediate": [64, 32]}
     places = {fact["tokens"] for fact in context.facts["layers"].values()}
     assert places == {sum(LENGTHS)}  # what only fills up a batch does not count
+
+
+def test_heads_leave_where_the_config_can_say_it(tmp_path: Path) -> None:
+    """EuroBERT has a head_dim, grouped keys and values, and its norms in front."""
+    from transformers import EuroBertConfig, EuroBertModel
+
+    sizes = BERT_SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    EuroBertModel(EuroBertConfig(**sizes, pad_token_id=0)).save_pretrained(tmp_path)
+    dense, context = read(tmp_path), lent()
+    cut = PruneWidth(ratio=0.5, parts=("intermediate", "heads"), align=8, compensate=False, target="given")
+    pruned = cut.run(dense.copied(), context)
+    assert context.facts["widths"] == {"intermediate": [64, 32], "heads": [2, 1]}
+    for name, value in dense.module.named_parameters():
+        if value.dim() == 2 and value.shape[1] != (new := pruned.module.get_parameter(name)).shape[1]:
+            value.data[:, ~(value.data[:, :, None] == new.data[:, None, :]).all(0).any(1)] = 0
+    assert torch.allclose(outputs(pruned), outputs(dense), atol=1e-5)
 
 
 def test_what_stays_makes_up_for_what_leaves(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ TAKEN = {  # by pass: kinds without a fault
     "prune_channels": {"cnn", "encoder"},
     "prune_width": {*LANGUAGE, "encoder"},
     "prune_depth": {*LANGUAGE, "encoder"},
+    "prune_vocabulary": set(),  # no tokenizer lies in these folders
     "separable": {"cnn"},
     "sparsify": {*LANGUAGE, "cnn", "encoder"},
     "finetune": CLASSIFIERS,

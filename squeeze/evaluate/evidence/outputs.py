@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from squeeze.data.recut import same_text
 from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import DataError
+from squeeze.evaluate.endings import score_endings
 from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import EVALUATE, Evidence, OnEvaluationData, Reading, Subject
 from squeeze.evaluate.tokens import Reference, TokenScores, noise_floor, score_tokens
+from squeeze.evaluate.windows import WindowScores
 from squeeze.models.language.decoder import decoder_of
 from squeeze.models.language.language_model import in_shards
 from squeeze.models.tasks.base import ROWS, TOKENS, Task
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 FLOOR_EXAMPLES = 32  # examples of the original that are scored twice
-ALONE, AGAIN = "alone.npy", "again"
+ALONE, AGAIN, OTHER_TOKENS = "alone.npy", "again", "other tokens"
 
 
 class Logits(OnEvaluationData[np.ndarray]):
@@ -51,8 +54,11 @@ class Logits(OnEvaluationData[np.ndarray]):
         return alone, self.answers(model)[: len(alone)]
 
 
-class Tokens(OnEvaluationData[TokenScores]):
-    """Per predicted token: how surprised the model is, and how far it moved from the original."""
+class Tokens(OnEvaluationData[TokenScores | WindowScores]):
+    """Per predicted token: how surprised the model is, and how far it moved from the original.
+
+    Of a model with other tokens than the original, per sequence: how surprised it is by the same text.
+    """
 
     kind = "tokens"
     of_outputs = TOKENS
@@ -64,6 +70,9 @@ class Tokens(OnEvaluationData[TokenScores]):
         data, decoder, original = self.data, decoder_of(model.model), self._original(model)
         if not isinstance(data, TokenDataset):
             raise DataError(f"data.evaluate: {data.name}: a language model takes text; {{text: file}} would do")
+        if decoder.vocabulary != in_shards(original.model).vocabulary:
+            self._score_text(model, data, folder / OTHER_TOKENS)
+            return
         reference = None
         if model.key != original.key:
             reference = Reference(in_shards(original.model), self.entry(original))
@@ -74,8 +83,17 @@ class Tokens(OnEvaluationData[TokenScores]):
             (folder / AGAIN).mkdir()
             floor.save(folder / AGAIN)
 
-    def read(self, folder: Path) -> TokenScores:
-        return TokenScores.load(folder)
+    def _score_text(self, model: Subject, data: TokenDataset, folder: Path) -> None:
+        """What its tokens are, the model's own tokenizer says."""
+        decoder = decoder_of(model.model)
+        windows = same_text(data, decoder_of(self._original(model).model), decoder)
+        scores = score_endings(decoder, windows, self.sources.progress, f"score {model.name}")
+        folder.mkdir()
+        WindowScores.of(scores, windows).save(folder)
+
+    def read(self, folder: Path) -> TokenScores | WindowScores:
+        other = folder / OTHER_TOKENS
+        return WindowScores.load(other) if other.is_dir() else TokenScores.load(folder)
 
     def again(self, model: Subject) -> tuple[TokenScores, TokenScores] | None:
         if not self.is_original(model):

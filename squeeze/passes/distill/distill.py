@@ -21,7 +21,7 @@ from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
 from squeeze.models.tasks.base import TOKENS, models_that_give
 from squeeze.models.torch_stage import TorchStage
-from squeeze.passes.base import Context
+from squeeze.passes.base import OTHER_TOKENS, Context
 from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, require_same_width
 from squeeze.passes.distill.training import TrainingPass, require_targets
 from squeeze.training.cached_teacher import Taught, most_bytes
@@ -75,7 +75,7 @@ class Distill(TrainingPass):
         return tuple(name for name in files if name is not None)
 
     def refused(self) -> frozenset[str]:
-        return frozenset() if self.quantized else super().refused()
+        return frozenset({OTHER_TOKENS}) if self.quantized else super().refused() | {OTHER_TOKENS}
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         if self.quantized and not grid:
