@@ -18,6 +18,7 @@ from squeeze.errors import ShapeError, SqueezeError
 Clip = Literal["absmax", "mse"]
 
 RATIOS = tuple(1 - 0.05 * step for step in range(15))  # of the full extent: 1.00 down to 0.30, tried by the search
+LARGEST = {torch.bfloat16: 65280.0}  # largest bfloat16 within the range of float16, the type grids are stored in
 CHUNK_VALUES = 1 << 20  # weights rounded at once: 4 MB of float32; an embedding is never copied whole
 
 
@@ -37,7 +38,7 @@ def round_to_nearest(
         group_size: Consecutive input channels that share a scale; must divide ``in``. None: all of them.
         symmetric: Zero lies at integer 0; otherwise each group has a zero point.
         clip: ``absmax`` reaches the largest weight; ``mse`` searches the scale of least squared error.
-        scale_dtype: The narrowest float that any target stores scales in.
+        scale_dtype: The narrowest float that any target stores scales in; those of bfloat16 are exact in float16 too.
 
     Raises:
         ShapeError: ``group_size`` does not divide ``in``.
@@ -94,8 +95,9 @@ def fit_scale(
 
 def storable(scale: Tensor, scale_dtype: torch.dtype) -> Tensor:
     """float32 scales, rounded to what ``scale_dtype`` holds; never zero, never infinite, of the same sign."""
-    limits = torch.finfo(scale_dtype)
-    return torch.copysign(scale.abs().clamp(limits.smallest_normal, limits.max), scale).to(scale_dtype).float()
+    limits = torch.finfo(torch.float16 if scale_dtype in LARGEST else scale_dtype)
+    most = LARGEST.get(scale_dtype, limits.max)
+    return torch.copysign(scale.abs().clamp(limits.smallest_normal, most), scale).to(scale_dtype).float()
 
 
 def to_integers(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
+
+ScaleType = Literal["float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,8 @@ class GridKind:
         columns: Input channels.
         group_size: Input channels that share a scale; None = per-channel.
         ordered: True where groups are not consecutive channels (act_order with groups).
+        scales: A float type that holds every scale exactly; all scales are exact in float16.
+        negative: Whether scales may be negative.
     """
 
     rows: int
@@ -24,12 +32,15 @@ class GridKind:
     group_size: int | None
     symmetric: bool
     ordered: bool = False
+    scales: ScaleType = "float16"
+    negative: bool = False
 
     @classmethod
     def of(cls, grid: QuantizedTensor) -> GridKind:
         """The kind of a grid that is there."""
         rows, columns = grid.q.shape
-        return cls(rows, columns, grid.bits, grid.group_size, grid.symmetric, grid.g_idx is not None)
+        scales, negative = scale_type(grid.scale), bool((grid.scale < 0).any())
+        return cls(rows, columns, grid.bits, grid.group_size, grid.symmetric, grid.g_idx is not None, scales, negative)
 
     @property
     def groups(self) -> int:
@@ -40,3 +51,8 @@ class GridKind:
     def nbytes(self) -> int:
         """On disk, packed: integers, float16 scales, and a byte for each zero point."""
         return self.rows * (-(-self.columns // 8) * self.bits + self.groups * (2 if self.symmetric else 3))
+
+
+def scale_type(scale: Tensor) -> ScaleType:
+    """bfloat16 where it holds every scale exactly."""
+    return "bfloat16" if torch.equal(scale.bfloat16().float(), scale.float()) else "float16"

@@ -26,17 +26,18 @@ EXTENDED, XNN_HEADER = b"eh00", b"XH00"
 WEIGHTED = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
 SECONDS = 120.0
 ENDLESS = re.compile(r"(?<=: )-?inf\b")  # flatc writes an infinite bound like this; the sign does not matter here
+NARROW = ("xnn_datatype_qcint4", "xnn_datatype_qbint4")
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredLayer:
     """A convolution or matrix product of an XNNPACK graph.
 
     Args:
         kind: XNNPACK's name of it.
         weight: As stored: ``[out, height, width, in]``, depthwise ``[1, height, width, out]``, a matrix ``[out, in]``.
-        scale: float32 ``[out]``, or one; None: the weight is floats.
+        scale: float32 ``[out]``, ``[out, groups]``, or one; None: the weight is floats.
         bias: int32 or float32 ``[out]``.
         source: Scale, to the six decimals that flatc writes, and zero point of what goes in; None: floats, or a range
             of its own each time.
@@ -56,6 +57,15 @@ class StoredLayer:
             return np.ascontiguousarray(self.weight.transpose(0, 3, 1, 2)).reshape(len(self.weight), -1)
         return self.weight
 
+    def real(self) -> Array:
+        """float32 ``[out, in]``: scale times integer; the floats where it has no scale."""
+        matrix = self.matrix()
+        if self.scale is None:
+            return matrix
+        groups = self.scale.shape[1] if self.scale.ndim == 2 else 1
+        grouped = matrix.reshape(len(matrix), groups, -1).astype(np.float32)
+        return (self.scale.reshape(-1, groups, 1) * grouped).reshape(matrix.shape)
+
 
 @dataclass(frozen=True)
 class PteFile:
@@ -64,10 +74,12 @@ class PteFile:
     Args:
         operators: Kernels that are called outside every delegate, one name per call.
         graphs: XNNPACK's graphs in the order in which they are called, each with its constants by index.
+        constants: What those other kernels read.
     """
 
     operators: tuple[str, ...]
     graphs: tuple[tuple[dict[str, Any], dict[int, bytes]], ...]
+    constants: tuple[bytes, ...] = ()
 
     def layers(self) -> Iterator[StoredLayer]:
         """All layers with weights that XNNPACK runs."""
@@ -107,7 +119,18 @@ def _read(data: bytes) -> PteFile:
         elif instruction["instr_args_type"] == "DelegateCall":
             delegate = plan["delegates"][arguments["delegate_index"]]
             graphs.append(_graph(_processed(delegate["processed"], program, segments), named_data))
-    return PteFile(tuple(operators), tuple(graphs))
+    return PteFile(tuple(operators), tuple(graphs), _constants(program, segments))
+
+
+def _constants(program: Mapping[str, Any], segments: list[bytes]) -> tuple[bytes, ...]:
+    """Each reaches from its offset to the next offset, padding included."""
+    part = program.get("constant_segment") or {}
+    offsets = [int(offset) for offset in part.get("offsets") or ()]
+    if not offsets:
+        return ()
+    segment = segments[int(part["segment_index"])]
+    ends = sorted({*offsets, len(segment)})
+    return tuple(segment[start : min(end for end in ends if end > start)] for start in offsets if start < len(segment))
 
 
 def _processed(reference: Mapping[str, Any], program: Mapping[str, Any], segments: list[bytes]) -> bytes:
@@ -172,9 +195,20 @@ DTYPES = {"xnn_datatype_fp32": np.float32, "xnn_datatype_qint32": np.int32, "xnn
 def _array(value: Mapping[str, Any], constants: Mapping[int, bytes]) -> Array:
     tensor = _tensor(value)
     kind = str(tensor["datatype"])
-    dtype = np.int8 if kind in ("xnn_datatype_qint8", "xnn_datatype_qcint8") else DTYPES[kind]
     sizes = [int(size) for size in tensor["dims"]]
-    return np.frombuffer(constants[int(tensor["constant_buffer_idx"])], dtype, int(np.prod(sizes))).reshape(sizes)
+    stored = constants[int(tensor["constant_buffer_idx"])]
+    if kind in NARROW:
+        return _nibbles(stored, sizes)
+    dtype = np.int8 if kind in ("xnn_datatype_qint8", "xnn_datatype_qcint8") else DTYPES[kind]
+    return np.frombuffer(stored, dtype, int(np.prod(sizes))).reshape(sizes)
+
+
+def _nibbles(stored: bytes, sizes: list[int]) -> Array:
+    """int8 ``[out, in]`` of 4 bits, 8 more than they are, the first of two in the low half of a byte."""
+    rows, columns = sizes
+    pairs = np.frombuffer(stored, np.uint8, rows * (-(-columns // 2))).reshape(rows, -1)
+    both = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(rows, -1)[:, :columns]
+    return both.astype(np.int8) - 8
 
 
 def _scale(value: Mapping[str, Any], constants: Mapping[int, bytes]) -> Array | None:
@@ -185,7 +219,11 @@ def _scale(value: Mapping[str, Any], constants: Mapping[int, bytes]) -> Array | 
         return np.array([params["scale"]], np.float32)
     if params.get("scale"):
         return np.array(params["scale"], np.float32)
-    return np.frombuffer(constants[int(params["scale_buffer_idx"])], np.float32, int(params["num_scales"]))
+    stored, count = constants[int(params["scale_buffer_idx"])], int(params["num_scales"])
+    if value["xvalue_union"]["quant_params_type"] != "PerChannelGroupQuant":
+        return np.frombuffer(stored, np.float32, count)
+    upper = np.frombuffer(stored, np.uint16, count).astype(np.uint32) << 16  # bfloat16
+    return upper.view(np.float32).reshape(int(_tensor(value)["dims"][0]), -1)
 
 
 def _per_tensor(value: Mapping[str, Any]) -> tuple[float, int] | None:

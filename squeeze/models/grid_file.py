@@ -18,11 +18,12 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.packing import pack, unpack
-from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.grid_kind import GridKind, ScaleType, scale_type
 from squeeze.models.shards import Shards, metadata
 
 GRID = "grid"  # the key of a shard's metadata
 PARTS = ("q", "scale", "zero_point", "g_idx")
+USUAL = (("scales", "float16"), ("negative", False))
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,25 @@ class GridEntry:
     group_size: int | None
     symmetric: bool
     dtype: str  # dtype of the dequantized weight
+    scales: ScaleType = "float16"  # a float type that holds every scale exactly
+    negative: bool = False  # whether some scale is negative
+
+    @classmethod
+    def of(cls, grid: QuantizedTensor, shape: tuple[int, ...], dtype: str) -> GridEntry:
+        """Describe a grid whose dequantized weight has that shape and dtype."""
+        scales, negative = scale_type(grid.scale), bool((grid.scale < 0).any())
+        return cls(shape, grid.bits, grid.group_size, grid.symmetric, dtype, scales, negative)
 
     def kind(self, ordered: bool = False) -> GridKind:
         """All but the numbers; experts lie one under the other."""
         rows = math.prod(self.shape[:-1])
-        return GridKind(rows, self.shape[-1], self.bits, self.group_size, self.symmetric, ordered)
+        scheme = self.bits, self.group_size, self.symmetric
+        return GridKind(rows, self.shape[-1], *scheme, ordered, self.scales, self.negative)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
+        """JSON values; what most grids are is left out, so that their files stay the same bytes."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if (name, value) not in USUAL}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> GridEntry:

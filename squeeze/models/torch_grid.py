@@ -30,7 +30,7 @@ def grid_bytes(grid: QuantizedTensor) -> int:
 
 def entry_of(grid: QuantizedTensor, dtype: str = "float32") -> GridEntry:
     """What the file says of a weight."""
-    return GridEntry(tuple(grid.q.shape), grid.bits, grid.group_size, grid.symmetric, dtype)
+    return GridEntry.of(grid, tuple(grid.q.shape), dtype)
 
 
 def put_grid(module: nn.Module, name: str, grid: QuantizedTensor) -> None:

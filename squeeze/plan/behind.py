@@ -23,7 +23,7 @@ def holds_behind(plan: Plan, step: Step, branch: Branch | None, model: Model | N
             grid = {"a weight": kind}
             reasons = [reason for one in steps for reason in one.pass_.grid_faults(grid, model)]
             if end is not None and end.target is not None:
-                reasons += [f"target {end.name}: {reason}" for reason in end.target.grid_faults(grid)]
+                reasons += [f"target {end.name}: {reason}" for reason in end.target.grid_faults(grid, model)]
             if reasons:
                 return reasons[0].replace("a weight: ", "")
         return None

@@ -274,6 +274,6 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
     yield from (Fault(branch.place, message) for message in _absent(f"target {branch.name}", branch.target.extras()))
     if end.model is not None:
         messages = list(branch.target.faults(end.model))
-        messages += branch.target.grid_faults(end.preview.grid) if end.preview else ()
+        messages += branch.target.grid_faults(end.preview.grid, end.model) if end.preview else ()
         yield from (Fault(branch.place, f"target {branch.name}: {message}") for message in messages)
         yield from unused_options(branch.target, branch.place, end, f"target {branch.name}")

@@ -19,7 +19,8 @@ def fit_on_device(plan: Plan, branch: Branch, end: State) -> tuple[list[Fault], 
         return [Fault(branch.place, f"target {branch.name}: {error}")], []
     if end.model is None or end.preview is None:
         return [], []
-    quantized, context, element = "quantized" in end.marks, target.device_context, target.cache_element_bytes
+    quantized, element = "quantized" in end.marks, target.cache_element_bytes
+    context = target.counted_context(end.model)
     demand = fit.demand_of(end.model, end.preview.nbytes, end.preview.macs, quantized, context, element)
     misfits = list(fit.faults(demand, device, target.device))
     faults = [Fault(branch.place, f"target {branch.name}: {fault}") for fault in misfits]

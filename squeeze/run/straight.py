@@ -178,7 +178,7 @@ class Line:
         """
         device, quantized = devices.load(name, self.plan.root), "quantized" in before.marks()
         model = self.original.model if packed.task.outputs == TOKENS else before
-        context, element = target.device_context, target.cache_element_bytes
+        context, element = target.counted_context(model), target.cache_element_bytes
         demand = fit.demand_of(model, packed.nbytes(), packed.macs(), quantized, context, element)
         for fault in fit.faults(demand, device, name):
             raise EffectError(f"target {target.name}: {fault}")

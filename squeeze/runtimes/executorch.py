@@ -13,16 +13,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from squeeze.errors import ModelError
 from squeeze.formats.tensor_spec import TensorSpec
-from squeeze.runtimes.base import PREDICT, Arrays, Opened, Runtime
+from squeeze.runtimes.base import GENERATE, PREDICT, Arrays, Opened, Runtime
+
+if TYPE_CHECKING:  # a child that only runs a file starts without torch
+    from squeeze.models.facts import Facts
+    from squeeze.models.language.artifact import LanguageArtifact
 
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}
-NAMES = "names"  # the method of a file of ours that says what its inputs and outputs are called
 
 
 class ExecuTorchProgram:
@@ -32,6 +35,7 @@ class ExecuTorchProgram:
         threads: Of the whole process: another number makes programs that are open load again when they next run.
     """
 
+    NAMES = "names"  # the method of a file of ours that says what its inputs and outputs are called
     programs: ClassVar[Any] = weakref.WeakSet()
     of_process: ClassVar[int] = 0
 
@@ -77,6 +81,19 @@ class ExecuTorchProgram:
         self.method = self.program.load_method("forward")
         ExecuTorchProgram.programs.add(self)
 
+    def names(self) -> dict[str, Any]:
+        """What a file of ours says of itself: what its inputs and outputs are called; nothing of another's."""
+        self.loaded()
+        methods = [self.program.get_method_name(index) for index in range(self.program.num_methods())]
+        if self.NAMES not in methods:
+            return {}
+        with self.quiet():
+            (letters,) = self.program.load_method(self.NAMES)([])
+        named = json.loads(bytes(letters.numpy().tolist()))
+        if not isinstance(named, dict):
+            raise ValueError("its names are none")
+        return named
+
     @staticmethod
     def reason(error: Exception, stderr_file: Any) -> str:
         """What it wrote last to standard error, behind the place in its own code; else the error as it is."""
@@ -100,6 +117,46 @@ class ExecuTorchProgram:
                 os.close(stderr)
 
 
+class ExecuTorchText(ExecuTorchProgram):
+    """A ``.pte`` decoder that goes on with a text, a chunk of tokens at a time."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        super().__init__(file, threads)
+        self.called = self.names()
+        self.context, self.chunk = int(self.called["context"]), int(self.called["chunk"])
+        self.vocabulary = int(self.called["vocabulary"])
+        self.reset()
+
+    def reset(self) -> None:
+        """A new text begins."""
+        self.length, self.reading = 0, self.method
+
+    def feed(self, tokens: list[int], every: bool = False) -> Any:
+        """Read more tokens; logits float32 ``[tokens, vocabulary]``, or ``[1, vocabulary]`` behind the last."""
+        import numpy as np
+
+        if self.length + len(tokens) > self.context:
+            many = self.length + len(tokens)
+            raise ValueError(f"{many} tokens are more than the {self.context} that a text may have")
+        rows = []
+        for start in range(0, len(tokens), self.chunk):
+            part = tokens[start : start + self.chunk]
+            logits = self.read_on(part)
+            rows.append(logits if every else logits[-1:])
+        return np.concatenate(rows) if every else rows[-1]
+
+    def read_on(self, part: list[int]) -> Any:
+        """The same of as many tokens as one call takes."""
+        import numpy as np
+
+        if self.length and self.loaded() is not self.reading:
+            raise ValueError("another number of threads was asked for in the midst of a text")
+        places = np.arange(self.length, self.length + len(part), dtype=np.int64)
+        (logits,) = self.run({"tokens": np.array([part], np.int64), "cache_position": places})
+        self.length, self.reading = self.length + len(part), self.method
+        return logits[0]
+
+
 class OpenedExecuTorch(Opened):
     """A file in ExecuTorch."""
 
@@ -108,7 +165,7 @@ class OpenedExecuTorch(Opened):
             self.program = ExecuTorchProgram(file, threads)
             self.inputs, self.outputs = _specs(self.program)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            raise ModelError(f"{where}: ExecuTorch refuses the program ({_short(error)})") from error
+            raise ModelError(f"{where}: ExecuTorch refuses the program ({short(error)})") from error
 
     def run(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
         ordered = {spec.name: feed[spec.name] for spec in self.inputs}
@@ -119,7 +176,7 @@ class OpenedExecuTorch(Opened):
         try:
             return [np.asarray(output) for output in self.program.run(ordered)]
         except RuntimeError as error:
-            raise ModelError(f"ExecuTorch cannot run the model: {_short(error)}") from error
+            raise ModelError(f"ExecuTorch cannot run the model: {short(error)}") from error
 
     def stopwatch_call(self, feed: Arrays) -> Callable[[], object]:
         """As many runs as there are examples, if the program takes one at a time."""
@@ -136,20 +193,8 @@ def _specs(program: ExecuTorchProgram) -> tuple[tuple[TensorSpec, ...], tuple[Te
     meta = program.loaded().method_meta()
     inputs = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
     outputs = [meta.output_tensor_meta(index) for index in range(meta.num_outputs())]
-    names = _names(program)
+    names = program.names()
     return _tensor_specs(inputs, names.get("inputs"), "input"), _tensor_specs(outputs, names.get("outputs"), "output")
-
-
-def _names(program: ExecuTorchProgram) -> dict[str, Any]:
-    methods = [program.program.get_method_name(index) for index in range(program.program.num_methods())]
-    if NAMES not in methods:
-        return {}
-    with program.quiet():
-        (letters,) = program.program.load_method(NAMES)([])
-    names = json.loads(bytes(letters.numpy().astype(np.uint8)))
-    if not isinstance(names, dict):
-        raise ValueError("its names are none")
-    return names
 
 
 def _tensor_specs(infos: list[Any], names: Any, kind: str) -> tuple[TensorSpec, ...]:
@@ -161,7 +206,8 @@ def _tensor_specs(infos: list[Any], names: Any, kind: str) -> tuple[TensorSpec, 
     )
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """A runtime's error on one line."""
     return " ".join(str(error).split())[:200]
 
 
@@ -172,15 +218,21 @@ class ExecuTorch(Runtime):
     distribution = "executorch"
     modules = ("executorch", "torch")
     extra = "mobile"
-    loads: ClassVar = {PREDICT: (".pte",)}
-    beside = (".pte", ".json", ".txt", ".model")
+    loads: ClassVar = {PREDICT: (".pte",), GENERATE: (".pte",)}
+    beside = (".pte", ".json", ".txt", ".model", ".jinja")
     float_writer = "executorch"
-    script: ClassVar = {PREDICT: (ExecuTorchProgram,)}
+    script: ClassVar = {PREDICT: (ExecuTorchProgram,), GENERATE: (ExecuTorchProgram, ExecuTorchText)}
 
     @classmethod
     def open(cls, file: Path, threads: int, where: str) -> OpenedExecuTorch:
         cls.require_installed(where)
         return OpenedExecuTorch(file, threads, where)
+
+    @classmethod
+    def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> LanguageArtifact:
+        from squeeze.runtimes.executorch_decoder import ExecuTorchDecoder  # which needs torch
+
+        return ExecuTorchDecoder(folder, facts, keeper)
 
     @classmethod
     def requirements(cls, file: Path) -> tuple[str, ...]:

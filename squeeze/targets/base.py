@@ -71,6 +71,14 @@ class Target(Options, ABC, Generic[In]):
     def writer(self) -> Writer[In]:
         """What writes the files."""
 
+    def writer_of(self, model: Model | None) -> Writer[In]:
+        """The same for a model that is known, where it depends on that."""
+        return self.writer()
+
+    def counted_context(self, model: Model) -> int:
+        """Tokens of a text that memory on a device is counted for."""
+        return self.device_context
+
     @property
     @abstractmethod
     def runs_in(self) -> str:
@@ -83,7 +91,7 @@ class Target(Options, ABC, Generic[In]):
 
     def build(self, model: In, folder: Path) -> Artifact:
         """Write what the runtime loads into an empty folder; the same model gives the same bytes."""
-        file = self.writer().write(model, folder)
+        file = self.writer_of(model).write(model, folder)
         runtime = registry.load("runtimes", self.runs_in)
         beside = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and path != file)
         built: Artifact = runtime.artifact(file, self.facts(model), model.task, beside=beside)
@@ -92,7 +100,7 @@ class Target(Options, ABC, Generic[In]):
     def faults(self, model: Model) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights."""
         if has_form(model, self.takes):
-            yield from self.writer().faults(cast(In, model))
+            yield from self.writer_of(model).faults(cast(In, model))
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if self.device is None:
@@ -100,9 +108,9 @@ class Target(Options, ABC, Generic[In]):
         elif not model.reads_tokens():
             yield Unused("device_context", "is of texts, and the model reads none: leave it out")
 
-    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         """Which of the grids that weights will lie on this target cannot hold, and what it could."""
-        return self.writer().grid_faults(grid)
+        return self.writer_of(model).grid_faults(grid)
 
     def extras(self) -> tuple[str, ...]:
         """Extras of Squeeze that this target with these options needs."""
@@ -115,12 +123,12 @@ class Target(Options, ABC, Generic[In]):
         Raises:
             EffectError: they do not.
         """
-        return proven(self.writer().prove(model, built.main))
+        return proven(self.writer_of(model).prove(model, built.main))
 
     def built_facts(self, model: In, built: Artifact) -> dict[str, Any]:
         """What the ledger tells of the built files: their proof, and what the format has to say."""
         proof = self.prove(model, built)
-        return {**({"proof": proof} if proof else {}), **self.writer().facts(model, built.main)}
+        return {**({"proof": proof} if proof else {}), **self.writer_of(model).facts(model, built.main)}
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, defaults included; nothing of a device where none is named."""

@@ -30,7 +30,7 @@ class Checkpoint(Target[LanguageModel]):
         if self.format != "gptq":
             yield Unused("version", f"is of format: gptq; {self.format} has one form, leave it out")
 
-    def grid_faults(self, grid: Mapping[str, GridKind]) -> Iterator[str]:
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         if not grid:
             yield "packs quantized weights, and none is by then; a pass such as gptq or rtn would make some"
         yield from self.writer().grid_faults(grid)

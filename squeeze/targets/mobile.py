@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from pydantic import PositiveInt
+
 from squeeze import registry
+from squeeze.formats.grid_kind import GridKind
+from squeeze.models.base import Model
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.options import Unused
+from squeeze.models.tasks.base import TOKENS
 from squeeze.targets.base import Target
 from squeeze.writers.base import Writer
+from squeeze.writers.executorch_decoder import ExecuTorchDecoderWriter
 
 RUNS_IN = {"ort": "onnxruntime"}  # which runtime here scores and verifies what a phone's loads, where names differ
 
 
-class Mobile(Target[OnnxModel]):
-    """A package for apps: ``model.ort`` and the operators that it needs, or ``model.pte``."""
+class Mobile(Target[OnnxModel | LanguageModel]):
+    """A package for apps: ``model.ort`` and the operators that it needs, or ``model.pte``, of language models too."""
 
     runtime: Literal["ort", "executorch"] = "ort"
     """What runs the file: ONNX Runtime Mobile, or ExecuTorch with XNNPACK (extra mobile; one example at a time)."""
+    context: PositiveInt | None = None
+    """Tokens of a text that a language model's cache in the program has room for; null: 512, or as many as the model
+    can read."""
 
     def writer(self) -> Writer[Any]:
         writer: Writer[Any] = registry.load("writers", self.runtime)()
         return writer
 
+    def writer_of(self, model: Model | None) -> Writer[Any]:
+        if self.runtime == "executorch" and model is not None and _writes(model):
+            return ExecuTorchDecoderWriter(self.context)
+        return self.writer()
+
+    def counted_context(self, model: Model) -> int:
+        return ExecuTorchDecoderWriter(self.context).window_of(model.context)
+
     @property
     def runs_in(self) -> str:
         return RUNS_IN.get(self.runtime, self.runtime)
+
+    def faults(self, model: Model) -> Iterator[str]:
+        if self.runtime == "ort" and _writes(model):
+            yield "runtime ort takes no language model; runtime: executorch would, target: genai is ONNX Runtime's"
+        else:
+            yield from super().faults(model)
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        if not _writes(model):
+            yield from super().unused(model, grid)
+            yield Unused("context", "is of language models: leave it out")
+        else:
+            yield Unused("device_context", "is counted at context, which is compiled in: leave it out")
+
+
+def _writes(model: Model) -> bool:
+    """Whether a model goes on with a text."""
+    return model.task.outputs == TOKENS

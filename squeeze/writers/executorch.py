@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
@@ -51,7 +50,7 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         ExecuTorch.require_installed(model.source)
         with temporary_folder("executorch") as work:
             (work / SOURCE).write_bytes(model.data)
-            output = _run(work)
+            output = run_process(PROCESS, work)
             if not (work / REPORT).is_file():
                 raise ModelError(f"{model.source}: ExecuTorch cannot export the model ({output})")
             report = json.loads((work / REPORT).read_text())
@@ -78,14 +77,14 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         grids = take_grids(graph_model.graph)
         stored = [layer for layer in read_pte(file).layers() if layer.scale is not None]
         for name, grid in grids.items():
-            yield _nearest(name, grid, stored)
+            yield nearest(name, grid, stored)
 
 
-def _run(work: Path) -> str:
+def run_process(module: str, work: Path) -> str:
     """Run the process; gives the last line that it printed."""
     paths = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "TMPDIR": str(work), "NO_COLOR": "1"}
-    command = [sys.executable, "-m", PROCESS, str(work)]
+    command = [sys.executable, "-m", module, str(work)]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -101,24 +100,20 @@ def _run(work: Path) -> str:
     return lines[-1][:200] if lines else f"exit code {done.returncode}"
 
 
-def _nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equality:
+def nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equality:
     """The file names no layers: take the unclaimed layer of fitting shape that differs least.
 
     Raises:
         ModelError: none fits.
     """
-    own = grid.dequantize()
-    fitting = [layer for layer in stored if layer.matrix().shape == tuple(own.shape)]
-    if not fitting:
+    own, best = grid.dequantize(), None
+    for layer in [layer for layer in stored if layer.matrix().shape == tuple(own.shape)]:
+        equality = compared(name, "executorch", READER, own, torch.from_numpy(layer.real()))
+        if best is None or equality.differing < best[0].differing:
+            best = equality, layer
+        if equality.equal:
+            break
+    if best is None:
         raise ModelError(f"{name}: the .pte file holds no integers [{', '.join(map(str, own.shape))}]")
-    candidates = [(compared(name, "executorch", READER, own, _real(layer)), layer) for layer in fitting]
-    equality, layer = min(candidates, key=lambda pair: pair[0].differing)
-    stored.remove(layer)
-    return equality
-
-
-def _real(layer: StoredLayer) -> Tensor:
-    """float32 ``[out, in]``: what the integers stand for."""
-    assert layer.scale is not None
-    scale = torch.from_numpy(layer.scale.copy()).reshape(-1, 1)
-    return scale * torch.from_numpy(layer.matrix().copy()).float()
+    stored.remove(best[1])
+    return best[0]

@@ -116,7 +116,7 @@ class Rewriter:
     def _entry(self, name: str, value: QuantizedTensor) -> GridEntry:
         known = self.model.skeleton.module.get_parameter(name)
         dtype = str(known.dtype).removeprefix("torch.")
-        return GridEntry(tuple(known.shape), value.bits, value.group_size, value.symmetric, dtype)
+        return GridEntry.of(value, tuple(known.shape), dtype)
 
 
 def _block(index: int) -> str:

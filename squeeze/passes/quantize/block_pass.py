@@ -82,7 +82,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         after = self.forecast(model, before)
         if self.embeddings is None:
             return after
-        ends = Scheme(self.embeddings, self.group_size, self.symmetric)
+        ends = Scheme(self.embeddings, self.group_size, self.symmetric, self.scale_type())
         kinds = {name: kind_of(tuple(model.module.get_parameter(name).shape), ends) for name in model.ends}
         return replace(after, grid={**after.grid, **kinds})
 

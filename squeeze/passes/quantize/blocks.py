@@ -82,10 +82,12 @@ class _Blocks:
         trim_heap()
 
     def _quantize_ends(self) -> None:
-        bits, group_size, symmetric = self.pass_.embeddings, self.pass_.group_size, self.pass_.symmetric
-        if bits is None:
+        if (bits := self.pass_.embeddings) is None:
             return
+        ends = Scheme(bits, self.pass_.group_size, self.pass_.symmetric, self.pass_.scale_type())
         new: dict[str, Tensor | QuantizedTensor] = {}
         for name in self.model.skeleton.ends:
-            new[name] = round_to_nearest(self.model.tensor(name), bits, group_size, symmetric, "mse")
+            new[name] = round_to_nearest(
+                self.model.tensor(name), bits, ends.group_size, ends.symmetric, "mse", ends.scale_dtype
+            )
         self.rewriter.put_outside(new, {})

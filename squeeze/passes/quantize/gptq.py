@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -22,7 +22,7 @@ from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.blocks.hessians import Inputs, block_inputs
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.watch import Weight, shared_inputs
-from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
@@ -62,6 +62,8 @@ class Gptq(CalibratedPass[TorchStage]):
     """mse: scales of least output error; absmax: scales that reach the largest weight."""
     negative_scales: bool = True
     """A symmetric group whose largest weight is positive gets a negative scale: one more integer on the longer side."""
+    scales: ScaleType = "float16"
+    """bfloat16: 8 significant bits, which XNNPACK's int4 kernels (.pte) hold as well as every other format."""
     refinements: NonNegativeInt = 2
     """Rounds of coordinate descent on scales and integers after rounding; each costs one H x W product."""
     true_sequential: bool = True
@@ -74,6 +76,9 @@ class Gptq(CalibratedPass[TorchStage]):
 
     def advances(self) -> bool:
         return self.true_sequential
+
+    def scale_type(self) -> ScaleType:
+        return self.scales
 
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
@@ -100,7 +105,8 @@ class Gptq(CalibratedPass[TorchStage]):
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
-        return kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
+        kind = kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
+        return replace(kind, negative=self.negative_scales and scheme.symmetric)
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
         walk = work.walk
@@ -163,7 +169,8 @@ class Gptq(CalibratedPass[TorchStage]):
         if drift is not None:
             part.target = moved(part.target, drift.pull(part.in_group), factor)
         kind = scheme.bits, scheme.group_size, scheme.symmetric
-        part.solved = solve(part.target, factor, *kind, self.clip, negative_scales=self.negative_scales)
+        stored, negative = scheme.scale_dtype, self.negative_scales
+        part.solved = solve(part.target, factor, *kind, self.clip, scale_dtype=stored, negative_scales=negative)
         return part
 
     def _refine(
@@ -173,7 +180,7 @@ class Gptq(CalibratedPass[TorchStage]):
         solved, target, own = part.solved, part.target, part.own(work)
         assert solved is not None
         assert target is not None
-        refined = quantease(target, solved.grid(), H, self.refinements, added)
+        refined = quantease(target, solved.grid(), H, self.refinements, added, scheme.scale_dtype)
         facts = {
             "loss_rtn": _loss_of_rounding(own, target, scheme, H),
             "loss": float((solved.loss - refined.gain).clamp_min(0).sum()),

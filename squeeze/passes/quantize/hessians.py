@@ -20,7 +20,8 @@ def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, 
 def fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:
     """Round an expert that saw too few tokens to nearest, and name it in the facts."""
     scheme = work.schemes[weight]
-    grid = round_to_nearest(weight.of(work.block), scheme.bits, scheme.group_size, scheme.symmetric, "mse")
+    kind = scheme.bits, scheme.group_size, scheme.symmetric
+    grid = round_to_nearest(weight.of(work.block), *kind, "mse", scheme.scale_dtype)
     clipped = clipped_share(weight.of(work.block), grid)
     work.facts[str(weight)] = {"tokens": tokens, "fallback": "rtn", "clipped": clipped}
     return grid

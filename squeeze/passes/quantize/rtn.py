@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.formats.grid_kind import ScaleType
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.block_pass import BlockPass
@@ -18,9 +19,14 @@ class Rtn(BlockPass[TorchStage]):
 
     clip: Clip = "absmax"
     """mse: search the scale of least squared error, worth it at 2 and 3 bits; absmax: reach the largest weight."""
+    scales: ScaleType = "float16"
+    """bfloat16: 8 significant bits, which XNNPACK's int4 kernels (.pte) hold as well as every other format."""
+
+    def scale_type(self) -> ScaleType:
+        return self.scales
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
         return {
-            weight: round_to_nearest(weight.of(work.block), s.bits, s.group_size, s.symmetric, self.clip)
+            weight: round_to_nearest(weight.of(work.block), s.bits, s.group_size, s.symmetric, self.clip, s.scale_dtype)
             for weight, s in work.schemes.items()
         }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from squeeze.errors import did_you_mean
-from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Holds, Preview
 
@@ -36,6 +37,12 @@ class Scheme:
     bits: int
     group_size: int | None
     symmetric: bool
+    scales: ScaleType = "float16"
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """What its scales are rounded to."""
+        return torch.bfloat16 if self.scales == "bfloat16" else torch.float16
 
 
 class WeightChoice(BaseModel):
@@ -66,11 +73,15 @@ class WeightChoice(BaseModel):
         """How the weight of that module name is stored; None where it is left as it is."""
         if not _matches(name, self.include) or _matches(name, self.exclude):
             return None
-        scheme = Scheme(self.bits, self.group_size, self.symmetric)
+        scheme = Scheme(self.bits, self.group_size, self.symmetric, self.scale_type())
         for pattern, override in self.overrides.items():
             if _matches(name, (pattern,)):
                 scheme = _overridden(scheme, override)
         return scheme
+
+    def scale_type(self) -> ScaleType:
+        """The float type that scales are rounded to."""
+        return "float16"
 
     def schemes(self, model: TorchStage) -> dict[str, Scheme]:
         """By full parameter name, for every weight that is quantized."""
@@ -143,7 +154,7 @@ class WeightOptions(WeightChoice):
 def _cure(shape: WeightShape, scheme: Scheme, holds: Holds) -> str:
     """Which group sizes would do, for the weight and for what comes behind; and why others that divide would not."""
     sizes = [n for n in range(2, min(shape.channels, LARGEST_OFFERED + 1)) if shape.channels % n == 0]
-    grouped = {n: flat(Scheme(scheme.bits, n, scheme.symmetric), shape) for n in (*sizes, None)}
+    grouped = {n: flat(replace(scheme, group_size=n), shape) for n in (*sizes, None)}
     reasons = {n: holds(kind_of(shape.matrix, one)) for n, one in grouped.items()}
     fit = ["null" if n is None else str(n) for n, reason in reasons.items() if reason is None]
     would = f"{' or '.join(filter(None, (', '.join(fit[:-1]), fit[-1])))} would" if fit else "no other would"
@@ -156,7 +167,7 @@ def _cure(shape: WeightShape, scheme: Scheme, holds: Holds) -> str:
 def flat(scheme: Scheme, shape: WeightShape) -> Scheme:
     """The same scheme with its groups counted in columns of the matrix."""
     size = scheme.group_size
-    return Scheme(scheme.bits, None if size is None else size * shape.kernel, scheme.symmetric)
+    return replace(scheme, group_size=None if size is None else size * shape.kernel)
 
 
 def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
@@ -172,13 +183,13 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
 def kind_of(shape: tuple[int, ...], scheme: Scheme, ordered: bool = False) -> GridKind:
     """The kind of grid that a weight ``[..., in]`` lies on by a scheme; experts one under the other."""
     rows = math.prod(shape[:-1])
-    return GridKind(rows, shape[-1], scheme.bits, scheme.group_size, scheme.symmetric, ordered)
+    return GridKind(rows, shape[-1], scheme.bits, scheme.group_size, scheme.symmetric, ordered, scheme.scales)
 
 
 def _overridden(scheme: Scheme, override: Override) -> Scheme:
     size = scheme.group_size if override.group_size == 0 else override.group_size
     symmetric = scheme.symmetric if override.symmetric is None else override.symmetric
-    return Scheme(override.bits or scheme.bits, size, symmetric)
+    return replace(scheme, bits=override.bits or scheme.bits, group_size=size, symmetric=symmetric)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

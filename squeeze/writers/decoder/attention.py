@@ -40,7 +40,7 @@ class Attention:
     ) -> tuple[Any, None]:
         """``[batch, length, heads, channels]``, and no weights."""
         query, key, value = (part.filled() if isinstance(part, Blank) else part for part in (query, key, value))
-        _refuse_unknown(module, options)
+        refuse_unknown(module, options)
         heads, kv_heads = (number(part.shape[1], "the number of heads") for part in (query, key))
         channels, value_channels = (number(part.shape[-1], "the width of a head") for part in (key, value))
         value = self._padded(value, channels - value_channels)
@@ -135,7 +135,7 @@ def _attributes(options: dict[str, Any], channels: int) -> dict[str, Any]:
     return attributes
 
 
-def _refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
+def refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
     known = UNDERSTOOD | {"scaling", "sliding_window", "softcap"}
     unknown = sorted(name for name, value in options.items() if name not in known and value not in (None, False))
     if unknown:

@@ -75,7 +75,8 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     def _job(self, model: LanguageModel, context: Context) -> Job:
         """The job for the backend's process; its folder lies beside the new model."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / "backend"
-        schemes = {_module(name): WeightScheme(**vars(scheme)) for name, scheme in self.schemes(model).items()}
+        known = self.schemes(model)
+        schemes = {_module(name): WeightScheme(s.bits, s.group_size, s.symmetric) for name, s in known.items()}
         linears = [name for name, child in model.skeleton.module.named_modules() if isinstance(child, nn.Linear)]
         floats = [name for name in linears if name not in schemes]
         dense, work = str(folder / "dense"), str(folder)
