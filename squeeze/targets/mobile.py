@@ -52,6 +52,11 @@ class Mobile(Target[OnnxModel | LanguageModel]):
         else:
             yield from super().faults(model)
 
+    def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
+        if self.runtime == "ort" and model is not None and _writes(model):
+            return iter(())  # it is said already that this runtime takes none
+        return super().grid_faults(grid, model)
+
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if not _writes(model):
             yield from super().unused(model, grid)

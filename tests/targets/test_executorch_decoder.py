@@ -246,7 +246,8 @@ class TestInExecuTorch:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             said = json.loads(done.stdout)
-            assert said.get("difference", 0.0) == 0.0
+            assert said.get("agrees", True)
+            assert said.get("tokens", 0) <= 5
         assert open_package(packed.path).manifest.runtime.name == "executorch"
 
     def test_a_float_program_goes_on_with_a_text_as_torch_does(self, dense: LanguageModel, tmp_path: Path) -> None:
