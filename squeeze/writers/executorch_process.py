@@ -15,7 +15,7 @@ from typing import Any
 from squeeze.errors import SqueezeError
 from squeeze.formats.onnx_file import read_onnx
 from squeeze.formats.onnx_grid import take_grids
-from squeeze.runtimes.executorch import NAMES
+from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.work import end_with_parent
 
 SOURCE, FILE, REPORT = "model.onnx", "model.pte", "delegated.json"
@@ -54,7 +54,7 @@ def export(folder: Path) -> dict[str, Any]:
     program = torch.export.export(network, tuple(examples(model)), strict=False)
     names = torch.tensor(list(json.dumps({"inputs": network.input_names, "outputs": network.output_names}).encode()))
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={NAMES: names.to(torch.uint8)}
+        program, partitioner=[XnnpackPartitioner()], constant_methods={ExecuTorchProgram.NAMES: names.to(torch.uint8)}
     )
     kernels = dict(_undelegated(lowered.exported_program().graph, network.names))
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
