@@ -51,7 +51,7 @@ class GridEntry:
         return GridKind(rows, self.shape[-1], *scheme, ordered, self.scales, self.negative)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; what most grids are is left out, so that their files stay the same bytes."""
+        """JSON values; usual ones are left out, so that files stay the same bytes as before these fields."""
         values = asdict(self)
         return {name: value for name, value in values.items() if (name, value) not in USUAL}
 

@@ -35,7 +35,7 @@ class ExecuTorchProgram:
         threads: Of the whole process: another number makes programs that are open load again when they next run.
     """
 
-    NAMES = "names"  # the method of a file of ours that says what its inputs and outputs are called
+    NAMES = "names"  # the method of our files that returns the names of inputs and outputs as JSON
     programs: ClassVar[Any] = weakref.WeakSet()
     of_process: ClassVar[int] = 0
 
@@ -82,17 +82,17 @@ class ExecuTorchProgram:
         ExecuTorchProgram.programs.add(self)
 
     def names(self) -> dict[str, Any]:
-        """What a file of ours says of itself: what its inputs and outputs are called; nothing of another's."""
+        """The names of inputs and outputs, and what else the file records; empty where Squeeze did not write it."""
         self.loaded()
         methods = [self.program.get_method_name(index) for index in range(self.program.num_methods())]
         if self.NAMES not in methods:
             return {}
         with self.quiet():
             (letters,) = self.program.load_method(self.NAMES)([])
-        named = json.loads(bytes(letters.numpy().tolist()))
-        if not isinstance(named, dict):
+        names = json.loads(bytes(letters.numpy().tolist()))
+        if not isinstance(names, dict):
             raise ValueError("its names are none")
-        return named
+        return names
 
     @staticmethod
     def reason(error: Exception, stderr_file: Any) -> str:
@@ -122,9 +122,9 @@ class ExecuTorchText(ExecuTorchProgram):
 
     def __init__(self, file: Path, threads: int) -> None:
         super().__init__(file, threads)
-        self.called = self.names()
-        self.context, self.chunk = int(self.called["context"]), int(self.called["chunk"])
-        self.vocabulary = int(self.called["vocabulary"])
+        self.record = self.names()
+        self.context, self.chunk = int(self.record["context"]), int(self.record["chunk"])
+        self.vocabulary = int(self.record["vocabulary"])
         self.reset()
 
     def reset(self) -> None:
@@ -132,25 +132,25 @@ class ExecuTorchText(ExecuTorchProgram):
         self.length, self.reading = 0, self.method
 
     def feed(self, tokens: list[int], every: bool = False) -> Any:
-        """Read more tokens; logits float32 ``[tokens, vocabulary]``, or ``[1, vocabulary]`` behind the last."""
+        """Read more tokens; float32 logits ``[tokens, vocabulary]``, or of the last one alone ``[1, vocabulary]``."""
         import numpy as np
 
         if self.length + len(tokens) > self.context:
-            many = self.length + len(tokens)
-            raise ValueError(f"{many} tokens are more than the {self.context} that a text may have")
+            total = self.length + len(tokens)
+            raise ValueError(f"{total} tokens are more than the {self.context} that a text may have")
         rows = []
         for start in range(0, len(tokens), self.chunk):
             part = tokens[start : start + self.chunk]
-            logits = self.read_on(part)
+            logits = self.feed_chunk(part)
             rows.append(logits if every else logits[-1:])
         return np.concatenate(rows) if every else rows[-1]
 
-    def read_on(self, part: list[int]) -> Any:
-        """The same of as many tokens as one call takes."""
+    def feed_chunk(self, part: list[int]) -> Any:
+        """Read at most ``chunk`` tokens; their logits."""
         import numpy as np
 
         if self.length and self.loaded() is not self.reading:
-            raise ValueError("another number of threads was asked for in the midst of a text")
+            raise ValueError("the number of threads changed in the middle of a text")
         places = np.arange(self.length, self.length + len(part), dtype=np.int64)
         (logits,) = self.run({"tokens": np.array([part], np.int64), "cache_position": places})
         self.length, self.reading = self.length + len(part), self.method

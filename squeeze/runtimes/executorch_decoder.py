@@ -1,6 +1,6 @@
 """A decoder as ExecuTorch runs it: ``model.pte`` with its key-value cache inside, a tokenizer beside it.
 
-The cache lies in the program: a text begins anew at position 0, and what lies behind the last token is never looked at.
+The cache lies in the program: each text starts at position 0, and attention never reads beyond the last token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ExecuTorchDecoder(LanguageArtifact):
     """``model.pte`` and a tokenizer.
 
     Raises:
-        ModelError: no such file, or none that goes on with a text.
+        ModelError: no such file, or a program that is no decoder.
     """
 
     runtime = "executorch"
@@ -40,7 +40,7 @@ class ExecuTorchDecoder(LanguageArtifact):
         return (self.main,)
 
     def arithmetic(self) -> str:
-        rounds = bool(self.text.called.get("integers"))
+        rounds = bool(self.text.record.get("integers"))
         what = ", activations rounded to int8 for each token before integer weights" if rounds else " activations"
         return f"ExecuTorch with XNNPACK: float32{what}, float32 keys, values and logits"
 
@@ -69,7 +69,7 @@ class ExecuTorchDecoder(LanguageArtifact):
             token = int(self._running(lambda feed=feed: text.feed(feed))[-1].argmax())  # type: ignore[misc]
             yield token
             if text.length != length + len(feed):
-                raise ModelError(f"{self.main}: another text was read in the midst of this one")
+                raise ModelError(f"{self.main}: another text was read before this one was finished")
             new = [token]
             if count == most:
                 return
@@ -77,8 +77,8 @@ class ExecuTorchDecoder(LanguageArtifact):
     def _row(self, tokens: list[int]) -> np.ndarray[Any, Any]:
         """Logits ``[length, vocabulary]`` of one text."""
         self.text.reset()
-        found: np.ndarray[Any, Any] = self._running(lambda: self.text.feed(tokens, every=True))
-        return found
+        logits: np.ndarray[Any, Any] = self._running(lambda: self.text.feed(tokens, every=True))
+        return logits
 
     @cached_property
     def _texts(self) -> dict[int, ExecuTorchText]:

@@ -72,7 +72,7 @@ class Target(Options, ABC, Generic[In]):
         """What writes the files."""
 
     def writer_of(self, model: Model | None) -> Writer[In]:
-        """The same for a model that is known, where it depends on that."""
+        """The writer of this model, where it depends on the model."""
         return self.writer()
 
     def counted_context(self, model: Model) -> int:

@@ -35,7 +35,7 @@ class Mobile(Target[OnnxModel | LanguageModel]):
         return writer
 
     def writer_of(self, model: Model | None) -> Writer[Any]:
-        if self.runtime == "executorch" and model is not None and _writes(model):
+        if self.runtime == "executorch" and model is not None and _generates(model):
             return ExecuTorchDecoderWriter(self.context)
         return self.writer()
 
@@ -47,24 +47,26 @@ class Mobile(Target[OnnxModel | LanguageModel]):
         return RUNS_IN.get(self.runtime, self.runtime)
 
     def faults(self, model: Model) -> Iterator[str]:
-        if self.runtime == "ort" and _writes(model):
+        if self.runtime == "ort" and _generates(model):
             yield "runtime ort takes no language model; runtime: executorch would, target: genai is ONNX Runtime's"
+        elif self.runtime == "executorch" and model.reads_tokens() and not _generates(model):
+            yield "runtime executorch takes no encoder of texts; runtime: ort would"
         else:
             yield from super().faults(model)
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
-        if self.runtime == "ort" and model is not None and _writes(model):
-            return iter(())  # it is said already that this runtime takes none
+        if self.runtime == "ort" and model is not None and _generates(model):
+            return iter(())  # faults() reports the model itself
         return super().grid_faults(grid, model)
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
-        if not _writes(model):
+        if not _generates(model):
             yield from super().unused(model, grid)
-            yield Unused("context", "is of language models: leave it out")
+            yield Unused("context", "applies to language models only: leave it out")
         else:
             yield Unused("device_context", "is counted at context, which is compiled in: leave it out")
 
 
-def _writes(model: Model) -> bool:
-    """Whether a model goes on with a text."""
+def _generates(model: Model) -> bool:
+    """Whether its outputs are next tokens."""
     return model.task.outputs == TOKENS

@@ -28,7 +28,7 @@ from squeeze.writers.pte_decoder.job import JOB, Job
 from squeeze.writers.pte_decoder.weights import holds, table_bytes
 
 PROCESS = "squeeze.writers.pte_decoder.process"
-CONTEXT = 512  # tokens, where nobody says more and the model has as many
+CONTEXT = 512  # tokens, by default
 CHUNK = 64  # tokens of one call at most: a prompt is read in pieces, and room for their logits is part of the program
 
 
@@ -62,21 +62,23 @@ class ExecuTorchDecoderWriter(Writer[LanguageModel]):
     def write(self, model: LanguageModel, folder: Path) -> Path:
         ExecuTorch.require_installed(str(model.folder))
         report = export(model, folder, self.window_of(model.context))
-        del report["peak_bytes"]  # another on each host
+        del report["peak_bytes"]  # differs between hosts
         (folder / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         copy_side_files(model.folder, folder)
         return folder / FILE
 
     def facts(self, model: LanguageModel, file: Path) -> dict[str, Any]:
-        """Which share of operators and of multiplications the delegate took, and which others run what it left."""
+        """Which share of operators and of multiplications XNNPACK runs, and which kernels run the rest."""
         report = json.loads((file.parent / REPORT).read_text())
-        taken, left = sum(report["taken"].values()), {name: len(at) for name, at in report["left"].items()}
+        delegated = sum(report["taken"].values())
+        counts = {name: len(modules) for name, modules in report["left"].items()}
         matrices = {layer.name.removesuffix(".weight"): layer.macs or 0 for layer in model.layers()}
-        slow = sum(matrices.get(place, 0) for name, at in report["left"].items() if "linear" in name for place in at)
+        linears = (modules for name, modules in report["left"].items() if "linear" in name)
+        slow = sum(matrices.get(module, 0) for modules in linears for module in modules)
         total = sum(matrices.values())
-        named = {name: f"{count} times" for name, count in left.items()}
-        operators, multiplied = [taken, taken + sum(left.values())], [total - slow, total]
-        return {"delegated": {"to": XNNPACK, "operators": operators, "macs": multiplied, "left": named}}
+        kernels = {name: f"{count} times" for name, count in counts.items()}
+        operators, multiplied = [delegated, delegated + sum(counts.values())], [total - slow, total]
+        return {"delegated": {"to": XNNPACK, "operators": operators, "macs": multiplied, "left": kernels}}
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
         """Each weight that is integers, bit for bit as ExecuTorch's own reader sees it."""
@@ -94,10 +96,10 @@ class ExecuTorchDecoderWriter(Writer[LanguageModel]):
 
 
 def export(model: LanguageModel, folder: Path, context: int) -> dict[str, Any]:
-    """Write ``model.pte`` in a process of its own; gives what it says, ``peak_bytes`` of memory with it.
+    """Write ``model.pte`` in a process of its own; gives its report, with ``peak_bytes`` of memory.
 
     Raises:
-        ModelError: what has no form there; nothing is left behind.
+        ModelError: a weight or an operator that .pte files cannot hold; ``folder`` stays empty.
     """
     with temporary_folder("executorch") as work:
         job = Job(str(model.folder.resolve()), context, min(CHUNK, context))

@@ -182,6 +182,16 @@ def test_a_target_takes_a_kind_of_model_or_says_in_one_line_why_not(world: Path,
         require_one_line(kind, refusals(world, kind, keep, registry.load("targets", name)()), accepted)
 
 
+def test_executorch_takes_language_models_and_no_encoders(world: Path) -> None:
+    """Its graphs have no operator that reads a table, so an encoder would be refused only after all passes had run."""
+    target = registry.load("targets", "mobile")(runtime="executorch")
+    assert not refusals(world, "language", [part("write")], target)
+    assert not refusals(world, "exported cnn", [], target)
+    (fault,) = refusals(world, "exported encoder", [], target)
+    assert fault.path == ("targets", 0)
+    assert fault.message == "target target: runtime executorch takes no encoder of texts; runtime: ort would"
+
+
 UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("language", "export_onnx", {"opset": 18}, "opset", "is of classifiers and encoders; a language model's graph is"),
     ("language", "export_onnx", {"weights": "qdq"}, "weights", "is of quantized weights, and none is by then; a pass"),

@@ -26,8 +26,9 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.rtn import Rtn
-from squeeze.targets.base import PackageInputs, Packed
+from squeeze.targets.base import Packed
 from squeeze.targets.mobile import Mobile
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package
 from squeeze.writers.executorch_decoder import ExecuTorchDecoderWriter
 from squeeze.writers.proof import proven
@@ -151,8 +152,8 @@ def test_a_table_gives_the_rows_that_its_integers_stand_for(quantized: LanguageM
 def test_rounding_activations_changes_little_and_something(quantized: LanguageModel) -> None:
     text = tokens(20)
     ((_, expected),) = quantized.logits(torch.tensor([text]))
-    found = read(network(quantized, 32), text, [20])
-    assert 0 < float((found - expected[0]).abs().max()) < 0.1 * float(expected.abs().max())
+    logits = read(network(quantized, 32), text, [20])
+    assert 0 < float((logits - expected[0]).abs().max()) < 0.1 * float(expected.abs().max())
 
 
 def test_a_window_larger_than_the_model_reads_is_refused(dense: LanguageModel) -> None:
@@ -166,8 +167,8 @@ def test_a_window_larger_than_the_model_reads_is_refused(dense: LanguageModel) -
 def test_memory_is_counted_at_the_window_that_is_compiled_in(dense: LanguageModel) -> None:
     assert TARGET.counted_context(dense) == 48
     assert Mobile(runtime="executorch").counted_context(dense) == 64
-    named = {unused.option for unused in TARGET.unused(dense, None)}
-    assert named == {"device_context"}
+    options = {unused.option for unused in TARGET.unused(dense, None)}
+    assert options == {"device_context"}
 
 
 def test_onnx_runtime_mobile_takes_no_language_model(dense: LanguageModel) -> None:
@@ -207,9 +208,9 @@ class TestInExecuTorch:
         """Activations are rounded in torch as XNNPACK rounds them."""
         assert packed.verification.bit_equal
         text = tokens(20)
-        ((_, found),) = in_runtime(packed.artifact).logits(torch.tensor([text]))
+        ((_, logits),) = in_runtime(packed.artifact).logits(torch.tensor([text]))
         expected = read(network(quantized, 48), text, [20])
-        assert float((found[0] - expected).abs().max()) < 0.02 * float(expected.abs().max())
+        assert float((logits[0] - expected).abs().max()) < 0.02 * float(expected.abs().max())
 
     def test_executorchs_own_reader_sees_the_very_integers(self, packed: Packed, quantized: LanguageModel) -> None:
         writer = ExecuTorchDecoderWriter(48)
@@ -217,6 +218,12 @@ class TestInExecuTorch:
         assert (line["tensors"], line["differing"]) == (16, 0)  # 14 in blocks, table and head
         facts = writer.facts(quantized, packed.artifact.main)["delegated"]
         assert facts["macs"][0] == facts["macs"][1]
+
+    def test_a_second_process_writes_the_same_bytes(
+        self, packed: Packed, quantized: LanguageModel, tmp_path: Path
+    ) -> None:
+        again = ExecuTorchDecoderWriter(48).write(quantized, tmp_path)
+        assert again.read_bytes() == packed.artifact.main.read_bytes()
 
     @pytest.mark.parametrize("kind", ["matrix", "table"])
     def test_a_single_other_integer_is_found(
@@ -245,9 +252,9 @@ class TestInExecuTorch:
             command = [sys.executable, "-I", str(tmp_path / "run.py"), *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            said = json.loads(done.stdout)
-            assert said.get("agrees", True)
-            assert said.get("tokens", 0) <= 5
+            answer = json.loads(done.stdout)
+            assert answer.get("agrees", True)
+            assert answer.get("tokens", 0) <= 5
         assert open_package(packed.path).manifest.runtime.name == "executorch"
 
     def test_a_float_program_goes_on_with_a_text_as_torch_does(self, dense: LanguageModel, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""A language model as a torch program with its key-value cache inside: what ExecuTorch's exporter is given."""
+"""A language model as a torch program with its key-value cache inside: the input of ExecuTorch's exporter."""

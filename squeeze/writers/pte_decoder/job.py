@@ -1,4 +1,4 @@
-"""What the process that exports is told."""
+"""The arguments of the process that exports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A decoder with its cache inside: transformers' own forward, with attention, integer products and tables of ours.
 
-Which family it is nobody asks: blocks, scales, soft caps and biases are the model's own code.
+Works for every family: blocks, scales, soft caps and biases are the model's own code.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def network(model: LanguageModel, context: int) -> CachedDecoder:
 
 
 def _narrow_table(model: LanguageModel, module: nn.Module) -> None:
-    """A float table of tokens is kept as narrow as it is stored: only some of its rows are read."""
+    """Keep a float table of tokens in its stored type: a call reads only some of its rows."""
     table, name = _table(module), model.skeleton.ends[0]
     if type(table) is nn.Embedding and name not in model.grid:
         module.set_input_embeddings(FloatTable(model.tensor(name)))  # type: ignore[operator]

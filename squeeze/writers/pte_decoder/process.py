@@ -28,7 +28,7 @@ TOKENS, POSITIONS, LOGITS = "tokens", "cache_position", "logits"
 def main() -> None:
     """Export the job's model, or say in ``delegated.json`` what of it cannot be."""
     end_with_parent()
-    warnings.simplefilter("ignore")  # another package's world
+    warnings.simplefilter("ignore")  # those of other packages
     folder = Path(sys.argv[1])
     try:
         report = export(Job(**json.loads((folder / JOB).read_text())), folder)
@@ -43,7 +43,7 @@ def export(job: Job, folder: Path) -> dict[str, Any]:
     """Write the file; gives the operators by who runs them, and the most memory that it took.
 
     Raises:
-        ModelError: what has no form there.
+        ModelError: a weight or an operator that .pte files cannot hold.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
         XnnpackDynamicallyQuantizedPartitioner,
@@ -59,12 +59,12 @@ def export(job: Job, folder: Path) -> dict[str, Any]:
     del decoder
     lowered = to_edge_transform_and_lower(program, partitioner=partitioners, constant_methods=methods)
     del program
-    taken, left = _by_whom(lowered.exported_program().graph)
+    delegated, kernels = _operators_by_runner(lowered.exported_program().graph)
     written = lowered.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
     with (folder / FILE).open("wb") as stream:
         written.write_to_file(stream)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"taken": taken, "left": left, "peak_bytes": peak}
+    return {"taken": delegated, "left": kernels, "peak_bytes": peak}
 
 
 def exported(decoder: CachedDecoder, chunk: int) -> torch.export.ExportedProgram:
@@ -98,8 +98,8 @@ def constants(model: LanguageModel, job: Job) -> dict[str, Any]:
         "chunk": job.chunk,
         "integers": bool(model.grid),
     }
-    called = torch.tensor(list(json.dumps(own).encode()), dtype=torch.uint8)
-    asked: dict[str, Any] = {
+    record = torch.tensor(list(json.dumps(own).encode()), dtype=torch.uint8)
+    runner: dict[str, Any] = {
         "get_vocab_size": model.vocabulary,
         "get_max_seq_len": job.chunk,
         "get_max_context_len": job.context,
@@ -109,22 +109,22 @@ def constants(model: LanguageModel, job: Job) -> dict[str, Any]:
     }
     ends: Any = model.skeleton.config.eos_token_id
     if ends is not None:
-        asked["get_eos_ids"] = [int(end) for end in (ends if isinstance(ends, list) else [ends])]
-    return {ExecuTorchProgram.NAMES: called, **asked}
+        runner["get_eos_ids"] = [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+    return {ExecuTorchProgram.NAMES: record, **runner}
 
 
-def _by_whom(graph: Any) -> tuple[dict[str, int], dict[str, list[str]]]:
+def _operators_by_runner(graph: Any) -> tuple[dict[str, int], dict[str, list[str]]]:
     """How often XNNPACK runs each operator, and in which modules of the model it leaves which to other kernels."""
-    taken: dict[str, int] = {}
-    left: dict[str, list[str]] = {}
+    delegated: dict[str, int] = {}
+    kernels: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             inside = getattr(graph.owning_module, node.target).original_module.graph
             for name in filter(None, map(_operator, inside.nodes)):
-                taken[name] = taken.get(name, 0) + 1
+                delegated[name] = delegated.get(name, 0) + 1
         elif kernel := _operator(node):
-            left.setdefault(kernel, []).append(_place(node))
-    return taken, left
+            kernels.setdefault(kernel, []).append(_place(node))
+    return delegated, kernels
 
 
 def _operator(node: Any) -> str | None:

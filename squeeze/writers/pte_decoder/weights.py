@@ -72,8 +72,8 @@ def per_token(x: Tensor) -> Tensor:
     """``[..., in]`` rounded to int8 by the range of each token."""
     scale, zero = QDQ.choose_qparams_per_token_asymmetric.default(x, torch.int8)
     q = QDQ.quantize_per_token.default(x, scale, zero, -128, 127, torch.int8)
-    made: Tensor = QDQ.dequantize_per_token.default(q, scale, zero, -128, 127, torch.int8, torch.float32)
-    return made
+    rounded: Tensor = QDQ.dequantize_per_token.default(q, scale, zero, -128, 127, torch.int8, torch.float32)
+    return rounded
 
 
 class IntegerTable(nn.Module):
