@@ -11,7 +11,7 @@ from killing import KILLED, kill_and_resume, undisturbed
 from squeeze.models.source import BuiltinSource
 from squeeze.models.weights import write_weights
 
-KILLS = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+KILLS = pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 CLASSIFIER = """
 model: {builtin: digits-cnn, weights: original.safetensors}
 threads: 1
@@ -59,4 +59,4 @@ def expect_the_same_bytes(folder: Path, kills: int) -> None:
     digest, seconds = undisturbed(folder)
     ends = kill_and_resume(folder, seconds, kills)
     assert {end for _, end in ends} == {digest}
-    assert sum(code == KILLED for code, _ in ends) >= kills * 2 // 3  # they really were killed on the way
+    assert sum(code == KILLED for code, _ in ends) >= kills * 3 // 4  # they really were killed on the way
