@@ -6,12 +6,20 @@ Whether a model can be given at all is a question of forms, which is not asked h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+"""Names, or patterns of names; a single one may stand without a list."""
 
 
 class Unused(NamedTuple):

@@ -35,10 +35,6 @@ class ExecuTorchDecoder(LanguageArtifact):
     def main(self) -> Path:
         return self.folder / FILE_NAME
 
-    @property
-    def weight_files(self) -> tuple[Path, ...]:
-        return (self.main,)
-
     def arithmetic(self) -> str:
         rounds = bool(self.text.record.get("integers"))
         what = ", activations rounded to int8 for each token before integer weights" if rounds else " activations"
@@ -64,15 +60,13 @@ class ExecuTorchDecoder(LanguageArtifact):
         self._require_within(len(prompt) + most - 1)
         text, new = self.text, list(prompt)
         text.reset()
-        for count in range(1, most + 1):
+        for _ in range(most):
             feed, length = new, text.length
             token = int(self._running(lambda feed=feed: text.feed(feed))[-1].argmax())  # type: ignore[misc]
             yield token
             if text.length != length + len(feed):
                 raise ModelError(f"{self.main}: another text was read before this one was finished")
             new = [token]
-            if count == most:
-                return
 
     def _row(self, tokens: list[int]) -> np.ndarray[Any, Any]:
         """Logits ``[length, vocabulary]`` of one text."""

@@ -32,10 +32,6 @@ class GgufFile(LanguageArtifact):
     def main(self) -> Path:
         return self.folder / FILE_NAME
 
-    @property
-    def weight_files(self) -> tuple[Path, ...]:
-        return (self.main,)
-
 
 class GgufDecoder(GgufFile):
     """The file in llama.cpp.

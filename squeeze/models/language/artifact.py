@@ -49,11 +49,6 @@ class LanguageArtifact(Decoder, Artifact):
     def main(self) -> Path:
         """The file that the runtime is pointed at."""
 
-    @property
-    @abstractmethod
-    def weight_files(self) -> tuple[Path, ...]:
-        """The files that hold graph and weights: what counts as the model's size."""
-
     @abstractmethod
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         """Continue greedily by up to ``most`` tokens, each as soon as it is known, with the runtime's own cache."""

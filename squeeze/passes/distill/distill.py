@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
-from pydantic import field_validator
 from torch import Tensor
 
 from squeeze.algorithms.distillation import Divergence, total_feature_loss
@@ -16,7 +15,7 @@ from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Batch, Model
-from squeeze.models.options import Unused
+from squeeze.models.options import Patterns, Unused
 from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
 from squeeze.models.tasks.base import TOKENS, models_that_give
@@ -60,15 +59,10 @@ class Distill(TrainingPass):
     cached: Annotated[int, Gt(0), Le(MOST_UNIQUE)] | None = None
     """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
     many different tokens a position, 3 bytes each; the paper takes 12. null: the teacher is in memory all along."""
-    features: tuple[str, ...] = ()
+    features: Patterns = ()
     """Layers, by name, whose outputs should equal the teacher's."""
     feature_weight: Annotated[float, Gt(0)] = 1.0
     """Weight of the features beside the predictions."""
-
-    @field_validator("features", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def reads(self) -> tuple[str, ...]:
         files = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)

@@ -1,12 +1,13 @@
-"""Losses of a model with some of its blocks skipped, each on disk before the next one is measured."""
+"""Which blocks a model does best without: losses with blocks skipped, each on disk before the next is measured."""
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
 
-from squeeze.algorithms.sleb import Loss
+from squeeze.algorithms.sleb import Loss, cheapest_blocks
 from squeeze.passes.base import Context
 
 LOSSES = "losses"  # in the journal
@@ -25,3 +26,16 @@ def kept_on_disk(measure: Loss, context: Context) -> Loss:
         return float(measured[name])
 
     return loss
+
+
+def blocks_to_remove(loss: Loss, blocks: int, count: int, context: Context, name: str) -> list[tuple[int, float]]:
+    """``count`` of the blocks, each with the loss once it has left: measured alone, then again what looks cheapest.
+
+    Args:
+        name: Of the pass, for the progress bar.
+    """
+    every = context.progress.track(range(blocks), f"{name}: each block", blocks)
+    alone = {index: loss(frozenset({index})) for index in every}
+    removed = list(context.progress.track(islice(cheapest_blocks(alone, loss), count), name, count))
+    context.facts["removed"] = [{"block": index, "loss": value} for index, value in removed]
+    return removed

@@ -13,7 +13,7 @@ from squeeze.errors import EffectError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models import structure
 from squeeze.models.base import Model
-from squeeze.models.options import Unused
+from squeeze.models.options import Patterns, Unused
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.prune.materialize import materialized
@@ -53,19 +53,14 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     """Widths are rounded to multiples of this: kernels work in blocks of channels, and 7 cost as much as 8."""
     steps: PositiveInt = 1
     """Rounds of pruning; importance is measured again after each."""
-    include: tuple[str, ...] = ("*",)
+    include: Patterns = ("*",)
     """Layers to cut, by name."""
-    exclude: tuple[str, ...] = ()
+    exclude: Patterns = ()
     """Layers whose width stays."""
     samples: PositiveInt = 1024
     """Training examples that the taylor importance looks at."""
     latency_table: str | None = None
     """JSON file of measured times: the same widths on every host."""
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("macs")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from typing import Annotated, ClassVar, Self, TypeVar, cast
 
 import torch
@@ -12,7 +11,6 @@ from annotated_types import Gt, Lt
 from pydantic import PositiveInt, model_validator
 from torch import nn
 
-from squeeze.algorithms.sleb import cheapest_blocks
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
 from squeeze.models.configured import ConfiguredBlocks, restructure
@@ -21,7 +19,7 @@ from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.prune.losses import kept_on_disk
+from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.passes.prune.resident_depth import prune_resident_depth
 from squeeze.surgery.depth import loss_without, shallow, write_shallow
 from squeeze.surgery.goal import Count, most_parameters
@@ -91,13 +89,9 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
         loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped), context)
-        every = context.progress.track(range(model.blocks), f"{self.name}: each block", model.blocks)
-        alone = {index: loss(frozenset({index})) for index in every}
-        order = islice(cheapest_blocks(alone, loss), count)
-        removed = list(context.progress.track(order, self.name, count))
+        removed = blocks_to_remove(loss, model.blocks, count, context, self.name)
         gone = {index for index, _ in removed}
         made = write_shallow(model, [i for i in range(model.blocks) if i not in gone], context.model_folder())
-        context.facts["removed"] = [{"block": index, "loss": value} for index, value in removed]
         context.facts["loss"] = {"before": loss(frozenset()), "after": removed[-1][1], "tokens": tokens.numel()}
         self._require_same(loss_without(made, made.walk(tokens, chunk, spill, wide=True), frozenset()), removed[-1][1])
         return made

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 
-from squeeze.algorithms.sleb import cheapest_blocks
 from squeeze.errors import EffectError
 from squeeze.models.base import Batch
 from squeeze.models.configured import ConfiguredBlocks
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.prune.losses import kept_on_disk
+from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.surgery.resident_depth import distance, outputs_without, shallow_model
 
 SAME = 1e-4  # between the model that is written and the one whose blocks were skipped
@@ -29,12 +26,9 @@ def prune_resident_depth(model: TorchModel, count: int, samples: int, context: C
         return distance(model, outputs_without(model, batches, skipped), original)
 
     loss = kept_on_disk(measure, context)
-    every = context.progress.track(range(blocks), f"{name}: each block", blocks)
-    alone = {index: loss(frozenset({index})) for index in every}
-    removed = list(context.progress.track(islice(cheapest_blocks(alone, loss), count), name, count))
+    removed = blocks_to_remove(loss, blocks, count, context, name)
     gone = frozenset(index for index, _ in removed)
     made = shallow_model(model, [index for index in range(blocks) if index not in gone])
-    context.facts["removed"] = [{"block": index, "loss": value} for index, value in removed]
     context.facts["loss"] = {"after": removed[-1][1], "examples": sum(map(len, batches))}
     after = distance(model, [made.predict(batch) for batch in batches], original)
     if abs(after - removed[-1][1]) > SAME * max(1.0, after):

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.algorithms.separable import Moments, Pair, fit_pair
 from squeeze.algorithms.threads import threads
 from squeeze.errors import DataError, EffectError, ModelError, SqueezeError
 from squeeze.models.base import Model
+from squeeze.models.options import Patterns
 from squeeze.models.structure import CONV_OPTIONS
 from squeeze.models.torch_layers import layer_names
 from squeeze.models.torch_model import TorchModel
@@ -42,15 +43,10 @@ class Separable(Pass[TorchModel, TorchModel]):
     smaller stay as they are, and are named in the row."""
     rounds: PositiveInt = 10
     """In which both parts are solved in turn, from the nearest weights on; the first few matter most."""
-    include: tuple[str, ...] = ("*",)
+    include: Patterns = ("*",)
     """Convolutions to change, by name: those of one group and more than one place."""
-    exclude: tuple[str, ...] = ()
+    exclude: Patterns = ()
     """Convolutions that stay; the first one, which sees the input, has little to win."""
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def promised(self, before: Model) -> frozenset[str]:
         return self.promises if before.macs() is not None else self.promises - {"fewer_macs"}

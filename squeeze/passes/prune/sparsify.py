@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 import torch
 from annotated_types import Gt, Lt
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from squeeze.algorithms.sparsegpt import sparsegpt
@@ -26,7 +26,7 @@ from squeeze.models.language.footprint import (
     shared_shapes,
 )
 from squeeze.models.language.language_model import in_shards
-from squeeze.models.options import Unused
+from squeeze.models.options import Patterns, Unused
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
@@ -60,15 +60,10 @@ class Sparsify(Pass[TorchStage, TorchStage]):
     magnitude: chooses by weight, needs no data."""
     damping: Annotated[float, Gt(0)] = 0.01
     """Share of the mean diagonal added to sparsegpt's Hessian; raised automatically when it cannot be inverted."""
-    include: tuple[str, ...] = ("*",)
+    include: Patterns = ("*",)
     """Weights to make sparse, by name; a language model's embedding and head always stay dense."""
-    exclude: tuple[str, ...] = ()
+    exclude: Patterns = ()
     """Weights that stay dense."""
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind, ScaleType
+from squeeze.models.options import Patterns
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Holds, Preview
 
@@ -57,17 +58,12 @@ class WeightChoice(BaseModel):
     channel, all that a depthwise convolution can have."""
     symmetric: bool = True
     """false: a zero point per group, for weights that are not centred on zero."""
-    include: tuple[str, ...] = ("*",)
+    include: Patterns = ("*",)
     """Weights to quantize, by name; a language model's embedding and head have an option of their own."""
-    exclude: tuple[str, ...] = ()
+    exclude: Patterns = ()
     """Weights that stay as they are."""
     overrides: dict[str, Override] = Field(default_factory=dict)
     """Other options for some weights, by name: {"*.down_proj": {bits: 8}}."""
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def scheme(self, name: str) -> Scheme | None:
         """How the weight of that module name is stored; None where it is left as it is."""
