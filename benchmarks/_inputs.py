@@ -1,7 +1,7 @@
 """What benchmarks are given on the command line: folders, models, texts; what cannot be read is one line.
 
-A parser by :class:`Arguments` knows four kinds of values: ``folder``, ``text_file``, ``model_path`` and numbers. What
-is wrong with the contents of a model or a text is a ``SqueezeError``, of which :func:`run` shows the one line.
+A parser by :class:`Arguments` knows four kinds of values: ``folder``, ``text_file``, ``model_path`` and ``positive``.
+What is wrong with the contents of a model or a text is a ``SqueezeError``, of which :func:`run` shows the one line.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ class Arguments(argparse.ArgumentParser):
                 except argparse.ArgumentTypeError as error:
                     self.error(f"--{name}: {error}; name one, or the folder of real models and data by --real")
         return options
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is none; a whole number from 1 on would do")
+    return int(text)
 
 
 def folder(text: str) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 from torch.nn import functional
 
 from squeeze.algorithms.stats import mean_by_unit
@@ -108,11 +108,11 @@ def show(name: str, values: np.ndarray) -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_real()
-    parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sequences", type=int, default=200, help="of held-out text")
+    parser.add_argument("--steps", type=positive, default=250)
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--sequences", type=positive, default=200, help="of held-out text")
     parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=positive, default=2)
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 from scipy.stats import binomtest
 
 from squeeze.evaluate.latency import Clock, compare, paired, stopwatch
@@ -46,10 +46,10 @@ KINDS = ("A/A", "true 3 %")
 def main() -> None:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_real()
-    parser.add_argument("--comparisons", type=int, default=13, help="of each model, batch size and host")
+    parser.add_argument("--comparisons", type=positive, default=13, help="of each model, batch size and host")
     parser.add_argument("--seconds", type=float, default=1.0, help="of alternating runs per comparison")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 32])
     parser.add_argument("--hosts", nargs="+", choices=["quiet", "busy"], default=["quiet", "busy"])
     options = parser.parse_args()
     sys.path.insert(0, str(PLANS))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _inputs import REAL, Arguments, folder, model_path, open_model, open_text, run, text_file
+from _inputs import REAL, Arguments, folder, model_path, open_model, open_text, positive, run, text_file
 from memory import SHAPES, make
 
 from squeeze.algorithms.stats import ratio_of_medians
@@ -71,10 +71,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=model_path, help="a Hugging Face folder, or a .gguf file")
     parser.add_argument("--evaluate", type=text_file, help="a text to read on; default: random tokens")
     parser.add_argument("--real", type=folder, default=REAL, help="folder of real models, where prose6M is")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=9)
+    parser.add_argument("--prompt", type=positive, default=128)
+    parser.add_argument("--new", type=positive, default=64)
     parser.add_argument("--cpu-time", action="store_true", help="processor seconds; says something with --threads 1")
     return parser.parse_args()
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _inputs import Arguments, folder, open_model, open_text, run
+from _inputs import Arguments, folder, open_model, open_text, positive, run
 from _perplexity_candidates import OURS, PEERS
 from peers import python_of
 from safetensors.torch import load_file, save_file
@@ -68,11 +68,11 @@ def arguments() -> argparse.Namespace:
         "--grid", action="append", type=bits_and_group, metavar="BITS:GROUP", help=f"default: {', '.join(GRIDS)}"
     )
     parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
-    parser.add_argument("--samples", type=int, default=128, help="calibration sequences")
-    parser.add_argument("--length", type=int, default=256, help="tokens in each")
-    parser.add_argument("--scored", type=int, default=None, help="evaluation sequences; default: all")
-    parser.add_argument("--rounds", type=int, default=1, help="times that each is run; scores are of the first")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--samples", type=positive, default=128, help="calibration sequences")
+    parser.add_argument("--length", type=positive, default=256, help="tokens in each")
+    parser.add_argument("--scored", type=positive, default=None, help="evaluation sequences; default: all")
+    parser.add_argument("--rounds", type=positive, default=1, help="times that each is run; scores are of the first")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1)
     parser.add_argument("--peers", type=folder, help="what peers.py --make made")
     parser.add_argument("--peer-python", action="append", default=[], metavar="PEER=PYTHON", help="its environment")
     parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER", help="before its own path")

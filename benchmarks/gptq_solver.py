@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 from torch import Tensor
 
 from squeeze.algorithms.gptq import factorize, solve
@@ -258,12 +258,12 @@ def inputs(seed: int, tokens: int, channels: int) -> Tensor:
 
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--size", type=positive, default=4096)
+    parser.add_argument("--tokens", type=positive, default=16384)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--bits", type=positive, default=4)
+    parser.add_argument("--group-size", type=positive, default=128)
     parser.add_real("taken from all benchmarks alike; not needed here", default=None)
     return parser.parse_args()
 

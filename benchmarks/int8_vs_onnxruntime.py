@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -65,7 +65,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_real()
-    parser.add_argument("--splits", type=int, default=3, help="ways to divide MobileNet's images")
+    parser.add_argument("--splits", type=positive, default=3, help="ways to divide MobileNet's images")
     parser.add_argument("--seconds", type=float, default=5.0, help="of stopwatch per file")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
     return parser.parse_args()

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _inputs import Arguments, folder, model_path, open_model, open_text, run, text_file
+from _inputs import Arguments, folder, model_path, open_model, open_text, positive, run, text_file
 
 SHAPES = {
     "tiny-llama": {
@@ -76,11 +76,11 @@ def chosen_shapes(options: argparse.Namespace) -> list[tuple[str, int]]:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", action="append", choices=list(SHAPES))
-    parser.add_argument("--layers", action="append", type=int)
+    parser.add_argument("--layers", action="append", type=positive)
     parser.add_argument("--keep", type=folder, help="folder for the models; else a temporary one, 2 GB per billion")
     parser.add_argument("--model", type=model_path, help="in place of shapes: a Hugging Face folder, or a .gguf file")
     parser.add_argument("--calibrate", type=text_file, help="a text; default: random tokens")
-    parser.add_argument("--group", type=int, default=128, help="input channels that share a scale")
+    parser.add_argument("--group", type=positive, default=128, help="input channels that share a scale")
     parser.add_argument("--plain", action="store_true", help="GPTQ as published")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

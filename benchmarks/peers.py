@@ -43,8 +43,10 @@ def main() -> None:
         for peer, requirements in REQUIREMENTS.items():
             print(f"{peer:<19}{', '.join((*requirements, TORCH))}")
         return
-    if options.make.exists() and not options.make.is_dir():
-        parser.error(f"--make: {options.make} is no folder")
+    try:
+        options.make.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--make: {options.make} cannot be made a folder ({error.strerror})")
     failed = [peer for peer in options.only if not make(options.make.resolve(), peer)]
     if failed:
         sys.exit(f"not made: {', '.join(failed)}")

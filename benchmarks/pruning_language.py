@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _inputs import Arguments, open_model, open_text, run
+from _inputs import Arguments, open_model, open_text, positive, run
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,10 +64,10 @@ def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_language_model("calibrate", "evaluate")
     parser.add_argument("--parameters", type=float, default=0.75, help="share of the whole model's that may stay")
-    parser.add_argument("--length", type=int, default=512, help="tokens in a sequence")
-    parser.add_argument("--samples", type=int, default=64, help="calibration sequences")
-    parser.add_argument("--scored", type=int, default=64, help="evaluation sequences")
-    parser.add_argument("--depth-samples", type=int, default=16, help="sequences that prune_depth's losses are of")
+    parser.add_argument("--length", type=positive, default=512, help="tokens in a sequence")
+    parser.add_argument("--samples", type=positive, default=64, help="calibration sequences")
+    parser.add_argument("--scored", type=positive, default=64, help="evaluation sequences")
+    parser.add_argument("--depth-samples", type=positive, default=16, help="sequences that prune_depth's losses are of")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     return parser.language_model()
 

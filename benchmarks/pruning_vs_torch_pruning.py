@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch_pruning
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 
 from squeeze.algorithms.stats import mean_by_unit
 from squeeze.api import load
@@ -65,9 +65,11 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_real()
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=positive, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of the training; latency is measured at 1 and at 2")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="of the training; latency is measured at 1 and at 2"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each latency comparison")
     return parser.parse_args()
 

@@ -28,7 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from _inputs import Arguments, folder, run
+from _inputs import Arguments, folder, positive, run
 
 from squeeze.data.text import TextData, TokenDataset
 from squeeze.data.windows import Convention, cut_windows
@@ -64,9 +64,9 @@ def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_real()
     parser.add_argument("--smollm2", type=folder, default=None, help=f"folder of {GGUF}")
-    parser.add_argument("--sequences", type=int, default=8, help="that KL and flips are taken of")
-    parser.add_argument("--length", type=int, default=512, help="context")
-    parser.add_argument("--windows", type=int, default=4, help="of each convention")
+    parser.add_argument("--sequences", type=positive, default=8, help="that KL and flips are taken of")
+    parser.add_argument("--length", type=positive, default=512, help="context")
+    parser.add_argument("--windows", type=positive, default=4, help="of each convention")
     return parser.parse_args()
 
 

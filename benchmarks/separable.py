@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _inputs import Arguments, run
+from _inputs import Arguments, positive, run
 from torch import nn
 
 from squeeze.algorithms.proportions import paired_shares, share
@@ -62,9 +62,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_real()
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=positive, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     return parser.parse_args()
 
 

@@ -51,6 +51,23 @@ def test_a_benchmark_that_is_given_a_folder_asks_whether_it_is_there(name: str) 
 
 
 @pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("sparsity", ["--length", "0"], "argument --length: 0 is none; a whole number from 1 on would do"),
+        ("separable", ["--epochs", "-1"], "argument --epochs: -1 is none; a whole number from 1 on would do"),
+        ("peers", ["--make", "/dev/null/x"], "--make: /dev/null/x cannot be made a folder (Not a directory)"),
+    ],
+)
+def test_a_number_or_a_place_that_cannot_be_is_one_line(
+    name: str, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        run(monkeypatch, name, *arguments)
+    assert fault(capsys, error) == f"{name}.py: {message}"
+
+
+@pytest.mark.usefixtures("scripts")
 @pytest.mark.parametrize("name", ["cached_teacher", "decode", "gptq_perplexity"])
 def test_a_folder_of_real_data_that_is_absent_is_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
