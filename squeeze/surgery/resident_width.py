@@ -213,9 +213,9 @@ def narrowed(narrowing: ResidentNarrowing, solver: Solver, each: Iterator[int]) 
     """
     new: dict[str, Tensor] = {}
     for index in each:
-        start = narrowing.walk.twin()
+        start = narrowing.walk.twin() if index == 0 else None
         own = narrowing.block(index, solver)
-        if index == 0:
+        if start is not None:
             require_same(start, narrowing.widths, narrowing.units, index, own)
         new |= {narrowing.widths.skeleton.prefix(index) + name: value for name, value in own.items()}
     return new

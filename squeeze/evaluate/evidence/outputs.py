@@ -70,7 +70,7 @@ class Tokens(OnEvaluationData[TokenScores | WindowScores]):
         data, decoder, original = self.data, decoder_of(model.model), self._original(model)
         if not isinstance(data, TokenDataset):
             raise DataError(f"data.evaluate: {data.name}: a language model takes text; {{text: file}} would do")
-        if decoder.vocabulary != in_shards(original.model).vocabulary:
+        if decoder.vocabulary != decoder_of(original.model).vocabulary:
             self._score_text(model, data, folder / OTHER_TOKENS)
             return
         reference = None
