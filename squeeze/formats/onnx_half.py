@@ -13,6 +13,7 @@ import onnx_ir as ir
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
 from squeeze.formats.onnx_simplify import drop_unused, initializer
 
+TRANSFORMERS = "onnxruntime.transformers"
 LEAST_VALUES = 32  # with fewer values a Cast node takes more bytes than it saves
 
 
@@ -46,12 +47,17 @@ def compute_half(model: ir.Model) -> tuple[ir.Model, int]:
 
 @contextmanager
 def _same_module_path() -> Iterator[None]:
-    """``onnxruntime.transformers`` appends its folder, whose modules have everyday names, to ``sys.path``."""
-    before = list(sys.path)
+    """``onnxruntime.transformers`` appends its folder, whose modules have everyday names, to ``sys.path``.
+
+    ``onnxruntime.quantization`` finds modules there, so whoever imports that later has the package imported anew.
+    """
+    before, ours = list(sys.path), TRANSFORMERS not in sys.modules
     try:
         yield
     finally:
         sys.path[:] = before
+        if ours:
+            sys.modules.pop(TRANSFORMERS, None)
 
 
 def _is_float_weight(value: ir.Value) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from onnx_world import error, exported
 
@@ -34,3 +38,18 @@ def test_a_weight_that_float16_cannot_hold_is_named() -> None:
     value.const_value = ir.tensor(value.const_value.numpy() * 1e7, name="fc.weight")
     with pytest.raises(EffectError, match=r"float16: 'fc\.weight' holds .*; float16 holds at most 65504"):
         Float16().run(OnnxModel(graph_model), Context())
+
+
+def test_onnxruntimes_own_quantizer_can_be_imported_afterwards() -> None:
+    """It finds modules in a folder that importing the float16 conversion adds to sys.path, and we take away again."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from onnx_world import exported\n"
+        "from squeeze.passes.base import Context\n"
+        "from squeeze.passes.quantize.float16 import Float16\n"
+        "before = list(sys.path)\n"
+        "Float16(compute='float16').run(exported(), Context())\n"
+        "assert sys.path == before\n"
+        "import onnxruntime.quantization\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
