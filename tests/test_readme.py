@@ -71,3 +71,10 @@ def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
 def test_every_file_that_the_readme_links_exists() -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_command_is_listed_with_its_line() -> None:
+    (listed,) = blocks("", "Commands:\n")
+    words = " ".join(listed.split())
+    for name, line in COMMANDS.items():
+        assert f"{name} {line}" in words

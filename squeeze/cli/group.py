@@ -31,6 +31,7 @@ COMMANDS = {
     "metrics": "List the metrics and their options.",
     "data": "List the sources of data and their options.",
     "devices": "List the device profiles that a target may name.",
+    "arm64-root": "Make the folder that verify --arm64 runs packages in.",
     "schema": "Print the JSON schema of plan files, for editors.",
     "store": "List or prune what finished passes have left on disk.",
 }
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"squeeze.cli.{name}_command").command
+        command: click.Command = importlib.import_module(f"squeeze.cli.{name.replace('-', '_')}_command").command
         return command
 
     def resolve_command(

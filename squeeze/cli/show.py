@@ -19,6 +19,7 @@ from squeeze.report.shape import Delta
 from squeeze.report.summary import summary
 from squeeze.report.table import ledger_table
 from squeeze.run.compare import Comparison
+from squeeze.run.on_arm64 import OnArm64
 from squeeze.targets.verify import Verification
 
 PIPE_COLUMNS = 160
@@ -115,6 +116,26 @@ def _beside_ledger(rescored: dict[str, Any], name: str, score: dict[str, Any]) -
         return "equal to the ledger's"
     near = f"{score['claimed']:.4g}, within the {score['tolerance']:.1g} that outputs differing by {shift:.1g} allow"
     return f"the ledger's is {near}"
+
+
+def show_on_arm64(result: OnArm64) -> None:
+    """The golden output and the scores of a package on an emulated processor, beside this one's."""
+    console = _console()
+    golden = "bit for bit" if result.golden_difference == 0 else f"within {result.golden_difference:.2g} of the largest"
+    what = f"{result.runtime} on an emulated {result.processor} (ARM64; says nothing of speed)"
+    console.print(f"{what}: golden output equal {golden}", soft_wrap=True)
+    if result.outputs_differ_by is not None:
+        table = _table(("metric",), ("here", "ARM64"), ("change", "verdict"))
+        for label, score in result.arm64.items():
+            delta = Delta.model_validate(written(score.to_original)) if score.to_original else None
+            words = text.change_text(score.unit, delta), text.verdict(score.unit, delta)
+            values = (text.value(score.unit, result.here[label].value), text.value(score.unit, score.value))
+            table.add_row(text.heading(label), *values, *words)
+        console.print(table)
+        far = f"{result.outputs_differ_by:.2g} of the largest"
+        console.print(f"{result.examples} examples, outputs differ by at most {far}", soft_wrap=True)
+    if names := ", ".join(map(text.heading, result.not_scored)):
+        console.print(f"not scored on ARM64: {names}; only a model's answers to single examples are", soft_wrap=True)
 
 
 def show_bench(package: Path, bench: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from squeeze.cli.arm64_root_command import DEFAULT
 from squeeze.cli.options import (
     PATH,
     existing,
@@ -22,18 +23,35 @@ from squeeze.cli.options import (
 EPILOG = """\b
 Examples:
   squeeze verify result/digits-cpu.zip
-  squeeze verify result/digits-cpu.zip --data plans/digits.yaml"""
+  squeeze verify result/digits-cpu.zip --data plans/digits.yaml
+  squeeze verify result/digits-cpu.zip --data plans/digits.yaml --arm64"""
 
 
 @click.command("verify", epilog=EPILOG)
 @click.argument("package", type=PATH)
 @click.option("--data", type=PATH, help="A plan whose data.evaluate and metrics to score it on.")
+@click.option("--arm64", is_flag=True, help="Also on an emulated ARM64 processor; with --data, 64 of its examples.")
+@click.option(
+    "--arm64-root",
+    type=PATH,
+    envvar="SQUEEZE_ARM64",
+    default=DEFAULT,
+    show_default=True,
+    help="The folder that 'squeeze arm64-root' made.",
+)
 @var_option
 @store_option
 @limit_options
 @json_option
 def command(
-    package: Path, data: Path | None, variables: tuple[str, ...], store: Path, limits: dict[str, Any], as_json: bool
+    package: Path,
+    data: Path | None,
+    arm64: bool,
+    arm64_root: Path,
+    variables: tuple[str, ...],
+    store: Path,
+    limits: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Check PACKAGE (zip or unpacked folder): sums, paths, sizes, the golden output in its runtime.
 
@@ -42,23 +60,36 @@ def command(
     data is the same (on a processor that gives other golden outputs: up to what these allow, which is shown); --store
     saves scoring the original once more.
 
+    With --arm64, the same file runs on an emulated ARM64 processor too, and the scores of both processors stand side by
+    side; emulation says nothing of speed.
+
     Exit code 4 when it does not verify.
     """
-    from squeeze.cli.show import show_verified
+    from squeeze.cli.show import show_on_arm64, show_verified
     from squeeze.cli.terminal import progress_for_terminal
+    from squeeze.run.on_arm64 import on_arm64
     from squeeze.run.rescore import rescore
     from squeeze.store import Store
+    from squeeze.targets.arm64.compare import EMULATED
+    from squeeze.targets.arm64.root import Arm64Root
     from squeeze.targets.confined import SCORING, Limits
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(existing(package))
+    if arm64:
+        Arm64Root(arm64_root).require(opened.runtime())
     verification = verify(opened, Limits(**limits))
-    progress, scored = progress_for_terminal(), None
+    progress, scored, plan, emulated = progress_for_terminal(), None, None, None
     if data is not None:
-        cache = Store(store, progress) if store.is_dir() else None
-        scored = rescore(opened, load_plan(data, (), variables), progress, cache, replace(SCORING, **limits))
+        cache, plan = Store(store, progress) if store.is_dir() else None, load_plan(data, (), variables)
+        scored = rescore(opened, plan, progress, cache, replace(SCORING, **limits))
+    if arm64:
+        emulated = on_arm64(opened, Arm64Root(arm64_root), plan, replace(EMULATED, **limits), progress)
     if as_json:
         result = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
-        show_json(result | asdict(verification) | {"rescored": scored})
+        on_other = emulated.to_json() if emulated else None
+        show_json(result | asdict(verification) | {"rescored": scored, "arm64": on_other})
     else:
         show_verified(package, opened.manifest.digest, verification, scored)
+        if emulated is not None:
+            show_on_arm64(emulated)

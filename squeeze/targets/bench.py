@@ -6,17 +6,15 @@ lets the two alternate. The script is made anew here: the package's own is a str
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from squeeze.errors import VerifyError, printable
 from squeeze.runtimes.base import GENERATE
-from squeeze.targets.confined import Limits, Stopped, run_confined
+from squeeze.targets.confined import Limits
 from squeeze.targets.host import host
+from squeeze.targets.last_line import last_line
 from squeeze.targets.script import script
 from squeeze.targets.verify import Package
 from squeeze.work import temporary_folder
@@ -71,28 +69,10 @@ def bench(package: Package, threads: int = 1, load: Load | None = None, limits: 
         file.write_text(script(manifest.task, manifest.runtime.name, "numbers"))
         place = ["--folder", str(package.folder.resolve()), "--threads", str(threads)]
         command = [sys.executable, "-I", str(file), "--bench", "--json", *load.arguments(generates), *place]
-        measured = _last_line(command, load.limits(generates, limits or Limits()), package, [folder])
+        measured = last_line(command, load.limits(generates, limits or Limits()), package, [folder])
     sizes = {"model_bytes": package.loaded_bytes(), "package_bytes": package.nbytes()}
     return {"host": host(), "threads": threads, **sizes, **measured}
 
 
 def _words(**options: float) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-
-
-def _last_line(command: Sequence[str], limits: Limits, package: Package, folders: Sequence[Path]) -> dict[str, Any]:
-    """What the script prints as JSON in its last line.
-
-    Raises:
-        VerifyError: it does not.
-    """
-    try:
-        done = run_confined(command, limits, package.model_bytes(), folders=[*folders, *package.temporary()])
-    except Stopped as stopped:
-        raise VerifyError(f"{package.path}: {stopped}") from None
-    try:
-        answer: dict[str, Any] = json.loads(done.out.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.error.strip().splitlines() or ["it gave no answer"])[-1]
-        raise VerifyError(f"{package.path}: {printable(last.removeprefix('run.py: '))[:300]}") from None
-    return answer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from squeeze.targets.scripts.shared import Fault, Json
+from squeeze.targets.scripts.shared import Fault, Json, one_line
 
 
 def read_input(path: Path, spec: Json, preprocessing: Json) -> Any:
@@ -25,6 +26,23 @@ def read_input(path: Path, spec: Json, preprocessing: Json) -> Any:
     if not fits:
         raise Fault(f"{path}: gives shape {list(array.shape)}; the model takes {shape}")
     return np.ascontiguousarray(array, dtype=spec["dtype"])
+
+
+def read_arrays(path: Path, specs: list[Json]) -> Json:
+    """The model's inputs by their names, from an .npz file; as many examples of each."""
+    import numpy as np
+
+    names = [spec["name"] for spec in specs]
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {spec["name"]: np.ascontiguousarray(file[spec["name"]], dtype=spec["dtype"]) for spec in specs}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        cure = f"an .npz file with {', '.join(names)} would do"
+        raise Fault(f"{path}: cannot be read ({one_line(error)}); {cure}") from error
+    counts = [len(array) if array.ndim else 0 for array in arrays.values()]
+    if len(set(counts)) > 1 or counts[0] == 0:
+        raise Fault(f"{path}: {', '.join(names)} hold {', '.join(map(str, counts))} examples; as many of each would do")
+    return arrays
 
 
 def read_picture(path: Path, spec: Json, steps: Json) -> Any:

@@ -4,6 +4,7 @@
     python run.py input.npy         an array that is the model's input, with or without the batch dimension
     python run.py picture.jpg       a picture, prepared as manifest.json says
     python run.py sentences.txt     a sentence in each line, for a model that reads some (and tokenizers)
+    python run.py arrays.npz --outputs answers.npz   inputs by their names; all outputs as they are
     python run.py --bench           how fast it is on this machine
 
 It checks the model's answer, not the files; `squeeze verify` checks both.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from squeeze.targets.scripts.pictures import read_input
+from squeeze.targets.scripts.pictures import read_arrays, read_input
 from squeeze.targets.scripts.sentences import read_sentences
 from squeeze.targets.scripts.shared import (
     HERE,
@@ -34,6 +35,7 @@ from squeeze.targets.scripts.shared import (
 
 WARM_UP_RUNS, LEAST_RUNS = 3, 10
 WARM_UP_S = 0.1
+AT_ONCE = 16  # examples whose outputs are worked out together
 
 
 def main(runtime: Callable[[Path, int], Any], answers: Any, arguments: list[str] | None = None) -> int:
@@ -46,8 +48,9 @@ def main(runtime: Callable[[Path, int], Any], answers: Any, arguments: list[str]
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", help="an .npy array, a picture or sentences")
+    parser.add_argument("input", nargs="?", help="an .npy or .npz file of arrays, a picture or sentences")
     parser.add_argument("--golden", action="store_true", help="run the golden input and compare")
+    parser.add_argument("--outputs", type=Path, help="with an input: write all outputs into this .npz file")
     parser.add_argument("--bench", action="store_true", help="measure the time of a batch")
     parser.add_argument("--batch", type=int, action="append", help="with --bench: examples at once (1); repeatable")
     parser.add_argument("--seconds", type=float, default=1.0, help="with --bench: how long for each (1)")
@@ -58,6 +61,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if sum([bool(options.input), options.golden, options.bench]) != 1:
         parser.error("give an input file, --golden or --bench")
+    if options.outputs and not options.input:
+        parser.error("--outputs goes with an input file")
     if min(options.batch or [1]) < 1 or options.threads < 1:
         parser.error("--batch and --threads start at 1")
     return options
@@ -71,6 +76,9 @@ def answered(package: Package, answers: Any, options: argparse.Namespace) -> int
     elif options.bench:
         result = bench(package, options)
         lines = [f"{row['batch']} at once: {row['median_ms']:.3f} ms" for row in result["batches"]]
+    elif options.outputs:
+        result = {"examples": write_outputs(package, inputs_of(package, Path(options.input)), options)}
+        lines = [f"outputs of {result['examples']} examples: {options.outputs}"]
     else:
         result = {"examples": answers.answer(rows_of(package, options), options, package.manifest)}
         lines = []
@@ -94,16 +102,44 @@ def rows_of(package: Package, options: argparse.Namespace) -> Any:
     import numpy as np
 
     inputs = inputs_of(package, Path(options.input))
-    try:
-        outputs = package.runtime.run(inputs)
-    except Exception as error:  # the runtimes' exception classes share no base
-        raise Fault(f"{options.input}: the model refuses it: {one_line(error)}") from error
+    outputs = outputs_for(package, inputs, options.input)
     return np.asarray(outputs[0], np.float64).reshape(len(next(iter(inputs.values()))), -1)
+
+
+def outputs_for(package: Package, feed: Json, what: str) -> Any:
+    """All outputs of one call, in their order."""
+    try:
+        return package.runtime.run(feed)
+    except Exception as error:  # the runtimes' exception classes share no base
+        raise Fault(f"{what}: the model refuses it ({one_line(error)})") from error
+
+
+def write_outputs(package: Package, inputs: Json, options: argparse.Namespace) -> int:
+    """Every output of every example into one file, by its name; gives the number of examples.
+
+    Examples go in parts of one size; the last part is filled up with the first ones again.
+    """
+    import numpy as np
+
+    count = len(next(iter(inputs.values())))
+    if count == 0:
+        raise Fault(f"{options.input}: holds no example")
+    fixed = package.manifest["inputs"][0]["shape"][0]
+    size = fixed if isinstance(fixed, int) else min(count, AT_ONCE)
+    order = np.arange(-(-count // size) * size).reshape(-1, size) % count
+    parts = [outputs_for(package, {n: a[rows] for n, a in inputs.items()}, options.input) for rows in order]
+    names = [output["name"] for output in package.manifest["outputs"]]
+    columns = [np.concatenate(column)[:count] for column in zip(*parts, strict=True)]
+    with options.outputs.open("wb") as stream:
+        np.savez(stream, **dict(zip(names, columns, strict=True)))
+    return count
 
 
 def inputs_of(package: Package, path: Path) -> Json:
     """What the model is fed, by the names of its inputs."""
     steps, specs = package.manifest["preprocessing"], package.manifest["inputs"]
+    if path.suffix == ".npz":
+        return read_arrays(path, specs)
     if "tokenizer" in steps:
         arrays = read_sentences(path, package.folder, steps)
         return {spec["name"]: arrays[spec["name"]] for spec in specs}
@@ -127,10 +163,7 @@ def timed_batch(package: Package, inputs: Json, size: int, seconds: float) -> Js
     import numpy as np
 
     feed = {name: array[np.arange(size) % len(array)] for name, array in inputs.items()}
-    try:
-        package.runtime.run(feed)
-    except Exception as error:  # the runtimes' exception classes share no base
-        raise Fault(f"batch of {size}: the model refuses it ({one_line(error)})") from error
+    outputs_for(package, feed, f"batch of {size}")
     timed(package, feed, WARM_UP_S, WARM_UP_RUNS)
     times = timed(package, feed, seconds, LEAST_RUNS)
     low, median, high = (float(1000 * value) for value in np.percentile(times, (10, 50, 90)))
