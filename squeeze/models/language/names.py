@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,19 +60,36 @@ class _Rules:
     """Transformers' rules for one model; called with a stored name, says the module's and the experts' pattern."""
 
     def __init__(self, module: nn.Module) -> None:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
+        self.module = module
 
-        rules: list[Any] = get_model_conversion_mapping(module)
-        self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        self.converters = [rule for rule in rules if isinstance(rule, WeightConverter) and _stacks(rule)]
-        self.prefix, self.state = module.base_model_prefix, module.state_dict()
+    @cached_property
+    def rules(self) -> list[Any]:
+        """Of all kinds; a folder that stores the module's own names needs none, and the first costs a second."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        return list(get_model_conversion_mapping(self.module))
+
+    @cached_property
+    def renamings(self) -> list[Any]:
+        from transformers.core_model_loading import WeightRenaming
+
+        return [rule for rule in self.rules if isinstance(rule, WeightRenaming)]
+
+    @cached_property
+    def converters(self) -> list[Any]:
+        from transformers.core_model_loading import WeightConverter
+
+        return [rule for rule in self.rules if isinstance(rule, WeightConverter) and _stacks(rule)]
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        return self.module.state_dict()
 
     def __call__(self, stored: str) -> tuple[str, str | None]:
         from transformers.core_model_loading import rename_source_key
 
         renaming: tuple[str, str | None] = rename_source_key(
-            stored, self.renamings, self.converters, self.prefix, self.state
+            stored, self.renamings, self.converters, self.module.base_model_prefix, self.state
         )
         return renaming
 
