@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,11 @@ from squeeze.cli.options import (
     store_option,
     var_option,
 )
+
+if TYPE_CHECKING:
+    from squeeze.plan.plan import Plan
+    from squeeze.run.on_arm64 import OnArm64
+    from squeeze.targets.verify import Package
 
 EPILOG = """\b
 Examples:
@@ -66,25 +71,17 @@ def command(
     Exit code 4 when it does not verify.
     """
     from squeeze.cli.show import show_on_arm64, show_verified
-    from squeeze.cli.terminal import progress_for_terminal
-    from squeeze.run.on_arm64 import on_arm64
-    from squeeze.run.rescore import rescore
-    from squeeze.store import Store
-    from squeeze.targets.arm64.compare import EMULATED
     from squeeze.targets.arm64.root import Arm64Root
-    from squeeze.targets.confined import SCORING, Limits
+    from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package, verify
 
     opened = open_package(existing(package))
     if arm64:
         Arm64Root(arm64_root).require(opened.runtime())
+    plan = _plan_for(opened, data, variables) if data is not None else None
     verification = verify(opened, Limits(**limits))
-    progress, scored, plan, emulated = progress_for_terminal(), None, None, None
-    if data is not None:
-        cache, plan = Store(store, progress) if store.is_dir() else None, load_plan(data, (), variables)
-        scored = rescore(opened, plan, progress, cache, replace(SCORING, **limits))
-    if arm64:
-        emulated = on_arm64(opened, Arm64Root(arm64_root), plan, replace(EMULATED, **limits), progress)
+    scored = _rescored(opened, plan, store, limits) if plan is not None else None
+    emulated = _emulated(opened, arm64_root, plan, limits) if arm64 else None
     if as_json:
         result = {"package": str(package), "digest": opened.manifest.digest, "verified": True}
         on_other = emulated.to_json() if emulated else None
@@ -93,3 +90,32 @@ def command(
         show_verified(package, opened.manifest.digest, verification, scored)
         if emulated is not None:
             show_on_arm64(emulated)
+
+
+def _plan_for(package: Package, data: Path, variables: tuple[str, ...]) -> Plan:
+    """The plan to score by; it and the ledger to compare with are refused before the package's model runs."""
+    from squeeze.run.claims import read_ledger
+
+    read_ledger(package)
+    plan: Plan = load_plan(data, (), variables)
+    return plan
+
+
+def _rescored(package: Package, plan: Plan, store: Path, limits: dict[str, Any]) -> dict[str, Any]:
+    from squeeze.cli.terminal import progress_for_terminal
+    from squeeze.run.rescore import rescore
+    from squeeze.store import Store
+    from squeeze.targets.confined import SCORING
+
+    progress = progress_for_terminal()
+    cache = Store(store, progress) if store.is_dir() else None
+    return rescore(package, plan, progress, cache, replace(SCORING, **limits))
+
+
+def _emulated(package: Package, root: Path, plan: Plan | None, limits: dict[str, Any]) -> OnArm64:
+    from squeeze.cli.terminal import progress_for_terminal
+    from squeeze.run.on_arm64 import on_arm64
+    from squeeze.targets.arm64.compare import EMULATED
+    from squeeze.targets.arm64.root import Arm64Root
+
+    return on_arm64(package, Arm64Root(root), plan, replace(EMULATED, **limits), progress_for_terminal())

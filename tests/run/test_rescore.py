@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from squeeze.evaluate.evaluator import logits_of
 from squeeze.evaluate.evidence.base import OnEvaluationData, Subject
 from squeeze.evaluate.metrics import ExampleMetric
 from squeeze.run.rescore import rescore
+from squeeze.targets import child
 from squeeze.targets.confined import Limits
 from squeeze.targets.golden import Golden
 from squeeze.targets.manifest import Manifest
@@ -68,6 +70,7 @@ class Confidence(ExampleMetric):
 
 
 PLANS = Path(__file__).parents[2] / "plans"
+LOAD_MODEL = Package.load_model
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,20 @@ def packages_stay_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{package.path} was opened in our own process")
 
     monkeypatch.setattr(Package, "load_model", opened)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confined process's work, done here: for tests of what it says of a ledger, not of how it is started."""
+
+    def called(function: str, arguments: dict[str, Any], *_: object) -> child.Answer:
+        module, _, name = function.partition(":")
+        with monkeypatch.context() as opened:
+            opened.setattr(Package, "load_model", LOAD_MODEL)
+            answer = getattr(import_module(module), name)(scratch="", **json.loads(json.dumps(arguments)))
+        return child.Answer(json.loads(json.dumps(answer)))
+
+    monkeypatch.setattr(child, "call", called)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +182,7 @@ def test_a_language_package_is_scored_by_every_metric_or_says_why_not(language: 
     assert scores["not_scored"] == {"prefill": "a time of one host; squeeze bench measures this one's"}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_without_the_original_only_what_needs_it_is_left_out(language: Path, tmp_path: Path) -> None:
     shutil.copytree(language, tmp_path / "world")
     (tmp_path / "world/model/config.json").unlink()
@@ -174,6 +192,15 @@ def test_without_the_original_only_what_needs_it_is_left_out(language: Path, tmp
     assert "perplexity" in scores["scores"]
 
 
+def test_what_the_confined_process_finds_wrong_is_refused_here(
+    language: Path, true: dict[str, float], tmp_path: Path
+) -> None:
+    package = resealed(language, tmp_path / "p", edited("perplexity", true["perplexity"] + 1e-3))
+    with pytest.raises(VerifyError, match=r"perplexity is .*; the ledger says .* of the same data"):
+        rescored(language, package)
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("metric", "off"),
     [("perplexity", 1e-3), ("choice:pairs", 1 / 3), ("size_bytes", 1)],
@@ -187,11 +214,13 @@ def test_a_score_within_the_sampling_interval_is_not_good_enough(
         rescored(language, package)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_difference_of_rounding_is_let_through(language: Path, true: dict[str, float], tmp_path: Path) -> None:
     package = resealed(language, tmp_path / "p", edited("perplexity", true["perplexity"] * (1 + 1e-9)))
     assert rescored(language, package)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(("examples", "let_through"), [(1, True), (2, False)], ids=["one in 3", "two in 3"])
 def test_another_host_may_turn_as_many_examples_as_its_golden_output_allows(
     language: Path, true: dict[str, float], tmp_path: Path, examples: int, let_through: bool
@@ -215,6 +244,7 @@ def test_scoring_ends_where_no_batch_is_finished(language: Path) -> None:
         rescore(package, plan, limits=Limits(seconds=0.1))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_scores_on_other_data_are_shown_and_not_compared(language: Path, tmp_path: Path) -> None:
     shutil.copytree(language, tmp_path / "world")
     (tmp_path / "world/text.txt").write_text("pack my box with five dozen liquor jugs " * 6)
@@ -243,8 +273,10 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_ledger_that_is_none_is_one_line_and_exit_4(
-    language: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    language: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Said before a process is started for the package's model."""
+    monkeypatch.setattr(child, "call", None)
     package = resealed(language, tmp_path / "p", BAD[name])
     assert squeeze("verify", package, "--data", language / "plan.yaml") == 4
     lines = capsys.readouterr().err.strip().splitlines()
