@@ -34,7 +34,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.progress import Progress
-from squeeze.run.original import trained_builtin
+from squeeze.run.builtin import trained_builtin
 from squeeze.store import Store
 
 PLANS = Path(__file__).resolve().parent.parent / "plans"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from squeeze.algorithms.stats import CONFIDENCE, Interval
 from squeeze.comparison import At, Delta, Verdict, concluded, delta_of, unsure, value_of, verdict_of, within_rounding
@@ -175,7 +175,7 @@ def _unpaired_delta(metric: Metric, new: Estimated, old: Estimated) -> Delta:
 
 
 def _normal(value: float, standard_error: float, level: float) -> Interval:
-    reach = float(ndtri((1 + level) / 2)) * standard_error
+    reach = float(scipy.special.ndtri((1 + level) / 2)) * standard_error
     return Interval(value - reach, value + reach)
 
 

@@ -11,7 +11,7 @@ import yaml
 import squeeze as sq
 from squeeze.api import check, load
 from squeeze.cli.group import COMMANDS
-from squeeze.run import original
+from squeeze.run import builtin
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ def test_the_python_example_runs_as_it_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     short = sq.Finetune(epochs=1, optimizer="sgd", learning_rate=0.05, batch_size=64)
-    monkeypatch.setattr(original, "TRAINING", short)  # the network to compress is not what the example shows
+    monkeypatch.setattr(builtin, "TRAINING", short)  # the network to compress is not what the example shows
     (example,) = blocks("python", "sq.Plan(")
     names: dict[str, object] = {}
     exec(example, names)  # the README's own code

@@ -9,8 +9,7 @@ estimates the resemblance. 512 bytes a text.
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy
 
 HASHES = 128  # the estimate's standard error at a resemblance of 0.8 is 0.035
 BANDS = 16  # of 8 hashes: a pair that resembles by 0.8 is a candidate 95 times in 100
@@ -47,8 +46,9 @@ def first_alike(signatures: np.ndarray, resemblance: float) -> np.ndarray:
         agreeing = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(1)
         links.append(pairs[agreeing >= resemblance])
     one, other = np.concatenate(links).T
-    graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
-    _, first, group = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    graph = scipy.sparse.coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    parts = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
+    _, first, group = np.unique(parts, return_index=True, return_inverse=True)
     alike: np.ndarray = first[group]
     return alike
 

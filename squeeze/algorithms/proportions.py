@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+import scipy
 
 from squeeze.algorithms.stats import CONFIDENCE, Interval
 
@@ -122,7 +122,8 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
 def _normal_or_t(level: float, units: int, clustered: bool) -> float:
     """Standard errors to either side."""
     tail = (1 + level) / 2
-    return float(stdtrit(max(units - 1, 1), tail) if clustered else ndtri(tail))
+    special = scipy.special
+    return float(special.stdtrit(max(units - 1, 1), tail) if clustered else special.ndtri(tail))
 
 
 def wilson(yes: float, examples: float, z: float) -> Interval:

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -76,7 +76,7 @@ class Studentized:
     def _reach(self, tail: float) -> tuple[float, float]:
         """Standard errors to either side."""
         units = len(self._residuals)
-        student = float(stdtrit(units - 1, 1 - tail))
+        student = float(scipy.special.stdtrit(units - 1, 1 - tail))
         if units < FEWEST_UNITS or self.standard_error == 0:
             return student, student
         low, high = np.quantile(self._statistics, [tail, 1 - tail])

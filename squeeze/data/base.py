@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from squeeze.data.similar_images import Sketch
 from squeeze.data.words import word_hashes
@@ -115,8 +114,9 @@ class Dataset(ABC):
             return np.unique(self.copy_of, return_inverse=True)[1]
         links = np.concatenate([self.copy_of, len(self) + np.unique(self.documents, return_inverse=True)[1]])
         places = np.concatenate([np.arange(len(self))] * 2)
-        graph = coo_array((np.ones(len(links)), (places, links)), shape=(2 * len(self),) * 2)
-        return np.unique(connected_components(graph, directed=False)[1][: len(self)], return_inverse=True)[1]
+        graph = scipy.sparse.coo_array((np.ones(len(links)), (places, links)), shape=(2 * len(self),) * 2)
+        parts = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
+        return np.unique(parts[: len(self)], return_inverse=True)[1]
 
     @cached_property
     def digest(self) -> str:

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.fft import dctn
-from scipy.spatial import KDTree
 
 SIDE = 16  # side of a thumbnail, in pixels
 LOOSEST, STRICTEST = 0.975, 0.995  # correlations of thumbnails
@@ -132,7 +131,7 @@ def _same_look(mine: np.ndarray, theirs: np.ndarray, bound: float, earlier: bool
     twins = np.full(len(mine), -1)
     if not len(mine) or not len(theirs):
         return twins
-    tree, flat = KDTree(_low(theirs)), theirs.reshape(len(theirs), -1)
+    tree, flat = scipy.spatial.KDTree(_low(theirs)), theirs.reshape(len(theirs), -1)
     for looks in (mine, mine[:, :, ::-1]):
         near = tree.query_ball_point(_low(looks), float(np.sqrt(2 * (1 - bound))))
         for number in np.nonzero(twins < 0)[0]:
@@ -144,5 +143,5 @@ def _same_look(mine: np.ndarray, theirs: np.ndarray, bound: float, earlier: bool
 
 
 def _low(looks: np.ndarray) -> np.ndarray:
-    low: np.ndarray = dctn(looks, axes=(1, 2), norm="ortho")[:, :LOW, :LOW]
+    low: np.ndarray = scipy.fft.dctn(looks, axes=(1, 2), norm="ortho")[:, :LOW, :LOW]
     return low.reshape(len(looks), -1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from squeeze.algorithms.stats import Interval
 
@@ -36,7 +36,7 @@ Open = Callable[[], Clock]  # opens a fresh session
 @cache
 def students_t(degrees: int) -> float:
     """The two-sided quantile of ``CONFIDENCE``."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+    return float(scipy.special.stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import scipy
 from pydantic import Field, PositiveFloat, PositiveInt
-from scipy.special import log_softmax
 
 from squeeze.data.base import Dataset
 from squeeze.data.documents import Documents
@@ -207,7 +207,7 @@ class Loss(ExampleMetric):
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
         truth = required_labels(labels, logits, self.name)
-        return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
+        return np.asarray(-scipy.special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth])
 
     def per_sequence(self, scores: TokenScores) -> np.ndarray:
         return np.asarray(scores.nll.mean(1))
@@ -223,7 +223,7 @@ class Kl(ExampleMetric):
     rounding = 1e-6  # float32 logits of an unchanged model, added up in another order
 
     def per_example(self, logits: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-        p, q = (log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))
+        p, q = (scipy.special.log_softmax(values.astype(np.float64), axis=1) for values in (original, logits))
         return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(1), 0))  # never below 0 but for rounding
 
     def per_sequence(self, scores: TokenScores) -> np.ndarray:

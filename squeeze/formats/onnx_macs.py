@@ -13,7 +13,6 @@ from math import prod
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
-from onnxscript.optimizer import fold_constants
 
 Shape = tuple[int, ...]
 STANDARD = ("", "ai.onnx")
@@ -76,6 +75,8 @@ def _numbers(value: ir.Value) -> int:
 
 def _infer_shapes(model: ir.Model) -> None:
     """Shapes of all values, sizes computed from other shapes among them."""
+    from onnxscript.optimizer import fold_constants  # half a second, which nothing else of a graph needs
+
     limits = {"input_size_limit": MOST_FOLDED, "output_size_limit": MOST_FOLDED}
     with suppress(Exception):  # a shape that cannot be inferred stays unknown
         fold_constants(model, onnx_shape_inference=True, should_fold=_computes_a_size, **limits)

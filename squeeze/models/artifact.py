@@ -12,20 +12,21 @@ from copy import copy
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
 from squeeze import registry
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files
-from squeeze.formats.onnx_file import read_onnx
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.facts import Facts
 from squeeze.models.links import link_or_copy
-from squeeze.models.onnx_model import DESCRIPTION, OnnxModel
 from squeeze.models.ort_session import Feed, feed, logits, parts
-from squeeze.models.tasks.base import Task, described, read_task, task_named
+from squeeze.models.tasks.base import DESCRIPTION, Task, described, read_task, task_named
+
+if TYPE_CHECKING:  # what only runs a file starts without onnx_ir, which takes a second
+    from squeeze.models.onnx_model import OnnxModel
 
 FILES = "files"  # where they lie in the store
 
@@ -144,7 +145,12 @@ class Artifact(Model):
     @cached_property
     def _graph(self) -> OnnxModel | None:
         """Of an ``.onnx`` file; an ``.ort`` file does not show its own."""
-        return OnnxModel(read_onnx(self.main), str(self.main)) if self.main.suffix == ".onnx" else None
+        if self.main.suffix != ".onnx":
+            return None
+        from squeeze.formats.onnx_file import read_onnx
+        from squeeze.models.onnx_model import OnnxModel
+
+        return OnnxModel(read_onnx(self.main), str(self.main))
 
     def parameters(self) -> int | None:
         return self.facts.parameters if self.facts else self._graph.parameters() if self._graph else None

@@ -25,12 +25,12 @@ from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
 from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
-from squeeze.models.tasks.base import Task, described, read_task, task_named
+from squeeze.models.tasks.base import DESCRIPTION, Task, described, read_task, task_named
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FILE_NAME, DESCRIPTION = "model.onnx", "model.json"
+FILE_NAME = "model.onnx"
 FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
 WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 

@@ -13,7 +13,6 @@ from squeeze.models.hub import is_hub_id, snapshot
 from squeeze.models.language.from_gguf import folder_of
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import is_language_folder
-from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.source import BuiltinSource, FactorySource, HuggingFaceSource, Source
 from squeeze.models.text_folder import head_of
 from squeeze.models.torch_model import TorchModel
@@ -134,6 +133,8 @@ class ModelSpec:
     def _as_it_lies(self, root: Path, outline: bool = False) -> Model:
         """A form that reads its weights when it needs them: outline and model are one, but for a .gguf file."""
         if self.kind == "onnx":
+            from squeeze.models.onnx_model import OnnxModel  # onnx_ir takes a second to import
+
             return OnnxModel.from_file(root / self.reference)
         if self.kind == "gguf":
             return LanguageModel(folder_of(root / self.reference, self.dtype, outline))

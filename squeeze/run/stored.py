@@ -10,7 +10,6 @@ from typing import Any
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.torch_model import TorchModel
 
 MODEL, RECORD = "model", "record.json"
@@ -58,4 +57,8 @@ def load_model(folder: Path, form: str, code_folder: str | None) -> Model:
         return TorchModel.load(folder, code_folder)
     if form == LanguageModel.form:
         return LanguageModel.load(folder)
-    return OnnxModel.load(folder) if form == OnnxModel.form else Artifact.load(folder)
+    if form == "onnx":
+        from squeeze.models.onnx_model import OnnxModel  # onnx_ir takes a second to import
+
+        return OnnxModel.load(folder)
+    return Artifact.load(folder)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_external import external_files, unsafe_location
-from squeeze.formats.onnx_rounding import rounds_activations
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import FLOAT_ACTIVATIONS, dtype, open_session
 
@@ -108,6 +107,8 @@ class OnnxDecoder(LanguageArtifact):
 
 def in_onnx_runtime(name: str, graph: Path) -> str:
     """The arithmetic of a decoder's graph, in words."""
+    from squeeze.formats.onnx_rounding import rounds_activations  # onnx_ir takes a second to import
+
     if rounds_activations(graph):
         return f"{name}: float32, activations rounded to int8 in products with blocks of integers"
     return f"{name}: float32 activations, head and logits"

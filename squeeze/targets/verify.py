@@ -34,7 +34,6 @@ from squeeze.targets.confined import Limits as Confinement
 from squeeze.targets.golden import Arrays, Golden, largest_difference, read_npz
 from squeeze.targets.manifest import GOLDEN, MANIFEST, Manifest
 from squeeze.work import work_folder
-from squeeze.writers.ort import OPERATORS
 
 OVERFLOW = (
     "this CPU's int8 products overflow 16 bits, and an .ort file cannot be told to use others: its outputs and scores "
@@ -224,6 +223,8 @@ def _checked(path: Path, folder: Path, limits: Limits) -> Package:
 
 def _multiplies_integers(package: Package) -> bool:
     """As the list of operators beside an ``.ort`` file has it."""
+    from squeeze.writers.ort import OPERATORS  # the writer imports onnx_ir, which takes a second
+
     file = package.folder / OPERATORS
     return file.is_file() and any(name in file.read_text(errors="replace") for name in INTEGER_OPERATORS)
 

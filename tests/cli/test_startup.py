@@ -45,6 +45,18 @@ def _processor_seconds() -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def test_a_confined_process_loads_no_library_that_it_may_not_use() -> None:
+    """torch alone takes a second, and each of these another or half of one; scores and answers seldom need them."""
+    code = (
+        "import sys\nimport squeeze.run.rescore_child, squeeze.runtimes.onnx_decoder, squeeze.runtimes.ort\n"
+        "print([name for name in sys.argv[1:] if name in sys.modules])"
+    )
+    call = [sys.executable, "-c", code, "onnx", "onnx_ir", "onnxscript", "sympy", "scipy.special", "scipy.sparse"]
+    call += ["scipy.stats", "scipy.spatial", "sklearn", "transformers", "onnxruntime", "squeeze.training"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", ["schema", "passes"])
 def test_a_reader_that_goes_away_is_no_error_to_shout_about(command: str) -> None:
     reading, writing = os.pipe()

@@ -11,7 +11,7 @@ import squeeze as sq
 from squeeze.api import compress
 from squeeze.data.sources import DigitsData
 from squeeze.models.spec import ModelSpec
-from squeeze.run import original
+from squeeze.run import builtin
 from squeeze.store import Store, key_of
 from squeeze.store import store as store_module
 from squeeze.versions import LIBRARIES, library_versions
@@ -97,7 +97,7 @@ def test_a_whole_run_is_made_anew_by_other_code(tmp_path, monkeypatch) -> None:
         metrics=(sq.Top1(),),
     )
     data = DigitsData(builtin="digits", split="evaluate", samples=32).open(Path())
-    monkeypatch.setattr(original, "TRAINING", sq.Finetune(epochs=1, learning_rate=0.05, batch_size=64))
+    monkeypatch.setattr(builtin, "TRAINING", sq.Finetune(epochs=1, learning_rate=0.05, batch_size=64))
     for _ in range(2):
         compress(plan, data={"evaluate": data}, store=store)
     before = Counter(entry.what for entry in store.entries())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from squeeze.models.base import Batch, Model
 
 ROWS, TOKENS = "rows", "tokens"
+DESCRIPTION = "model.json"  # beside a stored model: what it is
 SGD_RATE = 0.01
 Optimizer = Literal["sgd", "adamw"]
 
