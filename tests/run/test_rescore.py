@@ -88,7 +88,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The confined process's work, done here: for tests of what it says of a ledger, not of how it is started."""
 
     def called(function: str, arguments: dict[str, Any], *_: object) -> child.Answer:
-        module, _, name = function.partition(":")
+        module, name = function.split(":")
         with monkeypatch.context() as opened:
             opened.setattr(Package, "load_model", LOAD_MODEL)
             answer = getattr(import_module(module), name)(scratch="", **json.loads(json.dumps(arguments)))
