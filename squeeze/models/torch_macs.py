@@ -121,6 +121,27 @@ def largest_traffic(module: nn.Module, run: Callable[[], object]) -> int:
     return largest
 
 
+def structure_key(module: nn.Module) -> tuple[Any, ...]:
+    """Equal for two networks that do the same work: kinds, plain attributes and shapes of all modules, not weights."""
+    return tuple(
+        (
+            name,
+            type(child),
+            tuple((key, value) for key, value in vars(child).items() if _is_plain(value)),
+            tuple((key, tensor.shape) for key, tensor in child.named_parameters(recurse=False)),
+            tuple((key, tensor.shape) for key, tensor in child.named_buffers(recurse=False)),
+        )
+        for name, child in module.named_modules()
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether two such values can be compared, as two tensors cannot."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """The module without its values; what its code keeps while it runs stays in the copy."""
     tensors = [*module.parameters(), *module.buffers()]

@@ -28,7 +28,7 @@ from squeeze.models.source import Source, source_from
 from squeeze.models.tasks.base import ROWS, Task, task_named
 from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
 from squeeze.models.torch_layers import layer_names, without_grid
-from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy
+from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy, structure_key
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
 
@@ -57,6 +57,7 @@ class TorchModel(TorchStage):
         self.inputs = inputs
         self.grid = dict(grid or {})
         self.task = task_of(module, inputs)
+        self._counted: tuple[Any, MacCounter] | None = None  # by what decides the count
 
     @classmethod
     def build(cls, source: Source, weights: Path | None, inputs: tuple[InputSpec, ...]) -> TorchModel:
@@ -136,17 +137,34 @@ class TorchModel(TorchStage):
         return largest_traffic(self.module, partial(self._logits, self.example())) if self.is_meta else 0
 
     def counted(self) -> MacCounter:
-        """The work of one example, by module: counted on the meta device, where no code of the module objects to it."""
-        example = self.example()
-        if not self.is_meta:
-            with suppress(Exception):  # the forward may read values, which meta tensors do not have
-                copy = meta_copy(self.module)
-                with MacCounter().watching(copy) as counter:
-                    forward(copy, {name: value.to("meta") for name, value in example.inputs.items()})
-                return counter
+        """The work of one example, by module: counted on the meta device, where no code of the module objects to it.
+
+        There the structure alone decides it, so it is counted anew only where that has changed: a check asks often.
+        """
+        key = structure_key(self.module), self.inputs
+        if self._counted is not None and self._counted[0] == key:
+            return self._counted[1]
+        counter = self._counted_on_meta()
+        if counter is not None:
+            self._counted = key, counter
+            return counter
         with MacCounter().watching(self.module) as counter:
-            self._logits(example)
+            self._logits(self.example())
         return counter
+
+    def _counted_on_meta(self) -> MacCounter | None:
+        """None where the forward reads values, which meta tensors do not have."""
+        example = self.example()
+        if self.is_meta:
+            with MacCounter().watching(self.module) as counter:
+                self._logits(example)
+            return counter
+        with suppress(Exception):  # a network may raise anything
+            copy = meta_copy(self.module)
+            with MacCounter().watching(copy) as counter:
+                forward(copy, {name: value.to("meta") for name, value in example.inputs.items()})
+            return counter
+        return None
 
     @property
     def vocabulary(self) -> int | None:

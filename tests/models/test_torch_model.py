@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec
 from squeeze.models.source import BuiltinSource, FactorySource, HuggingFaceSource, resolve, source_from
 from squeeze.models.spec import ModelSpec
+from squeeze.models.torch_macs import MacCounter
 from squeeze.models.torch_model import TorchModel, forward
 
 CONFIG: dict[str, Any] = {
@@ -41,6 +43,47 @@ def test_counting_needs_no_weights() -> None:
     on_meta = TorchModel.build(FactorySource("tiny:network"), None, (InputSpec("image", (3, 6, 6)),))
     assert on_meta.is_meta
     assert on_meta.layers() == tiny_model().layers()
+
+
+def halved(module: Any) -> None:
+    """By a larger step: 3 x 3 places are left of 6 x 6."""
+    module[0].stride = (2, 2)
+
+
+def narrowed(module: Any) -> None:
+    module[0].weight = nn.Parameter(module[0].weight[:4])
+    module[0].bias = nn.Parameter(module[0].bias[:4])
+    module[4].weight = nn.Parameter(module[4].weight[:, :4])
+
+
+def replaced(module: Any) -> None:
+    module[0] = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.Conv2d(8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "macs"),
+    [(halved, 8 * 27 * 9 + 32), (narrowed, 4 * 27 * 36 + 16), (replaced, (8 * 27 + 8 * 8) * 36 + 32)],
+    ids=["an attribute", "shapes", "a module"],
+)
+@pytest.mark.parametrize("where", ["copied", "in place"])
+def test_a_network_that_is_changed_is_counted_anew(change: Callable[[nn.Module], None], macs: int, where: str) -> None:
+    model = tiny_model()
+    assert model.macs() == 8 * 27 * 36 + 32
+    changed = model.copied() if where == "copied" else model
+    change(changed.module)
+    assert changed.macs() == macs
+    assert model.macs() == (8 * 27 * 36 + 32 if where == "copied" else macs)
+
+
+def test_a_network_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    model.module.tensors = (torch.zeros(2), torch.zeros(2))  # type: ignore[assignment]  # which nobody can compare
+    layers = model.layers()
+    monkeypatch.setattr(MacCounter, "watching", None)
+    assert model.copied().layers() == model.layers() == layers
+    with torch.no_grad():
+        model.module[0].weight.mul_(2)  # type: ignore[index,union-attr,operator]
+    assert model.layers() == layers
 
 
 @pytest.mark.parametrize("kind", ["plain", "named", "pixel_values", "logits"])
