@@ -6,6 +6,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,6 +46,20 @@ def test_another_process_writes_the_same_bytes_and_none_of_its_paths() -> None:
     assert result.stdout.split()[-1] == sha256(exported().data).hexdigest()
     assert str(here).encode() not in exported().data
     assert b".py" not in exported().data
+
+
+def test_torchs_table_of_operators_is_read_once_and_another_export_writes_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
+
+    first = exported().data
+    table = onnxscript_apis.get_torchlib_ops
+    asked = Mock(side_effect=table)
+    monkeypatch.setattr(onnxscript_apis, "get_torchlib_ops", asked)
+    assert ExportOnnx().run(torch_model(), Context()).data == first  # type: ignore[union-attr]
+    assert asked.call_count == 1  # as torch does in each export
+    assert table.cache_info().misses == 1
 
 
 def test_an_export_that_changes_the_logits_fails(monkeypatch: pytest.MonkeyPatch) -> None:

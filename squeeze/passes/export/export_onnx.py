@@ -5,10 +5,7 @@ Module names become node names, so selectors and reports speak of the same layer
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from shutil import rmtree
 from typing import Annotated, Any, Literal
@@ -21,7 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import EffectError, ModelError
+from squeeze.errors import EffectError
 from squeeze.formats import onnx_grid, onnx_nbits
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_graph import WEIGHTED_OPS
@@ -35,6 +32,7 @@ from squeeze.models.options import Unused
 from squeeze.models.torch_model import TorchModel, forward, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.export.torch_exporter import export_graph
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.lowering import WeightEncoding
 from squeeze.writers.onnx import BlockedWriter, DecoderWriter, NBitsWriter
@@ -147,7 +145,7 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         return self.writer().export(model, folder, context)
 
     def _graph(self, model: TorchModel, grid: Mapping[str, QuantizedTensor]) -> ir.Model:
-        graph_model = _export(_Logits(model.module, model.inputs), model.inputs, self._opset(model))
+        graph_model = export_graph(_Logits(model.module, model.inputs), model.inputs, self._opset(model))
         simplify(graph_model)
         _strip(graph_model)
         _rename(graph_model.graph)
@@ -176,45 +174,6 @@ def _without_effect(model: TorchModel) -> list[str]:
         outputs = model.forward(model.example(1).inputs)
         gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
     return [name for name, gradient in zip(model.grid, gradients, strict=True) if gradient is None]
-
-
-def _export(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -> ir.Model:
-    # two examples: a batch of one would be taken for a constant
-    example = tuple(spec.noise(2, torch.Generator().manual_seed(0)) for spec in inputs)
-    free = {place: torch.export.Dim(name) for place, name in _free_places(inputs).items()}
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module.eval(),
-                example,
-                dynamo=True,
-                input_names=[spec.name for spec in inputs],
-                output_names=["logits"],
-                opset_version=opset,
-                dynamic_shapes=(tuple(_free_axes(spec, free) for spec in inputs),),
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises whatever the user's module trips over
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"export_onnx: torch cannot trace the model: {first[:200]}") from error
-    assert program is not None
-    graph_model: ir.Model = program.model
-    return graph_model
-
-
-def _free_places(inputs: tuple[InputSpec, ...]) -> dict[int, str]:
-    """The batch, and every dimension that an input leaves open: inputs share its size, as tokens and their mask do."""
-    open_places = sorted({1 + place for spec in inputs for place, size in enumerate(spec.shape) if size < 0})
-    names = ["length"] if len(open_places) == 1 else [f"size_{place}" for place in open_places]
-    return {0: "batch", **dict(zip(open_places, names, strict=True))}
-
-
-def _free_axes(spec: InputSpec, free: dict[int, Any]) -> dict[int, Any]:
-    return {
-        place: dim
-        for place, dim in free.items()
-        if not place or (place <= len(spec.shape) and spec.shape[place - 1] < 0)
-    }
 
 
 def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
@@ -274,17 +233,3 @@ def _name_by_bias(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
     plain = f"{name.removesuffix('.bias')}.weight"
     if name.endswith(".bias") and plain not in graph.initializers and weight.const_value is not None:
         weight.name = weight.const_value.name = plain
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns about packages that are not installed and about its own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
