@@ -89,6 +89,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "runtimes": {
         "onnxruntime": "squeeze.runtimes.ort:OnnxRuntime",
         "executorch": "squeeze.runtimes.executorch:ExecuTorch",
+        "litert": "squeeze.runtimes.litert:LiteRt",
         "onnxruntime-genai": "squeeze.runtimes.genai:GenaiRuntime",
         "llama.cpp": "squeeze.runtimes.llama_cpp:LlamaCpp",
         "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:TransformersGguf",
@@ -103,6 +104,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "onnx-qdq": "squeeze.writers.onnx:BlockedWriter",
         "ort": "squeeze.writers.ort:OrtWriter",
         "executorch": "squeeze.writers.executorch:ExecuTorchWriter",
+        "litert": "squeeze.writers.litert:LiteRtWriter",
         "genai": "squeeze.writers.genai:GenaiWriter",
     },
 }

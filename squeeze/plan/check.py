@@ -40,6 +40,7 @@ EXTRAS = {
     "llama-cpp": ("llama_cpp",),
     "genai": ("onnxruntime_genai",),
     "mobile": ("executorch",),
+    "litert": ("ai_edge_litert",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Phones: a file for a runtime that fits into an app: ONNX Runtime Mobile (``ort``) or ExecuTorch (``executorch``)."""
+"""Phones: a file for a runtime that fits into an app: ONNX Runtime Mobile (``ort``), ExecuTorch or LiteRT."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ RUNS_IN = {"ort": "onnxruntime"}  # which runtime here scores and verifies what 
 
 
 class Mobile(Target[OnnxModel | LanguageModel]):
-    """A package for apps: ``model.ort`` and the operators that it needs, or ``model.pte``, of language models too."""
+    """A package for apps: ``model.ort`` and the operators that it needs, ``model.tflite``, or ``model.pte``, also of
+    language models."""
 
-    runtime: Literal["ort", "executorch"] = "ort"
-    """What runs the file: ONNX Runtime Mobile, or ExecuTorch with XNNPACK (extra mobile; one example at a time)."""
+    runtime: Literal["ort", "executorch", "litert"] = "ort"
+    """What runs the file: ONNX Runtime Mobile, ExecuTorch (extra mobile) or LiteRT (extra litert), the latter two with
+    XNNPACK and one example at a time."""
     context: PositiveInt | None = None
     """Tokens of a text that a language model's cache in the program has room for; null: 512, or as many as the model
     can read."""
@@ -47,15 +49,16 @@ class Mobile(Target[OnnxModel | LanguageModel]):
         return RUNS_IN.get(self.runtime, self.runtime)
 
     def faults(self, model: Model) -> Iterator[str]:
-        if self.runtime == "ort" and _generates(model):
-            yield "runtime ort takes no language model; runtime: executorch would, target: genai is ONNX Runtime's"
-        elif self.runtime == "executorch" and model.reads_tokens() and not _generates(model):
-            yield "runtime executorch takes no encoder of texts; runtime: ort would"
+        if self.runtime != "executorch" and _generates(model):
+            would = "runtime: executorch would, target: genai is ONNX Runtime's"
+            yield f"runtime {self.runtime} takes no language model; {would}"
+        elif self.runtime != "ort" and model.reads_tokens() and not _generates(model):
+            yield f"runtime {self.runtime} takes no encoder of texts; runtime: ort would"
         else:
             yield from super().faults(model)
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
-        if self.runtime == "ort" and model is not None and _generates(model):
+        if self.runtime != "executorch" and model is not None and _generates(model):
             return iter(())  # faults() reports the model itself
         return super().grid_faults(grid, model)
 

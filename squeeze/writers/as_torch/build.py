@@ -6,6 +6,7 @@ QuantizeLinear and DequantizeLinear become torch's own operators for the same; w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from torch.nn import functional
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.onnx_attributes import attributes, example_sizes
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_array, weight_matrix
-from squeeze.writers.as_torch.integers import IntegerWeight, Step, step_of
+from squeeze.formats.onnx_step import Step, step_of
+from squeeze.writers.as_torch.integers import IntegerWeight, dequantize, quantize
 from squeeze.writers.as_torch.network import Network, Operation, Operator, Place, StoredArray, WeightedLayer
-from squeeze.writers.as_torch.operators import OPERATORS, attributes, spatial_pads
+from squeeze.writers.as_torch.operators import OPERATORS, spatial_pads
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
 
@@ -88,10 +91,10 @@ class _Builder:
         step, out = step_of(node), str(node.outputs[0].name)
         if node.op_type == "QuantizeLinear":
             self.steps[out] = step
-            self._append(node, Operator(step.quantize))
+            self._append(node, Operator(partial(quantize, step)))
         else:
             self.real[out] = step
-            self._append(node, Operator(step.dequantize))
+            self._append(node, Operator(partial(dequantize, step)))
 
     def _operator(self, node: ir.Node) -> None:
         """One operator; moves of integers act on their dequantized values, as integer kernels expect."""
@@ -161,7 +164,7 @@ class _Builder:
 
 
 def _moved(function: Operation, step: Step) -> Operation:
-    return lambda q: step.quantize(function(step.dequantize(q)))
+    return lambda q: quantize(step, function(dequantize(step, q)))
 
 
 def _operation(node: ir.Node) -> Operation:
@@ -198,9 +201,5 @@ def examples(model: ir.Model) -> Iterator[Tensor]:
     for value in model.graph.inputs:
         if value.name in model.graph.initializers:
             continue
-        sizes = [*(value.shape or ())][1:]
-        if any(not isinstance(size, int) for size in sizes):
-            what = "has a free size, and a phone's file is made for one"
-            raise ModelError(f"input '{value.name}' {what}; input: of the plan's model would name it")
         dtype = getattr(torch, str((value.dtype or ir.DataType.FLOAT).numpy()))
-        yield torch.zeros(1, *(int(size) for size in sizes), dtype=dtype)
+        yield torch.zeros(1, *example_sizes(value), dtype=dtype)

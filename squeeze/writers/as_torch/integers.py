@@ -1,62 +1,33 @@
 """Values and weights as integers, in the operators that torch's exporters know (``quantized_decomposed``).
 
-Activations are int8 here, whatever the graph has: uint8 with zero point ``z`` is int8 with ``z - 128``, the same real
-numbers. Weights keep their integers.
+Activations are int8 here, whatever the graph has (``formats.onnx_step``). Weights keep their integers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import ModelError
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_step import Step
 
-UINT8_SHIFT = 128
 LOW, HIGH = -128, 127
 QDQ: Any = torch.ops.quantized_decomposed
 
 
-@dataclass(frozen=True)
-class Step:
-    """The grid of an activation as int8: ``real = scale * (q - zero_point)``, one scale for the whole tensor."""
-
-    scale: float
-    zero_point: int
-
-    def quantize(self, x: Tensor) -> Tensor:
-        q: Tensor = QDQ.quantize_per_tensor.default(x, self.scale, self.zero_point, LOW, HIGH, torch.int8)
-        return q
-
-    def dequantize(self, q: Tensor) -> Tensor:
-        x: Tensor = QDQ.dequantize_per_tensor.default(q, self.scale, self.zero_point, LOW, HIGH, torch.int8)
-        return x
+def quantize(step: Step, x: Tensor) -> Tensor:
+    """Integers of an activation."""
+    q: Tensor = QDQ.quantize_per_tensor.default(x, step.scale, step.zero_point, LOW, HIGH, torch.int8)
+    return q
 
 
-def step_of(node: ir.Node) -> Step:
-    """The grid of a QuantizeLinear or DequantizeLinear of an activation.
-
-    Raises:
-        ModelError: a grid of another kind.
-    """
-    scale = constant(node.inputs[1])
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if (
-        scale is None
-        or scale.size != 1
-        or (zero is not None and zero.dtype not in (ir.DataType.INT8, ir.DataType.UINT8))
-    ):
-        what = "an activation with one scale for the whole tensor and 8 bits would do"
-        raise ModelError(f"{node.name}: a grid that integer kernels of phones do not take; {what}")
-    shift = UINT8_SHIFT if zero is None or zero.dtype == ir.DataType.UINT8 else 0
-    zero_point = 0 if zero is None else int(zero.numpy().reshape(-1)[0])
-    return Step(float(scale.numpy().reshape(-1)[0]), zero_point - shift)
+def dequantize(step: Step, q: Tensor) -> Tensor:
+    """The real numbers that integers stand for."""
+    x: Tensor = QDQ.dequantize_per_tensor.default(q, step.scale, step.zero_point, LOW, HIGH, torch.int8)
+    return x
 
 
 def dynamically_quantized(x: Tensor) -> Tensor:

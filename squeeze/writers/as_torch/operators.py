@@ -7,7 +7,6 @@ by name: an operator that is guessed would be a wrong answer on a phone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -15,32 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.errors import ModelError
+from squeeze.formats.onnx_attributes import attributes, numbers, padding
 from squeeze.formats.onnx_graph import constant
 
 Function = Callable[..., Tensor]
 Build = Callable[[ir.Node], Function]
 SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
-
-
-def attributes(node: ir.Node) -> dict[str, Any]:
-    """A node's attributes as plain values."""
-    return {name: attribute.value for name, attribute in node.attributes.items()}
-
-
-def numbers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
-    """A list of integers, which older operator sets have as an attribute and newer ones as a constant input.
-
-    Raises:
-        ModelError: it is computed at run time.
-    """
-    value = node.inputs[index] if len(node.inputs) > index else None
-    if value is None:
-        values = attributes(node).get(attribute)
-        return None if values is None else [int(number) for number in values]
-    tensor = constant(value)
-    if tensor is None:
-        raise ModelError(f"{node.name}: the {attribute} of {node.op_type} are computed at run time; constants would do")
-    return [int(number) for number in tensor.numpy().reshape(-1)]
 
 
 def spatial_pads(node: ir.Node) -> tuple[list[int], bool]:
@@ -49,12 +28,7 @@ def spatial_pads(node: ir.Node) -> tuple[list[int], bool]:
     Raises:
         ModelError: the padding is computed from the input's size (``auto_pad``).
     """
-    options = attributes(node)
-    if options.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise ModelError(f"{node.name}: auto_pad {options['auto_pad']} of {node.op_type}; explicit pads would do")
-    pads = [int(number) for number in options.get("pads", ())]
-    half = len(pads) // 2
-    ends = [(pads[axis], pads[half + axis]) for axis in range(half)]
+    ends = padding(node)
     return [size for pair in reversed(ends) for size in pair], all(first == last for first, last in ends)
 
 

@@ -1,0 +1,40 @@
+"""The grid of an activation in an ONNX graph, as phones' kernels have it: int8, one scale for the whole tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_graph import constant
+
+UINT8_SHIFT = 128
+
+
+@dataclass(frozen=True)
+class Step:
+    """``real = scale * (q - zero_point)`` with int8 ``q``: uint8 with zero point ``z`` is int8 with ``z - 128``."""
+
+    scale: float
+    zero_point: int
+
+
+def step_of(node: ir.Node) -> Step:
+    """The grid of a QuantizeLinear or DequantizeLinear of an activation.
+
+    Raises:
+        ModelError: a grid of another kind.
+    """
+    scale = constant(node.inputs[1])
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if (
+        scale is None
+        or scale.size != 1
+        or (zero is not None and zero.dtype not in (ir.DataType.INT8, ir.DataType.UINT8))
+    ):
+        what = "an activation with one scale for the whole tensor and 8 bits would do"
+        raise ModelError(f"{node.name}: a grid that integer kernels of phones do not take; {what}")
+    shift = UINT8_SHIFT if zero is None or zero.dtype == ir.DataType.UINT8 else 0
+    zero_point = 0 if zero is None else int(zero.numpy().reshape(-1)[0])
+    return Step(float(scale.numpy().reshape(-1)[0]), zero_point - shift)

@@ -1,0 +1,174 @@
+"""From an ONNX graph to a ``.tflite`` file: the same arithmetic on the same scales and integers.
+
+An operator between DequantizeLinear and QuantizeLinear becomes an integer kernel; everything else stays float. A layer
+with integer weights whose outputs stay floats, such as the last, rounds its inputs by a range that it takes from each
+example itself, as LiteRT's kernels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector
+from squeeze.formats.onnx_step import step_of
+from squeeze.writers.tflite.file import TfliteFile
+from squeeze.writers.tflite.layers import Layer, add_layer
+from squeeze.writers.tflite.operators import FIXED, KEEPS_GRID, OPERATORS
+from squeeze.writers.tflite.values import Value, Values
+
+PLAIN = ("", "ai.onnx")
+SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
+
+
+def tflite_bytes(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> bytes:
+    """The file for one example at a time.
+
+    Args:
+        model: With the shapes of all values for one example; its layers' weights as floats.
+        grids: Of the layers whose weights are integers, by name.
+
+    Raises:
+        ModelError: what has no form in such a file, named with its layer.
+    """
+    return _Walk(model, grids).data()
+
+
+class _Walk:
+    def __init__(self, model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> None:
+        self.graph, self.grids = model.graph, grids
+        self.opset = model.graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS)
+        self.file = TfliteFile()
+        self.values = Values(self.file)
+        self.done: set[ir.Node] = set()  # QuantizeLinear that an operator before it took over
+
+    def data(self) -> bytes:
+        """All nodes in order."""
+        inputs = [value for value in self.graph.inputs if value.name not in self.graph.initializers]
+        for value in inputs:
+            dtype = str((value.dtype or ir.DataType.FLOAT).numpy())
+            self.values.new(value, dtype=dtype)
+        first = [self.values.by_name[str(value.name)].index for value in inputs]
+        for node in self.graph:
+            self._add(node)
+        last = [self._output(value) for value in self.graph.outputs]
+        return self.file.data(first, last)
+
+    def _add(self, node: ir.Node) -> None:
+        if node in self.done or node.op_type == "Constant" or _is_stored(node):
+            return
+        if node.domain not in PLAIN or len(node.outputs) != 1:
+            raise ModelError(f"{node.name}: {node.domain}{node.op_type} has no form in .tflite here; exclude its layer")
+        if node.op_type == "QuantizeLinear":
+            self._quantize(node)
+        elif node.op_type == "DequantizeLinear":
+            name = str(node.inputs[0].name)  # type: ignore[union-attr]
+            self.values.integers[str(node.outputs[0].name)] = self.values.by_name[name]
+        elif node.op_type == "Identity":
+            self._same(node)
+        else:
+            self._compute(node)
+
+    def _quantize(self, node: ir.Node) -> None:
+        source, step = self.values.read(node.inputs[0], node), step_of(node)
+        out = self.values.new(node.outputs[0], source.last, step)
+        self.file.operator("QUANTIZE", [source.index], [out.index], "QuantizeOptions")
+
+    def _same(self, node: ir.Node) -> None:
+        names = str(node.inputs[0].name), str(node.outputs[0].name)  # type: ignore[union-attr]
+        for known in (self.values.by_name, self.values.integers):
+            if names[0] in known:
+                known[names[1]] = known[names[0]]
+
+    def _compute(self, node: ir.Node) -> None:
+        """An operator: on integers where it stands between them, else on reals."""
+        layer = self._layer(node)
+        if layer is None and node.op_type not in OPERATORS:
+            have = ", ".join(sorted({*OPERATORS, *LAYER_OPS}))
+            raise ModelError(f"{node.name}: {node.op_type} has no form in .tflite here; {have} have")
+        if node.op_type == "Softmax" and self.opset < SOFTMAX_OF_ONE_AXIS:
+            what = f"Softmax of opset {self.opset} runs over all axes from its own on"
+            raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
+        computed = [v for v in (node.inputs[:1] if layer else node.inputs) if v is not None and constant(v) is None]
+        rounded = _rounded(node)
+        behind = [self.values.integers.get(str(value.name)) for value in computed]
+        integers = [value for value in behind if value is not None]
+        takes_integers = layer is None or layer.grid is not None
+        if rounded is not None and takes_integers and computed and len(integers) == len(node.inputs[: len(computed)]):
+            self._on_integers(node, layer, integers, rounded)
+        else:
+            self._as_it_comes(node, layer, [self.values.read(value, node) for value in computed])
+
+    def _on_integers(self, node: ir.Node, layer: Layer | None, reads: list[Value], rounded: ir.Node) -> None:
+        """The operator with the QuantizeLinear behind it."""
+        step = step_of(rounded)
+        own = reads[0].step if node.op_type in KEEPS_GRID else FIXED.get(node.op_type, step)
+        out = OPERATORS[node.op_type](self.values, node, reads, own) if layer is None else None
+        if layer is not None:
+            out = add_layer(self.values, layer, reads[0], step)
+        assert out is not None
+        self.values.by_name[str(rounded.outputs[0].name)] = self.values.on_step(out, step)
+        self.done.add(rounded)
+
+    def _as_it_comes(self, node: ir.Node, layer: Layer | None, reads: list[Value]) -> None:
+        """Reals; or a move of integers, which keeps their grid."""
+        if layer is not None:
+            if reads[0].step is not None or (layer.grid is not None and node.op_type == "Conv"):
+                what = "its weights are integers and what goes in or comes out is not"
+                raise ModelError(f"{node.name}: {what}; quantize_static gives both")
+            add_layer(self.values, layer, reads[0], None)
+            return
+        step = reads[0].step if reads else None
+        if step is not None and node.op_type not in (*KEEPS_GRID, "Concat", "Relu"):
+            raise ModelError(f"{node.name}: {node.op_type} of integers as they are has no form in .tflite here")
+        OPERATORS[node.op_type](self.values, node, reads, step)
+
+    def _layer(self, node: ir.Node) -> Layer | None:
+        """A node with a stored weight."""
+        if node.op_type not in LAYER_OPS or (constant(node.inputs[1]) is None and str(node.name) not in self.grids):
+            return None
+        return Layer(node, self.grids.get(str(node.name)), _bias(node))
+
+    def _output(self, value: ir.Value) -> int:
+        """An output of the graph, as ONNX lays it out."""
+        node = value.producer()
+        assert node is not None, "an output is computed"
+        found = self.values.turned(self.values.read(value, node), last=False)
+        tensor = self.file.graph.tensors[found.index]
+        if tensor.name != value.name:
+            self.file.graph.tensors[self.values.by_name[str(value.name)].index].name = f"{value.name}.channels_last"
+            tensor.name = str(value.name)
+        return found.index
+
+
+def _is_stored(node: ir.Node) -> bool:
+    """DequantizeLinear of a constant: read by its layer."""
+    return node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+
+
+def _rounded(node: ir.Node) -> ir.Node | None:
+    """The one QuantizeLinear that reads a node's output, and nothing else does; None: there is none."""
+    output = node.outputs[0]
+    readers = [use.node for use in output.uses()]
+    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or output.is_graph_output():
+        return None
+    return readers[0]
+
+
+def _bias(node: ir.Node) -> Tensor | None:
+    """float32 ``[out]``; integers behind DequantizeLinear as what they stand for."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return bias_vector(node)
+    q, scale = (constant(part) for part in producer.inputs[:2])
+    if q is None or scale is None:
+        raise ModelError(f"{node.name}: its bias is computed at run time; a stored one would do")
+    return torch.from_numpy(q.numpy().astype(np.float32) * scale.numpy().astype(np.float32))
