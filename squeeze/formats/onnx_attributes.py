@@ -55,4 +55,4 @@ def example_sizes(value: ir.Value) -> list[int]:
     if any(not isinstance(size, int) for size in sizes):
         what = "has a free size, and a phone's file is made for one"
         raise ModelError(f"input '{value.name}' {what}; input: of the plan's model would name it")
-    return [int(size) for size in sizes]  # type: ignore[arg-type]  # asked above
+    return [int(size) for size in sizes]
