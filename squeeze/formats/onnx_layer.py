@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from squeeze.errors import ModelError
 from squeeze.formats.onnx_graph import constant
 
 Array = np.ndarray[Any, Any]
@@ -67,6 +68,22 @@ def bias_vector(node: ir.Node) -> Tensor | None:
     if tensor is None:
         return None
     return torch.from_numpy(np.array(tensor.numpy(), dtype=np.float32)).reshape(-1)
+
+
+def real_bias(node: ir.Node) -> Tensor | None:
+    """As ``bias_vector``; integers behind DequantizeLinear as what they stand for.
+
+    Raises:
+        ModelError: it is computed at run time.
+    """
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return bias_vector(node)
+    q, scale = (constant(part) for part in producer.inputs[:2])
+    if q is None or scale is None:
+        raise ModelError(f"{node.name}: its bias is computed at run time; a stored one would do")
+    return torch.from_numpy(q.numpy().astype(np.float32) * scale.numpy().astype(np.float32))
 
 
 def can_hold_bias(node: ir.Node) -> bool:

@@ -20,7 +20,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_attributes import attributes, example_sizes
 from squeeze.formats.onnx_graph import constant
-from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_array, weight_matrix
+from squeeze.formats.onnx_layer import LAYER_OPS, real_bias, weight_array, weight_matrix
 from squeeze.formats.onnx_step import Step, step_of
 from squeeze.writers.as_torch.integers import IntegerWeight, dequantize, quantize
 from squeeze.writers.as_torch.network import Network, Operation, Operator, Place, StoredArray, WeightedLayer
@@ -115,7 +115,7 @@ class _Builder:
         if integer and step is None:
             what = "its weights are integers and its inputs are not; quantize_static gives both"
             raise ModelError(f"{name}: {what}")
-        bias, dynamic = self._bias(node), integer and not self._is_quantized(node)
+        bias, dynamic = real_bias(node), integer and not self._is_quantized(node)
         layer = WeightedLayer(_operation(node), weight, bias, dynamic)
         self._append(node, layer, [node.inputs[0]])
 
@@ -135,16 +135,6 @@ class _Builder:
         if reason := holds(GridKind.of(grid)):
             raise ModelError(f"{node.name}: {reason}")
         return IntegerWeight(grid, shape)
-
-    def _bias(self, node: ir.Node) -> Tensor | None:
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        producer = value.producer() if value is not None else None
-        if producer is None or producer.op_type != "DequantizeLinear":
-            return bias_vector(node)
-        q, scale = (constant(part) for part in producer.inputs[:2])
-        if q is None or scale is None:
-            raise ModelError(f"{node.name}: its bias is computed at run time; a stored one would do")
-        return torch.from_numpy(q.numpy().astype(np.float32) * scale.numpy().astype(np.float32))
 
     def _append(self, node: ir.Node, child: nn.Module, reads: Sequence[ir.Value | None] | None = None) -> None:
         names = tuple(self._read(value) for value in (reads if reads is not None else [node.inputs[0]]))

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_graph import constant
-from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector
+from squeeze.formats.onnx_layer import LAYER_OPS, real_bias
 from squeeze.formats.onnx_step import step_of
 from squeeze.writers.tflite.file import TfliteFile
 from squeeze.writers.tflite.layers import Layer, add_layer
@@ -134,7 +131,7 @@ class _Walk:
         """A node with a stored weight."""
         if node.op_type not in LAYER_OPS or (constant(node.inputs[1]) is None and str(node.name) not in self.grids):
             return None
-        return Layer(node, self.grids.get(str(node.name)), _bias(node))
+        return Layer(node, self.grids.get(str(node.name)), real_bias(node))
 
     def _output(self, value: ir.Value) -> int:
         """An output of the graph, as ONNX lays it out."""
@@ -160,15 +157,3 @@ def _rounded(node: ir.Node) -> ir.Node | None:
     if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or output.is_graph_output():
         return None
     return readers[0]
-
-
-def _bias(node: ir.Node) -> Tensor | None:
-    """float32 ``[out]``; integers behind DequantizeLinear as what they stand for."""
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    producer = value.producer() if value is not None else None
-    if producer is None or producer.op_type != "DequantizeLinear":
-        return bias_vector(node)
-    q, scale = (constant(part) for part in producer.inputs[:2])
-    if q is None or scale is None:
-        raise ModelError(f"{node.name}: its bias is computed at run time; a stored one would do")
-    return torch.from_numpy(q.numpy().astype(np.float32) * scale.numpy().astype(np.float32))
