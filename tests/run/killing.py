@@ -20,20 +20,30 @@ KILLED = -9
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(  # what a run imports on its way: forked children need not do it again
     [
-        "squeeze.run",
+        "squeeze.run.straight",
         "sklearn.datasets",
+        "networkx",
+        "sympy.tensor.tensor",
         "torch_pruning",
         "torch._dynamo",
+        "torch._functorch.aot_autograd",
+        "torch._inductor.codecache",
         "torch._refs",
-        "torch.onnx._internal.exporter._core",
+        "torch.export._trace",
+        "torch.onnx._internal.exporter._compat",
+        "torch.onnx._internal.exporter._torchlib.ops",
+        "onnxscript.function_libs.torch_lib.ops",
         "onnxscript.optimizer",
-        "onnxscript.rewriter",
+        "onnxscript.rewriter.onnx_fusions",
+        "transformers.convert_slow_tokenizer",
         "transformers.models.llama.modeling_llama",
         "squeeze.passes.prune.prune_channels",
         "squeeze.passes.distill.distill",
         "squeeze.passes.export.export_onnx",
         "squeeze.passes.quantize.quantize_static",
         "squeeze.passes.quantize.gptq",
+        "squeeze.runtimes.ort",
+        "squeeze.targets.cpu",
     ]
 )
 
@@ -71,14 +81,16 @@ def finished(folder: Path, name: str) -> str:
 
 def undisturbed(folder: Path) -> tuple[str, float]:
     """The digest of a run that nobody killed, and how long it takes."""
-    finished(folder, "warm-up")
+    imports = PROCESSES.Process(target=int)  # begins when the server has imported everything
+    imports.start()
+    imports.join()
     began = time.monotonic()
     return finished(folder, "undisturbed"), time.monotonic() - began
 
 
 def kill_and_resume(folder: Path, seconds: float, kills: int) -> list[tuple[int | None, str]]:
     """Kill so many runs at random moments; for each, how it ended and the digest when it was started again."""
-    moments = [random.Random(kill).uniform(0.02, 1.0) * seconds for kill in range(kills)]
+    moments = [(kill + random.Random(kill).random()) / kills * seconds for kill in range(kills)]  # one in each part
 
     def one(kill: int) -> tuple[int | None, str]:
         process = start(folder, f"killed-{kill}")

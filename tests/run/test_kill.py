@@ -8,12 +8,12 @@ import pytest
 import torch
 from killing import KILLED, kill_and_resume, undisturbed
 
-from squeeze.models.source import BuiltinSource
+from squeeze.models.source import FactorySource
 from squeeze.models.weights import write_weights
 
 KILLS = pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 CLASSIFIER = """
-model: {builtin: digits-cnn, weights: original.safetensors}
+model: {module: "network:network", weights: original.safetensors}
 threads: 1
 data:
   train: {builtin: digits, split: train, samples: 256}
@@ -21,21 +21,28 @@ data:
   evaluate: {builtin: digits, split: evaluate, samples: 128}
 metrics: [top1, kl, size, parameters]
 passes:
-  - {pass: prune_channels, macs: 50 %}
-  - {pass: distill, epochs: 5, batch_size: 32}
+  - {pass: prune_channels, macs: 70 %}
+  - {pass: distill, epochs: 20, batch_size: 32}
   - {pass: export_onnx}
   - {pass: quantize_static}
 targets: [{target: cpu}]
+"""
+NETWORK = """
+from torch import nn
+
+def network():
+    layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 """
 LANGUAGE_MODEL = """
 model: {hf: "${real}/models/stories260K/hf"}
 threads: 1
 data:
   calibrate: {text: "${real}/data/prose/calibrate.txt", length: 64, samples: 32}
-  evaluate: {text: "${real}/data/text/tinystories_sample.txt", length: 64}
 metrics: [size]
 passes:
-  - {pass: gptq, bits: 4, group_size: 4}
+  - {pass: gptq, bits: 4, group_size: null}
 """
 
 
@@ -43,8 +50,11 @@ passes:
 @pytest.mark.timeout(1800)
 def test_kills_at_random_moments_end_in_the_very_same_package(tmp_path: Path, kills: int) -> None:
     (tmp_path / "plan.yaml").write_text(CLASSIFIER)
+    (tmp_path / "network.py").write_text(NETWORK)
     torch.manual_seed(0)
-    write_weights(BuiltinSource("digits-cnn").build().state_dict(), tmp_path / "original.safetensors")
+    write_weights(
+        FactorySource("network:network", (), str(tmp_path)).build().state_dict(), tmp_path / "original.safetensors"
+    )
     expect_the_same_bytes(tmp_path, kills)
 
 
