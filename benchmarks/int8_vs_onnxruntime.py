@@ -6,7 +6,7 @@ ONNX Runtime is used as its documentation says: quant_pre_process, then quantize
 unsigned activations and MinMax, or quantize_dynamic with per-channel weights. Ours is QuantizeStatic with its defaults.
 Models, data and preprocessing are those of the plans; what is calibrated on is never scored. MobileNet has few images,
 so it is repeated over ``--splits`` ways to divide them. Deltas to the float ONNX file are paired, with 95 % bootstrap
-intervals; ``vs static`` compares KL with that of ONNX Runtime's static file, image by image. Latency: batch 1, one
+intervals; ``vs first`` compares KL with that of ONNX Runtime's static file, image by image. Latency: batch 1, one
 thread, alternating with the float file, ratio of medians.
 """
 
@@ -36,6 +36,7 @@ from squeeze.api import load
 from squeeze.data.base import Dataset
 from squeeze.evaluate.latency import compare as compare_times
 from squeeze.evaluate.latency import paired, stopwatch
+from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
@@ -45,6 +46,8 @@ from squeeze.plan.check import example_shape
 from squeeze.plan.plan import Plan
 
 PLANS = Path(__file__).parent.parent / "plans"
+Timed = OnnxModel | Artifact
+SESSIONS = 8  # fresh ones of each file
 MODELS = {"resnet20": "resnet20-cifar10-int8.yaml", "mobilenet": "mobilenet-imagenet-int8.yaml"}
 
 
@@ -113,20 +116,21 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {"image": batch.image.numpy()}
 
 
-def compare(exported: OnnxModel, files: Iterator[tuple[str, OnnxModel]], evaluate: Dataset, seconds: float) -> None:
+def compare(exported: Timed, files: Iterator[tuple[str, Timed]], evaluate: Dataset, seconds: float) -> None:
+    """A line for each file, beside the float one."""
     one = evaluate.batch(np.arange(1))
     labels, original = logits(exported, evaluate)
-    static_kl: np.ndarray | None = None
-    print(f"{'':18}{'top-1':>7}  {'delta, points':24}{'KL':>8}  {'vs static':26}{'flips':>7}{'size':>8}  latency")
+    first_kl: np.ndarray | None = None
+    print(f"{'':18}{'top-1':>7}  {'delta, points':24}{'KL':>8}  {'vs first':26}{'flips':>7}{'size':>8}  latency")
     print(f"{'float':18}{100 * top1(original, labels).mean():7.2f}")
     for name, model in files:
         model.threads = 1
         _, got = logits(model, evaluate)
         divergence = kl(original, got)
-        static_kl = divergence if static_kl is None else static_kl
+        first_kl = divergence if first_kl is None else first_kl
         flips = 100 * (original.argmax(1) != got.argmax(1)).float().mean()
         delta = paired_difference(100 * (top1(got, labels) - top1(original, labels)))
-        against = paired_difference(divergence - static_kl, 4) if divergence is not static_kl else ""
+        against = paired_difference(divergence - first_kl, 4) if divergence is not first_kl else ""
         print(
             f"{name:18}{100 * top1(got, labels).mean():7.2f}  {delta:24}{divergence.mean():8.4f}  {against:26}"
             f"{flips:6.1f}%{100 * model.nbytes() / exported.nbytes():7.1f}%  {latency(model, exported, one, seconds)}",
@@ -134,7 +138,7 @@ def compare(exported: OnnxModel, files: Iterator[tuple[str, OnnxModel]], evaluat
         )
 
 
-def logits(model: OnnxModel, data: Dataset) -> tuple[np.ndarray, torch.Tensor]:
+def logits(model: Timed, data: Dataset) -> tuple[np.ndarray, torch.Tensor]:
     parts = [(batch.labels, model.predict(batch)) for batch in data.batches(16)]
     return np.concatenate([p[0].numpy() for p in parts if p[0] is not None]), torch.cat([p[1] for p in parts])
 
@@ -155,9 +159,9 @@ def paired_difference(differences: np.ndarray, digits: int = 2) -> str:
     return f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def latency(model: OnnxModel, exported: OnnxModel, one: Batch, seconds: float) -> str:
+def latency(model: Timed, exported: Timed, one: Batch, seconds: float) -> str:
     new, old = (lambda m=m: stopwatch(m.reopened().runner(one, 1)) for m in (model, exported))
-    timing = paired(compare_times(new, old, seconds), compare_times(old, old, seconds).spread)
+    timing = paired(compare_times(new, old, seconds, SESSIONS), compare_times(old, old, seconds, SESSIONS).spread)
     return f"{timing.ratio:.2f} [{timing.interval.low:.2f}, {timing.interval.high:.2f}]"
 
 

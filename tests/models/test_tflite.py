@@ -20,8 +20,27 @@ from squeeze.writers.proof import proven
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'squeeze[litert]'")
 Make = Callable[[], tuple[Nodes, list[TensorProto]]]
+
+
+def with_activation(kind: str, *bounds: float) -> Make:
+    """A convolution whose kernel applies the activation behind it, and an addition that does not: two read its sum."""
+
+    def build() -> tuple[Nodes, list[TensorProto]]:
+        ends = [stored(f"end{place}", bound) for place, bound in enumerate(bounds)]
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["a"], "conv", pads=[1, 1, 1, 1]),
+            helper.make_node(kind, ["a", *(end.name for end in ends)], ["b"], "activation"),
+            helper.make_node("Add", ["b", "x"], ["c"], "add"),
+            helper.make_node(kind, ["c", *(end.name for end in ends)], ["d"], "activation2"),
+            helper.make_node("Sub", ["d", "c"], ["y"], "sub"),
+        ]
+        return nodes, [stored("w", np.random.default_rng(6).normal(size=(4, 4, 3, 3))), *ends]
+
+    return build
+
+
 REFUSED = {
-    "clip below": r"it: Clip to -0\.5 \.\. None; 0 \.\. 6 or 0 and above would do",
+    "clip below": r"it: Clip to other bounds than 0 \.\. 6, or 0 and above, has no form in \.tflite here",
     "hard sigmoid": "it: HardSigmoid has no form in .tflite here",
     "softmax": "it: Softmax over the last axis would do",
 }
@@ -36,6 +55,8 @@ MORE: dict[str, Make] = {
     "sigmoid": one("Sigmoid"),
     "tanh": one("Tanh"),
     "hard swish": one("HardSwish"),
+    "relu behind": with_activation("Relu"),
+    "relu of 6 behind": with_activation("Clip", 0.0, 6.0),
     "multiplied by a constant": one("Mul", stored("c", np.arange(4).reshape(4, 1, 1) + 0.5)),
 }
 

@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 ALIGNED = 16  # bytes; kernels read weights where they lie in the file
 IDENTIFIER = b"TFL3"
 VERSION = 3
+SIGNATURE = "serving_default"
 VERSIONS = {  # of operators, the first that takes int8 as we write it; others: 1
     "ADD": 2,
     "AVERAGE_POOL_2D": 2,
@@ -85,6 +86,11 @@ class TfliteFile:
                 setattr(operator.builtinOptions, name, value)
         self.graph.operators.append(operator)
 
+    def activate(self, kind: str) -> None:
+        """Let the last operator apply an activation to what it gives."""
+        activation = getattr(self.schema.ActivationFunctionType, kind)
+        self.graph.operators[-1].builtinOptions.fusedActivationFunction = activation
+
     def data(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The whole file."""
         import flatbuffers
@@ -94,9 +100,22 @@ class TfliteFile:
         model = self.schema.ModelT()
         model.version, model.description = VERSION, "squeeze"
         model.subgraphs, model.buffers, model.operatorCodes = [self.graph], self.buffers, self.codes
+        model.signatureDefs = [self._signature(inputs, outputs)]
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
+
+    def _signature(self, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+        """What apps call the graph, its inputs and its outputs."""
+        signature = self.schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
+        signature.inputs, signature.outputs = ([self._named(index) for index in each] for each in (inputs, outputs))
+        return signature
+
+    def _named(self, index: int) -> Any:
+        entry = self.schema.TensorMapT()
+        entry.name, entry.tensorIndex = self.graph.tensors[index].name, index
+        return entry
 
     def _code(self, kind: str) -> int:
         number = getattr(self.schema.BuiltinOperator, kind)

@@ -18,7 +18,7 @@ from squeeze.formats.onnx_layer import LAYER_OPS, real_bias
 from squeeze.formats.onnx_step import step_of
 from squeeze.writers.tflite.file import TfliteFile
 from squeeze.writers.tflite.layers import Layer, add_layer
-from squeeze.writers.tflite.operators import FIXED, KEEPS_GRID, OPERATORS
+from squeeze.writers.tflite.operators import ACTIVATES, FIXED, KEEPS_GRID, OPERATORS, activation_of
 from squeeze.writers.tflite.values import Value, Values
 
 PLAIN = ("", "ai.onnx")
@@ -44,7 +44,7 @@ class _Walk:
         self.opset = model.graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS)
         self.file = TfliteFile()
         self.values = Values(self.file)
-        self.done: set[ir.Node] = set()  # QuantizeLinear that an operator before it took over
+        self.done: set[ir.Node] = set()  # activations and QuantizeLinear that an operator before them took over
 
     def data(self) -> bytes:
         """All nodes in order."""
@@ -94,23 +94,33 @@ class _Walk:
             what = f"Softmax of opset {self.opset} runs over all axes from its own on"
             raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
         computed = [v for v in (node.inputs[:1] if layer else node.inputs) if v is not None and constant(v) is None]
-        rounded = _rounded(node)
+        end, activation = _end(node)
+        rounded = _rounded(end)
         behind = [self.values.integers.get(str(value.name)) for value in computed]
         integers = [value for value in behind if value is not None]
         takes_integers = layer is None or layer.grid is not None
         if rounded is not None and takes_integers and computed and len(integers) == len(node.inputs[: len(computed)]):
-            self._on_integers(node, layer, integers, rounded)
+            self._on_integers(node, layer, integers, rounded, activation)
         else:
             self._as_it_comes(node, layer, [self.values.read(value, node) for value in computed])
+            if activation:
+                self.file.activate(activation)
+                self.values.by_name[str(end.outputs[0].name)] = self.values.by_name[str(node.outputs[0].name)]
+        if activation:
+            self.done.add(end)
 
-    def _on_integers(self, node: ir.Node, layer: Layer | None, reads: list[Value], rounded: ir.Node) -> None:
-        """The operator with the QuantizeLinear behind it."""
+    def _on_integers(
+        self, node: ir.Node, layer: Layer | None, reads: list[Value], rounded: ir.Node, activation: str | None
+    ) -> None:
+        """The operator with the activation and the QuantizeLinear behind it."""
         step = step_of(rounded)
         own = reads[0].step if node.op_type in KEEPS_GRID else FIXED.get(node.op_type, step)
         out = OPERATORS[node.op_type](self.values, node, reads, own) if layer is None else None
         if layer is not None:
             out = add_layer(self.values, layer, reads[0], step)
         assert out is not None
+        if activation:
+            self.file.activate(activation)
         self.values.by_name[str(rounded.outputs[0].name)] = self.values.on_step(out, step)
         self.done.add(rounded)
 
@@ -148,6 +158,15 @@ class _Walk:
 def _is_stored(node: ir.Node) -> bool:
     """DequantizeLinear of a constant: read by its layer."""
     return node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+
+
+def _end(node: ir.Node) -> tuple[ir.Node, str | None]:
+    """The activation behind a node that its kernel can apply, and what kernels call it; else the node itself."""
+    readers = [use.node for use in node.outputs[0].uses()]
+    if node.op_type not in ACTIVATES or len(readers) != 1 or node.outputs[0].is_graph_output():
+        return node, None
+    kind = activation_of(readers[0])
+    return (node, None) if kind is None else (readers[0], kind)
 
 
 def _rounded(node: ir.Node) -> ir.Node | None:

@@ -48,11 +48,10 @@ def _unary(kind: str, values: Values, node: ir.Node, reads: Sequence[Value], ste
 
 
 def _clip(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
-    ends = [constant(value) if value is not None else None for value in (*node.inputs[1:3], None, None)][:2]
-    low, high = (None if end is None else float(end.numpy()) for end in ends)
-    if low != 0.0 or high not in (None, 6.0):
-        raise ModelError(f"{node.name}: Clip to {low} .. {high}; 0 .. 6 or 0 and above would do")
-    return _unary("RELU" if high is None else "RELU6", values, node, reads, step)
+    kind = activation_of(node)
+    if kind is None:
+        raise ModelError(f"{node.name}: Clip to other bounds than 0 .. 6, or 0 and above, has no form in .tflite here")
+    return _unary(kind, values, node, reads, step)
 
 
 def _softmax(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
@@ -162,6 +161,19 @@ def _concat(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | 
     return out
 
 
+def activation_of(node: ir.Node) -> str | None:
+    """What kernels call an activation that other operators can apply themselves; None: it is none of these."""
+    if node.op_type == "Relu":
+        return "RELU"
+    if node.op_type != "Clip":
+        return None
+    ends = [constant(value) if value is not None else None for value in (*node.inputs[1:3], None, None)][:2]
+    low, high = (None if end is None else float(end.numpy()) for end in ends)
+    return {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}.get((low, high))  # type: ignore[arg-type]  # None: no bound
+
+
+ACTIVATES = frozenset(("Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div"))
+"""Operators whose kernels apply an activation to what they give."""
 KEEPS_GRID = frozenset(
     ("MaxPool", "AveragePool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad", "Slice")
 )
