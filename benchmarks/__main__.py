@@ -19,6 +19,7 @@ NEEDS_REAL = {
     "gptq_perplexity",
     "int8_vs_onnxruntime",
     "overlap",
+    "phone_files",
     "pruning_language",
     "pruning_vs_torch_pruning",
     "reference",

@@ -15,6 +15,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from squeeze.writers.tflite.file import SIGNATURE
 
 def main() -> None:
     options = arguments()
+    if find_spec("ai_edge_quantizer") is None:
+        raise SystemExit("LiteRT's own quantizer is absent: pip install ai-edge-quantizer brings it")
     torch.set_num_threads(1)
     for name in options.model:
         plan = load(PLANS / MODELS[name], [], {"real": str(options.real)})
