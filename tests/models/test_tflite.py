@@ -87,7 +87,7 @@ def chain() -> tuple[Nodes, list[TensorProto]]:
     return nodes, [*weights, *(stored(n, [v], np.int64) for n, v in [("s", 3), ("e", 9), ("t", 1)])]
 
 
-@pytest.mark.parametrize("name", [*GRAPHS.keys() - REFUSED.keys(), *MORE, "a chain"])
+@pytest.mark.parametrize("name", [*(name for name in GRAPHS if name not in REFUSED), *MORE, "a chain"])
 def test_litert_computes_what_onnx_runtime_computes(name: str, tmp_path: Path) -> None:
     model = graph(*({**GRAPHS, **MORE, "a chain": chain}[name]()))
     expected, actual = in_onnx_runtime(model), in_litert(written(model, tmp_path))
