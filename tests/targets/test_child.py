@@ -20,9 +20,10 @@ from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.reports import child_progress, show_reports
 
 ASKS = """
-import sys
+import signal, sys
 from pathlib import Path
 from squeeze.targets.confined import Limits, run_confined
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 folder = Path(sys.argv[1])
 code = f"import os, time; open('{folder}/pid.part', 'w').write(str(os.getpid())); " \\
        f"os.rename('{folder}/pid.part', '{folder}/pid'); time.sleep(60)"
