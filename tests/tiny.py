@@ -40,10 +40,10 @@ passes:
 """
 
 
-def network(width: int = 8) -> nn.Sequential:
-    """``[n, 3, any, any]`` to ``[n, 4]``."""
-    convolution = nn.Conv2d(3, width, 3, padding=1)
-    return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+def network(width: int = 8, channels: int = 3, classes: int = CLASSES) -> nn.Sequential:
+    """``[n, channels, any, any]`` to ``[n, classes]``."""
+    convolution = nn.Conv2d(channels, width, 3, padding=1)
+    return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
 class Killed(Progress):

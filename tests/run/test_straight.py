@@ -16,7 +16,8 @@ from squeeze.budget import Judgement, parse_bound
 from squeeze.errors import BudgetBroken, EffectError, PlanError
 from squeeze.evaluate.metrics import Loss
 from squeeze.ledger import Ledger
-from squeeze.models.source import BuiltinSource
+from squeeze.models.base import InputSpec
+from squeeze.models.source import FactorySource
 from squeeze.passes.base import Context, Pass
 from squeeze.run import Failure, Run, RunFailed
 from squeeze.store import Store
@@ -31,8 +32,8 @@ def digits(split: str, samples: int = 128) -> sq.Dataset:
 
 def untrained() -> sq.TorchModel:
     torch.manual_seed(0)
-    source = BuiltinSource("digits-cnn")
-    return sq.TorchModel(source.build(), source, source.inputs())
+    source = FactorySource("tiny:network", (("width", 64), ("channels", 1), ("classes", 10)))
+    return sq.TorchModel(source.build(), source, (InputSpec("image", (1, 8, 8)),))
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ class Scale(Pass[sq.TorchModel, sq.TorchModel]):
     def run(self, model: sq.TorchModel, context: Context) -> sq.TorchModel:
         CALLS.append(self.factor)
         with torch.no_grad():
-            model.module.linear.weight.mul_(self.factor)  # type: ignore[union-attr,operator]
+            model.module.get_submodule("4").weight.mul_(self.factor)  # type: ignore[union-attr,operator]
         context.facts["factor"] = self.factor
         return model
 
@@ -92,7 +93,7 @@ def test_whatever_makes_a_result_makes_its_key(store: Store, change: str) -> Non
     carried_out(sq.Plan([Scale(factor=3.0)], metrics=FAST), store, model)
     if change == "weights":
         with torch.no_grad():
-            model.module.linear.bias.add_(1)  # type: ignore[union-attr,operator]
+            model.module.get_submodule("4").bias.add_(1)  # type: ignore[union-attr,operator]
     factor = 4.0 if change == "option" else 3.0
     other = sq.Plan([Scale(factor=factor)], metrics=FAST, seed=int(change == "seed"))
     carried_out(other, store, model)
