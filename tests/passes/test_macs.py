@@ -20,6 +20,7 @@ from squeeze.formats.onnx_macs import count_macs, total_macs
 from squeeze.models.base import InputSpec
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
+from squeeze.models.torch_macs import MacCounter
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
@@ -145,6 +146,17 @@ def test_a_language_model_counts_its_tied_head_and_attention_per_token(tmp_path:
     assert tied.macs() == 2 * block + 128 * hidden
     assert Rtn(group_size=32).run(tied, Context()).macs() == tied.macs()
     assert sum(layer.macs or 0 for layer in tied.layers()) == tied.macs() - 2 * 2 * tokens * heads
+
+
+def test_each_structure_of_a_language_model_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, same = (LanguageModel(write_folder(tmp_path / name, intermediate_size=80)) for name in ("one", "same"))
+    macs = one.macs()
+    with monkeypatch.context() as counted_no_more:
+        counted_no_more.setattr(MacCounter, "watching", None)
+        assert same.macs() == macs
+    others = [{"num_hidden_layers": 1}, {"intermediate_size": 48}, {"max_position_embeddings": 32}]
+    for number, other in enumerate(others):
+        assert LanguageModel(write_folder(tmp_path / str(number), **{"intermediate_size": 80} | other)).macs() < macs
 
 
 def test_which_experts_a_router_takes_is_unknown(tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ embedding before it, a head behind it. What is not found is named.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +20,10 @@ from squeeze.formats.regular import read_json, require_regular_folder
 from squeeze.models.config_sizes import require_sizes, stored_tensors
 from squeeze.models.language.build import build, config_values
 from squeeze.models.language.minicpm import as_llama, factors
-from squeeze.models.torch_macs import MacCounter, meta_copy
+from squeeze.models.torch_macs import MacCounter, meta_copy, structure_key
 
 MAC_TOKENS = 128  # prompt length for which multiply-accumulates are counted
+_macs: dict[str, int | None] = {}  # by the digest of what decides them
 
 
 class Skeleton:
@@ -106,8 +108,16 @@ class Skeleton:
     def macs(self) -> int | None:
         """Multiply-accumulates per token of a prompt of MAC_TOKENS, read at once; None: not known.
 
-        Which experts a router chooses is not known without weights.
+        Which experts a router chooses is not known without weights. Each structure is counted once in a process: every
+        step of a check, and every model that is read back, asks for it.
         """
+        structure = repr((self.config.to_dict(), self.context, structure_key(self.module)))
+        key = hashlib.sha256(structure.encode()).hexdigest()
+        if key not in _macs:
+            _macs[key] = self._counted()
+        return _macs[key]
+
+    def _counted(self) -> int | None:
         tokens = torch.zeros(1, min(MAC_TOKENS, self.context or MAC_TOKENS), dtype=torch.int64, device="meta")
         with suppress(Exception):  # the family's own code, which may look at values
             copy = meta_copy(self.module)
