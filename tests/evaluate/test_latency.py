@@ -117,7 +117,7 @@ def test_the_slower_of_two_is_found_with_its_whole_interval() -> None:
     slow, fast = (lambda s=s: stopwatch(lambda: time.sleep(s)) for s in (0.004, 0.001))
     comparison = paired(compare(slow, fast, seconds=0.05, blocks=4), 0.0)
     assert comparison.interval.low > 1.5
-    assert comparison.blocks == 4
+    assert comparison.blocks in range(4, 17, 2)  # more on a busy machine, up to four times as many
 
 
 def test_each_block_opens_fresh_sessions_in_swapped_order_and_its_runs_alternate() -> None:
