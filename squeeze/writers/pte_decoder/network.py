@@ -12,13 +12,17 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, fill
+from squeeze.surgery.depth import shallow
 from squeeze.writers.decoder.attention import NoCache
 from squeeze.writers.pte_decoder.attention import NAME, Attention
-from squeeze.writers.pte_decoder.weights import FloatTable, integer_module
+from squeeze.writers.pte_decoder.pattern import Pattern
+from squeeze.writers.pte_decoder.stand_ins import StandIns, Weights
+from squeeze.writers.pte_decoder.weights import FloatTable, Rounding, integer_module, wide
 
 
 class CachedDecoder(nn.Module):
@@ -36,10 +40,10 @@ class CachedDecoder(nn.Module):
         configs: dict[int, Any] = {id(m.config): m.config for m in module.modules() if hasattr(m, "config")}
         for config in configs.values():
             config._attn_implementation = NAME
-        with self.attending(), torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True), self.attending(), torch.no_grad():
             self(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))  # makes the caches
-        for name, cache in self.named_buffers(recurse=False):
-            self.register_buffer(name, torch.zeros_like(cache))
+        for name, cache in list(self.named_buffers(recurse=False)):
+            self.register_buffer(name, torch.zeros(cache.shape))
 
     def forward(self, tokens: Tensor, cache_position: Tensor) -> Tensor:
         """int64 ``[1, length]`` and ``[length]``."""
@@ -57,25 +61,30 @@ class CachedDecoder(nn.Module):
             yield
 
 
-def network(model: LanguageModel, context: int) -> CachedDecoder:
+def network(model: LanguageModel, context: int, pattern: Pattern | None = None) -> CachedDecoder:
     """The model with its weights in memory, float32 or integers.
+
+    Args:
+        pattern: Make those blocks alone that it keeps, with stand-ins for their weights.
 
     Raises:
         ModelError: a weight that has no form there; or the model calls no attention through transformers' interface.
     """
-    module = Skeleton.read(model.folder).module
+    skeleton = shallow(model, pattern.kept) if pattern else Skeleton.read(model.folder)
+    weights: Weights = StandIns(model, pattern, skeleton) if pattern else model
+    module, rounding = skeleton.module, Rounding()
+    integers = [name for name in skeleton.names() if (pattern.whole(name) if pattern else name) in model.grid]
     tied = _head(module).weight is _table(module).weight
-    for name in model.skeleton.names():
-        if name not in model.grid:
-            fill(module, name, _wide(model.tensor(name)))
+    for name in set(skeleton.names()) - set(integers):
+        fill(module, name, wide(weights.tensor(name)))
     module.tie_weights()  # type: ignore[operator]
-    for name in model.grid:
+    for name in integers:
         owner = module.get_submodule(name.rpartition(".")[0])
-        integers = integer_module(owner, name, model.quantized(name))
+        replacement = integer_module(owner, name, weights.quantized(name), rounding)
         if tied and owner is _table(module):
-            head = integer_module(_head(module), name, model.quantized(name))
+            head = integer_module(_head(module), name, weights.quantized(name), rounding)
             module.set_output_embeddings(head)  # type: ignore[operator]
-        module.set_submodule(name.rpartition(".")[0], integers)
+        module.set_submodule(name.rpartition(".")[0], replacement)
     _narrow_table(model, module)
     decoder = CachedDecoder(module.eval(), context)
     if not decoder.attention.sizes:
@@ -88,10 +97,6 @@ def _narrow_table(model: LanguageModel, module: nn.Module) -> None:
     table, name = _table(module), model.skeleton.ends[0]
     if type(table) is nn.Embedding and name not in model.grid:
         module.set_input_embeddings(FloatTable(model.tensor(name)))  # type: ignore[operator]
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value.clone()
 
 
 def _table(module: nn.Module) -> Any:

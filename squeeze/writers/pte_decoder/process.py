@@ -14,15 +14,12 @@ from typing import Any
 
 import torch
 
-from squeeze.errors import ModelError, SqueezeError, first_line
+from squeeze.errors import SqueezeError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.work import end_with_parent
 from squeeze.writers.executorch_process import FILE, REPORT
 from squeeze.writers.pte_decoder.job import JOB, Job
-from squeeze.writers.pte_decoder.network import CachedDecoder, network
-
-TOKENS, POSITIONS, LOGITS = "tokens", "cache_position", "logits"
+from squeeze.writers.pte_decoder.lower import lowered, write
 
 
 def main() -> None:
@@ -45,72 +42,13 @@ def export(job: Job, folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: a weight or an operator that .pte files cannot hold.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-        XnnpackDynamicallyQuantizedPartitioner,
-        XnnpackPartitioner,
-    )
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-
     torch.set_num_threads(1)
     model = LanguageModel(Path(job.model))
-    decoder = network(model, job.context)
-    partitioners = [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
-    program, methods = exported(decoder, job.chunk), constants(model, job)
-    del decoder
-    lowered = to_edge_transform_and_lower(program, partitioner=partitioners, constant_methods=methods)
-    del program
-    delegated, kernels = _operators_by_runner(lowered.exported_program().graph)
-    written = lowered.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
-    with (folder / FILE).open("wb") as stream:
-        written.write_to_file(stream)
+    program = lowered(model, job)
+    delegated, kernels = _operators_by_runner(program.exported_program().graph)
+    write(program, folder / FILE)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"taken": delegated, "left": kernels, "peak_bytes": peak}
-
-
-def exported(decoder: CachedDecoder, chunk: int) -> torch.export.ExportedProgram:
-    """The decoder for 1 to ``chunk`` tokens at a time.
-
-    Raises:
-        ModelError: its code branches on values, or calls what cannot be exported.
-    """
-    import torch.fx.experimental._config as shapes
-
-    shapes.backed_size_oblivious = True  # else strides of one token count as a case of their own
-    several = min(3, chunk)
-    example = torch.zeros(1, several, dtype=torch.int64), torch.arange(several)
-    length = torch.export.Dim("length", min=1, max=chunk) if chunk > 1 else None
-    dynamic = ({1: length}, {0: length}) if length else None
-    kind = type(decoder.module).__name__
-    try:
-        with decoder.attending(), torch.no_grad():
-            return torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
-    except Exception as error:  # whatever torch makes of code that it cannot follow
-        raise ModelError(f"{kind} cannot be exported: {first_line(error)}") from error
-
-
-def constants(model: LanguageModel, job: Job) -> dict[str, Any]:
-    """Methods that give constants: those that ExecuTorch's own runner of language models asks for, and ours."""
-    own = {
-        "inputs": [TOKENS, POSITIONS],
-        "outputs": [LOGITS],
-        "vocabulary": model.vocabulary,
-        "context": job.context,
-        "chunk": job.chunk,
-        "integers": bool(model.grid),
-    }
-    record = torch.tensor(list(json.dumps(own).encode()), dtype=torch.uint8)
-    runner: dict[str, Any] = {
-        "get_vocab_size": model.vocabulary,
-        "get_max_seq_len": job.chunk,
-        "get_max_context_len": job.context,
-        "use_kv_cache": True,
-        "use_sdpa_with_kv_cache": False,
-        "enable_dynamic_shape": job.chunk > 1,
-    }
-    ends: Any = model.skeleton.config.eos_token_id
-    if ends is not None:
-        runner["get_eos_ids"] = [int(end) for end in (ends if isinstance(ends, list) else [ends])]
-    return {ExecuTorchProgram.NAMES: record, **runner}
 
 
 def _operators_by_runner(graph: Any) -> tuple[dict[str, int], dict[str, list[str]]]:

@@ -41,30 +41,42 @@ def holds(kind: GridKind) -> str | None:
     return None
 
 
+class Rounding:
+    """Activations rounded to int8 (``per_token``), once where several matrices multiply the same ones."""
+
+    def __init__(self) -> None:
+        self._source: Tensor | None = None
+        self._rounded: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._rounded is None or self._source is not x:
+            self._source, self._rounded = x, per_token(x)
+        return self._rounded
+
+
 class IntegerLinear(nn.Module):
     """A matrix product with integers ``[out, in]``; activations are rounded to int8, each token by its own range."""
 
-    def __init__(self, grid: QuantizedTensor, bias: Tensor | None) -> None:
+    def __init__(self, grid: QuantizedTensor, bias: Tensor | None, rounding: Rounding) -> None:
         super().__init__()
-        self.group, self.bits = grid.group_size or grid.q.shape[1], grid.bits
+        self.group, self.bits, self.rounding = grid.group_size or grid.q.shape[1], grid.bits, rounding
+        scale = grid.scale[:, 0] if grid.bits == 8 else grid.scale
         self.register_buffer("q", grid.q.contiguous())
-        self.register_buffer("scale", grid.scale.contiguous())
-        self.register_buffer("zero", torch.zeros_like(grid.scale, dtype=torch.int32))
+        self.register_buffer("scale", scale.contiguous())
+        self.register_buffer("zero", torch.zeros_like(scale, dtype=torch.int32 if grid.bits == 4 else torch.int64))
         self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(per_token(x), self._weight(), self.bias)
+        return functional.linear(self.rounding(x), self._weight(), self.bias)
 
     def _weight(self) -> Tensor:
         low, high = integer_range(self.bits)
-        q, scale, zero = (self.get_buffer(name) for name in ("q", "scale", "zero"))
+        parts = (*(self.get_buffer(name) for name in ("q", "scale", "zero")),)
         if self.bits == 8:
-            weight: Tensor = QDQ.dequantize_per_channel.default(
-                q, scale[:, 0], zero[:, 0].long(), 0, low, high, torch.int8
-            )
+            weight: Tensor = QDQ.dequantize_per_channel.default(*parts, 0, low, high, torch.int8)
         else:
-            parts = q, scale, zero, low, high, torch.int8, self.group, torch.float32
-            weight = QDQ.dequantize_per_channel_group.default(*parts)
+            group = low, high, torch.int8, self.group, torch.float32
+            weight = QDQ.dequantize_per_channel_group.default(*parts, *group)
         return weight
 
 
@@ -96,10 +108,13 @@ class IntegerTable(nn.Module):
 
 
 def table_bytes(grid: QuantizedTensor) -> Tensor:
-    """uint8 ``[rows, columns / 2]``, even columns in the low half of a byte; of 8 bits int8 ``[rows, columns]``."""
-    if grid.bits != 4:
-        return grid.q.contiguous()
-    shifted = (grid.q + 8).to(torch.uint8)
+    """uint8 ``[rows, columns / 2]``; of 8 bits int8 ``[rows, columns]``."""
+    return nibbles(grid.q) if grid.bits == 4 else grid.q.contiguous()
+
+
+def nibbles(q: Tensor) -> Tensor:
+    """Integers of 4 bits as uint8, 8 more than they are, two to a byte: even columns in its low half."""
+    shifted = (q + 8).to(torch.uint8)
     return (shifted[:, ::2] | (shifted[:, 1::2] << 4)).contiguous()
 
 
@@ -114,8 +129,8 @@ class FloatTable(nn.Module):
         return functional.embedding(tokens, self.table).float()  # type: ignore[arg-type]
 
 
-def integer_module(module: nn.Module, name: str, grid: QuantizedTensor) -> nn.Module:
-    """What computes with the integers in place of a module.
+def integer_module(module: nn.Module, name: str, grid: QuantizedTensor, rounding: Rounding) -> nn.Module:
+    """What computes with the integers in place of a module; ``rounding`` is shared by all of a model.
 
     Raises:
         ModelError: a kind of module that has no such form, or a grid that is not held.
@@ -126,4 +141,9 @@ def integer_module(module: nn.Module, name: str, grid: QuantizedTensor) -> nn.Mo
         raise ModelError(f"{name}: {type(module).__name__} has no form with integers in a .pte file; exclude it")
     if reason := holds(GridKind.of(grid)):
         raise ModelError(f"{name}: {reason}")
-    return IntegerLinear(grid, module.bias)
+    return IntegerLinear(grid, module.bias, rounding)
+
+
+def wide(value: Tensor) -> Tensor:
+    """A weight on no grid, as the program computes with it."""
+    return value.float() if value.is_floating_point() else value.clone()
