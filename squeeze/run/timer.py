@@ -17,10 +17,8 @@ from squeeze.evaluate.metrics import ClockMetric, Latency, Metric
 from squeeze.ledger import Score, timed_score
 from squeeze.models.base import Batch, Model
 from squeeze.models.language.artifact import in_runtime
-from squeeze.models.onnx_model import OnnxModel, as_graph
 from squeeze.models.tasks.base import TOKENS
 from squeeze.passes.base import Context
-from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.plan.plan import AnyPass
 from squeeze.progress import Progress
 from squeeze.run.stored import StoredModel, read_model, write_model
@@ -113,8 +111,11 @@ class Timer:
     def _as_timed(self, metric: ClockMetric, stored: StoredModel) -> StoredModel:
         """A torch model as ONNX Runtime will run it: else a change of runtime would pass for a change of model."""
         model = stored.model
-        own = isinstance(metric, Latency) and metric.runtime == "own"
-        if own or ExportOnnx.gives(model.form) is None:
+        if isinstance(metric, Latency) and metric.runtime == "own":
+            return stored
+        from squeeze.passes.export.export_onnx import ExportOnnx  # it and onnx_ir take seconds to import
+
+        if ExportOnnx.gives(model.form) is None:
             return stored
 
         export: AnyPass = ExportOnnx()
@@ -128,8 +129,10 @@ class Timer:
     def _in_runtime_of(self, stored: StoredModel, original: StoredModel) -> StoredModel:
         """The original as a float file of the runtime that ``stored`` is for, where that is not ONNX Runtime."""
         name = _own_writer(stored.model)
-        if name is None or original.model.form != OnnxModel.form:
+        if name is None or original.model.form != "onnx":
             return original
+        from squeeze.models.onnx_model import as_graph
+
         model = as_graph(original.model)
 
         def write(folder: Path) -> None:
