@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -156,19 +158,31 @@ def edited(metric: str, value: object) -> Callable[[bytes], bytes]:
     return change
 
 
-def test_an_encoders_own_package_scores_what_its_ledger_says(encoder: Path) -> None:
+@pytest.fixture(scope="module")
+def encoder_scores(encoder: Path) -> dict[str, Any]:
+    """As the command line prints them."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        code = squeeze("verify", encoder / "out/plan-cpu.zip", "--data", encoder / "plan.yaml", "--json")
+    assert code == 0
+    scores: dict[str, Any] = json.loads(printed.getvalue())["rescored"]
+    return scores
+
+
+def test_an_encoders_own_package_scores_what_its_ledger_says(encoder_scores: dict[str, Any]) -> None:
     """The probe is fitted again on the original's embeddings: the package's own embeddings alone would give 0."""
-    scores = rescored(encoder)
+    scores = encoder_scores
     assert list(scores["scores"]) == ["probe", "cosine", "size_bytes", "macs", "confidence"]
     for name, score in scores["scores"].items():
         assert abs(score["value"] - score["claimed"]) <= score["tolerance"], name
     assert scores["scores"]["probe"]["value"] > 0.55
     assert scores["not_scored"] == scores["not_compared"] == {}
-    assert squeeze("verify", encoder / "out/plan-cpu.zip", "--data", encoder / "plan.yaml") == 0
 
 
-def test_a_made_up_metric_with_evidence_of_its_own_is_scored_in_run_and_verify(encoder: Path) -> None:
-    score = rescored(encoder)["scores"]["confidence"]
+def test_a_made_up_metric_with_evidence_of_its_own_is_scored_in_run_and_verify(
+    encoder_scores: dict[str, Any],
+) -> None:
+    score = encoder_scores["scores"]["confidence"]
     assert score["claimed"] == pytest.approx(score["value"])
     assert score["interval"][0] < score["value"] < score["interval"][1]
 
