@@ -218,6 +218,7 @@ def every_block() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # ExecuTorch's, in this process for once
 @pytest.mark.skipif(find_spec("executorch") is None, reason="no executorch: pip install 'squeeze[mobile]'")
 @pytest.mark.parametrize("kind", ["dense", "quantized"])
 def test_a_grown_file_says_bit_for_bit_what_one_of_all_blocks_says(
