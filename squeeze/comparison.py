@@ -184,7 +184,7 @@ def _means(metric: ExampleMetric, new: np.ndarray, old: np.ndarray, units: np.nd
     differing = _differing(np.abs(new - old) > metric.rounding, units)
     if metric.logarithmic:
         return _of_logarithms(before, after, differing, apart.interval)
-    if (old < 0).any() or not old.any():
+    if (old < 0).any() or (old <= metric.rounding).all():  # a ratio to rounding errors says nothing
         return unsure(after - before, None, differing, apart.interval, None)
     ratio = ratio_by_unit(new, old, units)
 

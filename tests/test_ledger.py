@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from squeeze.algorithms.stats import Interval
 from squeeze.budget import parse_margin
-from squeeze.comparison import Delta, concluded, unsure
+from squeeze.comparison import Delta, concluded, delta_of, unsure
 from squeeze.errors import DataError
 from squeeze.evaluate.counts import Macs, SizeBytes
 from squeeze.evaluate.latency import Paired
@@ -277,3 +277,11 @@ def test_what_only_lives_in_memory_is_not_written_down() -> None:
     written = Row("a", None, "torch", "k", {}, {"loss": score}).to_json()["scores"]["loss"]
     assert not {"at", "ratio_at", "higher_is_better"} & (written.keys() | written["to_original"].keys())
     json.dumps(written)
+
+
+def test_a_distance_that_was_nothing_but_rounding_is_no_measure_of_the_next() -> None:
+    """An export leaves a KL of 1e-16; what int8 does to it is not told as a trillion times as much."""
+    before, after = np.where(np.arange(12) < 5, 1e-16, 0.0), np.linspace(0, 1e-3, 12)
+    delta = delta_of(Kl(), after, before, None, same=False)
+    assert delta.ratio is None
+    assert delta_of(Kl(), after, before + 1e-4, None, same=False).ratio is not None

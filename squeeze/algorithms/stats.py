@@ -108,15 +108,19 @@ def _draws(units: int, seed: int) -> np.ndarray:
 
 
 def _statistics(residuals: np.ndarray, counts: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """``sum(r) / sqrt(sum((r - d * c)**2))`` of drawn units, where ``d`` is the resample's own ``sum(r) / sum(c)``."""
+    """``sum(r) / sqrt(sum((r - d * c)**2))`` of drawn units, where ``d`` is the resample's own ``sum(r) / sum(c)``.
+
+    A resample whose denominators are all 0 has no ratio: it is taken as one of equal denominators, however small.
+    """
     units, r = draws.shape[1], residuals[draws]
     sums, squares = r.sum(1), np.einsum("ij,ij->i", r, r)
-    if (counts == counts[0]).all():
-        spread = squares - sums**2 / units
-    else:
+    spread = squares - sums**2 / units
+    if not (counts == counts[0]).all():
         c = counts[draws]
-        off = sums / c.sum(1)
-        spread = squares - 2 * off * np.einsum("ij,ij->i", r, c) + off**2 * np.einsum("ij,ij->i", c, c)
+        all_counts = c.sum(1)
+        off = np.divide(sums, all_counts, out=np.zeros_like(sums), where=all_counts > 0)
+        own = squares - 2 * off * np.einsum("ij,ij->i", r, c) + off**2 * np.einsum("ij,ij->i", c, c)
+        spread = np.where(all_counts > 0, own, spread)
     least = (residuals**2).sum() * LEAST_SPREAD
     statistics: np.ndarray = sums / np.sqrt(np.maximum(spread, least) * units / (units - 1))
     return statistics

@@ -72,6 +72,16 @@ def test_a_ratio_of_means_is_told_without_a_resample_of_its_own() -> None:
     assert interval(estimate) == pytest.approx((1.1, 1.1))
 
 
+def test_a_ratio_to_values_that_are_mostly_zero_has_an_interval() -> None:
+    """A KL is exactly 0 in most examples of a faithful model: some resamples draw no other example."""
+    old = np.where(np.arange(12) < 2, 1e-3, 0.0)
+    ratio = ratio_by_unit(old + np.linspace(0, 1e-3, 12), old)
+    interval = ratio.interval()
+    assert interval is not None
+    assert np.isfinite(interval).all()
+    assert interval.low < ratio.value < interval.high
+
+
 def test_a_great_many_units_are_pooled_without_moving_the_mean_or_the_width() -> None:
     values = normal(20 * MOST_UNITS)
     estimate = mean_by_unit(values)
