@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": "Measure a package on this host.",
     "status": "Say how far a run is, while it runs and after.",
     "compare": "Hold two finished runs against each other, paired where the examples are the same.",
+    "compare-tensors": "Name the first layer where a package leaves the original.",
     "report": "Show the report of a run again, or render it anew.",
     "init": "Write a commented starter plan.",
     "passes": "List the passes and their options.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,6 +21,9 @@ from squeeze.report.table import ledger_table
 from squeeze.run.compare import Comparison
 from squeeze.run.on_arm64 import OnArm64
 from squeeze.targets.verify import Verification
+
+if TYPE_CHECKING:  # it brings the exporter, which takes seconds
+    from squeeze.run.compare_tensors import Compared
 
 PIPE_COLUMNS = 160
 
@@ -136,6 +139,27 @@ def show_on_arm64(result: OnArm64) -> None:
         console.print(f"{result.examples} examples, outputs differ by at most {far}", soft_wrap=True)
     if names := ", ".join(map(text.heading, result.not_scored)):
         console.print(f"not scored on ARM64: {names}; only a model's answers to single examples are", soft_wrap=True)
+
+
+def show_tensors(package: Path, compared: Compared, shows_all: bool) -> None:
+    """The error of each layer, and the first that is further off than the tolerance."""
+    console = _console()
+    table = _table(("layer", "value", "operator"), ("error", "growth"))
+    table.title = f"{package} beside the original, {compared.examples} examples in {compared.runtime}"
+    last = {layer.layer: layer for layer in compared.layers}
+    for layer in compared.layers if shows_all else last.values():
+        mark = " <-" if layer == compared.first else ""
+        growth = "" if layer.growth is None else f"{layer.growth:.2f}x"
+        table.add_row(layer.layer, layer.value, layer.operator, f"{100 * layer.error:.2f} %{mark}", growth)
+    console.print(table)
+    limit = f"{100 * compared.tolerance:g} %"
+    if compared.first is None:
+        console.print(f"no layer is further off than {limit} of its values", soft_wrap=True)
+    else:
+        first, where = compared.first, f"{compared.first.layer} ({compared.first.operator})"
+        console.print(f"first over {limit}: {where}, {100 * first.error:.2f} % in {first.value}", soft_wrap=True)
+    if compared.not_compared:
+        console.print(f"{compared.not_compared} values are not in the file, or of another shape", soft_wrap=True)
 
 
 def show_bench(package: Path, bench: dict[str, Any]) -> None:

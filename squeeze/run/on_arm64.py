@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 
 from squeeze.data.base import Dataset
-from squeeze.errors import UsageError, VerifyError
+from squeeze.errors import VerifyError
 from squeeze.evaluate.evaluator import labels_of
 from squeeze.evaluate.evidence.base import Answered, ScoredOn
 from squeeze.evaluate.evidence.outputs import Logits
 from squeeze.evaluate.metrics import ExampleMetric
 from squeeze.ledger import Score, measure, scores, written
-from squeeze.models.base import InputSpec
-from squeeze.models.ort_session import feed
-from squeeze.models.tasks.base import ROWS
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
+from squeeze.run.package_examples import arrays_of, evaluation_examples
 from squeeze.targets.arm64.compare import EMULATED, OnProcessor, on_processor
 from squeeze.targets.arm64.root import PROCESSOR, Arm64Root
 from squeeze.targets.confined import Limits
@@ -30,6 +28,7 @@ from squeeze.targets.golden import Arrays, largest_difference
 from squeeze.targets.verify import Package, runtime_version
 
 EXAMPLES = 64
+WHO = "--arm64 with --data"
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def on_arm64(
         VerifyError: the model does not run there, or its golden output is further off than the manifest allows.
     """
     root.require(package.runtime())
-    progress, data = progress or Progress(), None if plan is None else _examples(package, plan, examples)
-    inputs = None if data is None else _inputs(package, data)
+    progress, data = progress or Progress(), None if plan is None else evaluation_examples(package, plan, examples, WHO)
+    inputs = None if data is None else arrays_of(package, data)
     progress.say(f"{package.path} on an emulated {PROCESSOR}: takes a while")
     here = on_processor(package, inputs, None, limits)
     arm64 = on_processor(package, inputs, root, limits)
@@ -94,24 +93,6 @@ def on_arm64(
     if plan is None or data is None:
         return result
     return _scored(result, package, plan, data, (here, arm64))
-
-
-def _examples(package: Package, plan: Plan, count: int) -> Dataset:
-    """Some of the plan's evaluation data, evenly spread."""
-    if package.task().outputs != ROWS:
-        raise UsageError("--arm64 with --data scores models that answer a batch in one call; leave --data out")
-    if "evaluate" not in plan.data:
-        raise UsageError(f"{plan.file}: names no data.evaluate to score on")
-    data = plan.open_data("evaluate")
-    return data.subset(np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(np.int64)))
-
-
-def _inputs(package: Package, data: Dataset) -> Arrays:
-    specs = tuple(
-        InputSpec(spec.name, tuple(size if isinstance(size, int) else -1 for size in spec.shape[1:]), spec.dtype)
-        for spec in package.manifest.inputs
-    )
-    return feed(specs, data.batch(np.arange(len(data))), str(package.path))
 
 
 def _scored(

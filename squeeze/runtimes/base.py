@@ -8,7 +8,7 @@ Squeeze. How a model becomes such a file is the business of ``squeeze.writers``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a child that only runs a file starts without torch
 Call = Literal["predict", "generate"]
 PREDICT: Call = "predict"  # all outputs of a batch in one call
 GENERATE: Call = "generate"  # token after token, with a memory of those before
+SHOWN = "the same model packed for target cpu, or for mobile with runtime: litert,"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -95,6 +96,20 @@ class Runtime:
             ModelError: the runtime runs no such models, or does not take this one.
         """
         raise ModelError(f"{where}: {cls.name} runs language models only")
+
+    @classmethod
+    def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:
+        """What a file computes on the way, float32 ``[n, ...]`` as the ONNX graph behind it has it (channels first).
+
+        Args:
+            feed: ``n`` examples.
+            names: Values of that graph; those that the file does not have are left out. Where a value is rounded to
+                integers, it is what these stand for.
+
+        Raises:
+            ModelError: the runtime shows the outputs of such a file only, or does not take it.
+        """
+        raise ModelError(f"{where}: {cls.name} shows the outputs of {file.name} only; {SHOWN} would show its layers")
 
     @classmethod
     def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> LanguageArtifact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,11 +119,23 @@ def delegated(file: Path) -> tuple[int, dict[str, str]]:
     return len(taken), left
 
 
-def _undelegated(file: Path) -> Any:
+def _real(interpreter: Any, details: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """A tensor's numbers, channels first."""
+    scale, zero_point = details["quantization"]
+    numbers: np.ndarray[Any, Any] = interpreter.get_tensor(details["index"]).astype(np.float32)
+    if scale:
+        numbers = np.float32(scale) * (numbers - zero_point)
+    return numbers.transpose(0, 3, 1, 2) if numbers.ndim == 4 else numbers
+
+
+def _undelegated(file: Path, keeps_all: bool = False) -> Any:
+    """With LiteRT's own kernels; ``keeps_all``: no tensor's memory is used again for another."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(model_path=str(file), experimental_op_resolver_type=resolver)
+    interpreter = Interpreter(
+        model_path=str(file), experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=keeps_all
+    )
     interpreter.allocate_tensors()
     return interpreter
 
@@ -144,3 +156,17 @@ class LiteRt(Runtime):
     def open(cls, file: Path, threads: int, where: str) -> OpenedLiteRt:
         cls.require_installed(where)
         return OpenedLiteRt(file, threads, where)
+
+    @classmethod
+    def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:
+        cls.require_installed(where)
+        interpreter, found = _undelegated(file, keeps_all=True), dict[str, list[np.ndarray[Any, Any]]]()
+        inputs = {str(details["name"]): int(details["index"]) for details in interpreter.get_input_details()}
+        shown = [one for one in interpreter.get_tensor_details() if one["name"] in names and one["name"] not in inputs]
+        for place in range(len(next(iter(feed.values())))):
+            for name, index in inputs.items():
+                interpreter.set_tensor(index, feed[name][place : place + 1])
+            interpreter.invoke()
+            for details in shown:
+                found.setdefault(details["name"], []).append(_real(interpreter, details))
+        return {name: np.concatenate(rows) for name, rows in found.items()}

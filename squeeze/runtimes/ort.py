@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -145,6 +145,19 @@ class OnnxRuntime(Runtime):
     @classmethod
     def open(cls, file: Path, threads: int, where: str) -> OpenedOnnx:
         return OpenedOnnx(file, threads, where)
+
+    @classmethod
+    def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:
+        if file.suffix != ".onnx":
+            return super().values(file, feed, names, where)
+        from squeeze.formats.onnx_values import showing
+
+        model, shown = showing(file, names)
+        if not shown:
+            return {}
+        session = ort_session.open_session(model, 1, where)
+        found = ort_session.run_limited(session, dict(feed), list(shown.values()))
+        return {name: value for name, value in zip(shown, found, strict=True) if value.dtype == np.float32}
 
     @classmethod
     def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> LanguageArtifact:

@@ -86,10 +86,11 @@ class TfliteFile:
                 setattr(operator.builtinOptions, name, value)
         self.graph.operators.append(operator)
 
-    def activate(self, kind: str) -> None:
-        """Let the last operator apply an activation to what it gives."""
-        activation = getattr(self.schema.ActivationFunctionType, kind)
-        self.graph.operators[-1].builtinOptions.fusedActivationFunction = activation
+    def activate(self, kind: str, name: str) -> None:
+        """Let the last operator apply an activation to what it gives, which is called by ``name`` from then on."""
+        activation, last = getattr(self.schema.ActivationFunctionType, kind), self.graph.operators[-1]
+        last.builtinOptions.fusedActivationFunction = activation
+        self.graph.tensors[int(last.outputs[0])].name = name
 
     def data(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The whole file."""

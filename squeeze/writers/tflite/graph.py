@@ -104,7 +104,7 @@ class _Walk:
         else:
             self._as_it_comes(node, layer, [self.values.read(value, node) for value in computed])
             if activation:
-                self.file.activate(activation)
+                self.file.activate(activation, str(end.outputs[0].name))
                 self.values.by_name[str(end.outputs[0].name)] = self.values.by_name[str(node.outputs[0].name)]
         if activation:
             self.done.add(end)
@@ -120,7 +120,7 @@ class _Walk:
             out = add_layer(self.values, layer, reads[0], step)
         assert out is not None
         if activation:
-            self.file.activate(activation)
+            self.file.activate(activation, str(rounded.inputs[0].name))  # type: ignore[union-attr]
         self.values.by_name[str(rounded.outputs[0].name)] = self.values.on_step(out, step)
         self.done.add(rounded)
 
