@@ -11,6 +11,7 @@ from squeeze.evaluate.metrics import ExampleMetric, Metric
 from squeeze.ledger import Measured, Row, measure, recovered, scores
 from squeeze.run.stored import StoredModel
 from squeeze.run.timer import Timer
+from squeeze.versions import content_digest
 
 
 class Scorer:
@@ -24,6 +25,7 @@ class Scorer:
         self.labels = labels_of(data) if data is not None else None
         self.timer = Timer(metrics, sources.evaluate, sources.store, sources.progress, original)
         self._measured: dict[str, Measured] = {}
+        self._by_files: dict[str, str] = {}  # the first key of artifacts, by the digest of their files
 
     def row(
         self,
@@ -55,11 +57,20 @@ class Scorer:
 
     def measured(self, stored: StoredModel, name: str) -> Measured:
         """What every metric is computed from, collected once per model."""
+        if stored.key not in self._measured and (same := self._of_same_files(stored)) is not None:
+            self._measured[stored.key] = same
         if stored.key not in self._measured:
             opened = stored.model.reopened()  # closes its sessions: a decoder's session holds its weights several times
             readings = self.collectors.readings(Subject(stored.key, opened, name))
             self._measured[stored.key] = measure(readings, self.scored_on)
         return self._measured[stored.key]
+
+    def _of_same_files(self, stored: StoredModel) -> Measured | None:
+        """What was measured of another row's model that is the same files in the same runtime, as a target's often is."""
+        if stored.model.runtime is None:
+            return None
+        key = self._by_files.setdefault(content_digest(stored.model_folder), stored.key)
+        return self._measured.get(key)
 
 
 def _scored_on_plan(metric: Metric) -> bool:

@@ -9,6 +9,7 @@ from language_world import write_folder, write_tokenizer
 from tiny import faults, write_plan, write_world
 
 from squeeze.api import compress, load
+from squeeze.progress import Progress
 from squeeze.report.markdown import markdown_report
 from squeeze.run.reporting import report_of
 
@@ -49,6 +50,33 @@ def test_artifacts_are_timed_beside_the_float_original(world: Path) -> None:
         assert row.measured["prefill"]["prompt"] == 12
     assert [outcomes.outcome for _, outcomes in run.judgements] == ["kept"]
     assert "decode" in markdown_report(report_of(run, world))
+
+
+class Recorded(Progress):
+    """Which work was tracked."""
+
+    def __init__(self) -> None:
+        self.tracked: list[str] = []
+
+    def track(self, items, what, total=None):  # type: ignore[no-untyped-def]
+        self.tracked.append(what)
+        yield from items
+
+
+def test_a_target_that_ships_what_the_last_pass_left_is_not_scored_a_second_time(world: Path) -> None:
+    """The files are the same and so is the runtime; of a large model a second scoring takes minutes."""
+    (world / "text.txt").write_text("a cat sat on a mat and a dog sat on a cat " * 4)
+    metrics = "metrics=[perplexity, kl]", "data={evaluate: {text: text.txt, length: 16}}", "budget={}"
+    recorded = Recorded()
+    run = compress(load(world / "plan.yaml", metrics), store=world / "store", progress=recorded)
+    assert "score export_onnx" in recorded.tracked
+    assert "score cpu" not in recorded.tracked
+    exported, packed = run.ledger.rows[-2:]
+    assert packed.scores["kl"].value == exported.scores["kl"].value > 0
+    recorded.tracked.clear()
+    genai = "targets=[{target: genai, passes: [{pass: export_onnx}]}]"
+    compress(load(world / "plan.yaml", (*metrics, genai)), store=world / "store", progress=recorded)
+    assert "score genai" in recorded.tracked, "another runtime answers by itself"
 
 
 UNFIT = {
