@@ -66,7 +66,7 @@ class Scorer:
         return self._measured[stored.key]
 
     def _of_same_files(self, stored: StoredModel) -> Measured | None:
-        """What was measured of another row's model that is the same files in the same runtime, as a target's often is."""
+        """What was measured of another row's model that is the same files in the same runtime: a target's often is."""
         if stored.model.runtime is None:
             return None
         key = self._by_files.setdefault(content_digest(stored.model_folder), stored.key)
