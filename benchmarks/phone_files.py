@@ -1,18 +1,22 @@
-"""Int8 .tflite files of ResNet-20 and MobileNetV1: LiteRT's own quantizer against Squeeze, same float file and images.
+"""Int8 phone files of ResNet-20 and MobileNetV1: each runtime's own quantizer against Squeeze, same weights and images.
 
-    python benchmarks/phone_files.py [--real FOLDER] [--seconds 5] [--model NAME ...]
+    python benchmarks/phone_files.py [--real FOLDER] [--seconds 5] [--model NAME ...] [--runtime NAME ...]
 
-LiteRT's quantizer (``pip install ai-edge-quantizer``) is used as its documentation says: the recipe ``static_wi8_ai8``,
-calibrated on the plan's images. Ours is QuantizeStatic with its defaults and, beside it, with ``entry: int8``, which
-makes every layer integer as the recipe does. All files run in LiteRT with XNNPACK, on images that none was calibrated
-on. Deltas to the float file are paired, with 95 % intervals; ``vs first`` compares KL with the recipe's, image by
-image. Latency: batch 1, one thread, alternating with the float file, ratio of medians.
+LiteRT's quantizer (``pip install ai-edge-quantizer``) is used as its documentation says: the recipe
+``static_wi8_ai8`` on the float file, calibrated on the plan's images. So is ExecuTorch's (extra mobile):
+``XNNPACKQuantizer`` with symmetric weights per channel, ``prepare_pt2e``, the plan's images, ``convert_pt2e``, and its
+partitioner. Ours is QuantizeStatic with its defaults and, beside it, with ``entry: int8``, which makes every layer
+integer as the recipes do. All files run in their runtime with XNNPACK, on images that none was calibrated on. Deltas to
+the runtime's float file are paired, with 95 % intervals; ``vs first`` compares KL with the recipe's, image by image.
+Latency: batch 1, one thread, alternating with the float file, ratio of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -25,32 +29,35 @@ import torch
 from _inputs import Arguments, run
 from int8_vs_onnxruntime import MODELS, PLANS, compare
 
+from squeeze import registry
 from squeeze.api import load
 from squeeze.data.base import Dataset
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
 from squeeze.plan.check import example_shape
-from squeeze.writers.litert import LiteRtWriter
+from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.writers.tflite.file import SIGNATURE
+
+QUANTIZERS = {  # by runtime: what must be importable, and what brings it
+    "litert": ("ai_edge_quantizer", "ai-edge-quantizer"),
+    "executorch": ("executorch", "'squeeze[mobile]'"),
+}
 
 
 def main() -> None:
     options = arguments()
-    if find_spec("ai_edge_quantizer") is None:
-        raise SystemExit("LiteRT's own quantizer is absent: pip install ai-edge-quantizer brings it")
     torch.set_num_threads(1)
-    for name in options.model:
-        plan = load(PLANS / MODELS[name], [], {"real": str(options.real)})
-        exported = ExportOnnx().run(plan.model.read(plan.root, example_shape(plan)), Context(threads=1))
-        calibrate, evaluate = (plan.open_data(role) for role in ("calibrate", "evaluate"))
-        print(f"\n{name}: calibrated on {len(calibrate)}, scored on {len(evaluate)} images")
-        with tempfile.TemporaryDirectory() as folder:
-            float_file, *others = files(exported, calibrate, Path(folder))
-            compare(float_file[1], iter(others), evaluate, options.seconds)
+    for runtime in options.runtime:
+        module, package = QUANTIZERS[runtime]
+        if find_spec(module) is None:
+            raise SystemExit(f"{runtime}'s own quantizer is absent: pip install {package} brings it")
+        for name in options.model:
+            compare_files(name, runtime, options.real, options.seconds)
 
 
 def arguments() -> argparse.Namespace:
@@ -58,23 +65,41 @@ def arguments() -> argparse.Namespace:
     parser.add_real()
     parser.add_argument("--seconds", type=float, default=5.0, help="of stopwatch per file")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--runtime", nargs="+", choices=list(QUANTIZERS), default=list(QUANTIZERS))
     return parser.parse_args()
 
 
-def files(exported: OnnxModel, calibrate: Dataset, folder: Path) -> Iterator[tuple[str, Artifact]]:
+def compare_files(name: str, runtime: str, real: Path, seconds: float) -> None:
+    """A table of one model's files in one runtime."""
+    plan = load(PLANS / MODELS[name], [], {"real": str(real)})
+    model = plan.model.read(plan.root, example_shape(plan))
+    calibrate, evaluate = (plan.open_data(role) for role in ("calibrate", "evaluate"))
+    print(f"\n{name} in {runtime}: calibrated on {len(calibrate)}, scored on {len(evaluate)} images")
+    with tempfile.TemporaryDirectory() as folder:
+        float_file, *others = files(model, runtime, calibrate, Path(folder))
+        compare(float_file[1], iter(others), evaluate, seconds)
+
+
+def files(model: TorchModel, runtime: str, calibrate: Dataset, folder: Path) -> Iterator[tuple[str, Artifact]]:
     """The float file and its int8 files, by who made them."""
-    float_file = write(exported, folder / "float")
-    yield "float", artifact(float_file)
-    yield "LiteRT recipe", IntegerFile(by_recipe(float_file, calibrate, folder / "recipe.tflite"), runtime="litert")
+    exported = ExportOnnx().run(model, Context(threads=1))
+    float_file = write(exported, runtime, folder / "float")
+    yield "float", artifact(float_file, runtime)
+    if runtime == "litert":
+        recipe: Artifact = IntegerFile(litert_recipe(float_file, calibrate, folder / "recipe.tflite"), runtime=runtime)
+    else:
+        recipe = artifact(executorch_recipe(model, exported, calibrate, folder / "recipe.pte"), runtime)
+    yield "its own recipe", recipe
     for name, options in (("ours", {}), ("ours, entry int8", {"entry": "int8"})):
         context = Context(calibration_data=calibrate, threads=1)
         quantized = QuantizeStatic(**options).run(exported, context)  # type: ignore[arg-type]
-        yield name, artifact(write(quantized, folder / name.replace(" ", "")))
+        yield name, artifact(write(quantized, runtime, folder / name.replace(" ", "")), runtime)
 
 
-def write(model: OnnxModel, folder: Path) -> Path:
+def write(model: OnnxModel, runtime: str, folder: Path) -> Path:
     folder.mkdir()
-    return LiteRtWriter().write(model, folder)
+    file: Path = registry.load("writers", runtime)().write(model, folder)
+    return file
 
 
 class IntegerFile(Artifact):
@@ -100,13 +125,13 @@ class IntegerFile(Artifact):
         return {spec["name"]: np.clip(np.rint(image / scale) + zero_point, -128, 127).astype(np.int8)}
 
 
-def artifact(file: Path) -> Artifact:
-    made = Artifact(file, runtime="litert")
+def artifact(file: Path, runtime: str) -> Artifact:
+    made = Artifact(file, runtime=runtime)
     made.threads = 1
     return made
 
 
-def by_recipe(float_file: Path, calibrate: Dataset, file: Path) -> Path:
+def litert_recipe(float_file: Path, calibrate: Dataset, file: Path) -> Path:
     """As its documentation says: a recipe, calibration by examples of the signature, quantize."""
     from ai_edge_quantizer import quantizer, recipe
 
@@ -115,6 +140,31 @@ def by_recipe(float_file: Path, calibrate: Dataset, file: Path) -> Path:
         quantize: Any = quantizer.Quantizer(str(float_file), recipe.static_wi8_ai8())
         ranges = quantize.calibrate({SIGNATURE: examples}, num_threads=1)
         file.write_bytes(bytes(quantize.quantize(ranges).quantized_model))
+    return file
+
+
+def executorch_recipe(model: TorchModel, exported: OnnxModel, calibrate: Dataset, file: Path) -> Path:
+    """As its documentation says: quantize the exported program, export it again, hand it to XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    example = (calibrate.batch(np.arange(1)).image,)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it says much
+        warnings.simplefilter("ignore")
+        quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        prepared = prepare_pt2e(torch.export.export(model.module.eval(), example).module(), quantizer)
+        for batch in calibrate.batches(1):
+            prepared(batch.image)
+        quantized = torch.export.export(convert_pt2e(prepared), example)
+        names = {"inputs": [spec.name for spec in exported.inputs], "outputs": ["logits"]}
+        stored = {ExecuTorchProgram.NAMES: torch.tensor(list(json.dumps(names).encode())).to(torch.uint8)}
+        lowered = to_edge_transform_and_lower(quantized, partitioner=[XnnpackPartitioner()], constant_methods=stored)
+        file.write_bytes(lowered.to_executorch().buffer)
     return file
 
 
