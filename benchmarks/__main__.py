@@ -20,6 +20,7 @@ NEEDS_REAL = {
     "int8_vs_onnxruntime",
     "overlap",
     "phone_files",
+    "predicted",
     "pruning_language",
     "pruning_vs_torch_pruning",
     "reference",

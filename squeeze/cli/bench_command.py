@@ -1,35 +1,55 @@
-"""``squeeze bench``: how fast is a package on this host?"""
+"""``squeeze bench``: how fast is a package on this host, and how fast is this host?"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
-from squeeze.cli.options import PATH, existing, json_option, limit_options, show_json
+from squeeze.cli.options import PATH, existing, json_option, limit_options, require_new, show_json
+from squeeze.errors import UsageError
 
 EPILOG = """\b
-Example:
+Examples:
   squeeze bench result/digits-cpu.zip --threads 2 --batch 1 --batch 32
-  squeeze bench result/prose6m-cpu.zip --threads 2 --prompt 128 --tokens 64"""
+  squeeze bench result/prose6m-cpu.zip --threads 2 --prompt 128 --tokens 64
+  squeeze bench --profile host.yaml --threads 1    then: target: {..., device: ./host.yaml}"""
+SCREEN = "-"  # where a profile without a file's name goes
+LAYER_S = 0.02
 
 
 @click.command("bench", epilog=EPILOG)
-@click.argument("package", type=PATH)
+@click.argument("package", type=PATH, required=False)
+@click.option(
+    "--profile",
+    type=PATH,
+    is_flag=False,
+    flag_value=SCREEN,
+    metavar="[FILE]",
+    help="Measure this host instead, two minutes long, and write a device profile (without FILE: show it).",
+)
+@click.option("--force", is_flag=True, help="With --profile: overwrite a file that is there.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 8, 32), show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Per batch size.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.001, 3600),
+    help=f"Per batch size (2 unless given); with --profile per layer ({LAYER_S}).",
+)
 @click.option("--prompt", type=click.IntRange(1), default=128, show_default=True, help="Tokens a language model reads.")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens it writes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times it does both.")
 @limit_options
 @json_option
 def command(
-    package: Path,
+    package: Path | None,
+    profile: Path | None,
+    force: bool,
     threads: int,
     batches: tuple[int, ...],
-    seconds: float,
+    seconds: float | None,
     prompt: int,
     tokens: int,
     rounds: int,
@@ -38,18 +58,65 @@ def command(
 ) -> None:
     """Measure PACKAGE: latency (median, p10, p90) and throughput, load time, peak memory.
 
-    Of a language model: tokens per second, reading and writing, and the time to the first token.
+    Of a language model: tokens per second, reading and writing, and the time to the first token. With --profile,
+    measure this host: what its memory and its runtimes do with layers of each kind and size, as a profile for device:.
     """
+    if seconds is not None and math.isnan(seconds):
+        raise UsageError("--seconds nan is no time; 2 would be")
+    if profile is not None and package is not None:
+        raise UsageError(f"{package} beside --profile: a package is measured, or this host; leave one of them out")
+    if profile is not None:
+        _profile(profile, force, threads, LAYER_S if seconds is None else seconds, as_json)
+        return
+    if package is None:
+        raise UsageError("bench what? A package would do, or --profile for this host")
+    if force:
+        raise UsageError("--force goes with --profile, which writes a file")
     from squeeze.cli.show import show_bench
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.targets.bench import Load, bench
     from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package
 
-    opened, load = open_package(existing(package)), Load(batches, seconds, prompt, tokens, rounds)
+    opened = open_package(existing(package))
+    load = Load(batches, 2.0 if seconds is None else seconds, prompt, tokens, rounds)
     progress_for_terminal().say(f"measuring {package}")
     measured = bench(opened, threads, load, Limits(**limits))
     if as_json:
         show_json({"package": str(package)} | measured)
     else:
         show_bench(package, measured)
+
+
+def _profile(file: Path, force: bool, threads: int, seconds: float, as_json: bool) -> None:
+    """Measure this host; the file appears whole, or not at all."""
+    import os
+
+    from squeeze.cli.terminal import progress_for_terminal
+    from squeeze.targets.devices import SUFFIXES
+    from squeeze.targets.measure.profile import as_yaml, measure_profile
+
+    shown = file == Path(SCREEN)
+    if not shown:
+        if file.suffix not in SUFFIXES:
+            raise UsageError(f"{file}: a plan's device would not find it; a name that ends in .yaml would do")
+        require_new(file, force, "host.yaml", "a profile's name")
+    if threads > (cores := os.cpu_count() or 1):
+        raise UsageError(f"--threads {threads}: this host has {cores} cores; at most as many would do")
+    with progress_for_terminal() as progress:
+        measured = measure_profile(threads, seconds, progress=progress)
+    if not shown:
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            new.write_text(as_yaml(measured), encoding="utf-8")
+            new.replace(file)
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written ({error.strerror})") from None
+        finally:
+            new.unlink(missing_ok=True)
+    if as_json:
+        show_json(measured)
+    elif shown:
+        click.echo(as_yaml(measured), nl=False)
+    else:
+        click.echo(f"wrote {file}; next: target: {{..., device: ./{file}}} in a plan, or squeeze devices ./{file}")

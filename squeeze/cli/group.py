@@ -21,7 +21,7 @@ COMMANDS = {
     "check": "Check a plan without loading weights; --explain says what each pass will do.",
     "inspect": "Show a model's graph: layers, sizes, work, and what is coupled for pruning.",
     "verify": "Check a package: sums, golden output, and its score if data is given.",
-    "bench": "Measure a package on this host.",
+    "bench": "Measure a package on this host, or the host itself (--profile).",
     "status": "Say how far a run is, while it runs and after.",
     "compare": "Hold two finished runs against each other, paired where the examples are the same.",
     "compare-tensors": "Name the first layer where a package leaves the original.",

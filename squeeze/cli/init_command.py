@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from squeeze.cli.options import PATH, json_option, show_json
+from squeeze.cli.options import PATH, json_option, require_new, show_json
 from squeeze.errors import UsageError
 
 PLAN_SUFFIXES = (".yaml", ".yml")
@@ -34,22 +34,13 @@ def command(path: Path, out: Path, force: bool, as_json: bool) -> None:
             raise UsageError(f"{path}: no model is there, and it is no plan's name; one that ends in .yaml would be")
         _write(path, files("squeeze.cli").joinpath("starter.yaml").read_text(), force, as_json, None)
         return
-    _require_new(out, force)
+    require_new(out, force, "plan.yaml", "a plan's name")
     what, text = draft(path)
     _write(out, text, force, as_json, f"{path}: {what}")
 
 
-def _require_new(path: Path, force: bool) -> None:
-    if path.is_file() and not force:
-        raise UsageError(f"{path} is there already; --force overwrites it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; {path / 'plan.yaml'} would be a plan's name")
-
-
 def _write(path: Path, text: str, force: bool, as_json: bool, what: str | None) -> None:
-    _require_new(path, force)
+    require_new(path, force, "plan.yaml", "a plan's name")
     try:
         path.write_text(text)
     except OSError as error:

@@ -113,6 +113,16 @@ def existing(package: Path) -> Path:
     return package
 
 
+def require_new(path: Path, force: bool, example: str, what: str) -> None:
+    """Refuse a file that cannot be written, or is there already and may not be overwritten."""
+    if path.is_file() and not force:
+        raise UsageError(f"{path} is there already; --force overwrites it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; {path / example} would be {what}")
+
+
 def load_plan(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...]) -> Any:
     """The plan of a command line."""
     from squeeze.api import load

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
+from squeeze.formats.operation import Operation
 from squeeze.models.resident import Resident
 
 if TYPE_CHECKING:
@@ -198,6 +199,10 @@ class Model(ABC):
 
     def cache_values(self) -> int | None:
         """Numbers that a runtime keeps of each token that was read, as keys and values; None: it keeps none."""
+        return None
+
+    def operations(self, cached: int = 0) -> list[Operation] | None:
+        """What a runtime runs for one example, or for one token behind ``cached`` others; None: not known."""
         return None
 
     def resident(self) -> Resident:

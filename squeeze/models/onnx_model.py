@@ -22,6 +22,8 @@ from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import WEIGHTED_OPS, holds_integers, node_constants, takes_integers
 from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_traffic, total_macs
+from squeeze.formats.onnx_operations import operations
+from squeeze.formats.operation import Operation
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
 from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
@@ -159,6 +161,9 @@ class OnnxModel(Model):
         sized = self.copy_ir()
         give_sizes(sized, FREE_SIZE)
         return largest_traffic(sized.graph)
+
+    def operations(self, cached: int = 0) -> list[Operation] | None:
+        return operations(self.copy_ir(), FREE_SIZE)
 
     def parameters(self) -> int | None:
         """None where an operator that is not known holds weights."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from squeeze import registry
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError, UsageError, first_line
+from squeeze.formats.operation import Operation
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
@@ -29,6 +30,7 @@ from squeeze.models.tasks.base import ROWS, Task, task_named
 from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
 from squeeze.models.torch_layers import layer_names, without_grid
 from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy, structure_key
+from squeeze.models.torch_operations import operations
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
 
@@ -135,6 +137,10 @@ class TorchModel(TorchStage):
 
     def working_values(self) -> int:
         return largest_traffic(self.module, partial(self._logits, self.example())) if self.is_meta else 0
+
+    def operations(self, cached: int = 0) -> list[Operation] | None:
+        model = self if self.is_meta else self.outline()
+        return operations(model.module, partial(model._logits, model.example()), self.counted().by_module)
 
     def counted(self) -> MacCounter:
         """The work of one example, by module: counted on the meta device, where no code of the module objects to it.

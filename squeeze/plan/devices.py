@@ -19,9 +19,10 @@ def fit_on_device(plan: Plan, branch: Branch, end: State) -> tuple[list[Fault], 
         return [Fault(branch.place, f"target {branch.name}: {error}")], []
     if end.model is None or end.preview is None:
         return [], []
-    quantized, element = "quantized" in end.marks, target.cache_element_bytes
+    integers, element = fit.multiplies_integers(end.marks, end.model), target.cache_element_bytes
     context = target.counted_context(end.model)
-    demand = fit.demand_of(end.model, end.preview.nbytes, end.preview.macs, quantized, context, element)
+    timed_as = target.writer_of(end.model).timed_as
+    demand = fit.demand_of(end.model, end.preview.nbytes, end.preview.macs, integers, context, element, timed_as)
     misfits = list(fit.faults(demand, device, target.device))
     faults = [Fault(branch.place, f"target {branch.name}: {fault}") for fault in misfits]
     return faults, [] if misfits else [f"{branch.name}: about {fit.line(demand, device, target.device)}"]

@@ -176,10 +176,11 @@ class Line:
         Raises:
             EffectError: it does not fit.
         """
-        device, quantized = devices.load(name, self.plan.root), "quantized" in before.marks()
+        device = devices.load(name, self.plan.root)
         model = self.original.model if packed.task.outputs == TOKENS else before
+        integers, timed_as = fit.multiplies_integers(before.marks(), model), target.writer_of(before).timed_as
         context, element = target.counted_context(model), target.cache_element_bytes
-        demand = fit.demand_of(model, packed.nbytes(), packed.macs(), quantized, context, element)
+        demand = fit.demand_of(model, packed.nbytes(), packed.macs(), integers, context, element, timed_as)
         for fault in fit.faults(demand, device, name):
             raise EffectError(f"target {target.name}: {fault}")
         return fit.line(demand, device, name)

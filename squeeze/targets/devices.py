@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Gt, Len
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from yaml import YAMLError
 
 from squeeze.errors import ModelError, UsageError, did_you_mean, first_line
 from squeeze.formats import plain_yaml
+from squeeze.targets.rates import Measured, Speeds
 
 SUFFIXES = (".yaml", ".yml")
 LARGEST_BYTES = 1 << 16  # bytes of a profile file
@@ -26,7 +27,7 @@ class Figure(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: Annotated[float, Gt(0)]
+    value: Annotated[FiniteFloat, Gt(0)]
     source: Annotated[str, Len(8, 300)]
 
 
@@ -38,6 +39,8 @@ class Device(BaseModel):
         cores: Those that a runtime should use.
         bandwidth_bytes_per_s, int8_macs_per_s, float_macs_per_s: Peaks, which no program reaches.
         weights_in_storage: Whether weights are read where they lie (flash), so that memory holds activations only.
+        read_bytes_per_s: Of memory by the bytes that are read again and again; the smaller ones stay in a cache.
+        measured: Speeds of layers by the format of the file, where they were measured (``squeeze bench --profile``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +54,8 @@ class Device(BaseModel):
     float_macs_per_s: Figure
     battery_wh: Figure | None = None
     weights_in_storage: bool = False
+    read_bytes_per_s: Speeds | None = None
+    measured: dict[str, Measured] = {}
 
 
 def names() -> list[str]:

@@ -23,6 +23,7 @@ class Writer(ABC, Generic[In]):
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None  # the extra of Squeeze that it needs
+    timed_as: ClassVar[str | None] = None  # the format whose measured speeds its files have; None: not measured
 
     def holds(self, kind: GridKind) -> str | None:
         """Why the format cannot hold such a grid, and what it could; None where it can."""

@@ -79,6 +79,7 @@ class GenaiWriter(Writer[OnnxDecoder]):
     """The decoder's own graph and weights, and what GenAI asks to be told of them."""
 
     name = "genai"
+    timed_as = "onnx"
     extra = "genai"
 
     def write(self, model: OnnxDecoder, folder: Path) -> Path:

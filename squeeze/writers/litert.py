@@ -34,6 +34,7 @@ class LiteRtWriter(Writer[OnnxModel]):
     """``model.tflite`` for one example at a time."""
 
     name = "litert"
+    timed_as = "litert"
     extra: ClassVar[str | None] = "litert"
 
     def holds(self, kind: GridKind) -> str | None:

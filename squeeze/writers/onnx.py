@@ -25,6 +25,7 @@ class OnnxWriter(Writer[OnnxModel | OnnxDecoder]):
     """The very bytes that were scored."""
 
     name = "onnx"
+    timed_as = "onnx"
 
     def write(self, model: OnnxModel | OnnxDecoder, folder: Path) -> Path:
         return model.write_file(folder)

@@ -89,6 +89,7 @@ class OrtWriter(Writer[OnnxModel]):
     """``model.ort``, and the list of operators for a runtime built with those only."""
 
     name = "ort"
+    timed_as = "ort"
 
     def write(self, model: OnnxModel, folder: Path) -> Path:
         file = folder / "model.ort"

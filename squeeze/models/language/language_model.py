@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.formats.operation import Operation
 from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.folder_weights import FolderWeights
 from squeeze.models.language.matrices import block_weights
+from squeeze.models.language.operations import operations
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.links import link_or_copy
@@ -66,6 +68,9 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         channels = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         cached_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         return 2 * int(config.num_hidden_layers) * cached_heads * channels
+
+    def operations(self, cached: int = 0) -> list[Operation] | None:
+        return operations(self.skeleton, cached)
 
     @property
     def context(self) -> int | None:
