@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from squeeze.models.tasks.base import Task
 
 FREE_SIZE = 16  # size of a free dimension in made-up examples
+FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_
 from squeeze.formats.onnx_operations import operations
 from squeeze.formats.operation import Operation
 from squeeze.models import ort_session
-from squeeze.models.base import FREE_SIZE, Batch, InputSpec, Layer, Model
+from squeeze.models.base import FREE_SIZE, FULLY, Batch, InputSpec, Layer, Model
 from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
 from squeeze.models.tasks.base import DESCRIPTION, Task, described, read_task, task_named
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 FILE_NAME = "model.onnx"
-FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
 WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 

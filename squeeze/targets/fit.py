@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 from squeeze.formats.operation import WIDE, Numbers, Operation
-from squeeze.models.base import Model
-from squeeze.models.onnx_model import FULLY
+from squeeze.models.base import FULLY, Model
 from squeeze.models.tasks.base import TOKENS
 from squeeze.report.text import size
 from squeeze.targets.devices import Device

@@ -18,7 +18,8 @@ from squeeze.api import load
 from squeeze.cli import main
 from squeeze.errors import UsageError
 from squeeze.formats.operation import Operation, product
-from squeeze.models.onnx_model import FULLY, OnnxModel
+from squeeze.models.base import FULLY
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.plan.check import check
 from squeeze.targets import devices, fit
 from squeeze.targets.measure import formats

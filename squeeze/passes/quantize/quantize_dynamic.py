@@ -19,8 +19,8 @@ from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_layer import LAYER_OPS, weight_matrix, why_not
 from squeeze.formats.onnx_simplify import drop_unused, simplify
 from squeeze.formats.onnx_table import table_matrix, why_no_table, write_table
-from squeeze.models.base import Model
-from squeeze.models.onnx_model import FULLY, OnnxModel
+from squeeze.models.base import FULLY, Model
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.quantize.int8_sizes import DYNAMIC_BYTES, saved_bytes

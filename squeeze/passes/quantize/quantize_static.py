@@ -24,8 +24,8 @@ from squeeze.formats.onnx_layer import LAYER_OPS, bias_vector, weight_matrix
 from squeeze.formats.onnx_qdq import LayerWeights, hold_bias, write_qdq
 from squeeze.formats.onnx_scheme import Scheme, plan_scheme
 from squeeze.formats.onnx_simplify import simplify
-from squeeze.models.base import Model
-from squeeze.models.onnx_model import FULLY, OnnxModel
+from squeeze.models.base import FULLY, Model
+from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.ort_session import Feed, feed
 from squeeze.passes.base import Context, Pass, Preview
