@@ -61,7 +61,8 @@ class Bound:
     def judge(self, row: Row) -> Judgement:
         """Kept when the whole interval keeps it, broken when the whole interval breaks it, else unproven."""
         score = row.score(self.metric)
-        measured = self._measurement(score) if score else Measurement(None, lacking="not measured")
+        why = f"not measured: {row.not_run}" if row.not_run else "not measured"
+        measured = self._measurement(score) if score else Measurement(None, lacking=why)
         outcome = self._outcome(measured)
         return Judgement(
             self, measured.value, measured.interval, outcome, measured.level, measured.lacking, measured.unknown

@@ -59,6 +59,7 @@ class Row:
     spread: dict[str, list[float]] = field(default_factory=dict)  # by metric: its value, then with other calibrations
     arithmetic: str = ""  # arithmetic of the scores, where rows differ in it
     recovered: dict[str, Recovered] = field(default_factory=dict)  # by metric, for a pass that trains
+    not_run: str = ""  # why the model gave no answers here, so that only what is counted has a score
 
     def score(self, metric: str) -> Score | None:
         """The score of that name, timed or not."""

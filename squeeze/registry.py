@@ -90,6 +90,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "onnxruntime": "squeeze.runtimes.ort:OnnxRuntime",
         "executorch": "squeeze.runtimes.executorch:ExecuTorch",
         "litert": "squeeze.runtimes.litert:LiteRt",
+        "coreml": "squeeze.runtimes.coreml:CoreMl",
         "onnxruntime-genai": "squeeze.runtimes.genai:GenaiRuntime",
         "llama.cpp": "squeeze.runtimes.llama_cpp:LlamaCpp",
         "transformers-gguf": "squeeze.runtimes.gguf_in_transformers:TransformersGguf",
@@ -105,6 +106,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "ort": "squeeze.writers.ort:OrtWriter",
         "executorch": "squeeze.writers.executorch:ExecuTorchWriter",
         "litert": "squeeze.writers.litert:LiteRtWriter",
+        "coreml": "squeeze.writers.coreml:CoreMlWriter",
         "genai": "squeeze.writers.genai:GenaiWriter",
     },
 }

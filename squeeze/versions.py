@@ -30,6 +30,8 @@ LIBRARIES = (
     "llama-cpp-python",
     "onnxruntime-genai",
     "executorch",
+    "ai-edge-litert",
+    "coremltools",
     "lm-eval",
 )
 

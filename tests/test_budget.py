@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,17 @@ def test_a_line_is_read_as_it_is_written(metric: Metric, text: str, expected: tu
     assert bound.metric == metric.label
     assert (bound.statistic, bound.at_most) == expected[:2]
     assert bound.limit == pytest.approx(expected[2])
+
+
+def test_what_was_not_run_is_unproven_and_what_is_counted_of_it_is_judged() -> None:
+    smaller = row("size_bytes", 300_000, exact=True, ratio=0.3)
+    unrun = replace(smaller, not_run="Core ML runs on macOS only")
+    judged = [
+        parse_bound(metric, text).judge(unrun) for metric, text in ((SizeBytes(), "<= 40 %"), (Top1(), "-1 points"))
+    ]
+    assert [one.outcome for one in judged] == ["kept", "unproven"]
+    assert judged[1].line() == "top1: at least -1 points: not measured: Core ML runs on macOS only: unproven"
+    assert not judged[1].unknown
 
 
 @pytest.mark.parametrize("text", ["30 %", "", "<= -3", "<= x", "< 3", "3", "<= 30 % %", "true", "nan", "<= inf", "-"])

@@ -95,7 +95,10 @@ def show_verified(package: Path, digest: str, verification: Verification, rescor
     """That a package is what it claims to be, and how that was found."""
     console = _console()
     equal = "bit for bit" if verification.bit_equal else f"within {verification.difference:.2g} of the largest output"
-    console.print(f"{package}: verified: every file as listed, golden output equal {equal}")
+    outcome = (
+        f"golden output equal {equal}" if verification.not_run is None else "program and integers read back, not run"
+    )
+    console.print(f"{package}: verified: every file as listed, {outcome}")
     console.print(f"digest {digest}")
     for note in verification.notes:
         console.print(f"note: {note}")

@@ -56,3 +56,15 @@ def example_sizes(value: ir.Value) -> list[int]:
         what = "has a free size, and a phone's file is made for one"
         raise ModelError(f"input '{value.name}' {what}; input: of the plan's model would name it")
     return [int(size) for size in sizes]
+
+
+def value_sizes(value: ir.Value) -> tuple[int, ...]:
+    """A value's shape for one example.
+
+    Raises:
+        ModelError: a size is not known before it runs.
+    """
+    shape = None if value.shape is None else tuple(value.shape)
+    if shape is None or any(not isinstance(size, int) for size in shape):
+        raise ModelError(f"the shape of '{value.name}' is not known before it runs; a phone's file is made for one")
+    return tuple(int(size) for size in shape)  # type: ignore[arg-type]  # asked above

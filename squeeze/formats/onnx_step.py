@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from squeeze.errors import ModelError
@@ -20,8 +22,32 @@ class Step:
     zero_point: int
 
 
+@dataclass(frozen=True)
+class StoredStep:
+    """The grid of an activation as the graph has it.
+
+    Args:
+        scale: float32.
+        zero_point: int8 or uint8, which the integers are too.
+    """
+
+    scale: np.float32
+    zero_point: np.integer[Any]
+
+
 def step_of(node: ir.Node) -> Step:
     """The grid of a QuantizeLinear or DequantizeLinear of an activation.
+
+    Raises:
+        ModelError: a grid of another kind.
+    """
+    stored = stored_step(node)
+    shift = UINT8_SHIFT if stored.zero_point.dtype == np.uint8 else 0
+    return Step(float(stored.scale), int(stored.zero_point) - shift)
+
+
+def stored_step(node: ir.Node) -> StoredStep:
+    """As :func:`step_of`, with the graph's own integers.
 
     Raises:
         ModelError: a grid of another kind.
@@ -35,6 +61,5 @@ def step_of(node: ir.Node) -> Step:
     ):
         what = "an activation with one scale for the whole tensor and 8 bits would do"
         raise ModelError(f"{node.name}: a grid that integer kernels of phones do not take; {what}")
-    shift = UINT8_SHIFT if zero is None or zero.dtype == ir.DataType.UINT8 else 0
-    zero_point = 0 if zero is None else int(zero.numpy().reshape(-1)[0])
-    return Step(float(scale.numpy().reshape(-1)[0]), zero_point - shift)
+    zero_point = np.uint8(0) if zero is None else zero.numpy().reshape(-1)[0]
+    return StoredStep(np.float32(scale.numpy().reshape(-1)[0]), zero_point)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from squeeze import registry
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_external import external_files
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.facts import Facts
 from squeeze.models.links import link_or_copy
@@ -63,13 +62,14 @@ class Artifact(Model):
         task: Task | None = None,
         runtime: str = "onnxruntime",
     ) -> None:
-        endings = registry.load("runtimes", runtime).loads.get("predict", ())
+        runtime_class = registry.load("runtimes", runtime)
+        endings = runtime_class.loads.get("predict", ())
         if not file.is_file():
             raise ModelError(f"{file}: no such file")
         if not file.name.endswith(endings):
             what = f"{runtime} loads no '{file.suffix}' files"
             raise ModelError(f"{file}: {what}; {' and '.join(endings)} would do")
-        self.file, self.folder, self.beside, self.keeper = file, file.parent, beside, keeper
+        self.file, self.folder, self.beside, self.keeper = file, runtime_class.folder_of(file), beside, keeper
         self.runtime, self.facts = runtime, facts
         self.task = task or task_named("classify")
         self.threads = min(4, os.cpu_count() or 1)
@@ -87,8 +87,8 @@ class Artifact(Model):
     @property
     def weight_files(self) -> tuple[Path, ...]:
         """The files that hold graph and weights: what counts as the model's size."""
-        side = external_files(self.main) if self.main.suffix == ".onnx" else ()
-        return (self.main, *(self.folder / name for name in side))
+        files: tuple[Path, ...] = registry.load("runtimes", self.runtime).weight_files(self.main)
+        return files
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -101,6 +101,10 @@ class Artifact(Model):
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
+
+    def cannot_run(self) -> str | None:
+        reason: str | None = registry.load("runtimes", self.runtime).cannot_run()
+        return reason
 
     def reopened(self) -> Self:
         again = copy(self)

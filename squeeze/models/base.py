@@ -127,6 +127,10 @@ class Model(ABC):
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         """A call that runs the batch once and does nothing else: what a stopwatch wraps."""
 
+    def cannot_run(self) -> str | None:
+        """Why it cannot answer on this system, whatever is installed; None: it can."""
+        return None
+
     def arithmetic(self) -> str:
         """In which arithmetic it is scored, in words; nothing where a task's models all have the same."""
         return ""

@@ -26,6 +26,7 @@ from squeeze.plan.data_faults import asked_faults, data_faults
 from squeeze.plan.devices import fit_on_device
 from squeeze.plan.memory import Cost, OriginalSize, cost_of, memory_of, original_size, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
+from squeeze.plan.not_run import not_run_here, strict_faults
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
 
@@ -41,6 +42,7 @@ EXTRAS = {
     "genai": ("onnxruntime_genai",),
     "mobile": ("executorch",),
     "litert": ("ai_edge_litert",),
+    "coreml": ("coremltools",),
 }
 
 
@@ -89,6 +91,8 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
         result.faults += _target_faults(branch, end)
+        result.faults += strict_faults(plan, branch)
+        result.warnings += not_run_here(branch)
         too_large, fits = fit_on_device(plan, branch, end)
         result.faults += too_large
         result.fits += fits

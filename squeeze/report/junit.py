@@ -49,6 +49,7 @@ def _passes(report: Report) -> list[Element]:
 def _pass(row: Row) -> Element:
     case = _case("squeeze.passes", row.label)
     scores = [text.sentence(score) for score in (*row.scores.values(), *row.timings.values())]
+    scores += [f"{text.NOT_RUN}: {row.not_run}"] if row.not_run else []
     SubElement(case, "system-out").text = "\n".join(scores) or "not scored"
     return case
 

@@ -13,7 +13,7 @@ from squeeze.report.facts import fact_lines
 from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
-from squeeze.report.shape import Report, Score, as_report
+from squeeze.report.shape import Report, Row, Score, as_report
 from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
 from squeeze.report.weights import weight_tables
 
@@ -54,7 +54,8 @@ def _overview(report: Report) -> Iterator[str]:
     yield ""
     metrics = report.metrics()
     rows = [
-        [escaped(row.label), escaped(row.form), *(_cell(row.score(m.metric)) for m in metrics)] for row in report.rows
+        [escaped(row.label), escaped(row.form), *(_cell(row, row.score(m.metric)) for m in metrics)]
+        for row in report.rows
     ]
     yield from _table(["pass", "form", *(escaped(text.heading(metric.metric)) for metric in metrics)], rows)
     yield ""
@@ -63,9 +64,9 @@ def _overview(report: Report) -> Iterator[str]:
     yield from (f"{escaped(line)}." for line in text.noise(report))
 
 
-def _cell(score: Score | None) -> str:
+def _cell(row: Row, score: Score | None) -> str:
     if score is None:
-        return text.ABSENT
+        return text.absent(row)
     change = "" if score.unit == "ratio" else text.change_text(score.unit, score.to_original)
     below = change or text.interval(score.unit, score.interval)
     return escaped(text.marked(score)) + (f"<br><sub>{escaped(below)}</sub>" if below else "")

@@ -96,6 +96,7 @@ class Row(Part):
     spread: dict[str, list[float]] = {}
     arithmetic: str = ""
     recovered: dict[str, Recovered] = {}
+    not_run: str = ""
 
     @property
     def label(self) -> str:

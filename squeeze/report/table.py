@@ -41,6 +41,7 @@ def row_line(row: Mapping[str, Any]) -> str:
     """One row as one line, for the moment in which a pass finishes."""
     data = as_report({"schema": 1, "name": "", "ledger": {"rows": [row]}}).rows[0]
     scores = [text.sentence(score) for score in (*data.scores.values(), *data.timings.values())]
+    scores += [f"{text.NOT_RUN}: {data.not_run}"] if data.not_run else []
     label = f"{data.label} ({data.form})" if data.form else data.label
     return f"{label}: {', '.join(scores) or 'not scored'}"
 
@@ -78,7 +79,7 @@ def _columns(report: Report, below: Below, forms: bool = True) -> Table:
 
 def _cell(row: Row, score: Score | None, below: Below) -> Text:
     if score is None:
-        return Text(text.ABSENT, "dim")
+        return Text(text.absent(row), "dim")
     cell = Text(text.marked(score), _style(score))
     if change := below(row, score):
         cell.append(f"\n{change}", "dim not bold")

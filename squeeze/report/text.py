@@ -10,7 +10,7 @@ import math
 from squeeze.progress import duration as duration
 from squeeze.report.shape import Delta, Report, Row, Score, ScoredOn
 
-ABSENT, UNKNOWN = "—", "unknown"
+ABSENT, UNKNOWN, NOT_RUN = "—", "unknown", "not run"
 COUNTED = ("count", "bytes")  # units of what is known or not, never left out
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNCHANGED = "±0"
@@ -209,8 +209,8 @@ def floor(score: Score) -> str:
 
 
 def noise(report: Report) -> list[str]:
-    """What distances and times are worth here, and the arithmetic behind each row."""
-    return [*floors(report), *arithmetics(report), *host_spreads(report)]
+    """What distances and times are worth here, the arithmetic behind each row, and what was not run."""
+    return [*floors(report), *arithmetics(report), *host_spreads(report), *not_run(report)]
 
 
 def arithmetics(report: Report) -> list[str]:
@@ -220,6 +220,16 @@ def arithmetics(report: Report) -> list[str]:
         if row.arithmetic:
             rows.setdefault(row.arithmetic, []).append(row.label)
     return [f"Scored in {arithmetic}: {', '.join(labels)}" for arithmetic, labels in rows.items()]
+
+
+def not_run(report: Report) -> list[str]:
+    """``coreml: mobile was not run: Core ML runs on macOS only``: what is not counted of it is unknown."""
+    return [f"{row.label} was {NOT_RUN}: {row.not_run}" for row in report.rows if row.not_run]
+
+
+def absent(row: Row) -> str:
+    """In place of a score that a row does not have."""
+    return NOT_RUN if row.not_run else ABSENT
 
 
 def host_spreads(report: Report) -> list[str]:

@@ -49,10 +49,10 @@ def artifact_inputs(target: Target[Any], before: str) -> dict[str, Any]:
     }
 
 
-def pack(target: Target[Any], artifact: StoredModel, inputs: PackageInputs, path: Path) -> Packed:
-    """Write the package of a branch and verify it; then it appears."""
+def pack(target: Target[Any], artifact: StoredModel, end: StoredModel, inputs: PackageInputs, path: Path) -> Packed:
+    """Write the package of a branch and verify it; then it appears. ``end`` is what the artifact was built from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return target.pack_built(artifact_of(artifact.model), inputs, path)
+    return target.pack_built(artifact_of(artifact.model), inputs, path, end.model)
 
 
 def package_inputs(plan: Plan, branch: Branch, ledger: Ledger, original: Model, data: Dataset | None) -> PackageInputs:

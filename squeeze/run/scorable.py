@@ -29,6 +29,8 @@ def open_sources(plan: Plan, task: Task, original: Subject | None, store: Store,
 
 def obstacle(plan: Plan, metric: Metric, model: Model, sources: Sources) -> str | None:
     """Why a model cannot be scored by a metric; None: it can."""
+    if (reason := model.cannot_run()) and metric.evidence.runs:
+        return f"not run: {reason}"
     if issubclass(metric.evidence, Clock):
         return CLOCK
     if message := metric.misfit(model.task, FORMS[model.form]):

@@ -53,7 +53,8 @@ class Scorer:
         rest = timings, stored.measured | clock, spread if again else {}
         arithmetic = stored.model.arithmetic()
         won = recovered(self.metrics, self.labels, new, original, before) if trained and before else {}
-        return Row(name, branch, stored.model.form, stored.key, options, table, stored.facts, *rest, arithmetic, won)
+        told = arithmetic, won, stored.model.cannot_run() or ""
+        return Row(name, branch, stored.model.form, stored.key, options, table, stored.facts, *rest, *told)
 
     def measured(self, stored: StoredModel, name: str) -> Measured:
         """What every metric is computed from, collected once per model."""

@@ -163,7 +163,7 @@ class Line:
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             with one_line_if_refused(out):
-                self.result.packages[branch.name] = pack(target, artifact, self._package_inputs(branch), path)
+                self.result.packages[branch.name] = pack(target, artifact, end, self._package_inputs(branch), path)
                 artifact.model.close()
             self.progress.say(f"packed and verified {path}")
             if warning := larger_package(path, branch, self.plan, self.original.model):

@@ -47,6 +47,8 @@ class Timer:
         """Scores by metric, and in milliseconds what they come from."""
         timings: dict[str, Score] = {}
         clock: dict[str, Any] = {}
+        if stored.model.cannot_run():
+            return timings, clock
         for metric in self.metrics:
             if not self._takes(metric, stored):
                 continue

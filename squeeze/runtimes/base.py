@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from squeeze.errors import ModelError
+from squeeze.formats.onnx_external import external_files
 from squeeze.formats.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:  # a child that only runs a file starts without torch
@@ -57,6 +58,14 @@ class Opened(ABC):
         Raises:
             ModelError: the runtime does not take it, or does not end.
         """
+
+    def documented(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
+        """As :meth:`run`, by the documentation of the format and not by its runtime: for where that does not run.
+
+        Raises:
+            ModelError: what is in the file does not fit together.
+        """
+        raise ModelError(f"{type(self).__name__}: nothing but its runtime knows what such a file computes")
 
     def stopwatch_call(self, feed: Arrays) -> Callable[[], object]:
         """One run and nothing else."""
@@ -143,6 +152,22 @@ class Runtime:
         return (cls.distribution, "numpy")
 
     @classmethod
+    def cannot_run(cls) -> str | None:
+        """Why no installation makes its files run on this system; None: it can run them."""
+        return None
+
+    @classmethod
+    def folder_of(cls, file: Path) -> Path:
+        """The folder that the files of a model lie in, from the one that it is pointed at."""
+        return file.parent
+
+    @classmethod
+    def weight_files(cls, file: Path) -> tuple[Path, ...]:
+        """The files that hold graph and weights: what counts as the model's size."""
+        side = external_files(file) if file.suffix == ".onnx" else ()
+        return (file, *(file.parent / name for name in side))
+
+    @classmethod
     def version(cls) -> str:
         """Of the runtime that is installed here."""
         return version(cls.distribution)
@@ -161,3 +186,10 @@ class Runtime:
         """Raise ``ModelError`` where it is not installed; ``where`` names who wants it."""
         if reason := cls.absent():
             raise ModelError(f"{where}: {reason}")
+
+    @classmethod
+    def require_runs(cls, where: str) -> None:
+        """Raise ``ModelError`` where its files do not run here, or it is not installed."""
+        if reason := cls.cannot_run():
+            raise ModelError(f"{where}: {reason}; it does not run here")
+        cls.require_installed(where)

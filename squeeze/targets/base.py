@@ -146,13 +146,13 @@ class Target(Options, ABC, Generic[In]):
             forms = " or ".join(kind.form for kind in self.takes)
             raise UsageError(f"target {self.name} takes {forms}, not {model.form}")
         with temporary_folder("pack") as folder:
-            return self.pack_built(self.build(model, folder), inputs, out)
+            return self.pack_built(self.build(model, folder), inputs, out, model)
 
-    def pack_built(self, artifact: Artifact, inputs: PackageInputs, out: Path) -> Packed:
-        """As :meth:`pack`, of what was built before."""
+    def pack_built(self, artifact: Artifact, inputs: PackageInputs, out: Path, source: Model | None = None) -> Packed:
+        """As :meth:`pack`, of what was built before from ``source``."""
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
-            digest = write_package(inputs, self.name, describe(artifact, inputs.golden), written)
+            digest = write_package(inputs, self.name, describe(artifact, inputs.golden, source), written)
             package = open_package(written)
             verification = verify(package)
             written.replace(out)

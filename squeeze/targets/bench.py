@@ -61,7 +61,7 @@ def bench(package: Package, threads: int = 1, load: Load | None = None, limits: 
         VerifyError: it does not run the model.
     """
     load, manifest = load or Load(), package.manifest
-    package.runtime().require_installed(str(package.path))
+    package.runtime().require_runs(str(package.path))
     package.golden()  # read whole, by a reader that refuses what is no plain array
     generates = manifest.task == GENERATE
     with temporary_folder("bench") as folder:

@@ -38,7 +38,7 @@ class FileSum(_Part):
 
 
 class Runtime(_Part):
-    """What the package was verified in when it was made."""
+    """What the package was verified in when it was made, unless the manifest says that it was not run."""
 
     name: str = "onnxruntime"
     version: str
@@ -54,6 +54,8 @@ class Manifest(_Part):
         tolerance: Largest golden difference allowed, as a share of the largest golden output.
         preprocessing: How raw pixels become the model's input, as ``Dataset.preprocessing()`` says it.
         parameters, macs: As counted on the graph that the model file was built from; None: not known.
+        not_run: Why the model file gave no answers when the package was made: then the golden output is what the graph
+            answers that it was made from. Absent where it was run.
     """
 
     schema_version: Literal[1] = 1
@@ -70,6 +72,7 @@ class Manifest(_Part):
     labels: tuple[str, ...] | None
     parameters: NonNegativeInt | None
     macs: NonNegativeInt | None
+    not_run: str | None = Field(default=None, exclude_if=lambda reason: reason is None)
     provenance: dict[str, JsonValue]
     files: dict[str, FileSum]
     digest: Sha256 | Literal[""] = ""

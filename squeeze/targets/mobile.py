@@ -1,4 +1,4 @@
-"""Phones: a file for a runtime that fits into an app: ONNX Runtime Mobile (``ort``), ExecuTorch or LiteRT."""
+"""Phones: a file for a runtime that fits into an app: ONNX Runtime Mobile (``ort``), ExecuTorch, LiteRT or Core ML."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ RUNS_IN = {"ort": "onnxruntime"}  # which runtime here scores and verifies what 
 
 
 class Mobile(Target[OnnxModel | LanguageModel]):
-    """A package for apps: ``model.ort`` and the operators that it needs, ``model.tflite``, or ``model.pte``, also of
-    language models."""
+    """A package for apps: ``model.ort`` and the operators that it needs, ``model.tflite``, ``model.mlpackage``, or
+    ``model.pte``, also of language models."""
 
-    runtime: Literal["ort", "executorch", "litert"] = "ort"
-    """What runs the file: ONNX Runtime Mobile, ExecuTorch (extra mobile) or LiteRT (extra litert), the latter two with
-    XNNPACK and one example at a time."""
+    runtime: Literal["ort", "executorch", "litert", "coreml"] = "ort"
+    """What runs the file: ONNX Runtime Mobile, ExecuTorch (extra mobile) or LiteRT (extra litert), these two with
+    XNNPACK and one example at a time, or Core ML (extra coreml), which runs on Apple's systems alone: elsewhere its
+    file is written and read back, and has no score."""
     context: PositiveInt | None = None
     """Tokens of a text that a language model's cache in the program has room for; null: 512, or as many as the model
     can read."""

@@ -115,6 +115,7 @@ def _manifest(inputs: PackageInputs, target: str, artifact: Described, sums: dic
         labels=None if inputs.labels is None else tuple(inputs.labels),
         parameters=artifact.parameters,
         macs=artifact.macs,
+        not_run=artifact.not_run,
         provenance=dict(inputs.provenance),
         files=dict(sorted(sums.items())),
     )

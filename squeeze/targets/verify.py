@@ -13,7 +13,6 @@ from pathlib import Path
 
 from squeeze import registry
 from squeeze.errors import UsageError, VerifyError
-from squeeze.formats.onnx_external import external_files
 from squeeze.formats.regular import require_regular
 from squeeze.models.artifact import Artifact
 from squeeze.models.facts import Facts
@@ -94,9 +93,8 @@ class Package:
 
     def loaded_bytes(self) -> int:
         """Bytes of the model's file and of the weights beside it; no runtime opens them for that."""
-        file = self.folder / self.manifest.model
-        side = external_files(file) if file.suffix == ".onnx" else ()
-        return sum(path.stat().st_size for path in (file, *(file.parent / name for name in side)))
+        files = self.runtime().weight_files(self.folder / self.manifest.model)
+        return sum(path.stat().st_size for path in files)
 
     def temporary(self) -> list[Path]:
         """Folders that go with the package: none where it was opened as a folder."""
@@ -116,6 +114,7 @@ class Verification:
     Args:
         difference: Largest golden difference, as a share of the largest golden output.
         bit_equal: True where the golden output is the same to the last bit.
+        not_run: Why the runtime did not run the model: then the difference is of what the file says to compute.
         notes: What a reader should know and need not act on.
     """
 
@@ -125,6 +124,7 @@ class Verification:
     tolerance: float
     bit_equal: bool
     runtime: str
+    not_run: str | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -177,6 +177,7 @@ def verify(package: Package, limits: Confinement | None = None) -> Verification:
         tolerance=manifest.tolerance,
         bit_equal=difference == 0.0,
         runtime=f"{manifest.runtime.name} {version}",
+        not_run=package.runtime().cannot_run(),
         notes=tuple(_notes(package, difference, version)),
     )
 
@@ -231,6 +232,11 @@ def _multiplies_integers(package: Package) -> bool:
 
 def _notes(package: Package, difference: float, version: str) -> list[str]:
     manifest, notes = package.manifest, []
+    if reason := package.runtime().cannot_run():
+        how = "equal to the last bit" if difference == 0.0 else f"within {difference:.2g} of the largest output"
+        return [f"not run: {reason}; what the file says to compute, read back from it, gives the golden output {how}"]
+    if manifest.not_run:
+        notes.append(f"the golden output is of the graph that the file was made from: {manifest.not_run}")
     if manifest.runtime.version != version:
         notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {version}")
     if manifest.model.endswith(".ort") and products_overflow() and _multiplies_integers(package):

@@ -182,7 +182,7 @@ def test_a_target_takes_a_kind_of_model_or_says_in_one_line_why_not(world: Path,
         require_one_line(kind, refusals(world, kind, keep, registry.load("targets", name)()), accepted)
 
 
-@pytest.mark.parametrize("runtime", ["executorch", "litert"])
+@pytest.mark.parametrize("runtime", ["executorch", "litert", "coreml"])
 def test_phones_runtimes_take_no_encoders_and_one_of_them_language_models(world: Path, runtime: str) -> None:
     """Their graphs have no operator that reads a table: an encoder would be refused after all passes had run."""
     target = registry.load("targets", "mobile")(runtime=runtime)
@@ -193,7 +193,7 @@ def test_phones_runtimes_take_no_encoders_and_one_of_them_language_models(world:
     faults = [fault.message for fault in refusals(world, "language", [part("write")], target)]
     would = "runtime: executorch would, target: genai is ONNX Runtime's"
     taken = runtime == "executorch"
-    assert faults == ([] if taken else [f"target target: runtime litert takes no language model; {would}"])
+    assert faults == ([] if taken else [f"target target: runtime {runtime} takes no language model; {would}"])
 
 
 UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [

@@ -128,6 +128,8 @@ class Evidence(ABC):
     """Of models with which outputs (``Task.outputs``) it can be collected; None: of all."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Roles of the plan's data that it is collected on."""
+    runs: ClassVar[bool] = True
+    """Whether the model is run for it."""
 
     def __init__(self, sources: Sources, metric: Metric) -> None:
         self.sources = sources
@@ -222,6 +224,8 @@ class Collectors:
             self._by_label[metric.label] = collectors[place]
 
     def readings(self, model: Subject) -> dict[str, Reading]:
-        """By a metric's label, what it is computed from."""
-        readings = {m.label: self._by_label[m.label].reading(m, model) for m in self.metrics}
+        """By a metric's label, what it is computed from; of a model that cannot run here, what needs no run."""
+        runs = model.model.cannot_run() is None
+        metrics = [metric for metric in self.metrics if runs or not self._by_label[metric.label].runs]
+        readings = {m.label: self._by_label[m.label].reading(m, model) for m in metrics}
         return {label: reading for label, reading in readings.items() if reading is not None}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class ModelFacts(Evidence):
     """An exact number of the model as stored; nothing is run."""
 
+    runs = False
+
     def reading(self, metric: ModelMetric, model: Subject) -> Reading | None:  # type: ignore[override]
         return Exact(metric.value(model.model))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from squeeze.errors import MissingExtra
+from squeeze.errors import MissingExtra, UsageError
 from squeeze.runtimes.base import Runtime
 
 EMULATOR = "qemu-aarch64-static"
@@ -41,7 +41,13 @@ class Arm64Root:
         return self.folder / PACKAGES / f"{runtime.distribution}-{runtime.version()}"
 
     def require(self, runtime: type[Runtime]) -> None:
-        """Raise ``MissingExtra`` where emulator, Linux or runtime are absent, and say how to come by them."""
+        """Raise ``MissingExtra`` where emulator, Linux or runtime are absent, and say how to come by them.
+
+        Raises:
+            UsageError: the runtime runs on other systems than the one that is emulated.
+        """
+        if reason := runtime.cannot_run():
+            raise UsageError(f"--arm64 runs the package on an emulated Linux, and {reason}; leave --arm64 out")
         emulator()
         make = f"squeeze arm64-root {self.folder} --runtime {runtime.name}"
         if not (self.folder / PYTHON).exists():

@@ -60,6 +60,8 @@ class Package:
             self.runtime = runtime(self.file, threads)
         except ImportError as error:
             raise Fault(f"{error}; README.md says what to install") from error
+        except NotImplementedError as error:
+            raise Fault(f"{error}: the model is not run on this system") from error
         except Exception as error:  # the runtimes' exception classes share no base
             raise Fault(f"{folder}: cannot load the model ({one_line(error)}); unpack the whole package") from error
         self.load_ms = 1000 * (time.perf_counter() - began)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_attributes import attributes, padding
+from squeeze.formats.onnx_attributes import attributes, padding, value_sizes
 from squeeze.formats.onnx_layer import group_count, weight_array, weight_matrix
 from squeeze.formats.onnx_step import Step
 from squeeze.writers.tflite.file import Array
-from squeeze.writers.tflite.values import Value, Values, sizes
+from squeeze.writers.tflite.values import Value, Values
 
 INT32 = 2**31 - 1
 FILTERS, DEPTHWISE = (0, 2, 3, 1), (1, 2, 3, 0)  # from [out, in, h, w]
@@ -132,7 +132,7 @@ def _product(values: Values, layer: Layer, source: Value, step: Step | None) -> 
     weight = values.file.constant(f"{layer.name}.weight", array, scales)
     inputs = [source.index, weight, _bias(values, layer, source, shape[0])]
     out = values.new(node.outputs[0], step=step)
-    fields = {"keepNumDims": len(sizes(node.outputs[0])) > 2, "asymmetricQuantizeInputs": scales is not None}
+    fields = {"keepNumDims": len(value_sizes(node.outputs[0])) > 2, "asymmetricQuantizeInputs": scales is not None}
     values.file.operator("FULLY_CONNECTED", inputs, [out.index], "FullyConnectedOptions", **fields)
     return out
 

@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_attributes import attributes, numbers, padding
+from squeeze.formats.onnx_attributes import attributes, numbers, padding, value_sizes
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_step import Step
 from squeeze.writers.tflite.layers import padded
-from squeeze.writers.tflite.values import PLACE, Value, Values, sizes
+from squeeze.writers.tflite.values import PLACE, Value, Values
 
 Add = Callable[[Values, ir.Node, Sequence[Value], Step | None], Value]
 FIXED = {"Sigmoid": Step(1 / 256, -128), "Softmax": Step(1 / 256, -128), "Tanh": Step(1 / 128, 0)}
@@ -28,7 +28,7 @@ def _elementwise(
     kind: str, options: str, values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None
 ) -> Value:
     """Two operands, each broadcast to the other."""
-    rank = len(sizes(node.outputs[0]))
+    rank = len(value_sizes(node.outputs[0]))
     last = rank == 4 and any(read.last for read in reads)
     if any(len(read.shape) != rank and (last or len(read.shape) == 4) for read in reads):
         raise ModelError(f"{node.name}: {node.op_type} of values with different numbers of axes; equal ones would do")
@@ -100,7 +100,7 @@ def _pool(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | No
 
 def _reshape(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
     """Reshape, Flatten, Squeeze, Unsqueeze: the numbers stay in ONNX's order."""
-    source, shape = reads[0], sizes(node.outputs[0])
+    source, shape = reads[0], value_sizes(node.outputs[0])
     one_place = len(source.shape) == 4 and source.shape[2:] == (1, 1)
     source = source if one_place else values.turned(source, last=False)
     out = values.new(node.outputs[0], False, step, source.dtype)

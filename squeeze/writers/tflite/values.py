@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from squeeze.errors import ModelError
+from squeeze.formats.onnx_attributes import value_sizes
 from squeeze.formats.onnx_graph import constant
 from squeeze.formats.onnx_step import Step
 from squeeze.writers.tflite.file import Array, TfliteFile
@@ -49,7 +50,7 @@ class Values:
 
     def new(self, value: ir.Value, last: bool = False, step: Step | None = None, dtype: str = "float32") -> Value:
         """A value of the graph that an operator computes."""
-        made = self._made(str(value.name), sizes(value), last, step, dtype)
+        made = self._made(str(value.name), value_sizes(value), last, step, dtype)
         self.by_name[str(value.name)] = made
         return made
 
@@ -112,15 +113,3 @@ class Values:
         dtype = "int8" if step else dtype
         stored = tuple(shape[axis] for axis in LAST) if last else shape
         return Value(self.file.value(name, stored, dtype, step), shape, last, step, dtype)
-
-
-def sizes(value: ir.Value) -> tuple[int, ...]:
-    """A value's shape for one example.
-
-    Raises:
-        ModelError: a size is not known before it runs.
-    """
-    shape = None if value.shape is None else tuple(value.shape)
-    if shape is None or any(not isinstance(size, int) for size in shape):
-        raise ModelError(f"the shape of '{value.name}' is not known before it runs; a phone's file is made for one")
-    return tuple(int(size) for size in shape)  # type: ignore[arg-type]  # asked above

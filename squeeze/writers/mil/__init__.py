@@ -1,0 +1,1 @@
+"""An ONNX graph as a MIL program, the intermediate language that Core ML's packages hold."""

@@ -1,0 +1,195 @@
+"""ONNX operators without weights in MIL; both lay pictures out with channels first.
+
+Each function adds the operations of one node and gives what they compute. What is not in the table is refused by name:
+an operator that is guessed would be a wrong answer on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from squeeze.errors import ModelError
+from squeeze.formats.onnx_attributes import attributes, numbers, padding
+from squeeze.formats.onnx_graph import constant
+from squeeze.writers.mil.builder import Builder
+
+SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the operations of a node are added.
+
+    Args:
+        name: Of what the node gives.
+        shape: Of what the node gives.
+    """
+
+    mb: Builder
+    node: ir.Node
+    name: str
+    shape: tuple[int, ...]
+
+
+Add = Callable[[Place, Sequence[Any]], Any]  # operands are values of the builder or arrays
+
+
+def _elementwise(kind: str) -> Add:
+    return lambda place, reads: getattr(place.mb, kind)(x=reads[0], y=reads[1], name=place.name)
+
+
+def _unary(kind: str, **options: float) -> Add:
+    return lambda place, reads: getattr(place.mb, kind)(x=reads[0], name=place.name, **_float32(options))
+
+
+def _float32(options: Mapping[str, float]) -> dict[str, np.float32]:
+    return {name: np.float32(value) for name, value in options.items()}
+
+
+def _hard_swish(place: Place, reads: Sequence[Any]) -> Any:
+    gate = place.mb.sigmoid_hard(x=reads[0], name=f"{place.name}__gate", **_float32({"alpha": 1 / 6, "beta": 0.5}))
+    return place.mb.mul(x=reads[0], y=gate, name=place.name)
+
+
+def _hard_sigmoid(place: Place, reads: Sequence[Any]) -> Any:
+    options = attributes(place.node)
+    ends = {"alpha": float(options.get("alpha", 0.2)), "beta": float(options.get("beta", 0.5))}
+    return place.mb.sigmoid_hard(x=reads[0], name=place.name, **_float32(ends))
+
+
+def _clip(place: Place, reads: Sequence[Any]) -> Any:
+    node, mb, x = place.node, place.mb, reads[0]
+    values = [*node.inputs[1:3], None, None][:2]
+    ends = [constant(value) for value in values]
+    if any(value is not None and end is None for value, end in zip(values, ends, strict=True)):
+        raise ModelError(f"{node.name}: the bounds of Clip are computed at run time; constants would do")
+    low, high = (None if end is None else np.float32(end.numpy().reshape(())) for end in ends)
+    if low == 0 and high == 6:
+        return mb.relu6(x=x, name=place.name)
+    if low == 0 and high is None:
+        return mb.relu(x=x, name=place.name)
+    if low is not None and high is not None:
+        return mb.clip(x=x, alpha=low, beta=high, name=place.name)
+    if low is None and high is None:
+        return mb.identity(x=x, name=place.name)
+    return mb.minimum(x=x, y=high, name=place.name) if low is None else mb.maximum(x=x, y=low, name=place.name)
+
+
+def _softmax(place: Place, reads: Sequence[Any]) -> Any:
+    node, graph = place.node, place.node.graph
+    opset = graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS) if graph is not None else SOFTMAX_OF_ONE_AXIS
+    if opset < SOFTMAX_OF_ONE_AXIS:
+        what = f"Softmax of opset {opset} runs over all axes from its own on"
+        raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
+    return place.mb.softmax(x=reads[0], axis=int(attributes(node).get("axis", -1)), name=place.name)
+
+
+def _mean(place: Place, reads: Sequence[Any]) -> Any:
+    rank = len(reads[0].shape)
+    axes, keeps = list(range(2, rank)), True
+    if place.node.op_type == "ReduceMean":
+        axes = numbers(place.node, 1, "axes") or list(range(rank))
+        keeps = bool(attributes(place.node).get("keepdims", 1))
+    return place.mb.reduce_mean(x=reads[0], axes=axes, keep_dims=keeps, name=place.name)
+
+
+def _pool(place: Place, reads: Sequence[Any]) -> Any:
+    node, options = place.node, attributes(place.node)
+    kernel = list(options["kernel_shape"])
+    strides, dilations = (list(options.get(name, (1,) * len(kernel))) for name in ("strides", "dilations"))
+    if options.get("ceil_mode") or any(size != 1 for size in dilations):
+        raise ModelError(f"{node.name}: {node.op_type} without ceil_mode and dilations would do")
+    average = node.op_type == "AveragePool"
+    only = {"exclude_padding_from_average": not options.get("count_include_pad", 0)} if average else {}
+    pool = place.mb.avg_pool if average else place.mb.max_pool
+    pads = flat(padding(node) or [(0, 0)] * len(kernel))
+    window = {"kernel_sizes": kernel, "strides": strides, "pad_type": "custom", "pad": pads, "ceil_mode": False}
+    return pool(x=reads[0], name=place.name, **window, **only)
+
+
+def flat(pads: Sequence[tuple[int, int]]) -> list[int]:
+    """Before and behind each axis, one after the other."""
+    return [size for pair in pads for size in pair]
+
+
+def _reshape(place: Place, reads: Sequence[Any]) -> Any:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the numbers stay in order."""
+    return place.mb.reshape(x=reads[0], shape=list(place.shape), name=place.name)
+
+
+def _transpose(place: Place, reads: Sequence[Any]) -> Any:
+    order = attributes(place.node).get("perm") or list(reversed(range(len(reads[0].shape))))
+    return place.mb.transpose(x=reads[0], perm=list(order), name=place.name)
+
+
+def _pad(place: Place, reads: Sequence[Any]) -> Any:
+    """With a constant; a Pad of integers fills with their zero point, which stands for 0."""
+    node = place.node
+    mode, pads = attributes(node).get("mode", "constant"), numbers(node, 1, "pads") or []
+    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if mode != "constant" or min(pads, default=0) < 0 or len(pads) != 2 * len(reads[0].shape):
+        raise ModelError(f"{node.name}: Pad with mode {mode}; constants added to any of all axes would do")
+    integers = fill is not None and fill.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+    value = np.float32(0 if fill is None or integers else fill.numpy().reshape(()))
+    ends = flat([*zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)])
+    return place.mb.pad(x=reads[0], pad=ends, mode="constant", constant_val=value, name=place.name)
+
+
+def _slice(place: Place, reads: Sequence[Any]) -> Any:
+    node, sizes = place.node, reads[0].shape
+    starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
+    axes, steps = numbers(node, 3, "axes") or list(range(len(starts))), numbers(node, 4, "steps") or [1] * len(starts)
+    if min(steps, default=1) < 1:
+        raise ModelError(f"{node.name}: Slice with a step of {min(steps)}; steps above 0 would do")
+    cuts = [range(size) for size in sizes]
+    for axis, start, end, by in zip(axes, starts, ends, steps, strict=True):
+        cuts[axis % len(sizes)] = range(sizes[axis % len(sizes)])[start:end:by]
+    if not all(cuts):
+        raise ModelError(f"{node.name}: Slice that leaves nothing; at least one place of each axis would do")
+    bounds = {"begin": "start", "end": "stop", "stride": "step"}
+    parts = {name: [getattr(cut, part) for cut in cuts] for name, part in bounds.items()}
+    return place.mb.slice_by_index(x=reads[0], name=place.name, **parts)
+
+
+def _concat(place: Place, reads: Sequence[Any]) -> Any:
+    return place.mb.concat(values=list(reads), axis=int(attributes(place.node)["axis"]), name=place.name)
+
+
+KEEPS_GRID = frozenset(
+    ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad", "Slice", "Concat", "Identity")
+)
+"""Operators that a graph may have on integers: what they give lies on the grid that they take."""
+ALL_OPERANDS = frozenset(("Add", "Sub", "Mul", "Div", "Concat", "MatMul"))
+"""Operators whose inputs are all operands; of others the first is, and the rest are options."""
+OPERATORS: Mapping[str, Add] = {
+    "Add": _elementwise("add"),
+    "Sub": _elementwise("sub"),
+    "Mul": _elementwise("mul"),
+    "Div": _elementwise("real_div"),
+    "MatMul": _elementwise("matmul"),
+    "Relu": _unary("relu"),
+    "Sigmoid": _unary("sigmoid"),
+    "Tanh": _unary("tanh"),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Identity": _unary("identity"),
+    "Clip": _clip,
+    "Softmax": _softmax,
+    "GlobalAveragePool": _mean,
+    "ReduceMean": _mean,
+    "AveragePool": _pool,
+    "MaxPool": _pool,
+    "Reshape": _reshape,
+    "Flatten": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+    "Transpose": _transpose,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Concat": _concat,
+}
