@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from language_world import write_folder, write_tokenizer
 from tiny import squeeze
 
 from squeeze.cli.group import COMMANDS
@@ -43,6 +46,19 @@ def _processor_seconds() -> float:
     subprocess.run([sys.executable, "-m", "squeeze.cli", "--help"], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="executorch is not installed: pip install 'squeeze[mobile]'")
+def test_what_the_mobile_extra_brings_writes_nothing_into_a_log(tmp_path: Path) -> None:
+    """transformers imports torchao with a decoder's class, and that tells of libraries for other machines."""
+    write_tokenizer(write_folder(tmp_path / "model"))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("model: {hf: ./model}\nmetrics: [size]\npasses: [{pass: rtn, bits: 4, group_size: 32}]\n")
+    call = [sys.executable, "-m", "squeeze.cli", "check", str(plan), "--explain"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "rtn" in done.stdout
+    assert "torchao" not in done.stderr
+    assert "pytree" not in done.stderr
 
 
 def test_a_confined_process_loads_no_library_that_it_may_not_use() -> None:
