@@ -34,7 +34,12 @@ class Score:
 
 
 def model_card(
-    manifest: Manifest, size_bytes: int, scores: Sequence[Score], files: list[str], requirements: Sequence[str]
+    manifest: Manifest,
+    size_bytes: int,
+    scores: Sequence[Score],
+    files: list[str],
+    requirements: Sequence[str],
+    apps: Sequence[str] = (),
 ) -> str:
     """The card as markdown; the same package gives the same card."""
     from jinja2 import Environment, StrictUndefined
@@ -48,6 +53,7 @@ def model_card(
         scores=scores,
         model_files=files,
         requirements=requirements,
+        apps=apps,
         parameters=text.whole(manifest.parameters),
         macs=text.whole(manifest.macs),
     )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from squeeze import registry
 from squeeze.errors import ModelError, VerifyError
 from squeeze.formats.onnx_external import external_files, unsafe_location
+from squeeze.targets.apps import APP_FILES
 from squeeze.targets.archive import Limits
 from squeeze.targets.configs import check_config
 from squeeze.targets.manifest import (
@@ -34,7 +35,7 @@ PROGRAMS = {b"\x7fELF": "ELF"} | {
     for magic in (bytes.fromhex(word), bytes.fromhex(word)[::-1])
 }
 LARGEST_JSON_BYTES = 16 << 20
-OWN_FILES = {MANIFEST, MEASUREMENTS, GOLDEN, PLAN, LEDGER, RUN, README}  # what every package holds
+OWN_FILES = {MANIFEST, MEASUREMENTS, GOLDEN, PLAN, LEDGER, RUN, README, *APP_FILES}  # what every package may hold
 
 
 def read_manifest(package: Path, folder: Path) -> Manifest:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from squeeze.models.base import Batch
+from squeeze.targets.apps import app_files
 from squeeze.targets.archive import CHUNK_BYTES, Source, write_zip
 from squeeze.targets.card import Score, model_card
 from squeeze.targets.described import Described
@@ -92,11 +93,14 @@ def _listed_files(inputs: PackageInputs, target: str, artifact: Described) -> di
         PLAN: yaml.safe_dump(dict(inputs.plan), sort_keys=False, allow_unicode=True).encode(),
         RUN: script(artifact.call, artifact.runtime.name, artifact.shows).encode(),
     }
+    bare = _manifest(inputs, target, artifact, {})
+    apps = app_files(bare)
+    texts |= apps
     clashes = {*artifact.files, *inputs.beside} & {*texts, README, MANIFEST, MEASUREMENTS}
     assert not clashes, f"model files may not be called {clashes}"
     size = sum(path.stat().st_size for path in artifact.files.values())
     needs = (*artifact.requirements, *(("tokenizers",) if inputs.beside else ()))
-    card = model_card(_manifest(inputs, target, artifact, {}), size, inputs.scores, list(artifact.files), needs)
+    card = model_card(bare, size, inputs.scores, list(artifact.files), needs, list(apps))
     return {**artifact.files, **inputs.beside, **texts, README: card.encode()}
 
 
