@@ -98,7 +98,7 @@ esac
 
 
 def manifest_of(runtime: str, inputs: tuple[TensorSpec, ...] = (IMAGE,), **changes: Any) -> Manifest:
-    endings = {"onnxruntime": "model.ort", "litert": "model.tflite", "executorch": "model.pte"}
+    endings = {"onnxruntime": "model.ort", "litert": "model.tflite", "executorch": "model.pte", "coreml": ""}
     values: dict[str, Any] = {
         "name": "tiny",
         "target": "mobile",
@@ -133,6 +133,19 @@ def shapes(runtime: str) -> Iterator[tuple[str, Manifest]]:
     strange = TensorSpec(name=STRANGE, shape=(1, 3, 224, 224), dtype="float32")
     outputs = (TensorSpec(name=STRANGE, shape=(1, 3), dtype="float32"),)
     yield "strange", manifest_of(runtime, (strange,), name=STRANGE, outputs=outputs)
+
+
+def test_core_ml_has_an_example_for_ios_alone() -> None:
+    """Which names the folder that Xcode compiles, not the file that the manifest points at."""
+    manifest = manifest_of("coreml", model="model.mlpackage/Data/com.apple.CoreML/model.mlmodel")
+    for changes in ({}, {"labels": None, "preprocessing": {}}, {"name": STRANGE}):
+        files = app_files(manifest.model_copy(update=changes))
+        assert set(files) == {"app/Model.swift"}
+        assert not faults_of(files["app/Model.swift"], "swift")
+    text = app_files(manifest)["app/Model.swift"].decode()
+    assert 'Model.resource("model.mlmodelc")' in text
+    assert '"image": MLFeatureValue(shapedArray: array0)' in text
+    assert 'featureValue(for: "logits")' in text
 
 
 def text_manifest() -> Manifest:
