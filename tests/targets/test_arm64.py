@@ -23,6 +23,7 @@ from squeeze.run.on_arm64 import on_arm64
 from squeeze.runtimes.base import Runtime
 from squeeze.runtimes.ort import OnnxRuntime, OnnxRuntimeSession
 from squeeze.targets.arm64 import make, root
+from squeeze.targets.arm64.make import needed
 from squeeze.targets.arm64.root import PROCESSOR, Arm64Root
 from squeeze.targets.base import Packed
 from squeeze.targets.scripts import rows
@@ -215,3 +216,24 @@ def test_the_emulated_processor_answers_the_same_up_to_rounding(packed: Packed, 
     assert result.outputs_differ_by is not None
     assert result.outputs_differ_by <= 1e-5
     assert result.examples == 64
+
+
+def test_what_a_package_needs_is_asked_for_that_processor(tmp_path: Path) -> None:
+    """pip reads conditions for the processor that it runs on, and has no option for another."""
+    needs = {
+        "engine": [
+            "numpy>=2",
+            'converter; platform_machine == "x86_64"',
+            'kernels; platform_machine == "aarch64"',
+            "toolkit[blas]",
+            'tests; extra == "dev"',
+        ],
+        "toolkit": ['blas; extra == "blas"', 'fft; extra == "fft"'],
+    }
+    for name, lines in needs.items():
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        required = "".join(f"Requires-Dist: {line}\n" for line in lines)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{required}")
+    found = needed(tmp_path, {("engine", ""), ("toolkit", ""), ("toolkit", "blas")})
+    assert sorted(one.name for one in found) == ["blas", "kernels", "numpy", "toolkit"]

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from squeeze.errors import MissingExtra, SqueezeError, first_line
 from squeeze.progress import Progress
@@ -18,6 +22,12 @@ SUITE, PYTHON_VERSION = "bookworm", "3.11"  # of Debian, and the Python in it
 DEBIAN_PACKAGES = "python3,libstdc++6,libgomp1"
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37)))  # glibc that the suite can run
 FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+ARM64 = {
+    "platform_machine": "aarch64",
+    "platform_system": "Linux",
+    "sys_platform": "linux",
+    "python_version": PYTHON_VERSION,
+}
 PROCESSOR_FILES = {  # read by runtimes to choose kernels; this machine's own would tell of another processor
     "proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 50.00\n"
     f"Features\t: {FEATURES}\n"
@@ -67,12 +77,55 @@ def _extract(folder: Path) -> None:
 
 
 def _install(folder: Path, runtime: type[Runtime]) -> None:
-    """The runtime's wheels for that processor; nothing of them runs here."""
-    names = [name for name in runtime.requirements(Path("model")) if name != runtime.distribution]
+    """The runtime's wheels for that processor, and what they need there; nothing of them runs here.
+
+    pip asks its own processor what a package needs, so it is told one round of packages after the other.
+    """
     platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
-    target = ["--target", str(folder), "--only-binary", ":all:", "--python-version", PYTHON_VERSION, *platforms]
-    wheels = [f"{runtime.distribution}=={runtime.version()}", *names]
-    _run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", *target, *wheels], "pip")
+    part = folder.with_name(f"{folder.name}.package")  # pip adds nothing to a folder that two packages share
+    target = ["--target", str(part), "--python-version", PYTHON_VERSION, *platforms]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *"--quiet --no-compile --no-deps --prefer-binary".split(),
+        *target,
+    ]
+    names = [name for name in runtime.requirements(Path("model")) if name != runtime.distribution]
+    wanted = [Requirement(f"{runtime.distribution}=={runtime.version()}"), *map(Requirement, names)]
+    known: set[tuple[str, str]] = set()
+    while wanted:
+        for one in wanted:
+            _run([*command, f"{one.name}{one.specifier}"], "pip")
+            shutil.copytree(part, folder, copy_function=shutil.move, dirs_exist_ok=True)
+            shutil.rmtree(part)
+        known |= {pair for one in wanted for pair in _with_extras(one)}
+        wanted = [one for one in needed(folder, known) if not known >= _with_extras(one)]
+    if (built_here := next(folder.rglob("*x86_64*.so"), None)) is not None:
+        raise SqueezeError(f"pip built {built_here.name} for this processor: there is no wheel of it for ARM64")
+
+
+def needed(folder: Path, known: set[tuple[str, str]]) -> list[Requirement]:
+    """What the packages in a folder need on that processor.
+
+    Args:
+        known: Names of packages, each with an extra that was asked of it, or with none (``""``).
+    """
+    found = {}
+    for package in distributions(path=[str(folder)]):
+        name = canonicalize_name(package.metadata["Name"])
+        extras = [extra for one, extra in known if one == name]
+        for requirement in map(Requirement, package.requires or ()):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate(ARM64 | {"extra": extra}) for extra in extras):
+                found[canonicalize_name(requirement.name), tuple(sorted(requirement.extras))] = requirement
+    return list(found.values())
+
+
+def _with_extras(requirement: Requirement) -> set[tuple[str, str]]:
+    """The package, and each of its extras that is asked for."""
+    return {(canonicalize_name(requirement.name), extra) for extra in ("", *requirement.extras)}
 
 
 def _run(command: Sequence[str], name: str) -> None:
