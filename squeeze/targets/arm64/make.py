@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -82,28 +83,32 @@ def _install(folder: Path, runtime: type[Runtime]) -> None:
     pip asks its own processor what a package needs, so it is told one round of packages after the other.
     """
     platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
-    part = folder.with_name(f"{folder.name}.package")  # pip adds nothing to a folder that two packages share
-    target = ["--target", str(part), "--python-version", PYTHON_VERSION, *platforms]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        *"--quiet --no-compile --no-deps --prefer-binary".split(),
-        *target,
+    options = [
+        "--quiet",
+        "--no-compile",
+        "--no-deps",
+        "--prefer-binary",
+        "--python-version",
+        PYTHON_VERSION,
+        *platforms,
     ]
     names = [name for name in runtime.requirements(Path("model")) if name != runtime.distribution]
     wanted = [Requirement(f"{runtime.distribution}=={runtime.version()}"), *map(Requirement, names)]
     known: set[tuple[str, str]] = set()
     while wanted:
         for one in wanted:
-            _run([*command, f"{one.name}{one.specifier}"], "pip")
-            shutil.copytree(part, folder, copy_function=shutil.move, dirs_exist_ok=True)
-            shutil.rmtree(part)
+            _install_one(folder, f"{one.name}{one.specifier}", options)
         known |= {pair for one in wanted for pair in _with_extras(one)}
         wanted = [one for one in needed(folder, known) if not known >= _with_extras(one)]
     if (built_here := next(folder.rglob("*x86_64*.so"), None)) is not None:
         raise SqueezeError(f"pip built {built_here.name} for this processor: there is no wheel of it for ARM64")
+
+
+def _install_one(folder: Path, package: str, options: Sequence[str]) -> None:
+    """Beside the others: into a folder that two packages share, pip itself adds nothing."""
+    with TemporaryDirectory(dir=folder.parent) as alone:
+        _run([sys.executable, "-m", "pip", "install", *options, "--target", alone, package], "pip")
+        shutil.copytree(alone, folder, copy_function=shutil.move, dirs_exist_ok=True)
 
 
 def needed(folder: Path, known: set[tuple[str, str]]) -> list[Requirement]:
