@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
-from benchmarks.fuzzing import data, models, packages, plans, stores
+from benchmarks.fuzzing import data, mlpackage, models, packages, plans, stores
 from benchmarks.fuzzing.door import Door
 
 DOORS: dict[str, Callable[[], Door]] = {
@@ -27,5 +28,6 @@ DOORS: dict[str, Callable[[], Door]] = {
         packages.VerifyDoor,
         packages.BenchDoor,
         stores.StoreDoor,
+        *((mlpackage.MlPackageDoor,) if find_spec("coremltools") else ()),  # an extra
     )
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.errors import ModelError
-from squeeze.formats.mlpackage import COMPRESSED, Operation, Program
+from squeeze.formats.mil_program import COMPRESSED, Operation, Program
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
 POOLS = {1: (functional.max_pool1d, functional.avg_pool1d), 2: (functional.max_pool2d, functional.avg_pool2d)}

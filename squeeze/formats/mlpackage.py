@@ -7,14 +7,14 @@ business of ``squeeze.writers``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeeze.errors import ModelError
+from squeeze.formats.mil_program import CONSTANT, WIDTHS, Operation, Program
+from squeeze.formats.regular import parse_json, require_regular
 from squeeze.formats.tensor_spec import TensorSpec
 
 PACKAGE = "model.mlpackage"
@@ -22,8 +22,7 @@ DATA = "Data/com.apple.CoreML"
 MODEL = f"{DATA}/model.mlmodel"
 WEIGHTS = f"{DATA}/weights/weight.bin"
 MANIFEST = "Manifest.json"
-CONSTANT, COMPRESSED = "const", "constexpr_"
-WIDTHS = {"INT4": 4, "INT8": 8}  # of a grid's integers
+STORED_WEIGHTS = "@model_path/weights/weight.bin"  # how a model calls the file of its weights
 ARRAYS = {
     "FLOAT32": np.float32,
     "INT8": np.int8,
@@ -48,75 +47,6 @@ def coremltools() -> Any:
     return coremltools
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One operation.
-
-    Args:
-        output: Name of what it gives.
-        shape: Of what it gives.
-        reads: By parameter, names of constants and of what operations before it give.
-    """
-
-    kind: str
-    output: str
-    shape: tuple[int, ...]
-    reads: Mapping[str, tuple[str, ...]]
-
-
-@dataclass
-class Program:
-    """The one function of a package.
-
-    Args:
-        constants: Arrays, texts and truth values, by name.
-        dtypes: Of constants, as the format calls them.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    constants: dict[str, Any] = field(default_factory=dict)
-    dtypes: dict[str, str] = field(default_factory=dict)
-    operations: list[Operation] = field(default_factory=list)
-
-    def constant(self, operation: Operation, parameter: str) -> Any:
-        """What a constant parameter is; None: it is not given."""
-        names = operation.reads.get(parameter)
-        return None if names is None else self.constants[names[0]]
-
-    def weights(self) -> Iterator[StoredWeight]:
-        """The integers that weights are stored as."""
-        for operation in self.operations:
-            if operation.kind.startswith(COMPRESSED):
-                yield _stored_weight(self, operation)
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """A weight as integers: ``real = scale * (q - zero_point)``.
-
-    Args:
-        q: int8 ``[out, ...]``, whatever its width.
-        scale, zero_point: With as many axes as ``q`` has; each stands for a block of it.
-    """
-
-    name: str
-    q: Array
-    scale: Array
-    zero_point: Array
-    bits: int
-
-    def real(self) -> Array:
-        """float32, of the shape of ``q``."""
-        scale, zero = (self._spread(each) for each in (self.scale, self.zero_point))
-        return scale * (self.q.astype(np.float32) - zero.astype(np.float32))
-
-    def _spread(self, values: Array) -> Array:
-        for axis, size in enumerate(self.q.shape):
-            values = np.repeat(values, size // values.shape[axis], axis)
-        return values
-
-
 def root_of(file: Path) -> Path:
     """The ``.mlpackage`` folder that a model's file lies in."""
     return file.parents[len(Path(MODEL).parts) - 1]
@@ -138,6 +68,9 @@ def read_mlpackage(folder: Path) -> Program:
 
 
 def _read(folder: Path) -> Program:
+    for name in (MANIFEST, MODEL, WEIGHTS):
+        require_regular(folder / name)
+    _require_manifest(folder / MANIFEST)
     tools = coremltools()
     model = tools.proto.Model_pb2.Model()
     model.ParseFromString((folder / MODEL).read_bytes())
@@ -155,6 +88,14 @@ def _read(folder: Path) -> Program:
     for name in (*block.outputs, *(spec.name for spec in program.outputs)):
         reader.require(name, "the outputs")
     return program
+
+
+def _require_manifest(file: Path) -> None:
+    """Core ML loads what the package's own list calls its root: it must be the file that is read here."""
+    values = parse_json(file.read_text())
+    root = values["itemInfoEntries"][values["rootModelIdentifier"]]["path"]
+    if root != Path(MODEL).relative_to("Data").as_posix():
+        raise ModelError(f"{MANIFEST} calls {root!r} the model; {Path(MODEL).relative_to('Data')} would be right")
 
 
 class _Reader:
@@ -181,7 +122,9 @@ class _Reader:
 
     def add(self, operation: Any) -> None:
         """One operation, or one constant."""
-        (output,) = operation.outputs
+        if operation.blocks or len(operation.outputs) != 1:
+            raise ModelError(f"{operation.type} with programs of its own, or not one output; Squeeze writes none such")
+        output = operation.outputs[0]
         if operation.type == CONSTANT:
             self._constant(output.name, operation.attributes["val"])
             return
@@ -218,6 +161,9 @@ class _Reader:
         tensor = value.type.tensorType
         dtype, shape = _dtype(tensor), _shape(tensor)
         if value.WhichOneof("value") == "blobFileValue":
+            if value.blobFileValue.fileName != STORED_WEIGHTS:
+                where = f"lies in {value.blobFileValue.fileName!r}; {STORED_WEIGHTS} would be right"
+                raise ModelError(f"'{name}' {where}")
             if self.blobs is None or dtype not in READERS:
                 raise ModelError(f"'{name}' of {dtype} lies in a file of weights that is not there or not readable")
             array = np.asarray(getattr(self.blobs, READERS[dtype])(value.blobFileValue.offset))
@@ -242,26 +188,6 @@ def _from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Array:
     halves = np.frombuffer(data, np.uint8)
     both = np.stack([halves & 15, halves >> 4], axis=1).reshape(-1)[: int(np.prod(shape))].astype(np.int8)
     return np.where(both > 7, both - 16, both)
-
-
-def _stored_weight(program: Program, operation: Operation) -> StoredWeight:
-    """Either kind: a scale for each channel, or for each block."""
-    blocks = "data" in operation.reads
-    data, zeros = ("data", "offset") if blocks else ("quantized_data", "zero_point")
-    q, scale = program.constant(operation, data), program.constant(operation, "scale")
-    zero_point = program.constant(operation, zeros)
-    zero_point = np.zeros_like(scale, np.int8) if zero_point is None else zero_point
-    if not blocks:
-        axis = int(program.constant(operation, "axis"))
-        shape = [len(each) if place == axis else 1 for place, each in enumerate([scale] * q.ndim)]
-        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    bits = WIDTHS[program.dtypes[operation.reads[data][0]]]
-    sizes = zip(q.shape, scale.shape, zero_point.shape, strict=True)
-    if any(size % parts or parts != zeros for size, parts, zeros in sizes) or not np.isfinite(scale).all():
-        raise ModelError(f"{operation.output}: its scales do not fit its integers {list(q.shape)}")
-    if q.size and (q.min() < -(2 ** (bits - 1)) or q.max() > 2 ** (bits - 1) - 1):
-        raise ModelError(f"{operation.output}: integers beyond {bits} bits")
-    return StoredWeight(operation.output, q, scale, zero_point, bits)
 
 
 def _described(feature: Any) -> TensorSpec:

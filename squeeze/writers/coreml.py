@@ -21,7 +21,8 @@ import torch
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.formats.mlpackage import StoredWeight, read_mlpackage, root_of
+from squeeze.formats.mil_program import StoredWeight
+from squeeze.formats.mlpackage import read_mlpackage, root_of
 from squeeze.formats.onnx_attributes import example_sizes
 from squeeze.formats.onnx_grid import take_grids
 from squeeze.formats.onnx_macs import give_sizes

@@ -20,7 +20,8 @@ from squeeze.algorithms.affine import QuantizedTensor, quantize_symmetric
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.mil_arithmetic import computed
-from squeeze.formats.mlpackage import WEIGHTS, Program, coremltools, read_mlpackage, root_of
+from squeeze.formats.mil_program import Program
+from squeeze.formats.mlpackage import WEIGHTS, coremltools, read_mlpackage, root_of
 from squeeze.formats.onnx_grid import store_grid, take_grids
 from squeeze.formats.onnx_layer import weight_matrix
 from squeeze.models.onnx_model import OnnxModel

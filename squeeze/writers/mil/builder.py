@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze.formats.mlpackage import CONSTANT
+from squeeze.formats.mil_program import CONSTANT
 
 
 class Builder:
