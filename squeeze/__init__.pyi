@@ -81,6 +81,7 @@ from .passes.prune.sparsify import Sparsify as Sparsify
 from .passes.quantize.backends.auto_round import AutoRound as AutoRound
 from .passes.quantize.backends.gptqmodel import Gptqmodel as Gptqmodel
 from .passes.quantize.backends.neural_compressor import NeuralCompressor as NeuralCompressor
+from .passes.quantize.backends.torchao import Torchao as Torchao
 from .passes.quantize.float16 import Float16 as Float16
 from .passes.quantize.gptq import Gptq as Gptq
 from .passes.quantize.hqq import Hqq as Hqq

@@ -31,6 +31,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "gptqmodel": "squeeze.passes.quantize.backends.gptqmodel:Gptqmodel",
         "neural_compressor": "squeeze.passes.quantize.backends.neural_compressor:NeuralCompressor",
         "auto_round": "squeeze.passes.quantize.backends.auto_round:AutoRound",
+        "torchao": "squeeze.passes.quantize.backends.torchao:Torchao",
         "smooth": "squeeze.passes.quantize.language.smooth:Smooth",
         "rotate": "squeeze.passes.quantize.language.rotate:Rotate",
         "write": "squeeze.passes.quantize.language.write:Write",

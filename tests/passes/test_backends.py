@@ -28,6 +28,7 @@ from squeeze.passes.quantize.backends.backend import Backend, read_answer
 from squeeze.passes.quantize.backends.gptqmodel import Gptqmodel
 from squeeze.passes.quantize.backends.job import Answer
 from squeeze.passes.quantize.backends.neural_compressor import NeuralCompressor
+from squeeze.passes.quantize.backends.torchao import Torchao
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.passes.quantize.scheme import Override, Scheme
 from squeeze.plan.plan import Plan
@@ -190,6 +191,8 @@ def plan(tmp_path: Path) -> Plan:
         (NeuralCompressor(bits=4, group_size=None, symmetric=False, mse=True), "neural_compressor"),
         (AutoRound(bits=2, group_size=32, iterations=2), "auto_round"),
         (AutoRound(bits=4, group_size=32, iterations=2, symmetric=False, exclude="*.k_proj"), "auto_round"),
+        (Torchao(bits=4, group_size=32), "torchao"),
+        (Torchao(bits=8, group_size=None, algorithm="hqq_scale_only", exclude="*.k_proj"), "torchao"),
     ],
     ids=lambda value: value.name if isinstance(value, Backend) else "",
 )
@@ -207,3 +210,16 @@ def test_a_package_fills_the_grid_that_it_computes_with(tmp_path: Path, backend:
         assert (result.grid[name].bits, result.grid[name].group_size) == (scheme.bits, scheme.group_size)
         was = model.tensor(name)
         assert (result.tensor(name) - was).norm() < 0.6 * was.norm()
+
+
+def test_torchao_has_no_zero_points_of_weights(tiny: LanguageModel) -> None:
+    (fault,) = Torchao(group_size=16, overrides={"*.up_proj": Override(symmetric=False)}).faults(tiny)
+    assert fault.endswith("up_proj.weight: its configuration has no zero points; symmetric: true would do")
+
+
+def test_what_torchao_rounds_is_what_xnnpack_keeps(tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed: pip install 'squeeze[mobile]'")
+    folder = write_folder(tmp_path)
+    write_tokenizer(folder)
+    result = Torchao(bits=4, group_size=32).run(LanguageModel(folder), context())
+    assert {kind.scales for kind in result.grid.values()} == {"bfloat16"}

@@ -66,6 +66,7 @@ TAKEN = {  # by pass: kinds without a fault
     "gptqmodel": LANGUAGE,
     "neural_compressor": LANGUAGE,
     "auto_round": LANGUAGE,
+    "torchao": LANGUAGE,
     "smooth": LANGUAGE,
     "rotate": LANGUAGE,
     "write": {"language", "gptq"},
