@@ -40,7 +40,7 @@ def computed(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> list
         parameters = dict(_parameters(program, operation, values))
         try:
             result = OPERATIONS[operation.kind](parameters)
-        except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             what = " ".join(str(error).split())[:200]
             raise ModelError(f"{operation.output}: {operation.kind} cannot be worked out ({what})") from error
         if tuple(result.shape) != operation.shape:
