@@ -1,4 +1,4 @@
-"""What a MIL program computes, by the documentation of its operations, in float32 on torch.
+"""What a MIL program computes, by the documentation of its operations, in float32 on torch, rounded where it is half.
 
 Not Core ML: a second reading of a file, for where Core ML does not run. It shows whether layouts, paddings, options,
 weights and scales in the file are those of the graph that it was made from; how Core ML rounds it cannot show.
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.errors import ModelError
-from squeeze.formats.mil_program import COMPRESSED, Operation, Program
+from squeeze.formats.mil_program import Operation, Program
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
 POOLS = {1: (functional.max_pool1d, functional.avg_pool1d), 2: (functional.max_pool2d, functional.avg_pool2d)}
+HALF = "FLOAT16"
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 Parameters = Mapping[str, Any]  # by name: a tensor, a list of them, a text, a truth value
 
@@ -32,12 +33,12 @@ def computed(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> list
     values: dict[str, Any] = {spec.name: _fed(spec.name, spec.shape, feed) for spec in program.inputs}
     weights = {weight.name: torch.from_numpy(weight.real()) for weight in program.weights()}
     for operation in program.operations:
-        if operation.kind.startswith(COMPRESSED):
+        if operation.output in weights:
             values[operation.output] = weights[operation.output]
             continue
         if operation.kind not in OPERATIONS:
             raise ModelError(f"{operation.output}: {operation.kind} is no operation that Squeeze writes")
-        parameters = dict(_parameters(program, operation, values))
+        parameters = {name: _widened(value) for name, value in _parameters(program, operation, values)}
         try:
             result = OPERATIONS[operation.kind](parameters)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -46,7 +47,7 @@ def computed(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> list
         if tuple(result.shape) != operation.shape:
             what = f"gives {list(result.shape)}, and the file says {list(operation.shape)}"
             raise ModelError(f"{operation.output}: {operation.kind} {what}")
-        values[operation.output] = result
+        values[operation.output] = result.half() if operation.dtype == HALF else result
     return [values[spec.name].numpy() for spec in program.outputs]
 
 
@@ -65,6 +66,13 @@ def _parameters(program: Program, operation: Operation, values: Mapping[str, Any
 
 def _plain(constant: Any) -> Any:
     return torch.from_numpy(np.array(constant)) if isinstance(constant, np.ndarray) else constant
+
+
+def _widened(value: Any) -> Any:
+    """Half-precision numbers are computed with in float32, and what comes out is rounded."""
+    if isinstance(value, list):
+        return [_widened(each) for each in value]
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
 
 
 def _quantize(p: Parameters) -> Tensor:
@@ -159,6 +167,8 @@ OPERATIONS: Mapping[str, Callable[[Parameters], Tensor]] = {
     "sigmoid": _of_one(torch.sigmoid),
     "tanh": _of_one(torch.tanh),
     "identity": _of_one(torch.clone),
+    "cast": _of_one(torch.clone),
+    "constexpr_cast": lambda p: p["source_val"],
     "clip": lambda p: torch.clamp(p["x"], float(p["alpha"]), float(p["beta"])),
     "sigmoid_hard": lambda p: torch.clamp(p["x"] * p["alpha"] + p["beta"], 0.0, 1.0),
     "softmax": lambda p: torch.softmax(p["x"], int(p["axis"])),

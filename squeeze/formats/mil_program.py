@@ -12,6 +12,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.tensor_spec import TensorSpec
 
 CONSTANT, COMPRESSED = "const", "constexpr_"
+WIDENED = "constexpr_cast"  # a weight that is stored as float16
 WIDTHS = {"INT4": 4, "INT8": 8}  # of a grid's integers
 Array = np.ndarray[Any, Any]
 
@@ -22,13 +23,14 @@ class Operation:
 
     Args:
         output: Name of what it gives.
-        shape: Of what it gives.
+        shape, dtype: Of what it gives, the latter as the format calls it.
         reads: By parameter, names of constants and of what operations before it give.
     """
 
     kind: str
     output: str
     shape: tuple[int, ...]
+    dtype: str
     reads: Mapping[str, tuple[str, ...]]
 
 
@@ -55,7 +57,7 @@ class Program:
     def weights(self) -> Iterator[StoredWeight]:
         """The integers that weights are stored as."""
         for operation in self.operations:
-            if operation.kind.startswith(COMPRESSED):
+            if operation.kind.startswith(COMPRESSED) and operation.kind != WIDENED:
                 yield _stored_weight(self, operation)
 
 

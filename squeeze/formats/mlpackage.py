@@ -24,6 +24,7 @@ WEIGHTS = f"{DATA}/weights/weight.bin"
 MANIFEST = "Manifest.json"
 STORED_WEIGHTS = "@model_path/weights/weight.bin"  # how a model calls the file of its weights
 ARRAYS = {
+    "FLOAT16": np.float16,
     "FLOAT32": np.float32,
     "INT8": np.int8,
     "UINT8": np.uint8,
@@ -31,7 +32,13 @@ ARRAYS = {
     "INT32": np.int32,
     "BOOL": np.bool_,
 }
-READERS = {"FLOAT32": "read_float_data", "INT8": "read_int8_data", "UINT8": "read_uint8_data", "INT4": "read_int4_data"}
+READERS = {
+    "FLOAT16": "read_fp16_data",
+    "FLOAT32": "read_float_data",
+    "INT8": "read_int8_data",
+    "UINT8": "read_uint8_data",
+    "INT4": "read_int4_data",
+}
 Array = np.ndarray[Any, Any]
 
 
@@ -133,8 +140,8 @@ class _Reader:
             if name != "name":
                 reads[name] = (self._own(output.name, name, value),)
         self.define(output.name)
-        shape = _shape(output.type.tensorType)
-        self.program.operations.append(Operation(operation.type, output.name, shape, reads))
+        shape, dtype = _shape(output.type.tensorType), _dtype(output.type.tensorType)
+        self.program.operations.append(Operation(operation.type, output.name, shape, dtype, reads))
 
     def _bound(self, output: str, parameter: str, argument: Any) -> tuple[str, ...]:
         names = []
@@ -167,6 +174,7 @@ class _Reader:
             if self.blobs is None or dtype not in READERS:
                 raise ModelError(f"'{name}' of {dtype} lies in a file of weights that is not there or not readable")
             array = np.asarray(getattr(self.blobs, READERS[dtype])(value.blobFileValue.offset))
+            array = array.view(np.float16) if dtype == "FLOAT16" else array
         else:
             stored = value.immediateValue.tensor
             kind = stored.WhichOneof("value")

@@ -2,9 +2,10 @@
 
 What the file holds: a layer's integers, scales and zero points as they are (8 bits per channel; 4 bits and groups of
 input channels need iOS 18), its bias as float32, activations that the graph rounds to integers as ``quantize`` and
-``dequantize`` with the graph's own scales and zero points, everything else as float32, which Core ML gives to the
-processor and the GPU. What it cannot: 2 and 3 bits, groups in the order of act_order and, which no pass makes, groups
-that cut a convolution's window.
+``dequantize`` with the graph's own scales and zero points, everything else in the graph's own floats: float32, which
+Core ML gives to the processor and the GPU, or float16, which the Neural Engine takes too. Floats that float16 holds
+exactly are stored as such. What it cannot: 2 and 3 bits, groups in the order of act_order and, which no pass makes,
+groups that cut a convolution's window.
 
 Core ML runs on Apple's systems alone. Elsewhere the file is written, read back and compared, and never run.
 """

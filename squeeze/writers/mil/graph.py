@@ -162,9 +162,9 @@ class _Walk:
         tensor, who = constant(value), node.name if node is not None else "the graph"
         if tensor is None:
             raise ModelError(f"{who}: reads '{value.name}', which nothing before it computes")
-        if tensor.dtype != ir.DataType.FLOAT:
+        if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             raise ModelError(f"{who}: its constant '{value.name}' is of type {tensor.dtype}; FLOAT would do")
-        return np.array(tensor.numpy(), np.float32)
+        return np.array(tensor.numpy())
 
 
 def _has_weight(node: ir.Node, grids: Mapping[str, QuantizedTensor] | None = None) -> bool:

@@ -17,9 +17,10 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_attributes import attributes, padding
 from squeeze.formats.onnx_layer import group_count, real_bias, weight_array, weight_matrix
-from squeeze.writers.mil.operators import Place, flat
+from squeeze.writers.mil.operators import Place, flat, float_type
 
 CHANNELS_TARGET, BLOCKS_TARGET = "iOS17", "iOS18"  # of coremltools, the first that has what a grid needs
+LEAST_VALUES = 32  # with fewer an operation that casts takes more bytes than it saves
 MOST_AXES = 3  # of what MIL's ``linear`` takes
 
 
@@ -57,11 +58,13 @@ def add_layer(place: Place, source: Any, grid: QuantizedTensor | None, weight_na
     node = place.node
     matrix = node.op_type != "Conv"
     shape = tuple(weight_matrix(node).shape) if matrix else tuple(map(int, weight_array(node).shape))
-    weight: Any = weight_matrix(node).numpy().reshape(shape)
-    if grid is not None:
+    floats = float_type(source)
+    if grid is None:
+        weight = _floats(place, weight_matrix(node).numpy().reshape(shape), floats)
+    else:
         weight = _integers(place, grid, shape, weight_name, target)
     bias = real_bias(node)
-    options = {"weight": weight, **({} if bias is None else {"bias": bias.numpy()})}
+    options = {"weight": weight, **({} if bias is None else {"bias": bias.numpy().astype(floats)})}
     return _product(place, source, options) if matrix else _convolution(place, source, options, len(shape) - 2)
 
 
@@ -82,6 +85,14 @@ def _product(place: Place, source: Any, options: dict[str, Any]) -> Any:
     if len(source.shape) > MOST_AXES:
         raise ModelError(f"{node.name}: a product of {len(source.shape)} axes; at most {MOST_AXES} would do")
     return place.mb.linear(x=source, name=place.name, **options)
+
+
+def _floats(place: Place, weight: Any, floats: type[np.floating[Any]]) -> Any:
+    """In the type that is computed in; stored as float16 where that loses nothing, as the pass float16 leaves it."""
+    half = weight.astype(np.float16)
+    if floats is np.float16 or weight.size < LEAST_VALUES or not np.array_equal(half.astype(np.float32), weight):
+        return weight.astype(floats)
+    return place.mb.constexpr_cast(source_val=half, output_dtype="fp32", name=f"{place.name}__floats")
 
 
 def _integers(place: Place, grid: QuantizedTensor, shape: tuple[int, ...], name: str, target: str) -> Any:

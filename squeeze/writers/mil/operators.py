@@ -43,23 +43,40 @@ def _elementwise(kind: str) -> Add:
     return lambda place, reads: getattr(place.mb, kind)(x=reads[0], y=reads[1], name=place.name)
 
 
-def _unary(kind: str, **options: float) -> Add:
-    return lambda place, reads: getattr(place.mb, kind)(x=reads[0], name=place.name, **_float32(options))
+def _unary(kind: str) -> Add:
+    return lambda place, reads: getattr(place.mb, kind)(x=reads[0], name=place.name)
 
 
-def _float32(options: Mapping[str, float]) -> dict[str, np.float32]:
-    return {name: np.float32(value) for name, value in options.items()}
+def _beside(x: Any, **options: float) -> dict[str, Any]:
+    """Numbers in the type of a value: MIL computes in one."""
+    return {name: np.asarray(value, float_type(x))[()] for name, value in options.items()}
+
+
+def float_type(x: Any) -> type[np.floating[Any]]:
+    """Of a value of the builder."""
+    from coremltools.converters.mil.mil import types
+
+    return np.float16 if x.dtype == types.fp16 else np.float32
+
+
+def _cast(place: Place, reads: Sequence[Any]) -> Any:
+    kinds = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
+    kind = kinds.get(ir.DataType(int(attributes(place.node)["to"])))
+    if kind is None:
+        raise ModelError(f"{place.node.name}: Cast to another type than FLOAT or FLOAT16 has no form in MIL here")
+    return place.mb.cast(x=reads[0], dtype=kind, name=place.name)
 
 
 def _hard_swish(place: Place, reads: Sequence[Any]) -> Any:
-    gate = place.mb.sigmoid_hard(x=reads[0], name=f"{place.name}__gate", **_float32({"alpha": 1 / 6, "beta": 0.5}))
+    ends = _beside(reads[0], alpha=1 / 6, beta=0.5)
+    gate = place.mb.sigmoid_hard(x=reads[0], name=f"{place.name}__gate", **ends)
     return place.mb.mul(x=reads[0], y=gate, name=place.name)
 
 
 def _hard_sigmoid(place: Place, reads: Sequence[Any]) -> Any:
     options = attributes(place.node)
-    ends = {"alpha": float(options.get("alpha", 0.2)), "beta": float(options.get("beta", 0.5))}
-    return place.mb.sigmoid_hard(x=reads[0], name=place.name, **_float32(ends))
+    ends = _beside(reads[0], alpha=float(options.get("alpha", 0.2)), beta=float(options.get("beta", 0.5)))
+    return place.mb.sigmoid_hard(x=reads[0], name=place.name, **ends)
 
 
 def _clip(place: Place, reads: Sequence[Any]) -> Any:
@@ -68,7 +85,7 @@ def _clip(place: Place, reads: Sequence[Any]) -> Any:
     ends = [constant(value) for value in values]
     if any(value is not None and end is None for value, end in zip(values, ends, strict=True)):
         raise ModelError(f"{node.name}: the bounds of Clip are computed at run time; constants would do")
-    low, high = (None if end is None else np.float32(end.numpy().reshape(())) for end in ends)
+    low, high = (None if end is None else end.numpy().reshape(()).astype(float_type(x))[()] for end in ends)
     if low == 0 and high == 6:
         return mb.relu6(x=x, name=place.name)
     if low == 0 and high is None:
@@ -135,9 +152,9 @@ def _pad(place: Place, reads: Sequence[Any]) -> Any:
     if mode != "constant" or min(pads, default=0) < 0 or len(pads) != 2 * len(reads[0].shape):
         raise ModelError(f"{node.name}: Pad with mode {mode}; constants added to any of all axes would do")
     integers = fill is not None and fill.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
-    value = np.float32(0 if fill is None or integers else fill.numpy().reshape(()))
+    value = _beside(reads[0], constant_val=0.0 if fill is None or integers else float(fill.numpy().reshape(())))
     ends = flat([*zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)])
-    return place.mb.pad(x=reads[0], pad=ends, mode="constant", constant_val=value, name=place.name)
+    return place.mb.pad(x=reads[0], pad=ends, mode="constant", name=place.name, **value)
 
 
 def _slice(place: Place, reads: Sequence[Any]) -> Any:
@@ -178,6 +195,7 @@ OPERATORS: Mapping[str, Add] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Identity": _unary("identity"),
+    "Cast": _cast,
     "Clip": _clip,
     "Softmax": _softmax,
     "GlobalAveragePool": _mean,
