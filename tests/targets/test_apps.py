@@ -138,7 +138,8 @@ def shapes(runtime: str) -> Iterator[tuple[str, Manifest]]:
 def test_core_ml_has_an_example_for_ios_alone() -> None:
     """Which names the folder that Xcode compiles, not the file that the manifest points at."""
     manifest = manifest_of("coreml", model="model.mlpackage/Data/com.apple.CoreML/model.mlmodel")
-    for changes in ({}, {"labels": None, "preprocessing": {}}, {"name": STRANGE}):
+    cases: list[dict[str, Any]] = [{}, {"labels": None, "preprocessing": {}}, {"name": STRANGE}]
+    for changes in cases:
         files = app_files(manifest.model_copy(update=changes))
         assert set(files) == {"app/Model.swift"}
         assert not faults_of(files["app/Model.swift"], "swift")
