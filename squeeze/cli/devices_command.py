@@ -35,3 +35,6 @@ def command(name: str | None, as_json: bool) -> None:
         for figure, value in device if name is not None else ():
             if isinstance(value, devices.Figure):
                 click.echo(f"  {figure} {value.value:,.15g}: {value.source}")
+        for format_, measured in device.measured.items() if name is not None else ():
+            kinds = len(measured.rates) + len(measured.elements)
+            click.echo(f"  layers as {format_}, {kinds} kinds, threads {measured.threads}: {measured.source}")

@@ -21,7 +21,7 @@ def fit_on_device(plan: Plan, branch: Branch, end: State) -> tuple[list[Fault], 
         return [], []
     integers, element = fit.multiplies_integers(end.marks, end.model), target.cache_element_bytes
     context = target.counted_context(end.model)
-    timed_as = target.writer_of(end.model).timed_as
+    timed_as = device.times(target.writer_of(end.model).timed_as)
     demand = fit.demand_of(end.model, end.preview.nbytes, end.preview.macs, integers, context, element, timed_as)
     misfits = list(fit.faults(demand, device, target.device))
     faults = [Fault(branch.place, f"target {branch.name}: {fault}") for fault in misfits]

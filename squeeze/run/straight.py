@@ -178,7 +178,10 @@ class Line:
         """
         device = devices.load(name, self.plan.root)
         model = self.original.model if packed.task.outputs == TOKENS else before
-        integers, timed_as = fit.multiplies_integers(before.marks(), model), target.writer_of(before).timed_as
+        integers, timed_as = (
+            fit.multiplies_integers(before.marks(), model),
+            device.times(target.writer_of(before).timed_as),
+        )
         context, element = target.counted_context(model), target.cache_element_bytes
         demand = fit.demand_of(model, packed.nbytes(), packed.macs(), integers, context, element, timed_as)
         for fault in fit.faults(demand, device, name):

@@ -57,6 +57,10 @@ class Device(BaseModel):
     read_bytes_per_s: Speeds | None = None
     measured: dict[str, Measured] = {}
 
+    def times(self, format_: str | None) -> str | None:
+        """The same where layers of such files were measured; None where they were not."""
+        return format_ if format_ in self.measured and self.read_bytes_per_s is not None else None
+
 
 def names() -> list[str]:
     """Of the built-in profiles."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from language_world import write_folder
 from tiny import faults, write_plan, write_world
 
 from squeeze.api import load
@@ -19,6 +20,7 @@ from squeeze.cli import main
 from squeeze.errors import UsageError
 from squeeze.formats.operation import Operation, product
 from squeeze.models.base import FULLY
+from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.plan.check import check
 from squeeze.targets import devices, fit
@@ -120,6 +122,26 @@ def test_a_network_on_integers_runs_the_same_layers_as_int8(model: OnnxModel) ->
     assert not fit.multiplies_integers({"quantized"}, model)  # weights alone: they are multiplied as floats
 
 
+def test_a_language_models_file_tells_what_is_multiplied_by_its_size(tmp_path: Path) -> None:
+    """Half a byte and a scale for a weight: int4. Weights are read once for a token, the table of tokens is not."""
+    model = LanguageModel(write_folder(tmp_path / "llama"))
+    weights, macs = model.parameters(), model.macs()
+    assert weights is not None
+    for each, numbers in ((0.6, "int4"), (4.0, "float")):
+        demand = fit.demand_of(model, round(each * weights), macs, False, 64, 4, "onnx")
+        products = [one for one in demand.operations if one.kind == "matmul"]
+        assert {one.numbers for one in products} == {numbers}
+        read = sum(one.weight_bytes for one in products)
+        assert read == pytest.approx(each * sum(one.macs for one in products), rel=0.01)
+    attention = [one for one in demand.operations if one.kind == "attention"]
+    assert {one.places for one in attention} == {32}  # a text half as long as the context
+
+
+def test_no_layer_is_looked_at_for_a_device_that_was_not_measured(model: OnnxModel) -> None:
+    assert devices.load("pi5", Path.cwd()).times("onnx") is None
+    assert fit.demand_of(model, 1000, model.macs(), False, 2048, 4, None).operations == ()
+
+
 def test_a_pruned_network_does_its_share_of_the_work(model: OnnxModel) -> None:
     macs = model.macs()
     assert macs is not None
@@ -136,6 +158,19 @@ def test_a_profile_measured_here_is_one_that_a_plan_takes(tmp_path: Path, profil
     assert not checked.faults
     (line,) = checked.fits
     assert "predicted from its layers measured as onnx, not measured" in line
+
+
+def test_a_profile_is_shown_with_the_formats_that_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: dict[str, Any]
+) -> None:
+    (tmp_path / "host.yaml").write_text(as_yaml(profile))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["devices", "./host.yaml"])
+    assert ended.value.code == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("  layers as onnx, ")
+    assert "kinds, threads 1: measured on this host by squeeze bench --profile, 20" in last
 
 
 def test_a_profile_says_of_each_figure_who_measured_it(profile: dict[str, Any]) -> None:
