@@ -121,10 +121,11 @@ def _rounded(change: float) -> str:
 def _delegated(fact: dict[str, Any]) -> str:
     """What a phone's fast kernels run, and every operator that is left to slow ones."""
     part, total = fact["operators"]
-    share = fact["macs"][0] / max(fact["macs"][1], 1)
+    macs = fact.get("macs")  # not every runtime's file tells
+    share = f", {100 * macs[0] / max(macs[1], 1):.4g} % of the multiplications" if macs else ""
     operators = [f"{name} ({how})" for name, how in fact["left"].items()]
     slow = f"; slow kernels run {_listed(operators)}" if operators else ""
-    return f"{fact['to']} runs {part} of {total} operators, {100 * share:.4g} % of the multiplications{slow}"
+    return f"{fact['to']} runs {part} of {total} operators{share}{slow}"
 
 
 KNOWN: dict[str, Wording] = {

@@ -108,6 +108,17 @@ def test_a_verdict_of_a_later_version_is_shown_without_a_mark():
         ({"macs": [40_551_168, 20_000_000]}, ("MACs", "40.6 M → 20.0 M")),
         ({"skipped_layers": list(range(11))}, ("skipped layers", "0, 1, 2, 3, 4, 5, 6, 7 and 3 more")),
         ({"exact": True}, ("exact", "yes")),
+        (
+            {"delegated": {"to": "XNNPACK", "operators": [33, 37], "macs": [40, 50], "left": {"slice": "Slice by it"}}},
+            (
+                "delegated",
+                "XNNPACK runs 33 of 37 operators, 80 % of the multiplications; slow kernels run slice (Slice by it)",
+            ),
+        ),
+        (
+            {"delegated": {"to": "XNNPACK", "operators": [3, 3], "left": {}}},
+            ("delegated", "XNNPACK runs 3 of 3 operators"),
+        ),
         ({"anything": {"new": [1.5, None]}}, ("anything", "new: 1.5, none")),
     ],
     ids=str,
