@@ -91,7 +91,7 @@ class GenaiDecoder(LanguageArtifact):
     def _row(self, tokens: list[int]) -> np.ndarray:
         """Logits ``[length, vocabulary]`` of one text."""
         self._require_within(len(tokens))
-        generator = self._generator(len(tokens) + 1)
+        generator = self._generator(min(self.context, len(tokens) + 1))
         self._running(lambda: generator.append_tokens(np.array([tokens], np.int32)))
         logits = np.array(generator.get_output("logits"), np.float32)
         return logits.reshape(-1, self.vocabulary)

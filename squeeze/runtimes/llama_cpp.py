@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,7 +54,8 @@ class GgufDecoder(GgufFile):
     @cached_property
     def _tokens(self) -> int:
         self.require_installed(self.main.name)
-        model = self._load(vocab_only=True)  # without weights, keys and values
+        with redirect_stderr(StringIO()):  # it warns of a context longer than 0, which it did not read
+            model = self._load(vocab_only=True)  # without weights, keys and values
         try:
             return int(model.n_vocab())
         finally:

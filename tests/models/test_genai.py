@@ -62,6 +62,17 @@ def test_a_text_longer_than_the_context_is_refused(tmp_path: Path) -> None:
         list(again.generate([1] * 4, 9))
 
 
+def test_a_text_as_long_as_the_context_is_read(tmp_path: Path) -> None:
+    """Its logits are those of a longer context."""
+    _, genai = both(tmp_path, "llama3.1")
+    expected = torch.cat([logits for _, logits in genai.logits(tokens(1, 12))])
+    config = json.loads(genai.main.read_text())
+    config["model"]["context_length"] = 12
+    genai.main.write_text(json.dumps(config))
+    again = GenaiDecoder(genai.folder, genai.facts)
+    assert torch.equal(torch.cat([logits for _, logits in again.logits(tokens(1, 12))]), expected)
+
+
 BAD = {
     "no json": ("{", "no GenAI config"),
     "no graph": ("{}", "no GenAI config .KeyError: 'model'"),
