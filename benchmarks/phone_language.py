@@ -4,10 +4,10 @@
         [--length 256 --samples 64 --scored 32 --group 32]
 
 torchao's configuration is what ExecuTorch's examples and optimum-executorch quantize with; its integers go into the
-same grid, the same writer and the same runtime as ours, so the files differ in their integers and scales alone: size and
-speed are the same. prose6M on its own domain's texts, unless others are named; embedding and head stay float. The ratio
-is of perplexities to the original's; ``vs torchao`` is that to torchao's, paired over documents, with 95 % intervals.
-The export's peak is that of its own process.
+same grid, the same writer and the same runtime as ours, so the files differ in their integers and scales alone: size
+and speed are the same. prose6M on its own domain's texts, unless others are named; embedding and head stay float. The
+ratio is of perplexities to the original's; ``vs torchao`` is that to torchao's, paired over documents, with 95 %
+intervals. The export's peak is that of its own process.
 """
 
 from __future__ import annotations
