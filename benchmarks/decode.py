@@ -1,14 +1,14 @@
-"""How fast int4 decoders read a prompt and write on: our ONNX package beside its float32 self and two other runtimes.
+"""How fast int4 decoders read a prompt and write on: our ONNX package beside its float32 self and other runtimes.
 
     python benchmarks/decode.py [--model FOLDER|FILE.gguf] [--evaluate TEXT] [--real FOLDER] [--threads 2] [--rounds 9]
         [--prompt 128] [--new 64] [--cpu-time]
 
 On a model of yours, or on prose6M and two random layers of TinyLlama's shape, int4 in groups of 32, table and head too:
 ONNX Runtime with caches that stay in place, the same file in ONNX Runtime GenAI, GenAI's own int4 build of the same
-weights, llama.cpp on Q4_0 made of the same grid, and the float32 model in ONNX Runtime. What is not installed is left
-out by name. Runs alternate in one process; ratios are of medians, ours to each, with 95 % intervals: above 1, ours is
-faster. The prompt is the beginning of the text, or random tokens. ``--cpu-time`` counts processor seconds instead, for
-one thread on a machine that others use too.
+weights, ExecuTorch on a .pte of the same bits and groups, llama.cpp on Q4_0 made of the same grid, and the float32
+model in ONNX Runtime. What is not installed is left out by name. Runs alternate in one process; ratios are of medians,
+ours to each, with 95 % intervals: above 1, ours is faster. The prompt is the beginning of the text, or random tokens.
+``--cpu-time`` counts processor seconds instead, for one thread on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from squeeze.errors import SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
+from squeeze.runtimes.executorch import ExecuTorchText
 from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.writers.decoder.export import export_decoder
+from squeeze.writers.executorch_decoder import ExecuTorchDecoderWriter
 from squeeze.writers.genai import GenaiWriter
 from squeeze.writers.gguf import write_gguf
 
@@ -133,6 +135,7 @@ def variants(dense: LanguageModel, work: Path, options: argparse.Namespace) -> d
     others: dict[str, Callable[[], Start]] = {
         "ours, int4, GenAI": lambda: genai(GenaiWriter().write(ours, work / "genai").parent, options.threads, most),
         "GenAI's own int4 build": lambda: genai(built_by_genai(dense, work), options.threads, most),
+        "ours, int4, ExecuTorch": lambda: executorch(dense, work / "pte", options.threads, most),
         "llama.cpp, Q4_0 of our grid": lambda: llama_cpp(model, work / "model.gguf", options.threads, most),
     }
     for name, make_start in others.items():
@@ -203,6 +206,19 @@ def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int) -> Star
             return int(np.ctypeslib.as_array(logits, shape=(llama.n_vocab(),)).argmax())
 
         return read
+
+    return start
+
+
+def executorch(dense: LanguageModel, folder: Path, threads: int, most: int) -> Start:
+    """The same bits and groups, with scales that XNNPACK's kernels hold."""
+    folder.mkdir()
+    model = Rtn(bits=4, group_size=32, embeddings=4, scales="bfloat16").run(dense, Context())
+    text = ExecuTorchText(ExecuTorchDecoderWriter(most).write(model, folder), threads)
+
+    def start() -> Read:
+        text.reset()
+        return lambda tokens: int(text.feed(tokens)[-1].argmax())
 
     return start
 
