@@ -98,7 +98,7 @@ SUB_LADDERS = {
         {"torch_macs", "torch_operations", "torch_layers", "ort_session", "resident"},
         {"base", "grid_file"},
         {"tasks", "options", "torch_stage", "torch_grid", "text_folder"},
-        {"onnx_model", "source"},
+        {"onnx_model", "source", "torch_call"},
         {"torch_model", "artifact"},
         {"configured"},
         {"language"},

@@ -6,7 +6,6 @@ and, where sizes differ from what the source builds, ``structure.json``. Never a
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,23 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeeze import registry
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import ModelError, UsageError, first_line
+from squeeze.errors import ModelError, first_line
 from squeeze.formats.operation import Operation
 from squeeze.models import structure
 from squeeze.models.base import Batch, InputSpec, Layer, Model
 from squeeze.models.resident import ResidentTorchModel
 from squeeze.models.source import Source, source_from
-from squeeze.models.tasks.base import ROWS, Task, task_named
+from squeeze.models.torch_call import LOGITS, forward, task_of
 from squeeze.models.torch_grid import grid_bytes, put_grid, read_grids, write_grids
 from squeeze.models.torch_layers import layer_names, without_grid
 from squeeze.models.torch_macs import MacCounter, largest_traffic, meta_copy, structure_key
 from squeeze.models.torch_operations import operations
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.models.weights import assign, read_weights, write_weights
-
-LOGITS = "logits [n, classes] were"
 
 
 class TorchModel(TorchStage):
@@ -249,31 +245,6 @@ class TorchModel(TorchStage):
         return run
 
 
-def task_of(module: nn.Module, inputs: tuple[InputSpec, ...]) -> Task:
-    """As the module's own ``task`` says; else one that reads tokens is an encoder, and any other a classifier.
-
-    Raises:
-        ModelError: it names no registered task, or one that a module is not run for here.
-    """
-    declared = getattr(module, "task", None)
-    if declared is None:
-        return task_named("embed" if any(spec.dtype.startswith("int") for spec in inputs) else "classify")
-    if not (isinstance(declared, str) and declared in registry.entries("tasks")):
-        raise ModelError(f"the module's task is {declared!r:.60}; {_tasks()} would do")
-    try:
-        task = task_named(declared)
-    except UsageError as error:
-        raise ModelError(f"the module's task: {error}") from error
-    if task.outputs != ROWS:
-        raise ModelError(f"the module's task is {declared!r:.60}; {_tasks()} would do")
-    return task
-
-
-def _tasks() -> str:
-    """Built-in tasks of a module that answers a batch in one call."""
-    return " or ".join(repr(name) for name in registry.BUILTIN["tasks"] if task_named(name).outputs == ROWS)
-
-
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -282,27 +253,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{file}: not a stored torch model (no mapping)")
     return values
-
-
-def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Call a module with a batch's inputs: by name where its ``forward`` knows the names, else the one input as is."""
-    known = inspect.signature(module.forward).parameters
-    if set(inputs) <= set(known):
-        output = module(**inputs)
-    elif "pixel_values" in known and set(inputs) == {"image"}:
-        output = module(pixel_values=inputs["image"])
-    elif len(inputs) == 1:
-        output = module(next(iter(inputs.values())))
-    else:
-        raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
-    return _logits(output)
-
-
-def _logits(output: Any) -> Tensor:
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned a {type(output).__name__}; {LOGITS} expected")
-    return logits
 
 
 def _layers(model: TorchModel) -> Iterator[Layer]:

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from squeeze.data.base import Dataset
 from squeeze.models.base import Batch
+from squeeze.models.torch_call import forward
 from squeeze.models.torch_layers import Layer, groups_of
-from squeeze.models.torch_model import TorchModel, forward
+from squeeze.models.torch_model import TorchModel
 
 EXAMPLES = 32  # examples run together
 VALUES = 1 << 23  # values of unfolded inputs at once: 32 MB

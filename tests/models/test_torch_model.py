@@ -16,8 +16,9 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec
 from squeeze.models.source import BuiltinSource, FactorySource, HuggingFaceSource, resolve, source_from
 from squeeze.models.spec import ModelSpec
+from squeeze.models.torch_call import forward
 from squeeze.models.torch_macs import MacCounter
-from squeeze.models.torch_model import TorchModel, forward
+from squeeze.models.torch_model import TorchModel
 
 CONFIG: dict[str, Any] = {
     "model_type": "mobilenet_v1",

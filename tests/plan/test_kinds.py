@@ -24,7 +24,7 @@ from squeeze.evaluate.metrics import Latency
 from squeeze.models.base import InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.spec import ModelSpec
-from squeeze.models.torch_model import task_of
+from squeeze.models.torch_call import task_of
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.plan.check import check

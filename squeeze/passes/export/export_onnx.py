@@ -29,7 +29,8 @@ from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, RUN_COPIES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
-from squeeze.models.torch_model import TorchModel, forward, in_memory
+from squeeze.models.torch_call import forward
+from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.export.torch_exporter import export_graph
