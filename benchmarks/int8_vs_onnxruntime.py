@@ -42,7 +42,7 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 from squeeze.plan.plan import Plan
 
 PLANS = Path(__file__).parent.parent / "plans"
@@ -57,7 +57,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # onnxruntime.quantization recommends its own preprocessing, which was done
     for name in options.model:
         plan = load(PLANS / MODELS[name], [], {"real": str(options.real)})
-        exported = ExportOnnx().run(plan.model.read(plan.root, example_shape(plan)), Context(threads=1))
+        exported = ExportOnnx().run(plan.model.read(plan.root, example_shapes(plan)), Context(threads=1))
         exported.threads = 1
         for seed in range(options.splits if name == "mobilenet" else 1):
             calibrate, evaluate = (open_data(plan, role, seed) for role in ("calibrate", "evaluate"))

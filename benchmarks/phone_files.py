@@ -39,7 +39,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.writers.tflite.file import SIGNATURE
 
@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
 def compare_files(name: str, runtime: str, real: Path, seconds: float) -> None:
     """A table of one model's files in one runtime."""
     plan = load(PLANS / MODELS[name], [], {"real": str(real)})
-    model = plan.model.read(plan.root, example_shape(plan))
+    model = plan.model.read(plan.root, example_shapes(plan))
     calibrate, evaluate = (plan.open_data(role) for role in ("calibrate", "evaluate"))
     print(f"\n{name} in {runtime}: calibrated on {len(calibrate)}, scored on {len(evaluate)} images")
     with tempfile.TemporaryDirectory() as folder:

@@ -34,7 +34,7 @@ from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.quantize_dynamic import QuantizeDynamic
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
 from squeeze.passes.quantize.rtn import Rtn
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 from squeeze.targets import devices, fit
 from squeeze.targets.base import Packed
 from squeeze.targets.bench import Load, bench
@@ -110,7 +110,7 @@ def beside(package: str, inside: str) -> Path | None:
 
 def network(plan_file: str, variables: dict[str, str], integers: bool, target: str, **options: Any) -> Made:
     plan = load(PLANS / plan_file, [], variables)
-    original = plan.model.read(plan.root, example_shape(plan))
+    original = plan.model.read(plan.root, example_shapes(plan))
     model = ExportOnnx().run(original, Context(threads=1))
     if integers:
         context = Context(threads=1, calibration_data=plan.open_data("calibrate"))
@@ -120,7 +120,7 @@ def network(plan_file: str, variables: dict[str, str], integers: bool, target: s
 
 def encoder(variables: dict[str, str]) -> Made:
     plan = load(PLANS / "minilm-sst2-int8.yaml", [], variables)
-    original = plan.model.read(plan.root, example_shape(plan))
+    original = plan.model.read(plan.root, example_shapes(plan))
     exported: Any = ExportOnnx().run(original, Context(threads=1))
     return QuantizeDynamic().run(exported, Context(threads=1)), original, "cpu", {}
 

@@ -135,6 +135,7 @@ def _pooled(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[np.ndarray
 
 
 def _skewness(values: np.ndarray) -> float:
+    values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])  # third powers of tiny values would be 0
     second = float((values**2).mean())
     return float((values**3).mean()) / second**1.5 if second > 0 else 0.0
 

@@ -71,7 +71,7 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
     from squeeze.api import load
     from squeeze.models.source import BUILTINS
     from squeeze.models.spec import ModelSpec
-    from squeeze.plan.check import example_shape
+    from squeeze.plan.check import example_shapes
 
     path = Path(model)
     require_regular(path, UsageError)
@@ -79,7 +79,7 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
         plan = load(path)
         if plan.model is None:
             raise UsageError(f"{model}: the plan names no model")
-        return plan.model.outline(plan.root, example_shape(plan))
+        return plan.model.outline(plan.root, example_shapes(plan))
     if path.suffix == ".onnx" and path.is_file():
         return ModelSpec(onnx=model).outline(Path.cwd())
     if path.suffix == ".gguf" and path.is_file():

@@ -191,5 +191,8 @@ class Subset(Dataset):
     def fingerprint(self, index: int) -> bytes:
         return self.parent.fingerprint(int(self.indices[index]))
 
+    def batch(self, indices: np.ndarray) -> Batch:
+        return self.parent.batch(self.indices[indices])
+
     def preprocessing(self) -> dict[str, object]:
         return self.parent.preprocessing()

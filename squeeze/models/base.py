@@ -165,6 +165,11 @@ class Model(ABC):
         """What its classes are called, where the model itself says it."""
         return None
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The one number of examples that it takes at once; None: any."""
+        return None
+
     def grid_kinds(self) -> dict[str, GridKind]:
         """What kind of grid each quantized weight lies on, by name."""
         return {}

@@ -22,12 +22,14 @@ from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import WEIGHTED_OPS, holds_integers, node_constants, takes_integers
+from squeeze.formats.onnx_leading_axis import with_leading_axis
 from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_traffic, total_macs
 from squeeze.formats.onnx_operations import operations
 from squeeze.formats.operation import Operation
 from squeeze.models import ort_session
 from squeeze.models.base import FREE_SIZE, FULLY, Batch, InputSpec, Layer, Model
 from squeeze.models.facts import FLOAT_TOLERANCE, NARROW_TOLERANCE, Facts
+from squeeze.models.one_example import answers_one
 from squeeze.models.tasks.base import DESCRIPTION, Task, described, read_task, task_named
 
 if TYPE_CHECKING:
@@ -77,6 +79,30 @@ class OnnxModel(Model):
         model.session(model.threads)
         return model
 
+    def fed_with(self, examples: Mapping[str, tuple[int, ...]]) -> Self:
+        """The model as data of these shapes needs it: one that takes an example as it is gets an axis in front, of 1.
+
+        Args:
+            examples: By name, the shape of one example.
+
+        Raises:
+            ModelError: the shapes do not say whether the graph's first axis counts examples.
+        """
+        fed = {str(value.name): value.shape for value in _fed_inputs(self.ir.graph)}
+        axes = {
+            name: [size if isinstance(size, int) else str(size) for size in shape]
+            for name, shape in fed.items()
+            if shape is not None
+        }
+        alone = len(axes) == len(fed) and answers_one(axes, examples, self.source)
+        return self.with_graph(with_leading_axis(self.ir)) if alone else self
+
+    @property
+    def fixed_batch(self) -> int | None:
+        shapes = [value.shape for value in _fed_inputs(self.ir.graph)[:1]]
+        first = next((shape[0] for shape in shapes if shape is not None and len(shape)), None)
+        return first if isinstance(first, int) else None
+
     def copy_ir(self) -> ir.Model:
         """A graph that a pass may change."""
         return copy_onnx(self.ir)
@@ -118,8 +144,8 @@ class OnnxModel(Model):
 
     def _answers(self, session: InferenceSession, batch: Batch) -> Tensor:
         arrays = ort_session.feed(self.inputs, batch, self.source)
-        size = ort_session.fixed_batch(session)
-        return ort_session.logits(partial(ort_session.run_limited, session), size, arrays, len(batch))
+        run = partial(ort_session.run_limited, session)
+        return ort_session.logits(run, ort_session.fixed_batch(session), arrays, len(batch))
 
     def answer(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         """All outputs in their order, for arrays in the order of the inputs, on one thread."""

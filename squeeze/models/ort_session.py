@@ -122,10 +122,7 @@ def logits(run: Callable[[Feed], list[Any]], size: int | None, arrays: Feed, exa
     """
     import torch
 
-    if size in (None, examples):
-        values = run(arrays)[0]
-    else:
-        values = np.concatenate([run(part)[0] for part in parts(arrays, examples, size or examples)])[:examples]
+    values = np.concatenate([run(part)[0] for part in fitting(arrays, examples, size)])[:examples]
     return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(examples, -1))
 
 
@@ -166,6 +163,11 @@ def stopwatch_call(session: InferenceSession, arrays: Feed) -> Callable[[], obje
 
 def _array(tensor: Tensor, spec: InputSpec) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(spec.dtype, copy=False))
+
+
+def fitting(arrays: Feed, examples: int, size: int | None) -> Iterator[Feed]:
+    """The feed as it is, or in parts of the one number of examples that a graph takes."""
+    yield from [arrays] if size in (None, examples) else parts(arrays, examples, size or examples)
 
 
 def parts(arrays: Feed, examples: int, size: int) -> Iterator[Feed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.sums import file_sum
 
 KINDS = ("hf", "gguf", "module", "builtin", "onnx")
+Shapes = Mapping[str, tuple[int, ...]]  # of one example of the data, by its names; an image: ``image``
 FOLDERS = ("hf", "gguf")  # whose original is, or becomes, a folder with config.json
 
 
@@ -99,43 +101,48 @@ class ModelSpec:
             return FactorySource(self.reference, self.arguments, str(root))
         return BuiltinSource(self.reference) if self.kind == "builtin" else None
 
-    def inputs(self, root: Path, example_shape: tuple[int, ...] | None) -> tuple[InputSpec, ...]:
+    def inputs(self, root: Path, examples: Shapes | None) -> tuple[InputSpec, ...]:
         """The inputs: as the spec says, as the source knows, or as the data's examples are."""
         source = self.source(root)
         known = source.inputs() if source else None
         if self.input or not known:
-            shape = self.input or example_shape
+            shape = self.input or (examples or {}).get("image")
             if shape is None:
                 raise ModelError("model: the shape of one example is not known; input: [3, 32, 32] would say it")
             return (InputSpec("image", tuple(shape)),)
         return known
 
-    def outline(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
-        """The model without its weights: a torch model on the meta device, or the ONNX graph."""
+    def outline(self, root: Path, examples: Shapes | None = None) -> Model:
+        """The model without its weights: a torch model on the meta device, or the ONNX graph.
+
+        Args:
+            examples: Shapes that it is to be fed with, as far as they are known.
+        """
         source = self.source(root)
         if source is None or self.is_language(root):
-            return self._as_it_lies(root, outline=True)
+            return self._as_it_lies(root, examples, outline=True)
         if self.weights is not None and not (root / self.weights).exists():
             raise ModelError(f"model: weights {root / self.weights} does not exist")
         folder = self.folder(root)
         if folder is not None and not any(folder.glob("*.safetensors")):
             raise ModelError(f"{folder}: no *.safetensors here; a Hugging Face model folder has some")
-        return TorchModel(source.build("meta"), source, self.inputs(root, example_shape))
+        return TorchModel(source.build("meta"), source, self.inputs(root, examples))
 
-    def read(self, root: Path, example_shape: tuple[int, ...] | None = None) -> Model:
-        """The model with its weights."""
+    def read(self, root: Path, examples: Shapes | None = None) -> Model:
+        """The model with its weights, for examples of these shapes."""
         source = self.source(root)
         if source is None or self.is_language(root):
-            return self._as_it_lies(root)
+            return self._as_it_lies(root, examples)
         weights = self.folder(root) or root / (self.weights or "")
-        return TorchModel.build(source, weights, self.inputs(root, example_shape))
+        return TorchModel.build(source, weights, self.inputs(root, examples))
 
-    def _as_it_lies(self, root: Path, outline: bool = False) -> Model:
+    def _as_it_lies(self, root: Path, examples: Shapes | None, outline: bool = False) -> Model:
         """A form that reads its weights when it needs them: outline and model are one, but for a .gguf file."""
         if self.kind == "onnx":
             from squeeze.models.onnx_model import OnnxModel  # onnx_ir takes a second to import
 
-            return OnnxModel.from_file(root / self.reference)
+            model = OnnxModel.from_file(root / self.reference)
+            return model.fed_with(examples) if examples else model
         if self.kind == "gguf":
             return LanguageModel(folder_of(root / self.reference, self.dtype, outline))
         folder = self.folder(root)

@@ -105,7 +105,7 @@ class Context:
 
     def load_model(self, spec: ModelSpec) -> Model:
         """Another model, such as a teacher that an option names; same inputs as the original."""
-        return spec.read(self.root, self.load_original().inputs[0].shape)
+        return spec.read(self.root, {"image": self.load_original().inputs[0].shape})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
+from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
 from squeeze.plan.behind import float_tables, holds_behind, untrained
 from squeeze.plan.data_faults import asked_faults, data_faults
@@ -153,19 +154,18 @@ def _named_form(plan: Plan) -> str | None:
 def _outline(plan: Plan, example: Batch | None) -> Model:
     if plan.model is None:
         raise SqueezeError("the plan names no model; model: {hf: ./folder} would")
-    return plan.model.outline(plan.root, _shape(example))
+    return plan.model.outline(plan.root, _shapes(example))
 
 
-def example_shape(plan: Plan) -> tuple[int, ...] | None:
-    """The shape of one example, as far as the plan's model or evaluation data says it."""
-    if plan.model and (plan.model.input or plan.model.kind == "onnx"):
-        return plan.model.input
-    example = first_example(plan)
-    return _shape(example)
+def example_shapes(plan: Plan) -> Shapes | None:
+    """The shape of one example by the data's names, as far as the plan's model or evaluation data says it."""
+    if plan.model and plan.model.input:
+        return {"image": plan.model.input}
+    return _shapes(first_example(plan))
 
 
-def _shape(example: Batch | None) -> tuple[int, ...] | None:
-    return None if example is None or "image" not in example.inputs else tuple(example.image.shape[1:])
+def _shapes(example: Batch | None) -> Shapes | None:
+    return None if example is None else {name: tuple(value.shape[1:]) for name, value in example.inputs.items()}
 
 
 def first_example(plan: Plan) -> Batch | None:

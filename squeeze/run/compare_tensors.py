@@ -22,7 +22,7 @@ from squeeze.models.onnx_model import OnnxModel, as_graph
 from squeeze.models.ort_session import feed
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 from squeeze.plan.plan import AnyPass, Plan
 from squeeze.progress import Progress
 from squeeze.run.original import read_original
@@ -105,13 +105,13 @@ def compare_tensors(
     progress, data = progress or Progress(), evaluation_examples(package, plan, examples, WHO)
     with temporary_folder("tensors") as folder:
         originals = store or Store(folder / "store", progress)
-        read = read_original(plan.model, plan.root, example_shape(plan), originals, plan.threads, progress)
+        read = read_original(plan.model, plan.root, example_shapes(plan), originals, plan.threads, progress)
         graph = _as_graph(read, progress)
         (folder / ORIGINAL).write_bytes(graph.data)
         nodes = _nodes(folder / ORIGINAL)
         progress.say(f"comparing {package.path} with the original on {len(data)} examples")
         pair = _Pair(package, graph, folder, tuple(nodes), limits)
-        sums = [pair.squares(data.subset(part)) for part in _parts(len(data))]
+        sums = [pair.squares(data.subset(part)) for part in _parts(len(data), graph.fixed_batch)]
     layers = tuple(_layers(nodes, _relative(sums)))
     if not layers:
         raise UsageError(
@@ -122,9 +122,12 @@ def compare_tensors(
     return Compared(name, len(data), tolerance, layers, len(nodes) - len(layers))
 
 
-def _parts(examples: int) -> Iterator[np.ndarray]:
-    for start in range(0, examples, AT_ONCE):
-        yield np.arange(start, min(start + AT_ONCE, examples))
+def _parts(examples: int, fixed: int | None) -> Iterator[np.ndarray]:
+    """Indices that are computed together; a graph that takes one number of examples gets the last one repeatedly."""
+    size = fixed or AT_ONCE
+    for start in range(0, examples, size):
+        part = np.arange(start, start + size)
+        yield np.minimum(part, examples - 1) if fixed else part[part < examples]
 
 
 def _as_graph(original: Model, progress: Progress) -> OnnxModel:

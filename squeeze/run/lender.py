@@ -19,7 +19,7 @@ from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.tasks.base import TOKENS, models_that_give
 from squeeze.models.tokenizer import tokenizer_digest
-from squeeze.plan.check import check, example_shape
+from squeeze.plan.check import check, example_shapes
 from squeeze.plan.plan import ROLES, Plan
 from squeeze.progress import Progress
 from squeeze.run.measured import measured
@@ -57,7 +57,7 @@ class Lender:
         if self.stand_in is not None:
             return self.stand_in
         plan = self.plan
-        return read_original(plan.model, plan.root, example_shape(plan), self.store, plan.threads, self.progress)
+        return read_original(plan.model, plan.root, example_shapes(plan), self.store, plan.threads, self.progress)
 
     @cached_property
     def original(self) -> StoredModel:

@@ -12,7 +12,7 @@ from squeeze.models.base import Model
 from squeeze.models.language.from_gguf.convert import convert
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
-from squeeze.models.spec import ModelSpec
+from squeeze.models.spec import ModelSpec, Shapes
 from squeeze.progress import Progress
 from squeeze.references import resolve
 from squeeze.run.stored import StoredModel, read_model, write_model
@@ -30,7 +30,7 @@ def keep_original(model: Model, store: Store, code_folder: str | None) -> Stored
 
 
 def read_original(
-    spec: ModelSpec | None, root: Path, shape: tuple[int, ...] | None, store: Store, threads: int, progress: Progress
+    spec: ModelSpec | None, root: Path, examples: Shapes | None, store: Store, threads: int, progress: Progress
 ) -> Model:
     """The model that a plan names.
 
@@ -46,7 +46,7 @@ def read_original(
         return trained_builtin(spec.reference, store, threads, progress)
     if spec.kind == "gguf":
         return converted(root / spec.reference, spec.dtype, store)
-    return spec.read(root, shape)
+    return spec.read(root, examples)
 
 
 def converted(file: Path, dtype: str | None, store: Store) -> LanguageModel:

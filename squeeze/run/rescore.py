@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from squeeze.errors import DataError, SqueezeError, UsageError, VerifyError, first_line
 from squeeze.evaluate.evidence.base import EVALUATE, Collectors, Subject
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 from squeeze.plan.plan import Plan
 from squeeze.progress import Progress
 from squeeze.run.claims import read_ledger
@@ -104,7 +104,7 @@ def _original(plan: Plan, store: Store, progress: Progress) -> tuple[StoredModel
     if not any(metric.needs_original for metric in plan.metrics):
         return None, None
     try:
-        model = read_original(plan.model, plan.root, example_shape(plan), store, plan.threads, progress)
+        model = read_original(plan.model, plan.root, example_shapes(plan), store, plan.threads, progress)
         stored = keep_original(model, store, str(plan.root))
     except SqueezeError as error:
         return None, f"it compares to the original, which cannot be read: {error}"

@@ -36,6 +36,13 @@ def test_one_unit_tells_nothing_of_the_others() -> None:
     assert mean_by_unit(normal(50), np.zeros(50, dtype=np.int64)).interval() is None
 
 
+def test_values_whose_third_powers_no_float_holds_have_an_interval() -> None:
+    """As those of a KL of nearly nothing are."""
+    values = np.exp(normal(30))
+    tiny, usual = interval(mean_by_unit(values * 2.0**-360)), interval(mean_by_unit(values))
+    assert np.multiply(tiny, 2.0**360) == pytest.approx(usual)
+
+
 def test_more_confidence_is_never_a_narrower_interval() -> None:
     estimate = mean_by_unit(np.exp(normal(25)))
     ends = [interval(estimate, level) for level in (0.9, 0.95, 0.99, 0.995)]

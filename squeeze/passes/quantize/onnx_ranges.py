@@ -11,7 +11,7 @@ from squeeze.data.base import Dataset
 from squeeze.errors import DataError
 from squeeze.formats.onnx_file import onnx_bytes
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.models.ort_session import feed, open_session
+from squeeze.models.ort_session import feed, fitting, open_session
 from squeeze.progress import Progress
 
 RESIDENT_BYTES = 128 * 2**20  # bytes of exposed values per batch
@@ -37,8 +37,8 @@ def collect_histograms(
         arrays = feed(model.inputs, batch, model.source)
         for name in inputs:
             histograms[name].add(arrays[name])
-        if inner:
-            for name, array in zip(inner, session.run(inner, arrays), strict=True):
+        for part in fitting(arrays, len(batch), model.fixed_batch) if inner else ():
+            for name, array in zip(inner, session.run(inner, part), strict=True):
                 histograms[name].add(array)
     return histograms
 

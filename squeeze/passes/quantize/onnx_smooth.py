@@ -17,9 +17,8 @@ from squeeze.algorithms.smooth_search import search_smooth
 from squeeze.formats.onnx_file import onnx_bytes
 from squeeze.formats.onnx_layer import stored_form, weight_matrix
 from squeeze.formats.onnx_simplify import initializer
-from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.models.ort_session import feed, open_session
+from squeeze.models.ort_session import Feed, feed, fitting, open_session
 from squeeze.passes.base import Context
 
 EXAMPLES = 16  # calibration examples run together
@@ -87,17 +86,17 @@ def _layer_inputs(model: OnnxModel, names: list[str], context: Context) -> dict[
     steps = -(-len(data) // EXAMPLES)
     search_steps = set(np.linspace(0, steps - 1, min(SEARCH_BATCHES, steps)).round().astype(int).tolist())
     for step, batch in enumerate(context.progress.track(data.batches(EXAMPLES), "calibrating", steps)):
-        arrays = feed(model.inputs, batch, model.source)
-        outputs = dict(zip(inner, session.run(inner, arrays), strict=True)) if inner else {}
-        for name, inputs in inputs_of.items():
-            inputs.add(_tokens(outputs[name] if name in outputs else arrays[name], batch), step in search_steps)
+        for arrays in fitting(feed(model.inputs, batch, model.source), len(batch), model.fixed_batch):
+            outputs = dict(zip(inner, session.run(inner, arrays), strict=True)) if inner else {}
+            for name, inputs in inputs_of.items():
+                inputs.add(_tokens(outputs[name] if name in outputs else arrays[name], arrays), step in search_steps)
     return inputs_of
 
 
-def _tokens(array: np.ndarray, batch: Batch) -> Tensor:
+def _tokens(array: np.ndarray, arrays: Feed) -> Tensor:
     """``[tokens, in]``, without those that only fill up a batch."""
     values = torch.from_numpy(np.asarray(array, dtype=np.float32))
-    mask = next((tensor for name, tensor in batch.inputs.items() if name.endswith("mask")), None)
+    mask = next((tensor for name, tensor in arrays.items() if name.endswith("mask")), None)
     if mask is not None and values.shape[:-1] == mask.shape:
-        return values[mask.bool()]
+        return values[torch.from_numpy(mask).bool()]
     return values.reshape(-1, values.shape[-1])

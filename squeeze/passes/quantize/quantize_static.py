@@ -91,7 +91,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         scheme = self._scheme(graph_model.graph)
         ranges = self.calibrate(prepared, scheme, context)
         weights = self._weights(graph_model.graph, scheme, ranges, stored)
-        if self.bias_correction:
+        if self.bias_correction and model.fixed_batch != 1:
             walk = Walk(graph_model, scheme, ranges, _examples(prepared, context), context.threads)
             weights = walk.correct_biases(weights, context.progress)
         written = prepared.copy_ir()
@@ -107,6 +107,10 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     def faults(self, model: Model) -> Iterator[str]:
         return selection_faults(_layer_names(model), self.include, self.exclude)
+
+    def warnings(self, model: Model) -> Iterator[str]:
+        if self.bias_correction and model.fixed_batch == 1:
+            yield "bias_correction: the graph takes one example at a time, whose mean says too little: biases stay"
 
     def promised(self, before: Model) -> frozenset[str]:
         """Weights that are integers already do not get smaller."""
@@ -194,12 +198,12 @@ def _layer_names(model: Model) -> list[str]:
 
 
 def _examples(model: OnnxModel, context: Context) -> Feed:
-    """As many calibration examples, evenly spread, as walk through the graph together."""
+    """As many calibration examples, evenly spread, as walk through the graph together, or as many as it takes."""
     data = context.calibration
     values = [value for node in model.ir.graph for value in node.outputs]
     sizes = [[size for size in (value.shape or ())[1:] if isinstance(size, int)] for value in values]
     largest = max(4 * int(np.prod(size)) for size in sizes)
-    count = max(1, min(len(data), WALK_BYTES // largest))
+    count = model.fixed_batch or max(1, min(len(data), WALK_BYTES // largest))
     return feed(model.inputs, data.batch(np.linspace(0, len(data) - 1, count).astype(np.int64)), model.source)
 
 
