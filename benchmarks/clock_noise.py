@@ -125,11 +125,11 @@ def digits(_: Path) -> Timed:
 def resnet20(real: Path) -> Timed:
     (weights,) = (real / "models/resnet_cifar10").glob("resnet20-*.th")
     spec = ModelSpec(module="cifar_resnet:resnet20", weights=str(weights))
-    return Timed(spec.read(PLANS, (3, 32, 32)))
+    return Timed(spec.read(PLANS, {"image": (3, 32, 32)}))
 
 
 def mobilenet(real: Path) -> Timed:
-    return Timed(ModelSpec(hf=str(real / "models/mobilenet_v1_025_224")).read(PLANS, (3, 224, 224)))
+    return Timed(ModelSpec(hf=str(real / "models/mobilenet_v1_025_224")).read(PLANS, {"image": (3, 224, 224)}))
 
 
 def minilm(_: Path) -> Timed:

@@ -206,8 +206,8 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path) -> None:
 def test_a_shape_comes_from_the_spec_then_the_source_then_the_data(tmp_path: Path) -> None:
     write_world(tmp_path)
     factory = ModelSpec(module="tiny:network", weights="tiny.safetensors")
-    assert factory.inputs(tmp_path, (3, 9, 9))[0].shape == (3, 9, 9)
-    assert ModelSpec(builtin="digits-cnn").inputs(tmp_path, (3, 9, 9))[0].shape == (1, 8, 8)
+    assert factory.inputs(tmp_path, {"image": (3, 9, 9)})[0].shape == (3, 9, 9)
+    assert ModelSpec(builtin="digits-cnn").inputs(tmp_path, {"image": (3, 9, 9)})[0].shape == (1, 8, 8)
     assert ModelSpec(builtin="digits-cnn", input=(1, 4, 4)).inputs(tmp_path, None)[0].shape == (1, 4, 4)
     with pytest.raises(ModelError, match=r"the shape of one example is not known; input: \[3, 32, 32\] would say it"):
         factory.inputs(tmp_path, None)
