@@ -187,3 +187,17 @@ def test_only_models_ask_which_stage_or_task_a_model_is() -> None:
 )
 def test_a_question_for_a_class_is_noticed_in_every_spelling(code: str) -> None:
     assert asked_kinds(ast.parse(code), {"TorchModel"}) == ["TorchModel"]
+
+
+MOST_LINES, MOST_OF_A_FUNCTION = 300, 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_files_and_functions_stay_short(path: Path) -> None:
+    """A file that grows past this is two; a function's docstring does not count."""
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False) or ""
+            lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
+            assert lines <= MOST_OF_A_FUNCTION, node.name
