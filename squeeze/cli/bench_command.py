@@ -15,13 +15,14 @@ EPILOG = """\b
 Examples:
   squeeze bench result/digits-cpu.zip --threads 2 --batch 1 --batch 32
   squeeze bench result/prose6m-cpu.zip --threads 2 --prompt 128 --tokens 64
+  squeeze bench result/model-gguf.zip result/model-genai.zip
   squeeze bench --profile host.yaml --threads 1    then: target: {..., device: ./host.yaml}"""
 SCREEN = "-"  # where a profile without a file's name goes
 LAYER_S = 0.02
 
 
 @click.command("bench", epilog=EPILOG)
-@click.argument("package", type=PATH, required=False)
+@click.argument("packages", type=PATH, nargs=-1)
 @click.option(
     "--profile",
     type=PATH,
@@ -44,7 +45,7 @@ LAYER_S = 0.02
 @limit_options
 @json_option
 def command(
-    package: Path | None,
+    packages: tuple[Path, ...],
     profile: Path | None,
     force: bool,
     threads: int,
@@ -56,36 +57,53 @@ def command(
     limits: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Measure PACKAGE: latency (median, p10, p90) and throughput, load time, peak memory.
+    """Measure PACKAGES: latency (median, p10, p90) and throughput, load time, peak memory.
 
-    Of a language model: tokens per second, reading and writing, and the time to the first token. With --profile,
+    Of a language model: tokens per second, reading and writing, and the time to the first token. Several packages take
+    turns, each in a process of its own, and stand side by side. With --profile,
     measure this host: what its memory and its runtimes do with layers of each kind and size, as a profile for device:.
     """
     if seconds is not None and math.isnan(seconds):
         raise UsageError("--seconds nan is no time; 2 would be")
-    if profile is not None and package is not None:
-        raise UsageError(f"{package} beside --profile: a package is measured, or this host; leave one of them out")
+    if profile is not None and packages:
+        raise UsageError(f"{packages[0]} beside --profile: a package is measured, or this host; leave one of them out")
     if profile is not None:
         _profile(profile, force, threads, LAYER_S if seconds is None else seconds, as_json)
         return
-    if package is None:
+    if not packages:
         raise UsageError("bench what? A package would do, or --profile for this host")
     if force:
         raise UsageError("--force goes with --profile, which writes a file")
-    from squeeze.cli.show import show_bench
+    load = (batches, 2.0 if seconds is None else seconds, prompt, tokens, rounds)
+    _measure(packages, threads, load, limits, as_json)
+
+
+def _measure(
+    packages: tuple[Path, ...], threads: int, load: tuple[Any, ...], limits: dict[str, Any], as_json: bool
+) -> None:
+    from squeeze.cli.show import show_bench, show_side_by_side
     from squeeze.cli.terminal import progress_for_terminal
-    from squeeze.targets.bench import Load, bench
+    from squeeze.targets.bench import Load, bench, in_turns
     from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package
 
-    opened = open_package(existing(package))
-    load = Load(batches, 2.0 if seconds is None else seconds, prompt, tokens, rounds)
-    progress_for_terminal().say(f"measuring {package}")
-    measured = bench(opened, threads, load, Limits(**limits))
+    opened = [open_package(existing(package)) for package in packages]
+    progress, confined = progress_for_terminal(), Limits(**limits)
+    if len(opened) == 1:
+        progress.say(f"measuring {packages[0]}")
+        measured = bench(opened[0], threads, Load(*load), confined)
+        if as_json:
+            show_json({"package": str(packages[0])} | measured)
+        else:
+            show_bench(packages[0], measured)
+        return
+    with progress:
+        turns = in_turns(opened, threads, Load(*load), confined, progress)
     if as_json:
-        show_json({"package": str(package)} | measured)
+        each = zip(packages, turns, strict=True)
+        show_json({"packages": [{"package": str(package), "turns": found} for package, found in each]})
     else:
-        show_bench(package, measured)
+        show_side_by_side(packages, turns)
 
 
 def _profile(file: Path, force: bool, threads: int, seconds: float, as_json: bool) -> None:

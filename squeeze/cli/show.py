@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -183,6 +184,38 @@ def show_bench(package: Path, bench: dict[str, Any]) -> None:
     console.print(table)
     for name in ("load_ms", "peak_rss_bytes", "model_bytes", "package_bytes", "host"):
         console.print(f"{name}: {bench[name]}")
+
+
+def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """A row per package: medians over its turns, and the least and the most of them."""
+    console, first = _console(), turns[0][0]
+    if "batches" in first:
+        batches = [row["batch"] for row in first["batches"]]
+        figures = {
+            f"ms, batch {size}": [[one["batches"][place]["median_ms"] for one in found] for found in turns]
+            for place, size in enumerate(batches)
+        }
+    else:
+        figures = {
+            title: [[one[name]["median"] for one in found] for found in turns]
+            for title, name in (
+                ("reads tok/s", "prefill_tokens_per_s"),
+                ("writes tok/s", "decode_tokens_per_s"),
+                ("first token ms", "first_token_ms"),
+            )
+        }
+    table = _table(("package",), (*figures, "load ms", "peak memory", "model"))
+    table.title = f"{len(turns[0])} turns, {first['threads']} thread(s), {first['host']}"
+    for place, package in enumerate(packages):
+        loads, peaks = ([one[name] for one in turns[place]] for name in ("load_ms", "peak_rss_bytes"))
+        cells = [_median_and_range(values[place]) for values in figures.values()]
+        sizes = text.size(max(peaks)), text.size(turns[place][0]["model_bytes"])
+        table.add_row(package.name, *cells, _median_and_range(loads), *sizes)
+    console.print(table)
+
+
+def _median_and_range(values: Sequence[float]) -> str:
+    return f"{median(values):,.3g} [{min(values):,.3g}, {max(values):,.3g}]"
 
 
 def _explained(row: Explained) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # a child that only runs a file starts without torch
 Call = Literal["predict", "generate"]
 PREDICT: Call = "predict"  # all outputs of a batch in one call
 GENERATE: Call = "generate"  # token after token, with a memory of those before
+WEIGHTS = (".onnx", ".data", ".safetensors")  # how files of weights beside a config end
 SHOWN = "the same model packed for target cpu, or for mobile with runtime: litert,"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -164,6 +165,8 @@ class Runtime:
     @classmethod
     def weight_files(cls, file: Path) -> tuple[Path, ...]:
         """The files that hold graph and weights: what counts as the model's size."""
+        if file.suffix == ".json":  # a config that names them, of the package's one model
+            return tuple(sorted(path for path in file.parent.iterdir() if path.suffix in WEIGHTS))
         side = external_files(file) if file.suffix == ".onnx" else ()
         return (file, *(file.parent / name for name in side))
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from squeeze.errors import UsageError
+from squeeze.progress import Progress
 from squeeze.runtimes.base import GENERATE
 from squeeze.targets.confined import Limits
 from squeeze.targets.host import host
@@ -18,6 +20,8 @@ from squeeze.targets.last_line import last_line
 from squeeze.targets.script import script
 from squeeze.targets.verify import Package
 from squeeze.work import temporary_folder
+
+TURNS = 3  # of several packages
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,27 @@ def bench(package: Package, threads: int = 1, load: Load | None = None, limits: 
         measured = last_line(command, load.limits(generates, limits or Limits()), package, [folder])
     sizes = {"model_bytes": package.loaded_bytes(), "package_bytes": package.nbytes()}
     return {"host": host(), "threads": threads, **sizes, **measured}
+
+
+def in_turns(
+    packages: Sequence[Package], threads: int, load: Load, limits: Limits, progress: Progress
+) -> list[list[dict[str, Any]]]:
+    """Per package, what :func:`bench` says of it in each of :data:`TURNS` turns.
+
+    One after the other again and again, so that a host that slows down slows all of them.
+
+    Raises:
+        UsageError: some answer in one call and others go on with a text.
+        ModelError, VerifyError: as :func:`bench`.
+    """
+    if len({package.manifest.task for package in packages}) > 1:
+        what = ", ".join(f"{package.path.name} ({package.manifest.task})" for package in packages)
+        raise UsageError(f"no figure is of all of these: {what}; packages that do the same would do")
+    found: list[list[dict[str, Any]]] = [[] for _ in packages]
+    turns = [(place, package) for _ in range(TURNS) for place, package in enumerate(packages)]
+    for place, package in progress.track(turns, "bench"):
+        found[place].append(bench(package, threads, load, limits))
+    return found
 
 
 def _words(**options: float) -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx
 import pytest
+from tiny import squeeze
 
-from squeeze.errors import VerifyError
+from squeeze.errors import UsageError, VerifyError
+from squeeze.progress import Progress
 from squeeze.targets.base import Packed
-from squeeze.targets.bench import Load, bench
+from squeeze.targets.bench import TURNS, Load, bench, in_turns
+from squeeze.targets.confined import Limits
 from squeeze.targets.host import host
 from squeeze.targets.verify import open_package
 
@@ -40,3 +44,24 @@ def test_a_batch_that_does_not_fit_is_one_line(packed: Packed, tiny_onnx: Callab
 def test_the_host_says_what_timings_depend_on():
     facts = {"processor", "cores", "usable_cores", "system", "python", "onnxruntime", "int8_products"}
     assert facts == set(host())
+
+
+def test_packages_take_turns_and_stand_side_by_side(packed: Packed, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batch", "2", "--seconds", "0.02"]
+    assert squeeze("bench", packed.path, packed.path, *options, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["packages"]
+    assert [one["package"] for one in found] == [str(packed.path)] * 2
+    for one in found:
+        assert len(one["turns"]) == TURNS
+        assert {row["batch"] for turn in one["turns"] for row in turn["batches"]} == {2}
+    assert squeeze("bench", packed.path, packed.path, *options) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(packed.path.name) == 2
+    assert f"{TURNS} turns, 1 thread(s)" in shown
+
+
+def test_packages_that_do_different_things_are_not_compared(packed: Packed) -> None:
+    package = open_package(packed.path)
+    other = replace(package, manifest=package.manifest.model_copy(update={"task": "generate"}))
+    with pytest.raises(UsageError, match=r"tiny-cpu\.zip \(predict\), tiny-cpu\.zip \(generate\); packages that do"):
+        in_turns([package, other], 1, Load(), Limits(), Progress())

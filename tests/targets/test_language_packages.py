@@ -98,6 +98,7 @@ def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
     assert exported or (proof and all(line["differing"] == 0 and line["tensors"] == 14 for line in proof))
     packed = target.pack(model, pieces(), tmp_path / "tiny.zip")
     assert packed.verification.bit_equal
+    assert open_package(packed.path).loaded_bytes() == packed.artifact.nbytes()
     expected = torch.log_softmax(quantized.predict(Batch({"input_ids": torch.tensor([PROMPT])}))[0], -1)[-1]
     artifact = in_runtime(packed.artifact)
     _, result = artifact.log_probabilities(PROMPT)
