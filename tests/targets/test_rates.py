@@ -255,14 +255,16 @@ def test_a_profile_that_cannot_be_written_is_refused_before_anything_is_measured
 
 
 def test_ctrl_c_leaves_no_file(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from squeeze.cli import main; main()", "bench", "--profile", "host.yaml"]
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job of a shell ignores it
+    start = f"import signal; from squeeze.cli import main; {heard}; main()"
+    command = [sys.executable, "-c", start, "bench", "--profile", "host.yaml"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("measuring this host with 1 thread: memory, then onnx")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("measuring this host with 1 thread: memory, then onnx")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
     assert process.returncode == 130
     assert error.splitlines()[-1] == "squeeze: interrupted"
     assert list(tmp_path.iterdir()) == []
