@@ -1,4 +1,4 @@
-"""What ``squeeze check --explain`` foretells beside what a run measures: sizes, memory, and room in the store.
+"""What ``squeeze check --explain`` foretells beside what a run measures: sizes, memory, room in the store, seconds.
 
     python benchmarks/foretold.py [--only prose6M] [--quantizer gptq] [--real FOLDER]
 
@@ -56,9 +56,15 @@ def main() -> None:
             done = subprocess.run([sys.executable, __file__, "--child", str(plan)], capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-            for what, foretold, measured in json.loads(done.stdout.splitlines()[-1]):
+            sizes, times = json.loads(done.stdout.splitlines()[-1])
+            for what, foretold, measured in sizes:
                 off = f"{100 * (foretold / measured - 1):+.1f} %"
                 print(f"{name:<16}{what:<24}{foretold / 1e6:>9.1f} MB{measured / 1e6:>9.1f} MB{off:>8}", flush=True)
+            for what, (low, high), measured in times:
+                place = "inside" if low <= measured <= high else "under" if measured < low else "over"
+                print(
+                    f"{name:<16}{what:<24}{f'{low:.1f} to {high:.1f} s':>12}{measured:>10.1f} s{place:>8}", flush=True
+                )
 
 
 def arguments() -> argparse.Namespace:
@@ -101,8 +107,8 @@ def write_wide(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="\n").save_pretrained(folder)
 
 
-def child(plan: Path) -> list[tuple[str, int, int]]:
-    """What was foretold of each row and of the whole run, and what was measured."""
+def child(plan: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, list[float], float]]]:
+    """What was foretold of each row and of the whole run, and what was measured: bytes, then seconds."""
     from squeeze.api import compress, load
     from squeeze.plan.check import check
 
@@ -115,7 +121,17 @@ def child(plan: Path) -> list[tuple[str, int, int]]:
     assert checked.cost is not None
     store = sum(path.stat().st_size for path in (plan.parent / "store").rglob("*") if path.is_file())
     whole = [("memory", checked.cost.memory_bytes, run.peak_memory_bytes), ("store", checked.cost.store_bytes, store)]
-    return [(what, foretold, measured) for what, foretold, measured in (*rows, *whole) if foretold]
+    return [line for line in (*rows, *whole) if line[1]], times(run)
+
+
+def times(run: Any) -> list[tuple[str, list[float], float]]:
+    """Of each row's pass and scoring, where seconds were foretold."""
+    lines = []
+    for row in run.ledger.rows:
+        for part, seconds in row.measured.get("seconds", {}).items():
+            if any(ends := row.measured["foretold_seconds"][part] or []):
+                lines.append((f"{row.name}, {part}", ends, seconds))
+    return lines
 
 
 if __name__ == "__main__":

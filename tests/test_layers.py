@@ -105,11 +105,11 @@ SUB_LADDERS = {
         {"language"},
         {"spec"},
     ],
-    "passes": [{"base", "layer_inputs"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
+    "passes": [{"effort"}, {"base", "layer_inputs"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
     "passes/quantize": [
         {"scheme", "selection", "int8_sizes", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
         {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},
-        {"hessians", "blocks", "layers"},
+        {"hessians", "blocks", "layers", "gptq_work"},
         {"block_pass"},
         {"gptq", "hqq", "rtn", "language"},
     ],

@@ -29,7 +29,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Check PLAN: form, order, options, selectors, data, extras, targets. Exit code 2 with every fault."""
-    from squeeze.cli.show import show_explained
+    from squeeze.cli.explained import explained_json, run_seconds, show_explained
     from squeeze.plan.check import check
     from squeeze.run.opened import open_all
 
@@ -46,14 +46,15 @@ def command(
                 "ok": True,
                 "warnings": warnings,
                 "original": asdict(result.original) if result.original else None,
-                "passes": [asdict(e) for e in result.explained],
+                "passes": [explained_json(row, loaded.threads if explain else None) for row in result.explained],
                 "fits": result.fits,
                 "kept_of_original": asdict(result.original_size) if result.original_size else None,
                 "cost": asdict(result.cost) if result.cost else None,
+                **({"seconds": run_seconds(result, loaded.threads)} if explain else {}),
             }
         )
     elif explain:
-        show_explained(result)
+        show_explained(result, loaded.threads)
     else:
         click.echo(f"{plan}: {len(list(loaded.every_step()))} passes, {len(loaded.branches)} targets: no faults")
     for line in () if as_json else result.fits:

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from squeeze.ledger import written
 from squeeze.models.base import Layer, Model
-from squeeze.plan.check import Check, Explained
 from squeeze.report import text
 from squeeze.report.shape import Delta
 from squeeze.report.summary import summary
@@ -31,46 +30,21 @@ PIPE_COLUMNS = 160
 
 def show_run(report: dict[str, Any]) -> None:
     """The ledger, the budget and the packages of a finished run."""
-    console = _console()
+    console = new_console()
     console.print(ledger_table(report, width=console.width))
     console.print(summary(report))
-
-
-def show_explained(check: Check) -> None:
-    """What each pass will do, before it does."""
-    has_memory = any(row.memory_bytes is not None for row in check.explained)
-    numbers = ("parameters", "size", "MACs", *(["memory"] if has_memory else []))
-    table = _table(("pass", "for", "form"), numbers, ("needs", "layers"))
-    if (first := check.original) is not None:
-        counts = (text.whole(first.parameters), text.size(first.nbytes), text.count(first.macs))
-        table.add_row("original", "", "", *counts, *([""] if has_memory else []))
-    for row in check.explained:
-        *cells, needs, layers = _explained(row)
-        peak = f"about {text.size(row.memory_bytes)}" if row.memory_bytes is not None else ""
-        table.add_row(*cells, *([peak] if has_memory else []), needs, layers)
-    console = _console()
-    console.print(table)
-    for keeps in dict.fromkeys(row.keeps for row in check.explained if row.keeps):
-        console.print(keeps, soft_wrap=True)
-    if (stored := check.original_size) is not None:
-        whole = "" if stored.size_bytes is None else f", {text.size(stored.size_bytes)} in all"
-        line = f"the store keeps {stored.token_bytes:,} bytes of the original for each token of data.evaluate{whole}"
-        console.print(line, soft_wrap=True)
-    if (cost := check.cost) is not None:
-        memory, disk = text.size(cost.memory_bytes), text.size(cost.store_bytes)
-        console.print(f"the whole run: about {memory} of memory and {disk} in the store", soft_wrap=True)
 
 
 def show_comparison(first: Path, second: Path, comparison: Comparison) -> None:
     """Each score of two runs, and how far the second is from the first."""
     folders = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-    table = _table(("", "metric"), folders, ("change", "verdict"))
+    table = table_of(("", "metric"), folders, ("change", "verdict"))
     for pair in comparison.pairs:
         values = (text.value(pair.unit, pair.first), text.value(pair.unit, pair.second))
         delta = Delta.model_validate(written(pair.change)) if pair.change else None
         words = text.change_text(pair.unit, delta), text.verdict(pair.unit, delta)
         table.add_row(pair.row, text.heading(pair.metric), *values, *words)
-    console = _console()
+    console = new_console()
     console.print(table)
     for note in comparison.notes:
         console.print(note, soft_wrap=True, markup=False)
@@ -79,11 +53,11 @@ def show_comparison(first: Path, second: Path, comparison: Comparison) -> None:
 def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
     """A model's layers with their share, and what must be pruned together."""
     layers = model.layers()
-    table = _table(("layer", "kind", "shape"), ("parameters", "share", "bytes", "MACs", "share"))
+    table = table_of(("layer", "kind", "shape"), ("parameters", "share", "bytes", "MACs", "share"))
     table.title = f"{name}: {model.form}, {text.whole(model.parameters())} parameters, {text.size(model.nbytes())}"
     for layer in layers:
         table.add_row(*_layer(layer, model.parameters(), model.macs()))
-    console = _console()
+    console = new_console()
     console.print(table)
     for group in coupled:
         writers, readers = (", ".join(group[name]) for name in ("writers", "readers"))
@@ -94,7 +68,7 @@ def show_model(name: str, model: Model, coupled: list[dict[str, Any]]) -> None:
 
 def show_verified(package: Path, digest: str, verification: Verification, rescored: dict[str, Any] | None) -> None:
     """That a package is what it claims to be, and how that was found."""
-    console = _console()
+    console = new_console()
     equal = "bit for bit" if verification.bit_equal else f"within {verification.difference:.2g} of the largest output"
     outcome = (
         f"golden output equal {equal}" if verification.not_run is None else "program and integers read back, not run"
@@ -127,12 +101,12 @@ def _beside_ledger(rescored: dict[str, Any], name: str, score: dict[str, Any]) -
 
 def show_on_arm64(result: OnArm64) -> None:
     """The golden output and the scores of a package on an emulated processor, beside this one's."""
-    console = _console()
+    console = new_console()
     golden = "bit for bit" if result.golden_difference == 0 else f"within {result.golden_difference:.2g} of the largest"
     what = f"{result.runtime} on an emulated {result.processor} (ARM64; says nothing of speed)"
     console.print(f"{what}: golden output equal {golden}", soft_wrap=True)
     if result.outputs_differ_by is not None:
-        table = _table(("metric",), ("here", "ARM64"), ("change", "verdict"))
+        table = table_of(("metric",), ("here", "ARM64"), ("change", "verdict"))
         for label, score in result.arm64.items():
             delta = Delta.model_validate(written(score.to_original)) if score.to_original else None
             words = text.change_text(score.unit, delta), text.verdict(score.unit, delta)
@@ -147,8 +121,8 @@ def show_on_arm64(result: OnArm64) -> None:
 
 def show_tensors(package: Path, compared: Compared, shows_all: bool) -> None:
     """The error of each layer, and the first that is further off than the tolerance."""
-    console = _console()
-    table = _table(("layer", "value", "operator"), ("error", "growth"))
+    console = new_console()
+    table = table_of(("layer", "value", "operator"), ("error", "growth"))
     table.title = f"{package} beside the original, {compared.examples} examples in {compared.runtime}"
     last = {layer.layer: layer for layer in compared.layers}
     for layer in compared.layers if shows_all else last.values():
@@ -168,16 +142,16 @@ def show_tensors(package: Path, compared: Compared, shows_all: bool) -> None:
 
 def show_bench(package: Path, bench: dict[str, Any]) -> None:
     """Latency and throughput per batch size; of a language model tokens per second, reading and writing."""
-    console = _console()
+    console = new_console()
     threads = f"{bench['threads']} thread(s)"
     if "batches" in bench:
-        table = _table((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
+        table = table_of((), ("batch", "median ms", "p10 ms", "p90 ms", "examples/s"))
         table.title = f"{package}, {threads}"
         for row in bench["batches"]:
             values = (row["median_ms"], row["p10_ms"], row["p90_ms"], row["examples_per_s"])
             table.add_row(str(row["batch"]), *(f"{value:,.3f}" for value in values))
     else:
-        table = _table(("",), ("median", "p10", "p90"))
+        table = table_of(("",), ("median", "p10", "p90"))
         table.title = f"{package}: {bench['prompt_tokens']} tokens read, {bench['new_tokens']} written, {threads}"
         for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_ms"):
             table.add_row(name, *(f"{bench[name][part]:,.1f}" for part in ("median", "p10", "p90")))
@@ -188,7 +162,7 @@ def show_bench(package: Path, bench: dict[str, Any]) -> None:
 
 def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[str, Any]]]) -> None:
     """A row per package: medians over its turns, and the least and the most of them."""
-    console, first = _console(), turns[0][0]
+    console, first = new_console(), turns[0][0]
     if "batches" in first:
         batches = [row["batch"] for row in first["batches"]]
         figures = {
@@ -204,7 +178,7 @@ def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[st
                 ("first token ms", "first_token_ms"),
             )
         }
-    table = _table(("package",), (*figures, "load ms", "peak memory", "model"))
+    table = table_of(("package",), (*figures, "load ms", "peak memory", "model"))
     table.title = f"{len(turns[0])} turns, {first['threads']} thread(s), {first['host']}"
     for place, package in enumerate(packages):
         loads, peaks = ([one[name] for one in turns[place]] for name in ("load_ms", "peak_rss_bytes"))
@@ -218,16 +192,6 @@ def _median_and_range(values: Sequence[float]) -> str:
     return f"{median(values):,.3g} [{min(values):,.3g}, {max(values):,.3g}]"
 
 
-def _explained(row: Explained) -> tuple[str, ...]:
-    preview = row.preview
-    about = "" if preview.exact else "about "
-    names = f"{len(preview.touched)}: {preview.touched[0]}, ..." if preview.touched else ""
-    counts = (text.whole(preview.parameters), text.size(preview.nbytes), text.count(preview.macs))
-    needs = ", ".join([*row.needs, *([f"extra {row.extra}"] if row.extra else [])])
-    numbers = (about + count for count in counts)
-    return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names
-
-
 def _layer(layer: Layer, parameters: int | None, macs: int | None) -> tuple[str, ...]:
     shape = " x ".join(map(str, layer.shape))
     share = f"{layer.parameters / parameters:.1%}" if parameters else ""
@@ -236,7 +200,7 @@ def _layer(layer: Layer, parameters: int | None, macs: int | None) -> tuple[str,
     return layer.name, layer.kind, shape, *numbers
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """The terminal as wide as it is; a file or pipe wide enough to lose nothing."""
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -244,7 +208,7 @@ def _console() -> Console:
     return console
 
 
-def _table(names: tuple[str, ...], numbers: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> Table:
+def table_of(names: tuple[str, ...], numbers: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> Table:
     """Columns of names, of numbers, and of text that may wrap."""
     table = Table(box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for column in names:

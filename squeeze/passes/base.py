@@ -20,6 +20,7 @@ from squeeze.errors import DataError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model, forms_of
 from squeeze.models.options import Options
+from squeeze.passes.effort import Amount, Work
 from squeeze.progress import Progress
 from squeeze.work import work_folder
 
@@ -194,6 +195,14 @@ class Pass(Options, ABC, Generic[In, Out]):
             tokens: Calibration tokens, as far as the plan says how many; of a pass that trains, those of one sequence.
             limit: The plan's memory; what does not fit is put on disk, where the pass can do so.
             nbytes: What the model takes by then, where passes before have made it smaller.
+        """
+        return None
+
+    def work(self, model: In, data: Amount | None) -> Work | None:
+        """What the pass will do on ``model`` (meta tensors), for an estimate of its time; None: it cannot tell.
+
+        Args:
+            data: What it is calibrated or trained on; None: it needs none, or the plan does not say how much.
         """
         return None
 

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 
 import numpy as np
 
+from squeeze.data.base import Dataset
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import Batch, Model
 from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
+from squeeze.passes.effort import Work
 from squeeze.plan.behind import float_tables, holds_behind, untrained
 from squeeze.plan.data_faults import asked_faults, data_faults
 from squeeze.plan.devices import fit_on_device
+from squeeze.plan.document import Place
+from squeeze.plan.duration import UNKNOWN, Effort, scoring_of, work_of
+from squeeze.plan.extras import absent
 from squeeze.plan.memory import Cost, OriginalSize, cost_of, memory_of, original_size, scoring_faults, too_little_memory
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.not_run import not_run_here, strict_faults
@@ -33,18 +37,6 @@ from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_option
 
 CONFIG = "config.json"
 NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
-EXTRAS = {
-    "datasets": ("datasets",),
-    "gptq": ("gptqmodel", "optimum"),
-    "inc": ("neural_compressor", "auto_round"),
-    "compressed-tensors": ("compressed_tensors",),
-    "gguf": ("gguf", "accelerate"),
-    "llama-cpp": ("llama_cpp",),
-    "genai": ("onnxruntime_genai",),
-    "mobile": ("executorch",),
-    "litert": ("ai_edge_litert",),
-    "coreml": ("coremltools",),
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,8 @@ class Explained:
     extra: str | None
     memory_bytes: int | None = None  # the peak, as far as the pass can tell
     keeps: str | None = None  # what it leaves in the store beside its model
+    effort: Effort = UNKNOWN
+    place: Place = ()  # of the pass in the plan
 
 
 @dataclass
@@ -73,6 +67,13 @@ class Check:
     original_size: OriginalSize | None = None  # only for a language model
     cost: Cost | None = None  # cost of the whole run
     fits: list[str] = field(default_factory=list)  # lines about targets that name a device
+    effort: Effort = UNKNOWN  # of the original: scoring alone
+    evaluated: Dataset | None = None  # the plan's evaluation data, where it can be opened
+
+    @property
+    def efforts(self) -> list[Effort]:
+        """Of all rows, the original's first; a target's own row is the same file again, and takes none."""
+        return [self.effort, *(row.effort for row in self.explained)]
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -120,7 +121,8 @@ def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check
         result.faults.append(Fault(("model",), str(error)))
         return State(None, {}, None, None)
     try:
-        example = None if "evaluate" in roles else first_example(plan)
+        result.evaluated = None if "evaluate" in roles else evaluation_data(plan)
+        example = _first(result.evaluated)
     except SqueezeError as error:
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {error}"))
         return unknown
@@ -135,6 +137,7 @@ def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check
     if example is not None and (message := misfit(outline.inputs, example)):
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
     grid = outline.grid_kinds()
+    result.effort = Effort(Work(), scoring_of(plan, outline.form, outline, result.evaluated, original=True))
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     marks: dict[str, Step | None] = dict.fromkeys(outline.marks())
     return State(outline.form, marks, outline, result.original)
@@ -161,19 +164,23 @@ def example_shapes(plan: Plan) -> Shapes | None:
     """The shape of one example by the data's names, as far as the plan's model or evaluation data says it."""
     if plan.model and plan.model.input:
         return {"image": plan.model.input}
-    return _shapes(first_example(plan))
+    return _shapes(_first(evaluation_data(plan)))
 
 
 def _shapes(example: Batch | None) -> Shapes | None:
     return None if example is None else {name: tuple(value.shape[1:]) for name, value in example.inputs.items()}
 
 
-def first_example(plan: Plan) -> Batch | None:
-    """The first example of the plan's evaluation data, where it names some that is there."""
+def evaluation_data(plan: Plan) -> Dataset | None:
+    """The plan's evaluation data, where it names some that is there."""
     source = plan.data.get("evaluate")
     if source is None or source.asks_original or any(source.faults(plan.root)):
         return None
-    return plan.open_data("evaluate").batch(np.arange(1))
+    return plan.open_data("evaluate")
+
+
+def _first(data: Dataset | None) -> Batch | None:
+    return None if data is None else data.batch(np.arange(1))
 
 
 def _fork(state: State) -> State:
@@ -199,7 +206,9 @@ def _walk(
         if preview:
             explained = _explained(step, branch, state, preview)
             takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
-            result.explained.append(replace(explained, memory_bytes=takes))
+            scoring = scoring_of(plan, explained.gives, state.model, result.evaluated)
+            effort = Effort(work_of(plan, step, state.model), scoring)
+            result.explained.append(replace(explained, memory_bytes=takes, effort=effort, place=step.place))
             result.faults += too_little_memory(plan, step, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
         output = step.pass_.gives(state.form) if state.form else None
@@ -228,7 +237,7 @@ def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, ro
             yield f"{pass_.name} needs data.{role}, which the plan does not name"
     if pass_.repetitions() > 1:
         yield from _repetition_faults(plan, pass_.repetitions(), roles)
-    yield from _absent(pass_.name, (pass_.extra,) if pass_.extra else ())
+    yield from absent(pass_.name, (pass_.extra,) if pass_.extra else ())
     for name in pass_.reads():
         if not (plan.root / name).exists():
             yield f"{pass_.name}: {plan.root / name} does not exist"
@@ -244,13 +253,6 @@ def _repetition_faults(plan: Plan, seeds: int, roles: frozenset[str]) -> Iterato
         yield f"calibration_seeds {seeds} wants data.calibrate named in the plan, so that other samples can be chosen"
     elif source is not None and not source.chooses():
         yield f"calibration_seeds {seeds} would take the same text each time; samples: in data.calibrate would choose"
-
-
-def _absent(who: str, extras: tuple[str, ...]) -> Iterator[str]:
-    """What must be installed first."""
-    for extra in extras:
-        if absent := [name for name in EXTRAS.get(extra, ()) if find_spec(name) is None]:
-            yield f"{who} needs {', '.join(absent)}: pip install 'squeeze[{extra}]'"
 
 
 def _previewed(step: Step, state: State) -> Preview | None:
@@ -276,7 +278,7 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
     if message := misfit_of_target(branch.target, branch.name, end):
         yield Fault(branch.place, message)
         return
-    yield from (Fault(branch.place, message) for message in _absent(f"target {branch.name}", branch.target.extras()))
+    yield from (Fault(branch.place, message) for message in absent(f"target {branch.name}", branch.target.extras()))
     if end.model is not None:
         messages = list(branch.target.faults(end.model))
         messages += branch.target.grid_faults(end.preview.grid, end.model) if end.preview else ()

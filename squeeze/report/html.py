@@ -12,6 +12,8 @@ from importlib.resources import files as resources
 from typing import Any
 
 from squeeze.report import text
+from squeeze.report.duration import COLUMNS as DURATION_COLUMNS
+from squeeze.report.duration import duration_cells
 from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
 from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
@@ -46,6 +48,8 @@ def _worded(report: Report) -> dict[str, Any]:
         "score_lines": score_lines(report),
         "layer_columns": COLUMNS,
         "layer_tables": layer_tables(report),
+        "duration_columns": DURATION_COLUMNS,
+        "duration_cells": duration_cells(report),
         "equality_columns": EQUALITY_COLUMNS,
         "equality_lines": equality_lines(report),
         "weight_columns": WEIGHT_COLUMNS,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from squeeze.report import text
+from squeeze.report.duration import COLUMNS as DURATION_COLUMNS
+from squeeze.report.duration import duration_cells
 from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
 from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
@@ -24,7 +26,19 @@ OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unp
 def markdown_report(report: Mapping[str, Any]) -> str:
     """The whole report; the same report gives the same bytes."""
     data = as_report(report)
-    parts = (_head, _overview, _budget, _packages, _every_score, _facts, _equality, _weights, _layers, _reproduce)
+    parts = (
+        _head,
+        _overview,
+        _budget,
+        _packages,
+        _every_score,
+        _facts,
+        _durations,
+        _equality,
+        _weights,
+        _layers,
+        _reproduce,
+    )
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(data)))) + "\n"
 
 
@@ -116,6 +130,13 @@ def _facts(report: Report) -> Iterator[str]:
     for row, lines in with_facts:
         yield f"\n**{escaped(row.label)}**\n"
         yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
+
+
+def _durations(report: Report) -> Iterator[str]:
+    if rows := duration_cells(report):
+        yield "## How long it took"
+        yield ""
+        yield from _table(list(DURATION_COLUMNS), [[escaped(cell) for cell in row] for row in rows])
 
 
 def _equality(report: Report) -> Iterator[str]:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from squeeze.report import text
+from squeeze.report.duration import duration_lines
 from squeeze.report.facts import fact_lines, recovered_lines, spread_lines
 from squeeze.report.shape import Judgement, Package, Report, as_report
 from squeeze.report.table import STYLES
@@ -26,6 +27,7 @@ def summary(report: Mapping[str, Any]) -> Group:
         *_recovered(data),
         *_worst(data),
         *_equality(data),
+        *(Text(line, "dim") for line in duration_lines(data)),
         *map(_budget, data.judgements),
         *map(_package, data.packages),
         _cost(data),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from squeeze.evaluate.evidence.base import Sources, Subject
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
-from squeeze.models.tasks.base import TOKENS
 from squeeze.passes.base import Context
 from squeeze.plan.check import NEED_TO_ROLE, check
 from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
+from squeeze.run.clock import RowClock
 from squeeze.run.effect import SIZE, check_effect, larger_package
+from squeeze.run.fitting import fit_line
 from squeeze.run.lender import Lender, selections
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, in_tokens_of, open_all, require_kinds
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
@@ -35,7 +37,6 @@ from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.run.untouched import untouched
 from squeeze.store import Store
-from squeeze.targets import devices, fit
 from squeeze.targets.base import Target
 from squeeze.targets.package import PackageInputs
 from squeeze.versions import content_digest, source_digest
@@ -78,7 +79,7 @@ def run(
         lender = Lender(plan, model, store, progress)
         opened = open_all(plan, brought, lender)
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
-        line = Line(plan, store, progress, opened, lender)
+        line = Line(plan, store, progress, opened, lender, RowClock(checked, store, plan.threads))
         try:
             line.carry_out(Path(out) if out is not None else None)
         finally:
@@ -97,8 +98,9 @@ class Line:
         progress: Progress,
         opened: Opened,
         lender: Lender,
+        clock: RowClock,
     ) -> None:
-        self.plan, self.store, self.progress = plan, store, progress
+        self.plan, self.store, self.progress, self.clock = plan, store, progress, clock
         self.data, self.recalibrated = opened.roles, opened.recalibrated
         for warning in opened.warnings:
             progress.say(f"warning: {warning}")
@@ -159,7 +161,9 @@ class Line:
         self._add_row(artifact, target.name, branch.name, target.options(), end)
         self.result.models[branch.name] = artifact.model
         if target.device is not None:
-            self.result.ledger.rows[-1].facts["device"] = self._fit(target, target.device, end.model, artifact.model)
+            self.result.ledger.rows[-1].facts["device"] = fit_line(
+                target, target.device, self.plan.root, self.original.model, end.model, artifact.model
+            )
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             with one_line_if_refused(out):
@@ -169,24 +173,6 @@ class Line:
             if warning := larger_package(path, branch, self.plan, self.original.model):
                 self.result.warnings.append(warning)
                 self.progress.say(f"warning: {warning}")
-
-    def _fit(self, target: Target[Any], name: str, before: Model, packed: Model) -> str:
-        """How what was built fits on the device that the target names; it may have grown past it since the check.
-
-        Raises:
-            EffectError: it does not fit.
-        """
-        device = devices.load(name, self.plan.root)
-        model = self.original.model if packed.task.outputs == TOKENS else before
-        integers, timed_as = (
-            fit.multiplies_integers(before.marks(), model),
-            device.times(target.writer_of(before).timed_as),
-        )
-        context, element = target.counted_context(model), target.cache_element_bytes
-        demand = fit.demand_of(model, packed.nbytes(), packed.macs(), integers, context, element, timed_as)
-        for fault in fit.faults(demand, device, name):
-            raise EffectError(f"target {target.name}: {fault}")
-        return fit.line(demand, device, name)
 
     def _package_inputs(self, branch: Branch) -> PackageInputs:
         """What the run knows and the package tells."""
@@ -199,7 +185,7 @@ class Line:
             self.now = (step.pass_.name, branch)
             result = self._after(step, start, self.data.get(CALIBRATE))
             again = [self._after(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
-            self._add_row(result, step.pass_.name, branch, step.pass_.options(), start, again, step.pass_.trains)
+            self._add_row(result, step.pass_.name, branch, step.pass_.options(), start, again, step)
             start = result
         return start
 
@@ -211,7 +197,8 @@ class Line:
         def write(folder: Path) -> None:
             self.progress.say(f"{step.where()}: {step.pass_.name}")
             context = self._context(key, step, calibrate, before.model)
-            after = step.pass_.once().run(before.fresh(self.code_folder), context)
+            with self.clock.passing(key):
+                after = step.pass_.once().run(before.fresh(self.code_folder), context)
             promised = step.pass_.gives(before.model.form)
             assert promised is not None, "the plan was checked"
             if not isinstance(after, promised):
@@ -286,9 +273,14 @@ class Line:
         options: dict[str, object],
         previous: StoredModel | None,
         again: Sequence[StoredModel] = (),
-        trained: bool = False,
+        step: Step | None = None,
     ) -> None:
+        with self.clock.scoring(stored.key):
+            self.scorer.measured(stored, name)
+        trained = step is not None and step.pass_.trains
         row = self.scorer.row(stored, name, branch, options, previous, again, trained)
+        told = self.clock.measured(stored.key, step, previous is None)
+        row = replace(row, measured=row.measured | told)
         self.result.ledger.rows.append(row)
         self.progress.say(row_line(row.to_json()))
         for model in (stored, *again):

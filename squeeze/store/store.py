@@ -55,6 +55,7 @@ class Store:
         self.folder = folder
         self.progress = progress or Progress()
         self.holds = Holds(folder)
+        self.made = 0  # entries that were written by this object
         try:
             for name in FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,10 @@ class Store:
         if (folder := self.get(key)) is not None:
             return folder
         with self.lock(key):
-            return self._whole(key) or self._make(key, what, made_from, write)
+            if (whole := self._whole(key)) is not None:
+                return whole
+            self.made += 1
+            return self._make(key, what, made_from, write)
 
     def hold(self, *keys: str) -> None:
         """Keep what a run will come to later: no prune removes it as long as the run lasts."""

@@ -43,6 +43,8 @@ class Distill(TrainingPass):
 
     name: ClassVar[str] = "distill"
 
+    forwards: ClassVar[int] = 4  # the teacher's, too
+
     teacher: Literal["original"] | ModelSpec = "original"
     """Who teaches: the original, or a model given as the plan's own: {hf: ./large}."""
     temperature: Annotated[float, Gt(0)] | None = None

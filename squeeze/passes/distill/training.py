@@ -18,6 +18,7 @@ from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass
+from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
 from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
@@ -34,6 +35,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"weights_changed"})
     trains: ClassVar[bool] = True
+    forwards: ClassVar[int] = 3  # forward passes that a step is worth: one, and a backward pass
 
     @contextmanager
     @abstractmethod
@@ -70,6 +72,15 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return training_bytes(model, self, tokens, None, teacher=False) if model.blocks else None
+
+    def work(self, model: TorchStage, data: Amount | None) -> Work | None:
+        """Forward and backward, which is twice as much, for each example as often as it is seen."""
+        macs = model.macs()
+        if macs is None or not (model.blocks or model.takes_images()) or (data is None and self.steps is None):
+            return None
+        seen = self.steps * self.batch_size if self.steps else self.epochs * (data.examples if data else 0)
+        length = data.length if data else 1
+        return Work({USUAL_WIDTH: (self.forwards + self.recompute) * macs * seen * length})
 
     def faults(self, model: Model) -> Iterator[str]:
         if self.train == "last_blocks" and not model.blocks:

@@ -25,11 +25,13 @@ from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, shared_shapes
-from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Context
+from squeeze.passes.effort import Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass
+from squeeze.passes.quantize.gptq_work import gptq_work
 from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
 from squeeze.passes.quantize.work import BlockWork, Grids
@@ -88,6 +90,11 @@ class Gptq(CalibratedPass[TorchStage]):
         drifted = min(out, width) * width if self.follows_original() else 0
         part = COPIES * min(PART_VALUES, out * width)
         return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
+
+    def work(self, model: TorchStage, data: Amount | None) -> Work | None:
+        if not model.blocks or data is None:
+            return None
+        return gptq_work(in_shards(model), data, self.follows_original(), self.true_sequential, self.refinements)
 
     def faults(self, model: TorchStage) -> Iterator[str]:
         yield from super().faults(model)

@@ -29,6 +29,7 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.ort_session import Feed, feed
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
 from squeeze.passes.quantize.int8_sizes import QDQ_BYTES, saved_bytes
 from squeeze.passes.quantize.onnx_coverage import Coverage, measure_coverage
 from squeeze.passes.quantize.onnx_ranges import collect_histograms
@@ -36,6 +37,9 @@ from squeeze.passes.quantize.onnx_walk import Walk
 from squeeze.passes.quantize.selection import select, selection_faults
 
 WALK_BYTES = 96 * 2**20  # bytes of the largest activation over all examples that run together
+FLOAT_BYTES = 4
+RANGE_VALUES = 160 * 2 * 4096 * 4  # numbers read and written to choose a range: candidates, bins, steps of each
+HISTOGRAM_STEPS = 48  # times that a value is read or written until it is counted in a histogram
 
 
 class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
@@ -104,6 +108,18 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         _require_coverage(graph_model.graph, scheme, coverage)
         context.facts.update(coverage.facts())
         return quantized
+
+    def work(self, model: Model, data: Amount | None) -> Work | None:
+        """Every example once through the float graph, all values into histograms; then a walk with both streams."""
+        macs, operations = model.macs(), model.operations()
+        if data is None or macs is None or operations is None or not model.takes_images():
+            return None
+        values = sum(one.values for one in operations)
+        largest = FLOAT_BYTES * max((one.values for one in operations), default=1) // 2
+        walked = 2 * min(data.examples, WALK_BYTES // max(largest, 1)) if self.bias_correction else 0
+        steps = HISTOGRAM_STEPS * data.examples + walked
+        ranges = RANGE_VALUES * len(operations)
+        return Work({USUAL_WIDTH: macs * (data.examples + walked)}, steps * values + ranges)
 
     def faults(self, model: Model) -> Iterator[str]:
         return selection_faults(_layer_names(model), self.include, self.exclude)

@@ -1,0 +1,41 @@
+"""How much arithmetic GPTQ takes on a language model, term by term, from shapes alone."""
+
+from __future__ import annotations
+
+from squeeze.algorithms.rtn import RATIOS
+from squeeze.models.language.effort import block_macs, block_values
+from squeeze.models.language.footprint import shared_shapes
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
+
+STAGES = 4  # q, k, v; o; gate, up; down: each is calibrated on the quantized ones before it
+REACHED = 0.6  # share of a block that runs until a stage's inputs are seen, on average
+SHARING = 3  # weights that share an input, and so a Hessian, at most
+SOLVE, PULL, SWEEP, LOSS = 0.5, 1.5, 1.2, 1.0  # products of H and W: solver, drift, a sweep, loss of plain rounding
+SEARCH_STEPS = 10  # times that a weight is read or written for each scale that is tried
+SWEEP_STEPS = 30  # the same for a sweep
+COLUMN_CALLS, SWEEP_CALLS = 12, 12  # operators for each column: of the solver, of a sweep
+
+
+def gptq_work(
+    model: LanguageModel, data: Amount, follows_original: bool, sequential: bool, refinements: int
+) -> Work | None:
+    """Forward passes of the calibration tokens, Hessians, factors, solver and sweeps of all blocks; None: not known."""
+    macs, tokens = block_macs(model), data.tokens
+    if macs is None or not tokens:
+        return None
+    walks, stages = 1 + follows_original, STAGES if sequential else 1
+    width = model.skeleton.hidden_size
+    forward = Work({width: tokens * macs}, tokens * block_values(model, data.length))
+    of_a_block = sum((_shared(*shape, tokens, walks, refinements) for shape in shared_shapes(model)), Work())
+    return forward.times(walks * (stages * REACHED + 1)) + (of_a_block + WRITTEN_BLOCK).times(model.blocks)
+
+
+def _shared(out: int, width: int, tokens: int, walks: int, refinements: int) -> Work:
+    """Weights ``[out, width]`` that lie beside each other."""
+    hessians = 1 + (out > SHARING * width)
+    sums = hessians * tokens * width * width * (0.5 + (walks - 1))
+    products = SOLVE + PULL * (walks - 1) + SWEEP * refinements + LOSS
+    values = out * width * (len(RATIOS) * SEARCH_STEPS + SWEEP_STEPS * refinements)
+    calls = SHARING * width * (COLUMN_CALLS + SWEEP_CALLS * refinements)
+    return Work({width: sums + products * out * width * width + width**3 / 6}, values, calls)

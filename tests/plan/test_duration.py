@@ -1,0 +1,155 @@
+"""How long a plan will take: counted from shapes, at speeds of this host, beside what it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from language_world import write_folder, write_tokenizer
+from tiny import squeeze, tiny_model, write_plan, write_world
+
+from squeeze.api import compress, load
+from squeeze.passes import effort
+from squeeze.passes.distill.finetune import Finetune
+from squeeze.passes.effort import HIGH, LOW, Amount, HostSpeed, Work, host_speed
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.language.awq import Awq
+from squeeze.plan.check import check
+from squeeze.report.duration import duration_lines, span
+from squeeze.report.html import html_report
+from squeeze.report.markdown import markdown_report
+from squeeze.report.shape import as_report
+from squeeze.report.summary import summary
+from squeeze.run.reporting import report_of
+
+PLAN = """\
+model: {hf: .}
+data:
+  calibrate: {text: calibrate.txt, length: 16, samples: 4, drop_overlap: true}
+  evaluate: {text: text.txt, length: 16, samples: 4}
+metrics: [perplexity, kl, size]
+passes: [PASS]
+"""
+GPTQ, AWQ = "{pass: gptq, bits: 4, group_size: 16}", "{pass: awq, bits: 4, group_size: 16}"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    write_folder(tmp_path)
+    write_tokenizer(tmp_path)
+    (tmp_path / "text.txt").write_text("abc def ghi. " * 40)
+    (tmp_path / "calibrate.txt").write_text("jkl mno pqr. " * 40)
+    return tmp_path
+
+
+def planned(folder: Path, pass_: str = GPTQ) -> Path:
+    return write_plan(folder, PLAN.replace("PASS", pass_))
+
+
+def test_work_is_added_width_by_width() -> None:
+    both = Work({8: 10.0}, 1.0, 2.0) + Work({8: 5.0, 64: 7.0}, 3.0).times(2)
+    assert both == Work({8: 20.0, 64: 14.0}, 7.0, 2.0)
+
+
+def test_seconds_are_work_at_the_rate_of_the_nearest_narrower_product() -> None:
+    speed = HostSpeed({32: 1e6, 128: 2e6, 512: 4e6}, values_per_s=1e3, calls_per_s=10.0)
+    work = Work({16: 1e6, 100: 1e6, 4096: 8e6}, values=500, calls=5)  # 1 + 1 + 2 + 0.5 + 0.5 s
+    assert speed.seconds(work) == pytest.approx((LOW * 5, HIGH * 5))
+
+
+def test_a_host_is_measured_once_in_a_process_and_products_get_faster_with_their_width() -> None:
+    speed = host_speed(1)
+    assert host_speed(1) is speed
+    assert 0 < speed.macs_per_s[32] < 1e14
+    assert speed.values_per_s > 0
+    assert speed.calls_per_s > 0
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [({"refinements": 0}, {"refinements": 4}), ({"target": "given"}, {}), ({"true_sequential": False}, {})],
+    ids=["refinements", "target", "true-sequential"],
+)
+def test_what_costs_more_is_foretold_as_more(world: Path, less: dict[str, object], more: dict[str, object]) -> None:
+    outline = load(planned(world)).model.outline(world)
+    speed, data = HostSpeed(dict.fromkeys(effort.WIDTHS, 1e9), 1e9, 1e6), Amount(64, 128)
+    works = [Gptq(group_size=16, **options).work(outline, data) for options in (less, more)]
+    assert all(work is not None for work in works)
+    cheap, dear = (speed.seconds(work)[0] for work in works if work is not None)
+    assert cheap < dear
+
+
+def test_a_training_takes_three_forward_passes_of_every_example() -> None:
+    model = tiny_model()
+    macs = model.macs()
+    assert macs is not None
+    work = Finetune(epochs=2).work(model, Amount(50))
+    assert work is not None
+    assert sum(work.products.values()) == 3 * macs * 2 * 50
+    assert Finetune(epochs=2).work(model, None) is None
+
+
+def test_a_pass_that_cannot_tell_says_nothing(world: Path) -> None:
+    outline = load(planned(world)).model.outline(world)
+    assert Awq(group_size=16).work(outline, Amount(4, 16)) is None
+
+
+def test_a_check_without_explain_measures_nothing(world: Path) -> None:
+    host_speed.cache_clear()
+    assert squeeze("check", planned(world)) == 0
+    assert squeeze("check", planned(world), "--json") == 0
+    assert not host_speed.cache_info().currsize
+    assert squeeze("check", planned(world), "--explain") == 0
+    assert host_speed.cache_info().currsize
+
+
+def test_explain_prints_an_estimate_and_says_that_it_is_one(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert squeeze("check", planned(world), "--explain") == 0
+    assert "estimated time: " in (whole := capsys.readouterr().out)
+    assert "at least" not in whole
+    assert squeeze("check", planned(world, AWQ), "--explain") == 0
+    assert "estimated time: at least" in capsys.readouterr().out
+
+
+def test_explain_as_json_has_seconds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert squeeze("check", planned(world), "--explain", "--json") == 0
+    output = json.loads(capsys.readouterr().out)
+    least, most = output["passes"][0]["seconds"]["pass"]
+    assert 0 < least < most
+    assert output["seconds"]["of_all"] is True
+    assert output["seconds"]["most"] > most
+
+
+def test_reports_show_what_was_foretold_beside_what_it_took(world: Path) -> None:
+    plan = load(planned(world))
+    report = report_of(compress(plan, store=world / "store"), world)
+    (original, gptq) = duration_lines(as_report(report))
+    assert original.startswith("original: scoring ")
+    assert gptq.startswith("gptq: took ")
+    assert gptq.count("foretold") == 2
+    assert "## How long it took" in markdown_report(report)
+    assert "<h2>How long it took</h2>" in html_report(report)
+    assert any(gptq in str(line) for line in summary(report).renderables)
+
+
+def test_what_comes_from_the_store_has_no_time(world: Path) -> None:
+    plan = load(planned(world))
+    compress(plan, store=world / "store")
+    again = compress(plan, store=world / "store")
+    assert not any("seconds" in row.measured for row in again.ledger.rows)
+
+
+def test_times_stay_out_of_what_must_be_the_same_bytes(tmp_path: Path) -> None:
+    run = compress(load(write_plan(write_world(tmp_path))), store=tmp_path / "store")
+    assert "seconds" in run.ledger.rows[1].measured
+    assert "seconds" not in json.dumps(run.ledger.to_json(timings=False))
+
+
+def test_a_span_whose_ends_read_alike_is_one() -> None:
+    assert (span(0.01, 0.02), span(3.0, 75.0)) == ("under 0.1 s", "3.0 s to 1 min 15 s")
+
+
+def test_check_keeps_efforts_of_every_row(world: Path) -> None:
+    checked = check(load(planned(world)))
+    assert all(work is not None for one in checked.efforts for work in (one.of_pass, one.scoring))
