@@ -35,21 +35,24 @@ class Work:
         products: Multiply-accumulates, by the input channels that each sum is over.
         values: Numbers that steps without products read and write.
         calls: Operators on a few numbers, one after the other.
+        alone: As ``values``, of steps that one thread takes, whatever the plan says: numpy, pictures.
     """
 
     products: Mapping[int, float] = field(default_factory=dict)
     values: float = 0.0
     calls: float = 0.0
+    alone: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         widths = sorted({*self.products, *other.products})
         products = {width: self.products.get(width, 0) + other.products.get(width, 0) for width in widths}
-        return Work(products, self.values + other.values, self.calls + other.calls)
+        alone = self.alone + other.alone
+        return Work(products, self.values + other.values, self.calls + other.calls, alone)
 
     def times(self, factor: float) -> Work:
         """So often."""
         products = {width: factor * macs for width, macs in self.products.items()}
-        return Work(products, factor * self.values, factor * self.calls)
+        return Work(products, factor * self.values, factor * self.calls, factor * self.alone)
 
 
 WRITTEN_BLOCK = Work(calls=20_000)  # Python, files and hashes for each block of a language model that is written
@@ -83,11 +86,13 @@ class HostSpeed:
     macs_per_s: Mapping[int, float]
     values_per_s: float
     calls_per_s: float
+    alone_per_s: float = 1.0
 
     def seconds(self, work: Work) -> tuple[float, float]:
         """The least and the most that it will take."""
         products = sum(macs / self.macs_per_s[_below(width)] for width, macs in work.products.items())
-        counted = products + work.values / self.values_per_s + work.calls / self.calls_per_s
+        steps = work.values / self.values_per_s + work.alone / self.alone_per_s
+        counted = products + steps + work.calls / self.calls_per_s
         return LOW * counted, HIGH * counted
 
 
@@ -102,7 +107,9 @@ def host_speed(threads: int) -> HostSpeed:
     torch.set_num_threads(threads)
     try:
         macs = {width: ROWS * width * width / _typical(_product(width)) for width in WIDTHS}
-        return HostSpeed(macs, VALUES / _typical(_step()), CALLS / _typical(_calls()))
+        values, calls = VALUES / _typical(_step()), CALLS / _typical(_calls())
+        torch.set_num_threads(1)
+        return HostSpeed(macs, values, calls, VALUES / _typical(_step()))
     finally:
         torch.set_num_threads(before)
 

@@ -78,7 +78,7 @@ def scoring_of(plan: Plan, form: str, model: Model | None, data: Dataset | None,
     if not model.takes_images():
         return None
     prepared = PREPARED_STEPS * math.prod(abs(size) for size in model.inputs[0].shape)
-    return Work({USUAL_WIDTH: macs * len(data)}, prepared * len(data))
+    return Work({USUAL_WIDTH: macs * len(data)}, alone=prepared * len(data))
 
 
 def _of_text(model: Model, form: str, macs: int, text: Amount, original: bool) -> Work | None:

@@ -119,7 +119,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         walked = 2 * min(data.examples, WALK_BYTES // max(largest, 1)) if self.bias_correction else 0
         steps = HISTOGRAM_STEPS * data.examples + walked
         ranges = RANGE_VALUES * len(operations)
-        return Work({USUAL_WIDTH: macs * (data.examples + walked)}, steps * values + ranges)
+        return Work({USUAL_WIDTH: macs * (data.examples + walked)}, alone=steps * values + ranges)
 
     def faults(self, model: Model) -> Iterator[str]:
         return selection_faults(_layer_names(model), self.include, self.exclude)
