@@ -47,7 +47,22 @@ class ExecuTorchProgram:
 
     def run(self, feed: dict[str, Any]) -> list[Any]:
         """All outputs, in their order; inputs in the order in which they are given."""
-        return [output.numpy() for output in self.loaded()(self.tensors(feed))]
+        return [output.numpy() for output in self.call(self.tensors(feed))]
+
+    def call(self, tensors: list[Any]) -> Any:
+        """Its outputs, on its own number of threads.
+
+        Kernels outside the delegate run in OpenMP, of which torch decides how many threads there are. More of them than
+        was asked for wait for each other in every operator, and halve a decoder's speed.
+        """
+        import torch
+
+        method, before = self.loaded(), torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return method(tensors)
+        finally:
+            torch.set_num_threads(before)
 
     def tensors(self, feed: dict[str, Any]) -> list[Any]:
         """In memory as the program reads them: it takes no strides."""
@@ -185,7 +200,7 @@ class OpenedExecuTorch(Opened):
         starts = range(0, len(next(iter(arrays.values()))), size)
         parts = [self.program.tensors({name: array[at : at + size] for name, array in arrays.items()}) for at in starts]
         program = self.program
-        return lambda: [program.loaded()(part) for part in parts]
+        return lambda: [program.call(part) for part in parts]
 
 
 def _specs(program: ExecuTorchProgram) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

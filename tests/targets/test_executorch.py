@@ -17,7 +17,7 @@ from squeeze.errors import EffectError, ModelError, VerifyError
 from squeeze.formats.pte import read_pte
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
-from squeeze.runtimes.executorch import ExecuTorch
+from squeeze.runtimes.executorch import ExecuTorch, ExecuTorchProgram
 from squeeze.targets.base import Packed
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.mobile import Mobile
@@ -88,6 +88,18 @@ def test_programs_with_other_threads_open_beside_each_other(packed: Packed, batc
     feed = {"image": batch.image[:1].numpy()}
     outputs = [opened.run(feed)[0] for opened in (one, two, one, two)]
     assert all(np.array_equal(outputs[0], output) for output in outputs)
+
+
+def test_kernels_outside_the_delegate_run_on_the_programs_threads(packed: Packed) -> None:
+    """They run in OpenMP, whose threads torch sets; those of somebody else's choice are given back."""
+    program, before = ExecuTorchProgram(packed.artifact.main, 1), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        program.method = lambda _: torch.get_num_threads()
+        assert program.call([]) == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_memory_that_is_not_in_order_gives_the_same_answer(packed: Packed, batch: Batch) -> None:
