@@ -178,13 +178,17 @@ def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[st
                 ("first token ms", "first_token_ms"),
             )
         }
-    table = table_of(("package",), (*figures, "load ms", "peak memory", "model"))
-    table.title = f"{len(turns[0])} turns, {first['threads']} thread(s), {first['host']}"
+    table = table_of(("",), (*figures, "load ms", "peak memory", "model"))
+    host = f"{first['host']['processor']}, {first['host']['cores']} cores"
+    console.print(
+        f"medians of {len(turns[0])} turns [least, most], {first['threads']} thread(s), {host}", soft_wrap=True
+    )
     for place, package in enumerate(packages):
+        console.print(f"{place + 1}: {package}", soft_wrap=True)
         loads, peaks = ([one[name] for one in turns[place]] for name in ("load_ms", "peak_rss_bytes"))
         cells = [_median_and_range(values[place]) for values in figures.values()]
         sizes = text.size(max(peaks)), text.size(turns[place][0]["model_bytes"])
-        table.add_row(package.name, *cells, _median_and_range(loads), *sizes)
+        table.add_row(str(place + 1), *cells, _median_and_range(loads), *sizes)
     console.print(table)
 
 

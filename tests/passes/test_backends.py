@@ -145,7 +145,7 @@ def test_what_comes_back_wrong_is_refused(changes: dict[str, Tensor], message: s
 
 
 def test_a_plan_names_the_extra_of_a_package_that_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("squeeze.plan.check.find_spec", lambda name: None)
+    monkeypatch.setattr("squeeze.plan.extras.find_spec", lambda name: None)
     faults = "\n".join(fault.message for fault in check(plan(tmp_path)))
     assert "gptqmodel needs gptqmodel, optimum: pip install 'squeeze[gptq]'" in faults
     assert "auto_round needs neural_compressor, auto_round: pip install 'squeeze[inc]'" in faults

@@ -118,7 +118,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("squeeze.plan.check.find_spec", lambda name: name)  # whether a package is there is not asked
+    monkeypatch.setattr("squeeze.plan.extras.find_spec", lambda name: name)  # whether a package is there is not asked
 
 
 @cache
