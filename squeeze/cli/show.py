@@ -161,7 +161,7 @@ def show_bench(package: Path, bench: dict[str, Any]) -> None:
 
 
 def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """A row per package: medians over its turns, and the least and the most of them."""
+    """A row per package: medians over its turns, and how far these are apart."""
     console, first = new_console(), turns[0][0]
     if "batches" in first:
         batches = [row["batch"] for row in first["batches"]]
@@ -178,22 +178,18 @@ def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[st
                 ("first token ms", "first_token_ms"),
             )
         }
-    table = table_of(("",), (*figures, "load ms", "peak memory", "model"))
+    table = table_of(("",), (*figures, "load ms", "peak memory", "model", "spread"))
     host = f"{first['host']['processor']}, {first['host']['cores']} cores"
-    console.print(
-        f"medians of {len(turns[0])} turns [least, most], {first['threads']} thread(s), {host}", soft_wrap=True
-    )
+    console.print(f"medians of {len(turns[0])} turns, {first['threads']} thread(s), {host}; spread: most less least")
     for place, package in enumerate(packages):
-        console.print(f"{place + 1}: {package}", soft_wrap=True)
+        console.print(f"{place + 1}: {package}", soft_wrap=True, markup=False)
+        values = [each[place] for each in figures.values()]
         loads, peaks = ([one[name] for one in turns[place]] for name in ("load_ms", "peak_rss_bytes"))
-        cells = [_median_and_range(values[place]) for values in figures.values()]
+        spread = max((max(some) - min(some)) / median(some) for some in values)
+        cells = [f"{median(some):,.4g}" for some in (*values, loads)]
         sizes = text.size(max(peaks)), text.size(turns[place][0]["model_bytes"])
-        table.add_row(str(place + 1), *cells, _median_and_range(loads), *sizes)
+        table.add_row(str(place + 1), *cells, *sizes, f"{100 * spread:.0f} %")
     console.print(table)
-
-
-def _median_and_range(values: Sequence[float]) -> str:
-    return f"{median(values):,.3g} [{min(values):,.3g}, {max(values):,.3g}]"
 
 
 def _layer(layer: Layer, parameters: int | None, macs: int | None) -> tuple[str, ...]:
