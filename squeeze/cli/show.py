@@ -173,12 +173,12 @@ def show_side_by_side(packages: Sequence[Path], turns: Sequence[Sequence[dict[st
         figures = {
             title: [[one[name]["median"] for one in found] for found in turns]
             for title, name in (
-                ("reads tok/s", "prefill_tokens_per_s"),
-                ("writes tok/s", "decode_tokens_per_s"),
-                ("first token ms", "first_token_ms"),
+                ("read tok/s", "prefill_tokens_per_s"),
+                ("write tok/s", "decode_tokens_per_s"),
+                ("first ms", "first_token_ms"),
             )
         }
-    table = table_of(("",), (*figures, "load ms", "peak memory", "model", "spread"))
+    table = table_of(("",), (*figures, "load ms", "memory", "model", "spread"))
     host = f"{first['host']['processor']}, {first['host']['cores']} cores"
     console.print(f"medians of {len(turns[0])} turns, {first['threads']} thread(s), {host}; spread: most less least")
     for place, package in enumerate(packages):
