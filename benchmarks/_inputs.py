@@ -38,6 +38,12 @@ class Arguments(argparse.ArgumentParser):
             self.add_argument(f"--{text}", type=text_file, help=f"a text to {text} on; default: prose6M's own domain")
         self.add_argument("--real", type=folder, help="folder of real models and data, where defaults are looked for")
 
+    def add_sequences(self, length: int, samples: int, scored: int) -> None:
+        """``--length``, ``--samples`` and ``--scored``: how the texts are cut, and how much of them is taken."""
+        self.add_argument("--length", type=positive, default=length, help="tokens in a sequence")
+        self.add_argument("--samples", type=positive, default=samples, help="calibration sequences")
+        self.add_argument("--scored", type=positive, default=scored, help="evaluation sequences")
+
     def language_model(self) -> argparse.Namespace:
         """The arguments, with defaults from ``--real`` filled in."""
         options = self.parse_args()

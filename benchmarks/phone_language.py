@@ -53,9 +53,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_language_model("calibrate", "evaluate")
-    parser.add_argument("--length", type=positive, default=256, help="tokens in a sequence, and in the cache")
-    parser.add_argument("--samples", type=positive, default=64, help="calibration sequences")
-    parser.add_argument("--scored", type=positive, default=32, help="evaluation sequences")
+    parser.add_sequences(length=256, samples=64, scored=32)
     parser.add_argument("--group", type=positive, default=32, help="input channels that share a scale")
     return parser.language_model()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _inputs import Arguments, open_model, open_text, positive, run
+from _inputs import Arguments, open_model, open_text, run
 
 from squeeze.comparison import delta_of
 from squeeze.data.text import TokenDataset
@@ -49,9 +49,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_language_model("calibrate", "evaluate")
-    parser.add_argument("--length", type=positive, default=512, help="tokens in a sequence")
-    parser.add_argument("--samples", type=positive, default=64, help="calibration sequences")
-    parser.add_argument("--scored", type=positive, default=64, help="evaluation sequences")
+    parser.add_sequences(length=512, samples=64, scored=64)
     parser.add_argument("--goals", nargs="+", type=goal_of, default=[{"ratio": 0.5}, {"pattern": "2:4"}], help=GOALS)
     return parser.language_model()
 

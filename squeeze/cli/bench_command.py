@@ -60,8 +60,10 @@ def command(
     """Measure PACKAGES: latency (median, p10, p90) and throughput, load time, peak memory.
 
     Of a language model: tokens per second, reading and writing, and the time to the first token. Several packages take
-    turns, each in a process of its own, and stand side by side. With --profile,
-    measure this host: what its memory and its runtimes do with layers of each kind and size, as a profile for device:.
+    turns, each in a process of its own, and stand side by side.
+
+    With --profile, measure this host: what its memory and its runtimes do with layers of each kind and size, as a
+    profile for device:.
     """
     if seconds is not None and math.isnan(seconds):
         raise UsageError("--seconds nan is no time; 2 would be")

@@ -14,13 +14,14 @@ from squeeze.cli.options import (
     limit_options,
     load_plan,
     show_json,
+    store_option,
     var_option,
 )
 
 EPILOG = """\b
 Examples:
-  squeeze compare-tensors result/digits-cpu.zip plans/digits.yaml
-  squeeze compare-tensors result/digits-cpu.zip plans/digits.yaml --tolerance 0.05 --all"""
+  squeeze compare-tensors result/resnet20-cifar10-int8-cpu.zip plans/resnet20-cifar10-int8.yaml
+  squeeze compare-tensors result/resnet20-cifar10-int8-cpu.zip plans/resnet20-cifar10-int8.yaml --all"""
 
 
 @click.command("compare-tensors", epilog=EPILOG)
@@ -42,6 +43,7 @@ Examples:
 )
 @click.option("--all", "shows_all", is_flag=True, help="Every value; else one per layer, its last.")
 @var_option
+@store_option
 @limit_options
 @json_option
 def command(
@@ -51,6 +53,7 @@ def command(
     tolerance: float,
     shows_all: bool,
     variables: tuple[str, ...],
+    store: Path,
     limits: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -65,13 +68,15 @@ def command(
     from squeeze.cli.show import show_tensors
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.run.compare_tensors import compare_tensors
+    from squeeze.store import Store
     from squeeze.targets.confined import SCORING
     from squeeze.targets.verify import open_package
 
     opened = open_package(existing(package))
     loaded = load_plan(plan, (), variables)
-    confined = replace(SCORING, **limits)
-    result = compare_tensors(opened, loaded, examples, tolerance, progress_for_terminal(), None, confined)
+    progress, confined = progress_for_terminal(), replace(SCORING, **limits)
+    cache = Store(store, progress) if store.is_dir() else None
+    result = compare_tensors(opened, loaded, examples, tolerance, progress, cache, confined)
     if as_json:
         first = asdict(result.first) if result.first else None
         show_json({"package": str(package)} | asdict(result) | {"first": first})

@@ -147,6 +147,15 @@ def stopwatch(run: Callable[[], object]) -> Clock:
     return seconds
 
 
+def median_seconds(call: Callable[[], object], seconds: float, least: int) -> float:
+    """Of one call, repeated for so long and at least so often; nothing warms up."""
+    clock, times = stopwatch(call), list[float]()
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        times.append(clock())
+    return float(np.median(times))
+
+
 def _block(new: Open, old: Open, seconds: float, new_first: bool) -> np.ndarray:
     """Seconds ``[pairs, 2]`` of one fresh session of each."""
     if new_first:

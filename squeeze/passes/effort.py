@@ -9,12 +9,13 @@ shows how far the estimates are off.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+
+from squeeze.evaluate.latency import median_seconds
 
 LOW, HIGH = 0.6, 2.0  # of the counted time
 USUAL_WIDTH = 128  # input channels of a sum, where nobody counts them: 16 channels and 9 places of a kernel are 144
@@ -132,10 +133,4 @@ def _calls() -> Callable[[], object]:
 def _typical(call: Callable[[], object]) -> float:
     """Seconds of one call, the median of as many as fit."""
     call()
-    times: list[float] = []
-    end = time.perf_counter() + WINDOW_S
-    while len(times) < LEAST_CALLS or time.perf_counter() < end:
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return max(sorted(times)[len(times) // 2], 1 / BILLION)
+    return max(median_seconds(call, WINDOW_S, LEAST_CALLS), 1 / BILLION)

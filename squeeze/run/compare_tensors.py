@@ -8,6 +8,7 @@ and passes keep them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def compare_tensors(
 
     Args:
         tolerance: Of a layer's error, as a share of its values.
-        store: Where a builtin original lies already; None: a temporary one.
+        store: Where an original that is trained or converted lies already; None: a temporary one.
 
     Raises:
         UsageError: the model goes on with a text, the plan names no data, or the two share no value.
@@ -103,8 +104,10 @@ def compare_tensors(
         VerifyError: a limit was reached.
     """
     progress, data = progress or Progress(), evaluation_examples(package, plan, examples, WHO)
-    with temporary_folder("tensors") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder("tensors"))
         originals = store or Store(folder / "store", progress)
+        stack.enter_context(originals.run())  # no prune takes it while it is read
         read = read_original(plan.model, plan.root, example_shapes(plan), originals, plan.threads, progress)
         graph = _as_graph(read, progress)
         (folder / ORIGINAL).write_bytes(graph.data)
@@ -202,26 +205,15 @@ def _relative(sums: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
 
 
 def _layers(nodes: Mapping[str, onnx.NodeProto], errors: Mapping[str, float]) -> Iterator[LayerError]:
-    """Values that only move numbers elsewhere are left out."""
+    """In the graph's order, so that all that a value is made from is known; values that only move are left out."""
+    nearest: dict[str, float] = {}  # by value: its error, or the largest of the nearest that were compared before it
+    layers: dict[str, str] = {}  # by value: the layer that it comes from
     for value, node in nodes.items():
+        before = max((nearest[name] for name in node.input if name in nearest), default=0.0)
+        own = str(node.name)
+        first = node.input[0] if len(node.input) else ""
+        layers[value] = own if node.op_type in WITH_WEIGHTS else layers.get(first, "")
+        nearest[value] = errors.get(value, before)
         if value in errors and node.op_type not in MOVING:
-            before = max(_before(node, nodes, errors), default=0.0)
             growth = errors[value] / before if before else None
-            yield LayerError(value, _layer(node, nodes), node.op_type, errors[value], growth)
-
-
-def _before(node: onnx.NodeProto, nodes: Mapping[str, onnx.NodeProto], errors: Mapping[str, float]) -> list[float]:
-    """Errors of the nearest values that a node is made from and that were compared."""
-    found = [errors[name] for name in node.input if name in errors]
-    further = (nodes[name] for name in node.input if name in nodes and name not in errors)
-    return found + [error for one in further for error in _before(one, nodes, errors)]
-
-
-def _layer(node: onnx.NodeProto, nodes: Mapping[str, onnx.NodeProto]) -> str:
-    """The nearest node with weights that a value comes from, else the node itself."""
-    at: onnx.NodeProto | None = node
-    while at is not None:
-        if at.op_type in WITH_WEIGHTS:
-            return str(at.name)
-        at = nodes.get(at.input[0]) if len(at.input) else None
-    return str(node.name)
+            yield LayerError(value, layers[value] or own, node.op_type, errors[value], growth)

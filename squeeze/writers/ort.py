@@ -5,6 +5,7 @@ Equal models give equal bytes: the optimization level and the platform's switche
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 from squeeze.errors import ModelError
@@ -37,7 +38,7 @@ def write_ort(onnx_data: bytes, out: Path) -> None:
 def short_names(onnx_data: bytes) -> bytes:
     """An optimized graph whose inner values are called by their number, since names are stored again and again.
 
-    Nodes, inputs, outputs and weights that nothing reads keep theirs; shapes that the runtime infers are left out.
+    Nodes, inputs and outputs keep theirs; shapes that the runtime infers are left out.
     """
     import onnx
 
@@ -46,11 +47,18 @@ def short_names(onnx_data: bytes) -> bytes:
         return onnx_data  # a branch or a loop may read any value by its name
     del model.graph.value_info[:]
     names = {value.name: value.name for value in (*model.graph.input, *model.graph.output)}
+    ends = frozenset(names)
+    numbered = (f"v{number}" for number in count())
+    new = (short for short in numbered if short not in ends)
+    tensors = [tensor.name for tensor in model.graph.initializer]
+    for name in (*tensors, *(name for node in model.graph.node for name in (*node.input, *node.output) if name)):
+        if name not in names:
+            names[name] = next(new)
     for node in model.graph.node:
         for values in (node.input, node.output):
-            values[:] = [name and names.setdefault(name, f"v{len(names)}") for name in values]
+            values[:] = [name and names[name] for name in values]
     for tensor in model.graph.initializer:
-        tensor.name = names.setdefault(tensor.name, tensor.name)
+        tensor.name = names[tensor.name]
     return bytes(model.SerializeToString())
 
 

@@ -114,3 +114,18 @@ def quantized_by_onnxruntime(
 @pytest.fixture(scope="session")
 def packed(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Cpu().pack(model, pieces, tmp_path_factory.mktemp("packed") / "tiny-cpu.zip")
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
+    """A plan on the tiny CNN, with 80 examples to score on."""
+    folder = tmp_path_factory.mktemp("plan")
+    images = np.random.default_rng(3).normal(size=(80, 8, 8, 3)).astype(np.float32)
+    np.savez(folder / "data.npz", x=images, y=np.arange(80) % 5)
+    (folder / "plan.yaml").write_text(
+        f"model: {{onnx: {model_file}}}\n"
+        "data: {evaluate: {npz: data.npz, images: x, labels: y}}\n"
+        "metrics: [top1, kl, flips, size]\n"
+        "passes: [{pass: float16}]\n"
+    )
+    return folder / "plan.yaml"

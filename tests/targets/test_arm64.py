@@ -41,20 +41,6 @@ def folder(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    images = np.random.default_rng(3).normal(size=(80, 8, 8, 3)).astype(np.float32)
-    np.savez(folder / "data.npz", x=images, y=np.arange(80) % 5)
-    (folder / "plan.yaml").write_text(
-        f"model: {{onnx: {model_file}}}\n"
-        "data: {evaluate: {npz: data.npz, images: x, labels: y}}\n"
-        "metrics: [top1, kl, flips, size]\n"
-        "passes: [{pass: float16}]\n"
-    )
-    return folder / "plan.yaml"
-
-
 class OtherProcessor(Arm64Root):
     """Stands for an emulator: this processor, whose answers are off by a little noise."""
 

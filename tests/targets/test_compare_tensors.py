@@ -24,20 +24,6 @@ MOST = 0.05  # error of an int8 layer here
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    images = np.random.default_rng(3).normal(size=(40, 8, 8, 3)).astype(np.float32)
-    np.savez(folder / "data.npz", x=images, y=np.arange(40) % 5)
-    (folder / "plan.yaml").write_text(
-        f"model: {{onnx: {model_file}}}\n"
-        "data: {evaluate: {npz: data.npz, images: x, labels: y}}\n"
-        "metrics: [kl]\n"
-        "passes: [{pass: float16}]\n"
-    )
-    return folder / "plan.yaml"
-
-
-@pytest.fixture(scope="module")
 def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
     return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
 
@@ -93,10 +79,10 @@ def test_a_layer_with_other_weights_is_named(
 
 def test_its_errors_are_those_of_the_values(quantized, package, plan, model) -> None:
     """The last layer's error, from the two models' own answers."""
-    images = load(plan).open_data("evaluate").batch(np.arange(40))
+    images = load(plan).open_data("evaluate").batch(np.arange(80))
     exact, narrow = model.predict(images).double(), quantized.predict(images).double()
     expected = ((narrow - exact).square().sum() / exact.square().sum()).sqrt().item()
-    assert compared(package(quantized, Cpu()), plan, examples=40).layers[-1].error == pytest.approx(expected, rel=0.05)
+    assert compared(package(quantized, Cpu()), plan, examples=80).layers[-1].error == pytest.approx(expected, rel=0.05)
 
 
 def test_the_command_shows_a_line_for_each_layer(quantized, package, plan, capsys) -> None:
@@ -126,6 +112,30 @@ def test_bad_input_is_one_line(quantized, model, package, plan, tmp_path, capsys
         assert fault in line
     assert squeeze("compare-tensors", package(model, Mobile()), plan) != 0
     assert "onnxruntime shows the outputs of model.ort only" in capsys.readouterr().err
+
+
+def test_many_ways_from_one_compared_value_to_the_next_are_not_walked_one_by_one(package, plan, tmp_path) -> None:
+    """Of sixty residual blocks whose values are not compared, two to the power of sixty."""
+    blocks = 60
+
+    def graph(inner: str) -> onnx.ModelProto:
+        nodes = [onnx.helper.make_node("GlobalAveragePool", ["image"], [f"{inner}0"], "pool")]
+        for number in range(blocks):
+            nodes.append(onnx.helper.make_node("Relu", [f"{inner}{number}"], [f"{inner}r{number}"], f"relu{number}"))
+            add = [f"{inner}{number}", f"{inner}r{number}"], [f"{inner}{number + 1}"]
+            nodes.append(onnx.helper.make_node("Add", *add, f"add{number}"))
+        nodes.append(onnx.helper.make_node("Flatten", [f"{inner}{blocks}"], [f"{inner}f"], "flatten"))
+        nodes.append(onnx.helper.make_node("Tanh", [f"{inner}f"], ["logits"], "tanh"))
+        sizes = (("image", ["n", 3, 8, 8]), ("logits", ["n", 3]))
+        ends = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)] for name, size in sizes]
+        opset = [onnx.helper.make_opsetid("", 18)]
+        return onnx.helper.make_model(onnx.helper.make_graph(nodes, "deep", *ends), opset_imports=opset, ir_version=9)
+
+    onnx.save(graph("a"), tmp_path / "deep.onnx")
+    _, *rest = plan.read_text().replace("npz: data.npz", f"npz: {plan.parent / 'data.npz'}").splitlines()
+    (tmp_path / "deep.yaml").write_text("\n".join([f"model: {{onnx: {tmp_path / 'deep.onnx'}}}", *rest]))
+    result = compared(package(changed(graph("b"), tmp_path), Cpu()), tmp_path / "deep.yaml")
+    assert [(layer.layer, layer.error) for layer in result.layers] == [("tanh", 0.0)]
 
 
 def test_a_package_of_another_model_shares_no_value(tiny_onnx, package, plan, tmp_path, capsys) -> None:

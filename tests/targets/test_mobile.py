@@ -125,6 +125,18 @@ def test_what_was_optimized_away_leaves_nothing_behind(quantized: OnnxModel, tmp
     assert b"_DequantizeLinear_Output" not in (tmp_path / "model.ort").read_bytes()
 
 
+def test_an_input_that_is_called_as_inner_values_are_keeps_its_name(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Abs", ["v2"], ["a"]), onnx.helper.make_node("Sin", ["a"], ["b"])]
+    nodes.append(onnx.helper.make_node("Add", ["b", "v2"], ["v0"]))
+    ends = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2])] for name in ("v2", "v0")]
+    graph = onnx.helper.make_graph(nodes, "g", *ends)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    write_ort(model.SerializeToString(), tmp_path / "model.ort")
+    session = ort.InferenceSession(str(tmp_path / "model.ort"), providers=["CPUExecutionProvider"])
+    x = np.array([2.0, -3.0], np.float32)
+    np.testing.assert_allclose(session.run(None, {"v2": x})[0], np.sin(np.abs(x)) + x, rtol=1e-6)
+
+
 def test_values_that_a_branch_reads_by_name_keep_their_names(tmp_path: Path) -> None:
     nothing, twice = (
         onnx.helper.make_graph(

@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from squeeze import registry
+from squeeze.evaluate.latency import median_seconds
 from squeeze.formats.operation import Kind, Numbers
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.base import Runtime
 from squeeze.targets.measure import chains
 from squeeze.targets.measure.attention import HEADS, attention_call
-from squeeze.targets.measure.clock import Call, median_seconds, seconds_a_layer
+from squeeze.targets.measure.clock import LEAST_RUNS, Call, seconds_a_layer
 from squeeze.work import temporary_folder
 
 RUNS_IN = {"onnx": "onnxruntime", "ort": "onnxruntime", "litert": "litert"}  # what runs a writer's files
@@ -81,7 +82,7 @@ def points(name: str, threads: int) -> list[Point]:
 
 def call_seconds(name: str, threads: int, seconds: float) -> float:
     """Of a model that does next to nothing."""
-    return median_seconds(opened(name, threads, chains.elementwise("light", 64, 1)), seconds)
+    return median_seconds(opened(name, threads, chains.elementwise("light", 64, 1)), seconds, LEAST_RUNS)
 
 
 def opened(name: str, threads: int, graph: ir.Model) -> Call:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeeze.targets.measure.clock import TIMES, median_seconds
+from squeeze.evaluate.latency import median_seconds
+from squeeze.targets.measure.clock import LEAST_RUNS, TIMES
 
 SIZES = (2**20, 2**22, 2**24, 2**26)  # bytes read again and again; the largest follows from the caches
 TIMES_CACHE = 4  # the largest size is so many times the last cache
@@ -31,7 +32,7 @@ def _read(pool: ThreadPoolExecutor, threads: int, size: int, seconds: float) -> 
         return list(pool.map(np.sum, parts))
 
     call()
-    return size / min(median_seconds(call, seconds) for _ in range(TIMES))
+    return size / min(median_seconds(call, seconds, LEAST_RUNS) for _ in range(TIMES))
 
 
 def last_cache_bytes() -> int:
