@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import pytest
 
 from squeeze.api import load
 from squeeze.cli import main as cli
-from squeeze.errors import MissingExtra, SqueezeError, UsageError, VerifyError
+from squeeze.errors import MissingExtra, ModelError, SqueezeError, UsageError, VerifyError
 from squeeze.progress import Progress
 from squeeze.run.on_arm64 import on_arm64
 from squeeze.runtimes.base import Runtime
+from squeeze.runtimes.coreml import CoreMl
 from squeeze.runtimes.ort import OnnxRuntime, OnnxRuntimeSession
 from squeeze.targets.arm64 import make, root
 from squeeze.targets.arm64.make import needed
@@ -223,3 +225,10 @@ def test_what_a_package_needs_is_asked_for_that_processor(tmp_path: Path) -> Non
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{required}")
     found = needed(tmp_path, {("engine", ""), ("toolkit", ""), ("toolkit", "blas")})
     assert sorted(one.name for one in found) == ["blas", "kernels", "numpy", "toolkit"]
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs there")
+def test_a_runtime_of_another_system_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="arm64-root: Core ML runs on macOS only; it does not run here"):
+        make.make_root(Arm64Root(tmp_path / "arm64"), [CoreMl], Progress())
+    assert not (tmp_path / "arm64").exists()

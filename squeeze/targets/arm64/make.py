@@ -45,8 +45,11 @@ def make_root(root: Arm64Root, runtimes: Sequence[type[Runtime]], progress: Prog
 
     Raises:
         MissingExtra: the tool that extracts Debian is absent.
-        SqueezeError: it or pip failed, with the last line that it printed.
+        SqueezeError: it or pip failed, with the last line that it printed; or a runtime does not run on Linux, or is
+            not installed here, so that nobody knows which version is wanted.
     """
+    for runtime in runtimes:
+        runtime.require_runs("arm64-root")
     if not (root.folder / PYTHON).exists():
         progress.say(f"Debian {SUITE} for ARM64 into {root.folder}, about 80 MB")
         _whole(root.folder, _extract)
