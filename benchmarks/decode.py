@@ -34,6 +34,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.executorch import ExecuTorchText
+from squeeze.runtimes.llama_cpp import WithoutAmx
 from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.writers.decoder.export import export_decoder
 from squeeze.writers.executorch_decoder import ExecuTorchDecoderWriter
@@ -195,7 +196,8 @@ def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int) -> Star
     from llama_cpp import Llama
 
     write_gguf(model, file)
-    llama = Llama(str(file), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False)
+    with WithoutAmx():
+        llama = Llama(str(file), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def start() -> Read:
         llama.reset()

@@ -27,6 +27,30 @@ FILE_NAME = "model.gguf"
 STEP = 256  # llama.cpp rounds the context up to a multiple of this
 
 
+class WithoutAmx:
+    """While it is open, llama.cpp loads files without its kernels for AMX, which end the process on such processors.
+
+    Known as https://github.com/ggml-org/llama.cpp/issues/20824. Other processors load as usual.
+    """
+
+    CPU = Path("/proc/cpuinfo")
+
+    def __enter__(self) -> None:
+        import llama_cpp
+
+        self.library, self.usual = llama_cpp.llama_cpp, llama_cpp.llama_cpp.llama_model_default_params
+        if self.CPU.is_file() and "amx_int8" in self.CPU.read_text():
+            self.library.llama_model_default_params = self.plain
+
+    def __exit__(self, *_: object) -> None:
+        self.library.llama_model_default_params = self.usual
+
+    def plain(self) -> Any:
+        params = self.usual()
+        params.use_extra_bufts = False  # "extra" are the layouts that AMX reads, and other repacked ones
+        return params
+
+
 class GgufFile(LanguageArtifact):
     """``model.gguf``, a tokenizer beside it."""
 
@@ -106,7 +130,8 @@ class GgufDecoder(GgufFile):
         from llama_cpp import Llama
 
         try:
-            return Llama(str(self.main), verbose=False, **options)
+            with WithoutAmx():
+                return Llama(str(self.main), verbose=False, **options)
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
 
@@ -131,7 +156,8 @@ class LlamaCppScript:
 
         self.library = llama_cpp
         many = {"n_threads": threads, "n_threads_batch": threads}
-        self.llama = llama_cpp.Llama(str(file), n_ctx=self.ROOM, verbose=False, **many)
+        with WithoutAmx():
+            self.llama = llama_cpp.Llama(str(file), n_ctx=self.ROOM, verbose=False, **many)
 
     def reset(self) -> None:
         self.llama.reset()
@@ -156,7 +182,7 @@ class LlamaCpp(Runtime):
     extra = "llama-cpp"
     loads: ClassVar = {GENERATE: (".gguf",)}
     beside = (".gguf", ".json", ".txt", ".model", ".jinja")
-    script: ClassVar = {GENERATE: (LlamaCppScript,)}
+    script: ClassVar = {GENERATE: (WithoutAmx, LlamaCppScript)}
 
     @classmethod
     def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> GgufDecoder:

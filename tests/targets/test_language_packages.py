@@ -23,6 +23,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.rtn import Rtn
+from squeeze.runtimes.llama_cpp import WithoutAmx
 from squeeze.targets.base import Target
 from squeeze.targets.bench import Load, bench
 from squeeze.targets.checkpoint import Checkpoint
@@ -133,6 +134,20 @@ def run(folder: Path, *calls: list[str]) -> list[dict[str, Any]]:
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize(("flags", "loaded"), [("avx2 avx512_vnni", True), ("avx2 amx_tile amx_int8", False)])
+def test_llama_cpp_leaves_out_its_kernels_for_amx_which_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, loaded: bool
+) -> None:
+    needs("llama_cpp")
+    from llama_cpp import llama_cpp
+
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(WithoutAmx, "CPU", tmp_path / "cpuinfo")
+    with WithoutAmx():
+        assert llama_cpp.llama_model_default_params().use_extra_bufts is loaded
+    assert llama_cpp.llama_model_default_params().use_extra_bufts
 
 
 @pytest.fixture(scope="module")
