@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NEEDS_REAL = {
     "cached_teacher",
+    "chosen_data",
     "clock_noise",
     "gptq_perplexity",
     "int8_vs_onnxruntime",

@@ -14,14 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from _inputs import Arguments, positive, run
-from torch.nn import functional
+from _teaching import BATCH, HELD_OUT, TRAIN, compare, prose, score, show
 
-from squeeze.algorithms.stats import mean_by_unit
 from squeeze.cli.terminal import LineProgress
-from squeeze.data.text import TextData, TokenDataset
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.passes.base import Context
@@ -29,7 +26,6 @@ from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.store import Store
 
-LENGTH, BATCH = 256, 8
 NOISE = 0.5  # of a matrix's own standard deviation
 
 
@@ -38,11 +34,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder = options.real / "models" / "prose6M"
     texts = {
-        name: text(options.real, folder, file, samples)
-        for name, file, samples in (
-            ("train", "train_sample.jsonl.gz", options.steps * BATCH),
-            ("held", "evaluate.txt", options.sequences),
-        )
+        name: prose(options.real, file, samples)
+        for name, file, samples in (("train", TRAIN, options.steps * BATCH), ("held", HELD_OUT, options.sequences))
     }
     shared = {"steps": options.steps, "batch_size": BATCH, "learning_rate": options.rate}
     passes = {"teacher": Distill(**shared), "drawn": Distill(**shared, cached=12), "text": Finetune(**shared)}
@@ -62,12 +55,8 @@ def main() -> None:
                 size = context.facts.get("teacher_bytes_per_token")
                 message = f", {size} bytes a token of {4 * original.vocabulary:,} for all" if size else ""
                 show(f"seed {seed}, {name} ({time.monotonic() - began:.0f} s{message})", result[name])
-            compare(result, texts["held"])
-
-
-def text(real: Path, folder: Path, file: str, samples: int) -> TokenDataset:
-    path = str((real / "data" / "prose" / file).resolve())
-    return TextData(text=path, length=LENGTH, samples=samples).open(real, folder)
+            for other in ("teacher", "text"):
+                compare(result, "drawn", other, texts["held"])
 
 
 def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
@@ -79,30 +68,6 @@ def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
                 if weight.dim() > 1:
                     weight += NOISE * weight.std() * torch.randn(weight.shape, generator=generator)
     return resident.commit(folder)
-
-
-@torch.no_grad()
-def score(model: LanguageModel, original: LanguageModel, data: TokenDataset) -> np.ndarray:
-    """``[sequences, 2]``: KL divergence from the original and the next token's loss, nats a token."""
-    ours, theirs, rows = model.whole().float(), original.whole().float(), []
-    for tokens in torch.from_numpy(data.tokens):
-        student, teacher = (module(input_ids=tokens[None]).logits[0, :-1].log_softmax(-1) for module in (ours, theirs))
-        kl = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
-        rows.append((kl.item(), functional.nll_loss(student, tokens[1:]).item()))
-    return np.array(rows)
-
-
-def compare(comparison: dict[str, np.ndarray], data: TokenDataset) -> None:
-    for one, other in (("drawn", "teacher"), ("drawn", "text")):
-        for place, what in enumerate(("KL", "loss")):
-            difference = mean_by_unit((comparison[one] - comparison[other])[:, place], data.units)
-            ends = difference.interval()
-            assert ends is not None, "there are many documents"
-            print(f"  {what}, {one} - {other}: {difference.value:+.4f} [{ends.low:+.4f}, {ends.high:+.4f}]", flush=True)
-
-
-def show(name: str, values: np.ndarray) -> None:
-    print(f"{name}: KL {values[:, 0].mean():.4f}, loss {values[:, 1].mean():.4f}", flush=True)
 
 
 def arguments() -> argparse.Namespace:

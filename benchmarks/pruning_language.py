@@ -2,6 +2,7 @@
 
     python benchmarks/pruning_language.py --model FOLDER|FILE.gguf --calibrate TEXT --evaluate TEXT [--parameters 0.75]
         [--length 512 --samples 64 --scored 64] [--only prune_width wanda-sp ...]
+        [--recover TEXT --steps 100]
     python benchmarks/pruning_language.py --real FOLDER
 
 prune_width, prune_depth   ours, by their defaults
@@ -11,8 +12,10 @@ flap                       by weights times the spread of inputs, their means ma
                            arXiv:2312.11983), whose allocation over layers a stock config cannot say
 shortgpt                   blocks whose output is most like their input leave (Men et al., 2024, arXiv:2403.03853)
 
-Nothing is trained. Blocks are whole, so a model of fewer blocks may be a little smaller than was allowed; each row says
-how many parameters it has. The ratio is to prune_width's perplexity, over the same sequences, documents as units.
+With ``--recover`` a second row of each is what distillation from the original makes of it: the same text, order, steps
+and options for all. Without, nothing is trained. Blocks are whole, so a model of fewer blocks may be a little smaller
+than was allowed; each row says how many parameters it has. The ratio is to prune_width's perplexity, over the same
+sequences, documents as units.
 """
 
 from __future__ import annotations
@@ -26,19 +29,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from _inputs import Arguments, open_model, open_text, positive, run
+from _inputs import Arguments, open_model, open_text, positive, run, text_file
 from torch import Tensor
 from torch.nn import functional
 
 from squeeze.algorithms.importance import least_important
 from squeeze.blocks.watch import InputWatch, Weight
+from squeeze.cli.terminal import LineProgress
 from squeeze.comparison import delta_of
+from squeeze.data.overlap import without_overlap
 from squeeze.evaluate.perplexity import Perplexity
 from squeeze.evaluate.tokens import Reference, score_tokens
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.skeleton import Skeleton
 from squeeze.passes.base import Context
+from squeeze.passes.distill.distill import Distill
 from squeeze.passes.prune.prune_depth import PruneDepth
 from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.progress import Progress
@@ -48,6 +54,7 @@ from squeeze.surgery.goal import units_by_parameters
 from squeeze.surgery.widths import Widths
 
 CHUNK_TOKENS = 4096
+TRAINED_LENGTH, BATCH = 256, 8  # of --recover: tokens of a sequence, sequences of a step
 ALIGN = 32  # prune_width's
 Score = Callable[
     [Tensor, Tensor, Tensor], Tensor
@@ -66,6 +73,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parameters", type=float, default=0.75, help="share of the whole model's that may stay")
     parser.add_sequences(length=512, samples=64, scored=64)
     parser.add_argument("--depth-samples", type=positive, default=16, help="sequences that prune_depth's losses are of")
+    parser.add_argument("--recover", type=text_file, help="a text that the original teaches each of them on")
+    parser.add_argument("--steps", type=positive, default=100, help="of --recover, 8 sequences each")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     return parser.language_model()
 
@@ -87,17 +96,33 @@ class Bench:
         reference = Reference(self.model, hidden)
         print(f"{'':<14}{'parameters':>13}{'perplexity':>12}{'to prune_width':>27}{'KL':>9}{'process':>10}")
         print(f"{'original':<14}{self.model.parameters():>13,}{np.exp(scores['original'].mean()):>12.3f}", flush=True)
+        taught: dict[str, np.ndarray] = {}
         for name in self.options.only:
             (own := self.folder / name).mkdir()
             began = time.perf_counter()
             model = CANDIDATES[name](self, own)
-            took = time.perf_counter() - began
-            new = score_tokens(model, self.evaluate, own, reference, Progress(), name)
-            scores[name] = new.nll.mean(1)
-            row = (
-                f"{name:<14}{model.parameters():>13,}{np.exp(scores[name].mean()):>12.3f}{self.ratio(scores, name):>27}"
-            )
-            print(f"{row}{new.kl.mean():>9.4f}{took:>8.0f} s", flush=True)
+            self.show(name, model, reference, time.perf_counter() - began, scores)
+            if self.options.recover:
+                began = time.perf_counter()
+                model = self.recovered(model, own)
+                heading = f"  + {self.options.steps} steps"
+                self.show(name, model, reference, time.perf_counter() - began, taught, heading)
+
+    def show(
+        self,
+        name: str,
+        model: LanguageModel,
+        reference: Reference,
+        took: float,
+        scores: dict[str, np.ndarray],
+        heading: str = "",
+    ) -> None:
+        """The row of a model, whose scores join those that it is compared with."""
+        (own := self.folder / f"scores {name}{heading}").mkdir()
+        new = score_tokens(model, self.evaluate, own, reference, Progress(), name)
+        scores[name] = new.nll.mean(1)
+        row = f"{heading or name:<14}{model.parameters():>13,}{np.exp(scores[name].mean()):>12.3f}"
+        print(f"{row}{self.ratio(scores, name):>27}{new.kl.mean():>9.4f}{took:>8.0f} s", flush=True)
 
     def ratio(self, scores: dict[str, np.ndarray], name: str) -> str:
         if "prune_width" not in scores or name == "prune_width":
@@ -105,6 +130,16 @@ class Bench:
         delta = delta_of(Perplexity(), scores[name], scores["prune_width"], self.evaluate.documents, same=False)
         low, high = delta.ratio_interval or (float("nan"), float("nan"))
         return f"x {delta.ratio:.3f} [{low:.3f}, {high:.3f}]"
+
+    def recovered(self, model: LanguageModel, folder: Path) -> LanguageModel:
+        """The same model after a little distillation."""
+        data = without_overlap(open_text(self.options.recover, self.model, TRAINED_LENGTH, None), self.evaluate)
+        (own := folder / "recovered").mkdir()
+        context = Context(
+            train_data=data, original=lambda: self.model, journal=Journal(own), threads=torch.get_num_threads(),
+            progress=LineProgress(),
+        )  # fmt: skip
+        return Distill(steps=self.options.steps, batch_size=BATCH).run(model, context)
 
     def passed(self, pass_: Any, folder: Path) -> LanguageModel:
         result: LanguageModel = pass_.run(self.model, Context(calibration_data=self.calibrate, journal=Journal(folder)))

@@ -208,3 +208,20 @@ def test_an_environment_that_cannot_be_made_is_named(
     with pytest.raises(SystemExit, match="not made: auto-round"):
         run(monkeypatch, "peers", "--make", tmp_path, "--only", "auto-round")
     assert capsys.readouterr().out == f"{'auto-round':<19}failed: no such version\n"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_pruned_decoders_are_compared_before_and_after_as_much_distillation(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = importlib.import_module("pruning_language")
+    monkeypatch.setattr(bench, "TRAINED_LENGTH", 16)
+    monkeypatch.setattr(bench, "ALIGN", 1)
+    (world / "train.txt").write_text(LETTERS[1:] * 20)
+    texts = [f"--{name}={world / name}.txt" for name in ("calibrate", "evaluate")]
+    sizes = ["--samples=8", "--scored=8", "--length=16", "--parameters=0.9", "--only", "prune_width", "magnitude"]
+    taught = ["--recover", world / "train.txt", "--steps=2"]
+    run(monkeypatch, "pruning_language", f"--model={world / 'model'}", *texts, *sizes, *taught)
+    lines, steps = capsys.readouterr().out.splitlines(), "+ 2 steps"
+    assert [line[:14].strip() for line in lines[1:]] == ["original", "prune_width", steps, "magnitude", steps]
+    assert ["x " in line for line in lines[1:]] == [False, False, False, True, True]

@@ -9,6 +9,7 @@ import click
 
 from squeeze import registry
 from squeeze.cli.options import json_option, show_json
+from squeeze.cli.wording import default_in_words, type_in_words
 from squeeze.errors import UsageError
 
 
@@ -59,8 +60,7 @@ def show_one(kind: registry.Kind, name: str, as_json: bool) -> None:
     for line in _facts(cls):
         click.echo(line)
     for option, field in cls.model_fields.items():
-        default = "required" if field.is_required() else f"= {field.get_default(call_default_factory=True)!r}"
-        click.echo(f"  {option}: {_type(field.annotation)}  {default}")
+        click.echo(f"  {option}: {type_in_words(field)}  {default_in_words(field)}")
         if field.description:
             click.echo(textwrap.indent(textwrap.fill(field.description, 100), "      "))
 
@@ -75,8 +75,3 @@ def _facts(cls: type[Any]) -> list[str]:
     if limits := getattr(cls, "limits", ""):
         facts.append(textwrap.fill(f"Limits: {limits}", 100, initial_indent="  ", subsequent_indent="      "))
     return facts
-
-
-def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return text.replace("typing.", "").replace("NoneType", "None")

@@ -15,6 +15,7 @@ from functools import cache
 
 import torch
 
+from squeeze.algorithms.hessian import bf16_products
 from squeeze.evaluate.latency import median_seconds
 
 LOW, HIGH = 0.6, 2.0  # of the counted time
@@ -37,23 +38,26 @@ class Work:
         values: Numbers that steps without products read and write.
         calls: Operators on a few numbers, one after the other.
         alone: As ``values``, of steps that one thread takes, whatever the plan says: numpy, pictures.
+        rounded: Multiply-accumulates of wide sums whose factors may be rounded to bfloat16.
     """
 
     products: Mapping[int, float] = field(default_factory=dict)
     values: float = 0.0
     calls: float = 0.0
     alone: float = 0.0
+    rounded: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         widths = sorted({*self.products, *other.products})
         products = {width: self.products.get(width, 0) + other.products.get(width, 0) for width in widths}
-        alone = self.alone + other.alone
-        return Work(products, self.values + other.values, self.calls + other.calls, alone)
+        alone, rounded = self.alone + other.alone, self.rounded + other.rounded
+        return Work(products, self.values + other.values, self.calls + other.calls, alone, rounded)
 
     def times(self, factor: float) -> Work:
         """So often."""
         products = {width: factor * macs for width, macs in self.products.items()}
-        return Work(products, factor * self.values, factor * self.calls, factor * self.alone)
+        single = factor * self.values, factor * self.calls, factor * self.alone, factor * self.rounded
+        return Work(products, *single)
 
 
 WRITTEN_BLOCK = Work(calls=20_000)  # Python, files and hashes for each block of a language model that is written
@@ -88,10 +92,12 @@ class HostSpeed:
     values_per_s: float
     calls_per_s: float
     alone_per_s: float = 1.0
+    rounded_per_s: float = 1.0
 
     def seconds(self, work: Work) -> tuple[float, float]:
         """The least and the most that it will take."""
         products = sum(macs / self.macs_per_s[_below(width)] for width, macs in work.products.items())
+        products += work.rounded / self.rounded_per_s
         steps = work.values / self.values_per_s + work.alone / self.alone_per_s
         counted = products + steps + work.calls / self.calls_per_s
         return LOW * counted, HIGH * counted
@@ -108,9 +114,11 @@ def host_speed(threads: int) -> HostSpeed:
     torch.set_num_threads(threads)
     try:
         macs = {width: ROWS * width * width / _typical(_product(width)) for width in WIDTHS}
+        with bf16_products():
+            rounded = ROWS * WIDTHS[-1] ** 2 / _typical(_product(WIDTHS[-1]))
         values, calls = VALUES / _typical(_step()), CALLS / _typical(_calls())
         torch.set_num_threads(1)
-        return HostSpeed(macs, values, calls, VALUES / _typical(_step()))
+        return HostSpeed(macs, values, calls, VALUES / _typical(_step()), rounded)
     finally:
         torch.set_num_threads(before)
 

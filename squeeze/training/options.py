@@ -10,11 +10,13 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
+from squeeze.algorithms.units import multiplies
 from squeeze.models.base import Model
 from squeeze.models.options import Unused
 from squeeze.models.tasks.base import Optimizer
 from squeeze.training.trained import Trained
 
+Products = Literal["float32", "bfloat16"]
 LORA_RATE = 10  # LoRA's learning rate, as a multiple of the usual one
 
 
@@ -60,6 +62,10 @@ class TrainingOptions(BaseModel):
     """Looks without a lower loss after which the training stops."""
     recompute: bool = False
     """Work out what lies inside a block again for its gradient: less memory, every block computed once more."""
+    products: Products | None = None
+    """How matrices are multiplied. bfloat16: factors are rounded to it and sums are float32, where the CPU has units
+    for that; elsewhere, and always with float32, nothing is rounded. null: bfloat16 for a model that reads tokens,
+    float32 for another."""
 
     def trains_with(self, model: Model) -> Optimizer:
         """The optimizer as the plan names it, or as the model's task has it."""
@@ -70,7 +76,13 @@ class TrainingOptions(BaseModel):
         optimizer = self.trains_with(model)
         usual = model.task.learning_rate(model, optimizer) * (LORA_RATE if self.train == "lora" else 1)
         rate = self.learning_rate or usual
-        return {"optimizer": optimizer, "learning_rate": rate}
+        products = self.products or ("bfloat16" if model.reads_tokens() else "float32")
+        return {"optimizer": optimizer, "learning_rate": rate, "products": products}
+
+    @property
+    def rounds(self) -> bool:
+        """Whether products round their factors on this CPU; of a pass whose options are settled."""
+        return self.products == "bfloat16" and multiplies(torch.bfloat16)
 
     def unread(self) -> Iterator[Unused]:
         """Options that others of them leave nothing to do."""
@@ -89,7 +101,8 @@ class TrainingOptions(BaseModel):
         weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
         assert self.learning_rate is not None, "the pass has settled it"
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
+            flat = all(weight.is_contiguous() for weight in weights)  # fused steps misread a resumed state that is not
+            return torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay, fused=flat)
         nesterov = self.momentum > 0
         return torch.optim.SGD(
             weights, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=nesterov

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import kl_div
 
 from squeeze.algorithms.distillation import distillation_loss, feature_loss, soft_target_loss, total_feature_loss
 
@@ -13,6 +14,19 @@ OTHER = torch.randn(4, 10, generator=torch.Generator().manual_seed(1), dtype=tor
 def test_a_student_that_says_what_the_teacher_says_has_no_loss(temperature):
     assert soft_target_loss(LOGITS, LOGITS, temperature).item() == pytest.approx(0, abs=1e-12)
     assert soft_target_loss(OTHER, LOGITS, temperature).item() > 0
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_rows_worked_out_in_parts_have_the_loss_and_the_gradient_of_the_whole(monkeypatch, rows, temperature):
+    monkeypatch.setattr("squeeze.algorithms.distillation.TILE_VALUES", rows * LOGITS.shape[1])
+    student, whole = (OTHER.clone().requires_grad_() for _ in range(2))
+    loss = soft_target_loss(student, LOGITS, temperature)
+    log_p, log_q = ((logits / temperature).log_softmax(1) for logits in (whole, LOGITS))
+    expected = kl_div(log_p, log_q, log_target=True, reduction="batchmean") * temperature**2
+    torch.testing.assert_close(loss, expected)
+    slopes = [torch.autograd.grad(0.3 * value, of)[0] for value, of in ((loss, student), (expected, whole))]
+    torch.testing.assert_close(*slopes)
 
 
 def test_t_squared_keeps_the_gradient_s_size_when_the_temperature_rises():

@@ -87,6 +87,29 @@ def test_a_student_comes_nearer_to_the_original(tmp_path: Path, original: Path) 
     assert after < 0.5 * before
 
 
+@pytest.mark.parametrize("products", [None, "bfloat16", "float32"])
+@pytest.mark.parametrize("units", [True, False], ids=["units", "no units"])
+def test_products_are_rounded_where_the_cpu_has_units_for_it(tmp_path, monkeypatch, products, units) -> None:
+    """Precision is set while a batch is learnt from, and restored."""
+    for module in ("squeeze.training.options", "squeeze.algorithms.hessian"):
+        monkeypatch.setattr(f"{module}.multiplies", lambda dtype: units)
+    settings, seen = torch.backends.mkldnn.matmul, []  # type: ignore[attr-defined]  # torch sets it
+    step = Training._step
+
+    def watched(*arguments):
+        seen.append(settings.fp32_precision)
+        return step(*arguments)
+
+    monkeypatch.setattr(Training, "_step", watched)
+    before, run_context = settings.fp32_precision, context(tmp_path / "journal")
+    pass_ = FINETUNE.model_copy(update={"products": products, "steps": 1})
+    pass_.run(LanguageModel(write_folder(tmp_path / "model")), run_context)
+    rounded = units and products != "float32"
+    assert seen == ["bf16" if rounded else before]
+    assert settings.fp32_precision == before
+    assert run_context.facts["products"] == ("bfloat16" if rounded else "float32")
+
+
 @pytest.mark.parametrize("pass_", [FINETUNE, DISTILL], ids=["finetune", "distill"])
 def test_a_training_killed_inside_an_epoch_ends_with_the_same_bytes(tmp_path, original, pass_, monkeypatch) -> None:
     start = write_folder(tmp_path / "start", num_hidden_layers=1, vocab_size=128)

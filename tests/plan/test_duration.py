@@ -48,14 +48,16 @@ def planned(folder: Path, pass_: str = GPTQ) -> Path:
 
 
 def test_work_is_added_width_by_width() -> None:
-    both = Work({8: 10.0}, 1.0, 2.0) + Work({8: 5.0, 64: 7.0}, 3.0, alone=1.0).times(2)
-    assert both == Work({8: 20.0, 64: 14.0}, 7.0, 2.0, 2.0)
+    both = Work({8: 10.0}, 1.0, 2.0) + Work({8: 5.0, 64: 7.0}, 3.0, alone=1.0, rounded=4.0).times(2)
+    assert both == Work({8: 20.0, 64: 14.0}, 7.0, 2.0, 2.0, 8.0)
 
 
 def test_seconds_are_work_at_the_rate_of_the_nearest_narrower_product() -> None:
-    speed = HostSpeed({32: 1e6, 128: 2e6, 512: 4e6}, values_per_s=1e3, calls_per_s=10.0, alone_per_s=100.0)
-    work = Work({16: 1e6, 100: 1e6, 4096: 8e6}, values=500, calls=5, alone=50)  # 1 + 1 + 2 + 0.5 + 0.5 + 0.5 s
-    assert speed.seconds(work) == pytest.approx((LOW * 5.5, HIGH * 5.5))
+    speed = HostSpeed(
+        {32: 1e6, 128: 2e6, 512: 4e6}, values_per_s=1e3, calls_per_s=10.0, alone_per_s=100.0, rounded_per_s=8e6
+    )
+    work = Work({16: 1e6, 100: 1e6, 4096: 8e6}, values=500, calls=5, alone=50, rounded=4e6)  # 1 + 1 + 2 + 4 times 0.5 s
+    assert speed.seconds(work) == pytest.approx((LOW * 6, HIGH * 6))
 
 
 def test_a_host_is_measured_once_in_a_process_and_products_get_faster_with_their_width() -> None:

@@ -9,11 +9,13 @@ from typing import ClassVar, Self, TypeVar, cast
 
 import numpy as np
 
+from squeeze.algorithms.hessian import bf16_products
 from squeeze.algorithms.threads import threads
 from squeeze.data.base import Dataset
 from squeeze.errors import DataError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
+from squeeze.models.language.language_model import in_shards
 from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_stage import TorchStage
@@ -25,6 +27,7 @@ from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
 from squeeze.training.trained import TrainedWeights, train_some
 
+LOSS_STEPS = 20  # times that a logit is read or written on the way to its gradient, the teacher's with it
 S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
 
@@ -52,9 +55,13 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         trained = self.weights(student, context.seed)
         data = self.examples(student, context)
         training = Training(self.name, self, data, context.seed, context.progress, context.journal, student.micro_batch)
-        with self.learning(student, context) as loss, threads(context.threads):  # sums depend on how many share them
+        products = bf16_products(self.rounds)
+        with self.learning(student, context) as loss, threads(context.threads), products:  # sums depend on both
             context.facts["losses"] = training.run(student.module, loss)
-        context.facts |= training.facts() | {"trained": trained.count}
+        context.facts |= training.facts() | {
+            "trained": trained.count,
+            "products": "bfloat16" if self.rounds else "float32",
+        }
         context.measured["minutes"] = round(training.position.seconds / 60, 2)
         grids = trained.finish()
         result = student.commit(context.model_folder(), grids)
@@ -80,7 +87,13 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             return None
         seen = self.steps * self.batch_size if self.steps else self.epochs * (data.examples if data else 0)
         length = data.length if data else 1
-        return Work({USUAL_WIDTH: (self.forwards + self.recompute) * macs * seen * length})
+        products = (self.forwards + self.recompute) * macs * seen * length
+        if not model.blocks:
+            return Work({USUAL_WIDTH: products})
+        logits = seen * length * (in_shards(model).vocabulary or 0)
+        if self.settled(model).rounds:
+            return Work(rounded=products, values=LOSS_STEPS * logits)
+        return Work({USUAL_WIDTH: products}, values=LOSS_STEPS * logits)
 
     def faults(self, model: Model) -> Iterator[str]:
         if self.train == "last_blocks" and not model.blocks:
