@@ -1,10 +1,11 @@
-"""ResNet-20 with separable convolutions against itself pruned to as many parameters: as they come, and distilled.
+"""ResNet-20 with separable convolutions, and of low rank, against itself pruned to as many parameters: before and after
+distillation.
 
     python benchmarks/separable.py [--real FOLDER] [--epochs 10] [--seed 0] [--threads 1]
 
 ``plans/resnet20-cifar10-separable.yaml`` up to the export. The other network is the same original, cut by
 prune_channels (taylor importance, all layers competing, residual streams included, widths of any number) to the fewest
-parameters that are no fewer than the separable one's. Both are distilled by the very same pass: the plan's without its
+parameters that are no fewer than the separable one's; ``low_rank`` has at most as many. All are distilled by the very same pass: the plan's without its
 features, for which the outputs of stages would have to be as wide as the teacher's. Top-1 in float on the 500 lossless
 and the 4,998 JPEG test images; a difference has the paired 95 % interval that the ledger gives such shares (Tango's).
 """
@@ -28,6 +29,7 @@ from squeeze.data.sources import NpzData
 from squeeze.errors import EffectError
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
+from squeeze.passes.prune.low_rank import LowRank
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.plan.plan import Plan
 
@@ -54,9 +56,15 @@ def main() -> None:
     pruned = pruned_to(raw.parameters(), original, context)
     table.row("pruned", pruned)
     table.against("separable", "pruned")
+    goal = f"{raw.parameters() / 1000:.3f}K"
+    thin = LowRank(parameters=goal, align=1, exclude=separable.exclude).run(copy.deepcopy(original), context)
+    table.row("low rank", thin)
+    table.against("low rank", "pruned")
     table.row("separable, distilled", plain.run(raw, context))
     table.row("pruned, distilled", plain.run(pruned, context))
     table.against("separable, distilled", "pruned, distilled")
+    table.row("low rank, distilled", plain.run(thin, context))
+    table.against("low rank, distilled", "pruned, distilled")
 
 
 def arguments() -> argparse.Namespace:

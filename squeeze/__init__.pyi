@@ -72,6 +72,7 @@ from .passes.base import Preview as Preview
 from .passes.distill.distill import Distill as Distill
 from .passes.distill.finetune import Finetune as Finetune
 from .passes.export.export_onnx import ExportOnnx as ExportOnnx
+from .passes.prune.low_rank import LowRank as LowRank
 from .passes.prune.prune_channels import PruneChannels as PruneChannels
 from .passes.prune.prune_depth import PruneDepth as PruneDepth
 from .passes.prune.prune_vocabulary import PruneVocabulary as PruneVocabulary

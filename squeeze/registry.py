@@ -20,6 +20,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "passes": {
         "prune_channels": "squeeze.passes.prune.prune_channels:PruneChannels",
         "separable": "squeeze.passes.prune.separable:Separable",
+        "low_rank": "squeeze.passes.prune.low_rank:LowRank",
         "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
         "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
         "sparsify": "squeeze.passes.prune.sparsify:Sparsify",

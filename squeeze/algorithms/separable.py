@@ -15,13 +15,12 @@ places of the kernel, ``W`` is ``[out, in, k]``, ``D`` ``[in, m, k]`` and ``P`` 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from squeeze.errors import SqueezeError
+from squeeze.algorithms.moments import Moments, damped, missed_share
 
 DAMPING = 1e-4  # share of the mean diagonal: each solution is drawn towards the one before it, so dead channels stay
 
@@ -43,34 +42,6 @@ class Pair:
     errors: list[float]
 
 
-class Moments:
-    """Sums over batches of inputs and of the outputs to aim at; memory does not grow with the tokens."""
-
-    def __init__(self, columns: int, out: int) -> None:
-        self.tokens = 0
-        self._xx, self._xy = torch.zeros(columns, columns), torch.zeros(columns, out)
-        self._x, self._y, self._yy = torch.zeros(columns).double(), torch.zeros(out).double(), torch.zeros(out).double()
-
-    def add(self, X: Tensor, Y: Tensor) -> None:
-        """Count a batch."""
-        self.tokens += len(X)
-        self._xx.addmm_(X.t(), X)
-        self._xy.addmm_(X.t(), Y)
-        self._x += X.sum(0)
-        self._y += Y.sum(0)
-        self._yy += Y.square().sum(0)
-
-    def means(self) -> tuple[Tensor, Tensor]:
-        """Of inputs ``[in x k]`` and outputs ``[out]``."""
-        return (self._x / self.tokens).float(), (self._y / self.tokens).float()
-
-    def covariances(self) -> tuple[Tensor, Tensor, float]:
-        """``C [in x k, in x k]``, ``B [in x k, out]`` and the variance of all outputs together."""
-        x, y = self.means()
-        variance = (self._yy / self.tokens - (self._y / self.tokens).square()).sum()
-        return self._xx / self.tokens - torch.outer(x, x), self._xy / self.tokens - torch.outer(x, y), float(variance)
-
-
 def separate(W: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     """``D`` and ``P`` of the nearest weight, by an SVD for each input channel; ``multiplier`` is at most ``k``."""
     U, S, V = torch.linalg.svd(W.permute(1, 0, 2).double(), full_matrices=False)
@@ -88,8 +59,6 @@ def fit_pair(W: Tensor, moments: Moments, multiplier: int = 1, rounds: int = 10)
         SqueezeError: something that was counted is not finite.
     """
     C, B, variance = moments.covariances()
-    if not (torch.isfinite(C).all() and torch.isfinite(B).all() and math.isfinite(variance)):
-        raise SqueezeError("inputs or outputs are not finite; nothing can be fitted to them")
     D, P = separate(W, multiplier)
     errors = [_error(D, P, C, B, variance)]
     for _ in range(rounds):
@@ -106,9 +75,7 @@ def joined(D: Tensor, P: Tensor) -> Tensor:
 
 
 def _error(D: Tensor, P: Tensor, C: Tensor, B: Tensor, variance: float) -> float:
-    W = joined(D, P).flatten(1)
-    missed = variance + float(((W @ C - 2 * B.t()) * W).sum(dtype=torch.float64))
-    return max(missed, 0.0) / max(variance, 1e-30)
+    return missed_share(joined(D, P).flatten(1), C, B, variance)
 
 
 def _solve_pointwise(D: Tensor, P: Tensor, C: Tensor, B: Tensor) -> Tensor:
@@ -118,7 +85,7 @@ def _solve_pointwise(D: Tensor, P: Tensor, C: Tensor, B: Tensor) -> Tensor:
     Z = torch.einsum("ndk,dsk->nds", through, D).reshape(channels * m, channels * m).double()
     aim = torch.einsum("crk,cko->cro", D, B.view(channels, k, -1)).reshape(channels * m, -1).double()
     before = P.flatten(1).t().double()
-    step = torch.linalg.solve(_damped(Z), aim - Z @ before)
+    step = torch.linalg.solve(damped(Z, DAMPING), aim - Z @ before)
     solved: Tensor = (before + step).t().float().reshape(P.shape)
     return solved
 
@@ -131,12 +98,7 @@ def _solve_depthwise(D: Tensor, P: Tensor, C: Tensor, B: Tensor) -> Tensor:
         own = slice(c * k, (c + 1) * k)
         A = torch.kron(P[:, c].t() @ P[:, c], C[own, own]).double()
         pull = (P[:, c].t() @ residual[:, own]).double().flatten()
-        step = torch.linalg.solve(_damped(A), pull).float().view(m, k)
+        step = torch.linalg.solve(damped(A, DAMPING), pull).float().view(m, k)
         D[c] += step
         residual -= (P[:, c] @ step) @ C[own]
     return D
-
-
-def _damped(A: Tensor) -> Tensor:
-    """With a little added to its diagonal, so that it can be inverted."""
-    return A + torch.eye(len(A), dtype=A.dtype) * (DAMPING * float(A.diagonal().mean()) or 1.0)

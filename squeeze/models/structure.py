@@ -26,6 +26,7 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.PReLU: ("num_parameters",),
 }
 CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+CREATED: dict[str, type[nn.Module]] = {"Conv2d": nn.Conv2d, "Linear": nn.Linear}  # what may stand in another's place
 
 Difference = dict[str, dict[str, Any]]
 
@@ -99,11 +100,13 @@ def _replacement(name: str, module: nn.Module) -> dict[str, Any]:
             "type": "Sequential",
             "parts": [[n, _replacement(f"{name}.{n}", m)] for n, m in module.named_children()],
         }
-    if type(module) is not nn.Conv2d:
-        kind = type(module).__name__
-        raise ModelError(f"{name}: a {kind} put in place of another module cannot be stored; Conv2d can")
-    options = {name: _plain(getattr(module, name)) for name in CONV_OPTIONS}
-    return {"type": "Conv2d", "options": {**(sizes(module) or {}), **options, "bias": module.bias is not None}}
+    kind = type(module).__name__
+    if kind not in CREATED or type(module) is not CREATED[kind]:
+        raise ModelError(
+            f"{name}: a {kind} put in place of another module cannot be stored; {' or '.join(CREATED)} can"
+        )
+    options = {name: _plain(getattr(module, name)) for name in CONV_OPTIONS if hasattr(module, name)}
+    return {"type": kind, "options": {**(sizes(module) or {}), **options, "bias": module.bias is not None}}
 
 
 def _created(name: str, entry: dict[str, Any], part: bool = False) -> nn.Module:
@@ -112,10 +115,10 @@ def _created(name: str, entry: dict[str, Any], part: bool = False) -> nn.Module:
         return nn.Identity()
     if kind == "Sequential" and not part:  # parts of parts are never written: a file cannot nest without end
         return nn.Sequential(OrderedDict((n, _created(f"{name}.{n}", inner, part=True)) for n, inner in entry["parts"]))
-    if kind != "Conv2d":
-        raise ModelError(f"structure.json: {name}: unknown module type {kind!r}; Conv2d is what it may hold")
+    if kind not in CREATED:
+        raise ModelError(f"structure.json: {name}: unknown module type {kind!r}; {' or '.join(CREATED)} may be there")
     options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["options"].items()}
-    return nn.Conv2d(**options)
+    return CREATED[kind](**options)
 
 
 def _resize(name: str, current: nn.Module, new_sizes: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.algorithms.separable import Moments, fit_pair, joined, separate
+from squeeze.algorithms.moments import Moments
+from squeeze.algorithms.separable import fit_pair, joined, separate
 
 IN, OUT, PLACES = 6, 10, 9
 

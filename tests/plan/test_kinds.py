@@ -52,6 +52,7 @@ TAKEN = {  # by pass: kinds without a fault
     "prune_depth": {*LANGUAGE, "encoder"},
     "prune_vocabulary": set(),  # no tokenizer lies in these folders
     "separable": {"cnn"},
+    "low_rank": {"cnn", "encoder"},
     "sparsify": {*LANGUAGE, "cnn", "encoder"},
     "finetune": CLASSIFIERS,
     "distill": {*CLASSIFIERS, "encoder"},
@@ -83,6 +84,7 @@ NEEDED = {
     "prune_width": {"ratio": 0.5, "align": 8},
     "prune_depth": {"blocks": 1},
     "sparsify": {"ratio": 0.5},
+    "low_rank": {"ratio": 0.2, "align": 1},
 }
 UNREADABLE = {"gguf": "no config.json here", "gguf file": "not a readable ONNX file"}
 
