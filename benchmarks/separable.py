@@ -1,13 +1,13 @@
-"""ResNet-20 with separable convolutions, and of low rank, against itself pruned to as many parameters: before and after
-distillation.
+"""ResNet-20 with separable convolutions, and of low rank, beside itself pruned to as many parameters.
 
     python benchmarks/separable.py [--real FOLDER] [--epochs 10] [--seed 0] [--threads 1]
 
-``plans/resnet20-cifar10-separable.yaml`` up to the export. The other network is the same original, cut by
-prune_channels (taylor importance, all layers competing, residual streams included, widths of any number) to the fewest
-parameters that are no fewer than the separable one's; ``low_rank`` has at most as many. All are distilled by the very same pass: the plan's without its
-features, for which the outputs of stages would have to be as wide as the teacher's. Top-1 in float on the 500 lossless
-and the 4,998 JPEG test images; a difference has the paired 95 % interval that the ledger gives such shares (Tango's).
+``plans/resnet20-cifar10-separable.yaml`` up to the export, as it comes and distilled. The pruned network is the same
+original, cut by prune_channels (taylor importance, all layers competing, residual streams included, widths of any
+number) to the fewest parameters that are no fewer than the separable one's; ``low_rank`` has at most as many. All are
+distilled by the very same pass: the plan's without its features, for which the outputs of stages would have to be as
+wide as the teacher's. Top-1 in float on the 500 lossless and the 4,998 JPEG test images; a difference has the paired
+95 % interval that the ledger gives such shares (Tango's).
 """
 
 from __future__ import annotations
