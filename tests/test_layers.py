@@ -16,6 +16,7 @@ LADDER = [
     "progress",
     "versions",
     "sums",
+    "peak",
     "work",
     "algorithms",
     "formats",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -29,7 +28,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Check PLAN: form, order, options, selectors, data, extras, targets. Exit code 2 with every fault."""
-    from squeeze.cli.explained import explained_json, run_seconds, show_explained
+    from squeeze.cli.explained import check_json, show_explained
     from squeeze.plan.check import check
     from squeeze.run.opened import open_all
 
@@ -40,19 +39,8 @@ def command(
     warnings = [fault.located(str(plan)) for fault in loaded.located(result.warnings)]
     warnings += open_all(loaded, {}).warnings if read_data else []
     if as_json:
-        show_json(
-            {
-                "plan": str(plan),
-                "ok": True,
-                "warnings": warnings,
-                "original": asdict(result.original) if result.original else None,
-                "passes": [explained_json(row, loaded.threads if explain else None) for row in result.explained],
-                "fits": result.fits,
-                "kept_of_original": asdict(result.original_size) if result.original_size else None,
-                "cost": asdict(result.cost) if result.cost else None,
-                **({"seconds": run_seconds(result, loaded.threads)} if explain else {}),
-            }
-        )
+        found = check_json(result, loaded.threads if explain else None)
+        show_json({"plan": str(plan), "ok": True, "warnings": warnings, **found})
     elif explain:
         show_explained(result, loaded.threads)
     else:

@@ -38,6 +38,8 @@ def _below(check: Check, threads: int) -> list[str]:
         in_all = "" if stored.size_bytes is None else f", {text.size(stored.size_bytes)} in all"
         kept = f"{stored.token_bytes:,} bytes of the original for each token of data.evaluate"
         lines.append(f"the store keeps {kept}{in_all}")
+    for name, takes in check.writing.items():
+        lines.append(f"{name}: about {text.size(takes)} of memory while its files are written")
     if (cost := check.cost) is not None:
         memory, disk = text.size(cost.memory_bytes), text.size(cost.store_bytes)
         lines.append(f"the whole run: about {memory} of memory and {disk} in the store")
@@ -47,6 +49,19 @@ def _below(check: Check, threads: int) -> list[str]:
         how = f"{LOW:g} to {HIGH:g} times what is counted, at this host's speed now"
         lines.append(f"estimated time: {least}{span(low, high)} ({how}){rest}")
     return lines
+
+
+def check_json(check: Check, threads: int | None) -> dict[str, Any]:
+    """The whole check as JSON values; seconds where threads are given, for which the host is measured."""
+    return {
+        "original": asdict(check.original) if check.original else None,
+        "passes": [explained_json(row, threads) for row in check.explained],
+        "fits": check.fits,
+        "writing_bytes": check.writing,
+        "kept_of_original": asdict(check.original_size) if check.original_size else None,
+        "cost": asdict(check.cost) if check.cost else None,
+        **({"seconds": run_seconds(check, threads)} if threads is not None else {}),
+    }
 
 
 def explained_json(row: Explained, threads: int | None) -> dict[str, Any]:

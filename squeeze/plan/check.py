@@ -29,7 +29,18 @@ from squeeze.plan.devices import fit_on_device
 from squeeze.plan.document import Place
 from squeeze.plan.duration import UNKNOWN, Effort, scoring_of, work_of
 from squeeze.plan.extras import absent
-from squeeze.plan.memory import Cost, OriginalSize, cost_of, memory_of, original_size, scoring_faults, too_little_memory
+from squeeze.plan.memory import (
+    Cost,
+    OriginalSize,
+    cost_of,
+    memory_of,
+    original_size,
+    originals,
+    scoring_faults,
+    too_little_memory,
+    too_little_to_write,
+    writing_of,
+)
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.not_run import not_run_here, strict_faults
 from squeeze.plan.plan import Branch, Plan, Step
@@ -66,6 +77,7 @@ class Check:
     explained: list[Explained] = field(default_factory=list)
     original_size: OriginalSize | None = None  # only for a language model
     cost: Cost | None = None  # cost of the whole run
+    writing: dict[str, int] = field(default_factory=dict)  # memory that it takes to write a target's files, by name
     fits: list[str] = field(default_factory=list)  # lines about targets that name a device
     effort: Effort = UNKNOWN  # of the original: scoring alone
     evaluated: Dataset | None = None  # the plan's evaluation data, where it can be opened
@@ -92,23 +104,21 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     trunk, packed = _walk(plan, plan.steps, None, start, given_roles, result), list[int]()
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
-        result.faults += _target_faults(branch, end)
-        result.faults += strict_faults(plan, branch)
+        faults = list(_target_faults(branch, end))
+        result.faults += [*faults, *strict_faults(plan, branch)]
         result.warnings += not_run_here(branch)
         too_large, fits = fit_on_device(plan, branch, end)
         result.faults += too_large
         result.fits += fits
+        if not faults and (takes := writing_of(branch, end.model, end.preview)) is not None:
+            result.writing[branch.name] = takes
+            result.faults += too_little_to_write(plan, branch, takes)
         packed += [end.preview.nbytes] if branch.target is not None and end.preview else []
-    stored = [*_originals(plan, result.original), *(row.preview.nbytes for row in result.explained), *packed]
+    stored = [*originals(plan, result.original), *(row.preview.nbytes for row in result.explained), *packed]
     run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == "language artifact")]
-    result.cost = cost_of(plan, start.model, [row.memory_bytes for row in result.explained], stored, run)
+    takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
+    result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)
     return result
-
-
-def _originals(plan: Plan, original: Preview | None) -> list[int]:
-    """Bytes of the original as often as the store holds it: a .gguf file as the shards that it becomes, too."""
-    converted = plan.model is not None and plan.model.kind == "gguf"
-    return [original.nbytes] * (1 + converted) if original else []
 
 
 def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check) -> State:

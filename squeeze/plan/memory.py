@@ -12,7 +12,8 @@ from squeeze.evaluate.tokens import RUNTIME_BYTES, artifact_scoring_bytes, scori
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import in_shards
-from squeeze.plan.plan import Plan, Step
+from squeeze.passes.base import Preview
+from squeeze.plan.plan import Branch, Plan, Step
 from squeeze.report.text import size
 
 PLACE = ("memory",)
@@ -57,12 +58,12 @@ def memory_of(plan: Plan, step: Step, model: Model | None, nbytes: int | None) -
 
 
 def cost_of(
-    plan: Plan, model: Model | None, passes: Sequence[int | None], stored: Sequence[int], artifacts: Sequence[int]
+    plan: Plan, model: Model | None, parts: Sequence[int | None], stored: Sequence[int], artifacts: Sequence[int]
 ) -> Cost | None:
     """What a run will take; None where the original is not known.
 
     Args:
-        passes: Memory that each pass will take.
+        parts: Memory that each pass, and each target's writer, will take.
         stored: Bytes of every model that the store will hold.
         artifacts: Bytes of those that a runtime runs.
     """
@@ -71,7 +72,7 @@ def cost_of(
     scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model) + RUNTIME_BYTES
     original = original_size(plan, model)
     run = [_artifact_bytes(plan, model, nbytes) for nbytes in artifacts] if model.blocks else []
-    known = [takes for takes in (*passes, scored, *run) if takes is not None]
+    known = [takes for takes in (*parts, scored, *run) if takes is not None]
     return Cost(max(known, default=least_bytes(model)), sum(stored) + (original.size_bytes or 0 if original else 0))
 
 
@@ -79,6 +80,24 @@ def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fau
     """A fault where a pass takes more than the plan allows."""
     at = f"{step.pass_.name} (line {step.line})" if step.line else step.pass_.name
     yield from _fault(plan, at, takes)
+
+
+def writing_of(branch: Branch, model: Model | None, preview: Preview | None) -> int | None:
+    """What writing a target's files will take; None where it cannot tell."""
+    if branch.target is None or model is None or preview is None:
+        return None
+    return branch.target.memory_bytes(model, preview.grid)
+
+
+def too_little_to_write(plan: Plan, branch: Branch, takes: int | None) -> Iterator[Fault]:
+    """A fault where writing them takes more than the plan allows."""
+    yield from _fault(plan, f"writing the files of target {branch.name}", takes)
+
+
+def originals(plan: Plan, original: Preview | None) -> list[int]:
+    """Bytes of the original as often as the store holds it: a .gguf file as the shards that it becomes, too."""
+    converted = plan.model is not None and plan.model.kind == "gguf"
+    return [original.nbytes] * (1 + converted) if original else []
 
 
 def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:

@@ -9,8 +9,8 @@ from squeeze.budget import Judgement, judge_memory
 from squeeze.errors import BudgetBroken, SqueezeError
 from squeeze.ledger import Ledger
 from squeeze.models.base import Layer, Model
+from squeeze.peak import largest_process_bytes
 from squeeze.plan.plan import Plan
-from squeeze.run.peak import peak_memory_bytes
 from squeeze.store import Store
 from squeeze.targets.base import Packed
 
@@ -54,7 +54,7 @@ class Run:
     def cost(self, began: float) -> None:
         """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
         self.seconds = time.monotonic() - began
-        self.peak_memory_bytes = peak_memory_bytes()
+        self.peak_memory_bytes = largest_process_bytes()
         if self.plan.memory_bytes is not None:
             self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
 

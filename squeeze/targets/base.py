@@ -112,6 +112,10 @@ class Target(Options, ABC, Generic[In]):
         """Which of the grids that weights will lie on this target cannot hold, and what it could."""
         return self.writer_of(model).grid_faults(grid)
 
+    def memory_bytes(self, model: Model, grid: Mapping[str, GridKind]) -> int | None:
+        """The peak of writing the files, as the writer foretells it; None: it cannot tell."""
+        return self.writer_of(model).memory_bytes(cast(In, model), grid) if has_form(model, self.takes) else None
+
     def extras(self) -> tuple[str, ...]:
         """Extras of Squeeze that this target with these options needs."""
         needed = (self.writer().extra, registry.load("runtimes", self.runs_in).extra)

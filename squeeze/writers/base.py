@@ -40,6 +40,15 @@ class Writer(ABC, Generic[In]):
         """What else of a model it cannot write, found without weights."""
         return iter(())
 
+    def memory_bytes(self, model: In, grid: Mapping[str, GridKind]) -> int | None:
+        """The peak of writing and proving, in the process that takes most, by shapes; None: it cannot tell.
+
+        Args:
+            model: An outline is enough.
+            grid: What its weights lie on by then.
+        """
+        return None
+
     @abstractmethod
     def write(self, model: In, folder: Path) -> Path:
         """Write into an empty folder; the same model gives the same bytes.

@@ -22,7 +22,8 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_grid import take_grids
-from squeeze.formats.pte import StoredLayer, read_pte
+from squeeze.formats.pte import read_pte
+from squeeze.formats.pte_layer import StoredLayer
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.executorch import ExecuTorch
 from squeeze.work import temporary_folder
@@ -35,6 +36,7 @@ PROCESS = "squeeze.writers.executorch_process"
 PACKAGES = Path(__file__).parents[2]  # the folder that squeeze is imported from
 PAIR = ("QuantizeLinear", "DequantizeLinear")  # no operators of the network
 READER = "flatc, ExecuTorch's schemas"
+AT_ONCE = 2**22  # weights that are compared together
 
 
 class ExecuTorchWriter(Writer[OnnxModel]):
@@ -75,7 +77,7 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         """Each weight that is integers as ExecuTorch's own reader sees it: ``scale * q`` in float32, bit for bit."""
         graph_model = model.copy_ir()
         grids = take_grids(graph_model.graph)
-        stored = [layer for layer in read_pte(file).layers() if layer.scale is not None]
+        stored = [layer for layer in read_pte(file).layers() if layer.quantized]
         for name, grid in grids.items():
             yield nearest(name, grid, stored)
 
@@ -106,14 +108,25 @@ def nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equa
     Raises:
         ModelError: none fits.
     """
-    own, best = grid.dequantize(), None
-    for layer in [layer for layer in stored if layer.matrix().shape == tuple(own.shape)]:
-        equality = compared(name, "executorch", READER, own, torch.from_numpy(layer.real()))
+    best = None
+    for layer in [layer for layer in stored if layer.shape == tuple(grid.q.shape)]:
+        equality = _beside(name, grid, layer)
         if best is None or equality.differing < best[0].differing:
             best = equality, layer
         if equality.equal:
             break
     if best is None:
-        raise ModelError(f"{name}: the .pte file holds no integers [{', '.join(map(str, own.shape))}]")
+        raise ModelError(f"{name}: the .pte file holds no integers [{', '.join(map(str, grid.q.shape))}]")
     stored.remove(best[1])
     return best[0]
+
+
+def _beside(name: str, grid: QuantizedTensor, layer: StoredLayer) -> Equality:
+    """A weight and a layer, some rows at a time: as floats a head of many tokens takes more than the whole file."""
+    rows, columns = grid.q.shape
+    step, differing = max(1, AT_ONCE // columns), 0
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        own, as_read = grid.rows(part).dequantize(), torch.from_numpy(layer.real(part))
+        differing += compared(name, "executorch", READER, own, as_read).differing
+    return Equality(name, "executorch", READER, "float32", grid.q.numel(), differing)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
+from squeeze.formats.file_part import FilePart
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.pte import PteFile, read_pte
 from squeeze.models.language.dense import copy_side_files
@@ -21,9 +24,10 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.executorch import ExecuTorch
 from squeeze.work import temporary_folder
 from squeeze.writers.base import Writer
-from squeeze.writers.executorch import READER, nearest, run_process
+from squeeze.writers.executorch import AT_ONCE, READER, nearest, run_process
 from squeeze.writers.executorch_process import FILE, REPORT, XNNPACK
 from squeeze.writers.proof import Equality
+from squeeze.writers.pte_decoder.footprint import peak_bytes
 from squeeze.writers.pte_decoder.job import JOB, Job
 from squeeze.writers.pte_decoder.weights import holds, table_bytes
 
@@ -55,6 +59,9 @@ class ExecuTorchDecoderWriter(Writer[LanguageModel]):
         if experts := [name for name in shapes if shapes[name].experts]:
             yield f"{experts[0]}: experts in one tensor have no form in a .pte file; target: gguf holds them"
 
+    def memory_bytes(self, model: LanguageModel, grid: Mapping[str, GridKind]) -> int:
+        return peak_bytes(model, grid, self.window_of(model.context))
+
     def window_of(self, longest: int | None) -> int:
         """Tokens that the cache has room for, of a model that can read ``longest``."""
         return self.context or min(CONTEXT, longest or CONTEXT)
@@ -85,7 +92,7 @@ class ExecuTorchDecoderWriter(Writer[LanguageModel]):
         if not model.grid:
             return
         pte = read_pte(file)
-        stored = [layer for layer in pte.layers() if layer.scale is not None]
+        stored = [layer for layer in pte.layers() if layer.quantized]
         ends = model.skeleton.ends
         for name in model.grid:
             grid = model.quantized(name)
@@ -116,6 +123,21 @@ def export(model: LanguageModel, folder: Path, context: int) -> dict[str, Any]:
 
 def _table(name: str, grid: QuantizedTensor, pte: PteFile) -> Equality:
     """A table of tokens: its bytes and its scales are constants of the program."""
-    bytes_ = table_bytes(grid).numpy().tobytes(), grid.scale.contiguous().numpy().tobytes()
-    held = all(any(constant.startswith(one) for constant in pte.constants) for one in bytes_)
+    rows = range(0, len(grid.q), max(1, AT_ONCE // grid.q.shape[1]))
+    parts = [slice(start, start + rows.step) for start in rows]
+    held = all(
+        any(_starts_with(constant, parts, encoded) for constant in pte.constants)
+        for encoded in (lambda part: table_bytes(grid.rows(part)), lambda part: grid.scale[part])
+    )
     return Equality(name, "executorch", READER, "float32", grid.q.numel(), 0 if held else grid.q.numel())
+
+
+def _starts_with(constant: FilePart, parts: list[slice], encoded: Callable[[slice], Tensor]) -> bool:
+    """Whether a constant's first bytes are those of a tensor, of which ``encoded`` gives some rows."""
+    place = 0
+    for part in parts:
+        data = encoded(part).contiguous().numpy().tobytes()
+        if place + len(data) > constant.size or constant.read(place, len(data)) != data:
+            return False
+        place += len(data)
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.language.awq import Awq
 from squeeze.passes.quantize.rtn import Rtn
+from squeeze.writers.executorch_decoder import ExecuTorchDecoderWriter
 
 BENCHMARK = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
 PLAN = """\
@@ -28,6 +30,14 @@ data:
   evaluate: {text: text.txt, length: 16}
 passes:
   - {pass: gptq, bits: 4, group_size: 32}
+"""
+PHONE = """\
+model: {hf: ./model}
+memory: 550MB
+metrics: [size]
+passes:
+  - {pass: rtn, bits: 4, group_size: 32, scales: bfloat16}
+targets: [{target: mobile, name: phone, runtime: executorch, context: 64}]
 """
 
 
@@ -59,6 +69,36 @@ def test_enough_is_enough(world: Path) -> None:
     assert faults(world / "plan.yaml") == []
     (world / "plan.yaml").write_text(PLAN.replace("memory: 100MB\n", ""))
     assert faults(world / "plan.yaml") == []
+
+
+def test_writing_a_phones_file_takes_memory_of_the_plan_too(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (world / "plan.yaml").write_text(PHONE)
+    found = [fault for fault in faults(world / "plan.yaml") if "memory" in fault]
+    assert found == [
+        "2: memory: 550 MB is less than the 600 MB that writing the files of target phone takes; memory: 0.7GB would do"
+    ]
+    (world / "plan.yaml").write_text(PHONE.replace("550MB", "0.7GB"))
+    assert squeeze("check", world / "plan.yaml", "--explain") == 0
+    assert "phone: about 600 MB of memory while its files are written" in capsys.readouterr().out
+    assert squeeze("check", world / "plan.yaml", "--json") == 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["cost"]["memory_bytes"] == output["writing_bytes"]["phone"]
+
+
+def test_an_export_takes_more_for_what_it_holds_at_once_and_not_for_repeated_blocks(tmp_path: Path) -> None:
+    """Blocks that repeat are copied one by one."""
+    shapes = {
+        "four": {"num_hidden_layers": 4},
+        "five": {"num_hidden_layers": 5},
+        "many": {"num_hidden_layers": 40},
+        "wide": {"num_hidden_layers": 5, "intermediate_size": 4096},
+        "words": {"num_hidden_layers": 5, "vocab_size": 50_000},
+    }
+    models = {name: LanguageModel(write_folder(tmp_path / name, **changes)) for name, changes in shapes.items()}
+    caches = {name: 4 * 64 * model.cache_values() for name, model in models.items()}
+    writer = ExecuTorchDecoderWriter(64)
+    without = {name: (writer.memory_bytes(model, {}) or 0) - caches[name] for name, model in models.items()}
+    assert without["four"] == without["five"] == without["many"] < min(without["wide"], without["words"])
 
 
 def test_the_check_explains_what_each_pass_takes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,3 +137,13 @@ def test_what_is_foretold_is_what_the_system_measures(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, BENCHMARK, "--child", folder], capture_output=True, text=True, check=True)
     output = json.loads(done.stdout.splitlines()[-1])
     assert output["foretold_bytes"] == pytest.approx(output["peak_bytes"], rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("executorch") is None, reason="no executorch: pip install 'squeeze[mobile]'")
+def test_what_is_foretold_of_an_export_is_what_the_system_measures(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 120_000, "num_hidden_layers": 2}
+    folder = write_folder(tmp_path / "model", **sizes)
+    command = [sys.executable, BENCHMARK, "--pte", "--child", folder]
+    output = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert output["foretold_bytes"] == pytest.approx(output["peak_bytes"], rel=0.15)

@@ -14,6 +14,7 @@ from squeeze.errors import ModelError, first_line
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.writers.pte_decoder.alike import Lowered, NotAlikeError
+from squeeze.writers.pte_decoder.delegates import forget_tensors, sharing_tensors
 from squeeze.writers.pte_decoder.job import Job
 from squeeze.writers.pte_decoder.network import CachedDecoder, network
 from squeeze.writers.pte_decoder.pattern import Pattern, pattern_of
@@ -32,6 +33,12 @@ def lowered(model: LanguageModel, job: Job) -> Any:
     Raises:
         ModelError: a weight or an operator that .pte files cannot hold.
     """
+    program = _lowered(model, job)
+    forget_tensors(program.exported_program().graph_module)
+    return program
+
+
+def _lowered(model: LanguageModel, job: Job) -> Any:
     pattern = pattern_of(model)
     if pattern:
         try:
@@ -66,13 +73,14 @@ def _to_edge(program: torch.export.ExportedProgram, methods: dict[str, Any]) -> 
     from executorch.exir import to_edge_transform_and_lower
 
     simplify(program)
-    return to_edge_transform_and_lower(
-        program,
-        transform_passes=[_without_handles],
-        partitioner=[XnnpackPartitioner()],
-        constant_methods=methods,
-        compile_config=_settings(),
-    )
+    with sharing_tensors():
+        return to_edge_transform_and_lower(
+            program,
+            transform_passes=[_without_handles],
+            partitioner=[XnnpackPartitioner()],
+            constant_methods=methods,
+            compile_config=_settings(),
+        )
 
 
 def _without_handles(module: Any) -> Any:

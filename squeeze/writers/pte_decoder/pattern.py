@@ -76,9 +76,13 @@ class Pattern:
         return CACHE.fullmatch(name) or re.fullmatch(weight, name)
 
 
-def pattern_of(model: LanguageModel) -> Pattern | None:
-    """How a model's blocks repeat; None: they do not, or too seldom to be worth it."""
-    grids = model.grid_kinds()
+def pattern_of(model: LanguageModel, grid: Mapping[str, GridKind] | None = None) -> Pattern | None:
+    """How a model's blocks repeat; None: they do not, or too seldom to be worth it.
+
+    Args:
+        grid: What its weights will lie on; None: what they lie on.
+    """
+    grids = model.grid_kinds() if grid is None else grid
     kinds = [_kind(model, index, grids) for index in range(model.blocks)]
     period = next(size for size in range(1, len(kinds) + 1) if kinds[size:] == kinds[: len(kinds) - size])
     found = Pattern(model.skeleton.layers_name, model.blocks, period)

@@ -6,7 +6,6 @@ Called with a folder that holds ``job.json``; leaves ``model.pte`` and, beside i
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from squeeze.errors import SqueezeError
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.peak import peak_memory_bytes
 from squeeze.work import end_with_parent
 from squeeze.writers.executorch_process import FILE, REPORT
 from squeeze.writers.pte_decoder.job import JOB, Job
@@ -47,8 +47,7 @@ def export(job: Job, folder: Path) -> dict[str, Any]:
     program = lowered(model, job)
     delegated, kernels = _operators_by_runner(program.exported_program().graph)
     write(program, folder / FILE)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"taken": delegated, "left": kernels, "peak_bytes": peak}
+    return {"taken": delegated, "left": kernels, "peak_bytes": peak_memory_bytes()}
 
 
 def _operators_by_runner(graph: Any) -> tuple[dict[str, int], dict[str, list[str]]]:
