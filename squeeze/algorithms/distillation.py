@@ -6,7 +6,8 @@ Shapes: ``n`` examples, ``classes`` logits. Pure functions on tensors; who the t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -85,13 +86,21 @@ def skewed_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return functional.kl_div(mixed, log_q, log_target=True, reduction="batchmean") * temperature**2
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def feature_loss(student: Tensor, teacher: Tensor, teacher_energy: Tensor | None = None) -> Tensor:
     """Squared error between hidden features as a share of the teacher's energy: 0 is equal, 1 is no better than zeros.
 
     Romero et al., 2014 (hints), https://arxiv.org/abs/1412.6550. Both tensors have one shape, ``[n, ...]``.
+
+    Args:
+        teacher_energy: That of more examples than these; None: of these.
     """
-    energy = teacher.square().mean().clamp_min(torch.finfo(teacher.dtype).tiny)
-    return functional.mse_loss(student, teacher) / energy
+    share_of = energy(teacher) if teacher_energy is None else teacher_energy
+    return functional.mse_loss(student, teacher) / share_of.clamp_min(torch.finfo(teacher.dtype).tiny)
+
+
+def energy(features: Tensor) -> Tensor:
+    """Mean square."""
+    return features.square().mean()
 
 
 def distillation_loss(
@@ -122,6 +131,11 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(student, teacher, dim=1)).mean()
 
 
-def total_feature_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sum of :func:`feature_loss` over ``(student, teacher)`` pairs of layers."""
-    return torch.stack([feature_loss(student, teacher) for student, teacher in pairs]).sum()
+def total_feature_loss(pairs: Sequence[tuple[Tensor, Tensor]], energies: Iterable[Tensor | None] = ()) -> Tensor:
+    """Sum of :func:`feature_loss` over ``(student, teacher)`` pairs of layers.
+
+    Args:
+        energies: Of each layer of the teacher, over more examples than these; none: of these.
+    """
+    losses = [feature_loss(student, teacher, own) for (student, teacher), own in zip_longest(pairs, energies)]
+    return torch.stack(losses).sum()

@@ -44,7 +44,9 @@ def command(
     """
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.run import RunFailed, run
+    from squeeze.run.helper import help_unless_leading
 
+    help_unless_leading()
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; one of them would do")
     loaded = load_plan(plan, overrides, variables)

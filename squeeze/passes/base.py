@@ -10,6 +10,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from squeeze.data.base import Dataset
     from squeeze.models.spec import ModelSpec
     from squeeze.store import Journal, Store
+    from squeeze.training.peers import Leader, Peers
 
 In = TypeVar("In", bound=Model)
 Out = TypeVar("Out", bound=Model)
@@ -50,6 +52,9 @@ class Context:
         memory_bytes: Peak that the plan allows; None: whatever there is.
         store: Where what several passes or runs share is kept; None: nowhere.
         original_key: The original's in it.
+        helpers: Calls the other processes of a launcher to a training; told whether it asks the original. None: this
+            one was started alone.
+        peers: The processes of the training that is under way; None: this one alone.
         facts: What the pass wants the report to say (coverage, widths, losses); JSON values only, no timings.
         measured: Timings of this host that the pass took; kept out of everything whose bytes must not vary.
     """
@@ -65,6 +70,8 @@ class Context:
     memory_bytes: int | None = None
     store: Store | None = None
     original_key: str = ""
+    helpers: Callable[[bool], AbstractContextManager[Leader]] | None = None
+    peers: Peers | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 

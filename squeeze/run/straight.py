@@ -29,12 +29,14 @@ from squeeze.report.table import row_line
 from squeeze.run.clock import RowClock
 from squeeze.run.effect import SIZE, check_effect, larger_package
 from squeeze.run.fitting import fit_line
+from squeeze.run.helper import help_unless_leading
 from squeeze.run.lender import Lender, selections
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, in_tokens_of, open_all, require_kinds
 from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
 from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
+from squeeze.run.team import Team, team_of
 from squeeze.run.untouched import untouched
 from squeeze.store import Store
 from squeeze.targets.base import Target
@@ -68,6 +70,7 @@ def run(
         RunFailed: a pass failed; the error holds the rows before it, the store what was finished.
     """
     require_kinds(plan, model, data)
+    help_unless_leading()
     began = time.monotonic()
     progress, brought = progress or Progress(), dict(data or {})
     checked = check(plan, frozenset(brought), model)
@@ -75,11 +78,12 @@ def run(
         raise PlanError(plan.located(checked.faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
-    with one_line_if_refused(store.folder), store.run() as work, work_within(work):
+    with one_line_if_refused(store.folder), store.run() as work, work_within(work), team_of(plan) as team:
         lender = Lender(plan, model, store, progress)
         opened = open_all(plan, brought, lender)
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
-        line = Line(plan, store, progress, opened, lender, RowClock(checked, store, plan.threads))
+        opened.warnings += team.warnings
+        line = Line(plan, store, progress, opened, lender, RowClock(checked, store, plan.threads), team)
         try:
             line.carry_out(Path(out) if out is not None else None)
         finally:
@@ -99,8 +103,9 @@ class Line:
         opened: Opened,
         lender: Lender,
         clock: RowClock,
+        team: Team,
     ) -> None:
-        self.plan, self.store, self.progress, self.clock = plan, store, progress, clock
+        self.plan, self.store, self.progress, self.clock, self.team = plan, store, progress, clock, team
         self.data, self.recalibrated = opened.roles, opened.recalibrated
         for warning in opened.warnings:
             progress.say(f"warning: {warning}")
@@ -196,7 +201,7 @@ class Line:
 
         def write(folder: Path) -> None:
             self.progress.say(f"{step.where()}: {step.pass_.name}")
-            context = self._context(key, step, calibrate, before.model)
+            context = self._context(key, step, calibrate, before)
             with self.clock.passing(key):
                 after = step.pass_.once().run(before.fresh(self.code_folder), context)
             promised = step.pass_.gives(before.model.form)
@@ -247,10 +252,10 @@ class Line:
             "code": source_digest(type(step.pass_)),
         }
 
-    def _context(self, key: str, step: Step, calibrate: Dataset | None, model: Model) -> Context:
+    def _context(self, key: str, step: Step, calibrate: Dataset | None, before: StoredModel) -> Context:
         roles = {NEED_TO_ROLE[need] for need in step.pass_.needed() if need in NEED_TO_ROLE}
         data = self.data if calibrate is None else self.data | {CALIBRATE: calibrate}
-        data = data | {role: in_tokens_of(model, data[role], self.original.model) for role in roles}
+        data = data | {role: in_tokens_of(before.model, data[role], self.original.model) for role in roles}
         return Context(
             seed=self.plan.seed,
             threads=self.plan.threads,
@@ -263,6 +268,7 @@ class Line:
             memory_bytes=self.plan.memory_bytes,
             store=self.store,
             original_key=self.original.key,
+            helpers=self.team.helpers(step, before, self.original),
         )
 
     def _add_row(

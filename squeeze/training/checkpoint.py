@@ -80,23 +80,27 @@ class Checkpoint:
         """Write the state; it replaces the one before."""
         position.kept_at = position.seconds
         if self.journal is not None:
-            self.journal.put(PIECE, {**self._tensors(), **_position_tensors(position)})
+            self.journal.put(PIECE, {**self.state(), **_position_tensors(position)})
 
     def restore(self) -> Position:
         """Put a kept state back and give its position; without one, the beginning."""
         state = self.journal.get(PIECE) if self.journal is not None else None
         if state is None:
             return Position()
-        self._assign({name.removeprefix("module."): state[name] for name in state if name.startswith("module.")})
-        self.optimizer.load_state_dict(self._optimizer_state(state))
+        self.load(state)
         position = _read_position(state)
         if position.best_at >= 0 and self.journal is not None:
             self.best = self.journal.get(BEST) or {}
         return position
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        self._assign({name.removeprefix("module."): state[name] for name in state if name.startswith("module.")})
+        self.optimizer.load_state_dict(self._optimizer_state(state))
+
     def keep_best(self) -> None:
         """Keep the weights as they are now as the best ones."""
-        self.best = {name: value.clone() for name, value in self._changing().items()}
+        self.best = {name: value.clone() for name, value in self.changing().items()}
         if self.journal is not None:
             self.journal.put(BEST, self.best)
 
@@ -104,23 +108,24 @@ class Checkpoint:
         """Put the best weights back into the module."""
         self._assign(self.best)
 
-    def _changing(self) -> dict[str, Tensor]:
+    def changing(self) -> dict[str, Tensor]:
         """Stored tensors of the module that a training changes: trained weights and buffers."""
         frozen = {name for name, value in self.module.named_parameters() if not value.requires_grad}
         return {name: value.detach() for name, value in self.module.state_dict().items() if name not in frozen}
 
     def _assign(self, values: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, tensor in self._changing().items():
+            for name, tensor in self.changing().items():
                 tensor.copy_(values[name])
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"module.{name}": tensor for name, tensor in self._changing().items()}
+    def state(self) -> dict[str, Tensor]:
+        """All that a training changes, by name."""
+        tensors = {f"module.{name}": tensor for name, tensor in self.changing().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items() if value is not None}
         return tensors
 
-    def _optimizer_state(self, tensors: dict[str, Tensor]) -> dict[str, object]:
+    def _optimizer_state(self, tensors: Mapping[str, Tensor]) -> dict[str, object]:
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):

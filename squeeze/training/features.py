@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
 
+from squeeze.algorithms.distillation import energy, total_feature_loss
 from squeeze.errors import SqueezeError, did_you_mean
+
+if TYPE_CHECKING:
+    from squeeze.training.peers import Peers
 
 
 def feature_faults(names: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
@@ -43,6 +48,13 @@ class FeaturePairs:
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """``(student, teacher)`` outputs of the last batch, one pair per layer."""
         return [self._pair(name) for name in self.names]
+
+    def loss(self, peers: Peers | None) -> Tensor:
+        """Sum over the layers of the last batch, by the teacher's energy in the rows of all processes."""
+        pairs = self.pairs()
+        if peers is None:
+            return total_feature_loss(pairs)
+        return total_feature_loss(pairs, peers.means(torch.stack([energy(teacher) for _, teacher in pairs])))
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         student, teacher = (outputs[name] for outputs in self.outputs)

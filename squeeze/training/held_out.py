@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from squeeze.errors import DataError
 from squeeze.models.base import Batch
 from squeeze.training.checkpoint import Position
 from squeeze.training.options import TrainingOptions
+from squeeze.training.share import Share
+
+if TYPE_CHECKING:
+    from squeeze.training.peers import Leader
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class HeldOut:
 
     Args:
         examples: Their numbers; none: the training ends after its last step and keeps the last weights.
+        peers: Those who compute a part of the loss; None: nobody else does.
     """
 
     data: Dataset
     examples: np.ndarray
     options: TrainingOptions
     micro_batch: Callable[[Batch], int]
+    peers: Leader | None = None
 
     def is_due(self, at: Position, ended: bool) -> bool:
         """Whether it is time for an evaluation; ``ended``: an epoch has, or the training."""
@@ -40,14 +47,22 @@ class HeldOut:
         total = 0.0
         with torch.no_grad():
             for batch in self.data.batches(self.options.batch_size, self.examples):
-                total += sum(loss(part).item() * len(part) for part in parts(batch, self.micro_batch(batch)))
+                share = self._share(batch)
+                total += share.sum_losses(loss, self.micro_batch(share.batch))
         module.train()
+        if self.peers is not None:
+            total = self.peers.sum_losses(total)
         value = total / len(self.examples)
         at.held_out.append(value)
         if not np.isfinite(value) or (at.best_at >= 0 and value >= at.held_out[at.best_at]):
             return False
         at.best_at = len(at.held_out) - 1
         return True
+
+    def _share(self, batch: Batch) -> Share:
+        if self.peers is None:
+            return Share(batch, len(batch))
+        return self.peers.hand_out("evaluate", batch, self.micro_batch)
 
     def is_stale(self, at: Position) -> bool:
         """Whether as many evaluations as the options have patience for were no better than the best."""
@@ -67,14 +82,3 @@ def split(examples: int, share: float, seed: int, name: str) -> tuple[np.ndarray
         return np.arange(examples), np.arange(0)
     order = np.random.default_rng(seed).permutation(examples)
     return np.sort(order[count:]), np.sort(order[:count])
-
-
-def parts(batch: Batch, size: int) -> Iterator[Batch]:
-    """The examples of a batch, at most ``size`` at a time."""
-    if size >= len(batch):
-        yield batch
-        return
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        labels = None if batch.labels is None else batch.labels[part]
-        yield Batch({name: value[part] for name, value in batch.inputs.items()}, labels)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from squeeze.models.base import Batch
 from squeeze.progress import Progress
 from squeeze.store import Journal
 from squeeze.training.checkpoint import Checkpoint, Position
-from squeeze.training.held_out import HeldOut, parts, split
+from squeeze.training.held_out import HeldOut, split
 from squeeze.training.options import TrainingOptions
+from squeeze.training.share import Share
+
+if TYPE_CHECKING:
+    from squeeze.training.peers import Leader
 
 Loss = Callable[[Batch], Tensor]  # mean over the predictions of a batch
 CHECKPOINT_SECONDS = 60.0  # seconds between two checkpoints inside an epoch
@@ -44,6 +48,7 @@ class Training:
         seed: Decides order, augmentation, dropout and which examples are held out.
         journal: Where checkpoints are kept; None: nowhere.
         micro_batch: Examples of a batch that go through the module at once.
+        peers: Other processes that compute a part of each batch; None: there are none.
         stopped: Why the training ended before its last step; empty: it did not.
     """
 
@@ -54,12 +59,13 @@ class Training:
     progress: Progress
     journal: Journal | None = None
     micro_batch: Callable[[Batch], int] = len
+    peers: Leader | None = None
     position: Position = field(default_factory=Position)
     stopped: str = ""
 
     def __post_init__(self) -> None:
         self.learnt, numbers = split(len(self.data), self.options.held_out, self.seed, self.name)
-        self.held_out = HeldOut(self.data, numbers, self.options, self.micro_batch)
+        self.held_out = HeldOut(self.data, numbers, self.options, self.micro_batch, self.peers)
         self.epoch_steps = -(-len(self.learnt) // self.options.batch_size)
         self.steps = self.options.steps or self.options.epochs * self.epoch_steps
 
@@ -74,6 +80,8 @@ class Training:
         """
         checkpoint = Checkpoint(module, self.options.new_optimizer(module), self.journal)
         self.position = at = checkpoint.restore()
+        if self.peers is not None:
+            self.peers.begin(checkpoint.state())
         while at.step < self.steps and not self.held_out.is_stale(at):
             try:
                 self._epoch(module, checkpoint, loss)
@@ -118,7 +126,7 @@ class Training:
                     checkpoint.keep_best()
                 at.seconds = time.monotonic() - began
                 if evaluated or step + 1 == steps or at.seconds - at.kept_at > CHECKPOINT_SECONDS:
-                    checkpoint.keep(at)
+                    self._keep(checkpoint)
                 if self.held_out.is_stale(at):
                     break
         self.progress.say(f"{self._label(epoch)}, loss {at.sentence()}")
@@ -143,15 +151,25 @@ class Training:
     def _step(self, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch) -> float:
         """One step down the gradient of the batch's mean loss; gradients of its parts are added."""
         optimizer.zero_grad()
-        total = 0.0
-        for part in parts(batch, self.micro_batch(batch)):
-            with torch.enable_grad():
-                value = loss(part) * (len(part) / len(batch))
-                value.backward()  # type: ignore[no-untyped-call]
-            total += value.item()
+        share = self._share(batch, optimizer)
+        total = share.add_gradients(loss, self.micro_batch(share.batch))
+        if self.peers is not None:
+            total = self.peers.sum_gradients(optimizer, total)
         if np.isfinite(total):  # otherwise weights stay at the last good step
             optimizer.step()
         return total
+
+    def _share(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Share:
+        """The rows of a batch that this process computes: all, or its own, with the others' handed out."""
+        if self.peers is None:
+            return Share(batch, len(batch))
+        order = {"step": self.position.step, "rate": optimizer.param_groups[0]["lr"]}
+        return self.peers.hand_out("step", batch, self.micro_batch, **order)
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        if self.peers is not None:
+            self.peers.require_same(checkpoint.changing())
+        checkpoint.keep(self.position)
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, where: tuple[int, int]) -> None:
         progress = (where[0] + where[1] / self.epoch_steps) / (self.steps / self.epoch_steps)

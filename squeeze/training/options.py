@@ -37,7 +37,7 @@ class TrainingOptions(BaseModel):
     steps: PositiveInt | None = None
     """Steps in all, over parts of an epoch or several; null: as `epochs` says."""
     batch_size: PositiveInt = 64
-    """Examples, or text sequences, per step."""
+    """Examples, or text sequences, per step, of all processes together where torchrun started several."""
     learning_rate: Annotated[float, Gt(0)] | None = None
     """The highest rate; lower it when the loss is not finite. null: 0.01 for sgd, else 0.0001 for a language model,
     0.00005 for another that reads tokens, 0.001 for the rest; ten times that with train: lora."""

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from squeeze.algorithms.distillation import Divergence, total_feature_loss
+from squeeze.algorithms.distillation import Divergence
 from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
@@ -133,7 +133,12 @@ class Distill(TrainingPass):
         size = f"about {most_bytes(self.cached)} bytes of the teacher for each token of data.train"
         return f"{self.name}: the store keeps {size}"
 
+    def asks_original(self) -> bool:
+        return self.cached is None
+
     def examples(self, student: Resident, context: Context) -> Dataset:
+        if self.alpha < 1:
+            require_targets(student, context.train, self.name)
         if self.cached is None:
             return super().examples(student, context)
         identity: dict[str, Any] = {"teacher": context.original_key}
@@ -146,8 +151,6 @@ class Distill(TrainingPass):
 
     @contextmanager
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
-        if self.alpha < 1:
-            require_targets(student, context.train, self.name)
         if self.cached is not None:
             yield loss_from_cache(student, self.alpha)
             return
@@ -164,7 +167,7 @@ class Distill(TrainingPass):
                 logits = _same_classes(student.predictions(batch), expected)
                 targets = student.targets(batch)
                 value = student.task.teaching_loss(logits, expected, targets, temperature, self.alpha, **extra)
-                return value + self.feature_weight * total_feature_loss(features.pairs()) if self.features else value
+                return value + self.feature_weight * features.loss(context.peers) if self.features else value
 
             yield loss
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from squeeze.data.base import Dataset
 from squeeze.models.base import Batch, Model
 from squeeze.models.resident import Resident
 from squeeze.passes.base import Context
@@ -29,13 +30,18 @@ class Finetune(TrainingPass):
             what = f"{self.name} learns what data says is right; no data says it of {model.task.models}"
             yield f'{what}: distill learns from a teacher, and task = "classify" in the module makes it a classifier'
 
+    def asks_original(self) -> bool:
+        return False
+
+    def examples(self, student: Resident, context: Context) -> Dataset:
+        require_targets(student, context.train, self.name)
+        return context.train
+
     @contextmanager
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
-        require_targets(student, context.train, self.name)
-
         def loss(batch: Batch) -> Tensor:
             targets = student.targets(batch)
-            assert targets is not None, "require_targets has looked"
+            assert targets is not None, "examples has looked"
             return student.task.loss(student.predictions(batch), targets)
 
         yield loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
 from squeeze.training.trained import TrainedWeights, train_some
 
+if TYPE_CHECKING:
+    from squeeze.training.peers import Follower, Leader
+
 LOSS_STEPS = 20  # times that a logit is read or written on the way to its gradient, the teacher's with it
 S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
@@ -43,21 +46,20 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
     @contextmanager
     @abstractmethod
     def learning(self, student: Resident, context: Context) -> Iterator[Loss]:
-        """Give the loss of a batch while the training lasts."""
+        """Give the loss of a batch while the training lasts; a process that helps has no data to look at."""
 
     def run(self, model: S, context: Context) -> S:
         return cast(S, self.settled(model)._trained(model, context))
 
     def _trained(self, model: TorchStage, context: Context) -> TorchStage:
-        student = model.resident()
-        if self.recompute and not student.recompute():
-            raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
+        student = self._student(model)
         trained = self.weights(student, context.seed)
         data = self.examples(student, context)
-        training = Training(self.name, self, data, context.seed, context.progress, context.journal, student.micro_batch)
-        products = bf16_products(self.rounds)
-        with self.learning(student, context) as loss, threads(context.threads), products:  # sums depend on both
-            context.facts["losses"] = training.run(student.module, loss)
+        about = self.name, self, data, context.seed, context.progress, context.journal, student.micro_batch
+        with self._peers(student, context) as peers:
+            training = Training(*about, peers)
+            with self.learning(student, context) as loss, self._sums(context):
+                context.facts["losses"] = training.run(student.module, loss)
         context.facts |= training.facts() | {
             "trained": trained.count,
             "products": "bfloat16" if self.rounds else "float32",
@@ -69,8 +71,48 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             context.facts["grid"] = require_written(student.module, result, grids, student.grids())
         return result
 
+    def help(self, model: TorchStage, context: Context, peers: Follower) -> None:
+        """Take part in a training that process 0 leads; the model is left to it."""
+        from squeeze.training.helping import Help  # torch.distributed, which a process alone need not load
+        from squeeze.training.synced_norm import synced_norms
+
+        pass_ = self.settled(model)
+        student, context.peers = pass_._student(model), peers
+        pass_.weights(student, context.seed)
+        with synced_norms(student.module, peers), pass_.learning(student, context) as loss, pass_._sums(context):
+            Help(peers, student.module, pass_, loss, student.micro_batch, context.seed).run()
+
+    @contextmanager
+    def _sums(self, context: Context) -> Iterator[None]:
+        """What decides their last digits: how many threads add, and the width of the factors."""
+        with threads(context.threads), bf16_products(self.rounds):
+            yield
+
+    def _student(self, model: TorchStage) -> Resident:
+        student = model.resident()
+        if self.recompute and not student.recompute():
+            raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
+        return student
+
+    @contextmanager
+    def _peers(self, student: Resident, context: Context) -> Iterator[Leader | None]:
+        """The other processes of a launcher, called to the training."""
+        if context.helpers is None:
+            yield None
+            return
+        from squeeze.training.synced_norm import synced_norms  # torch.distributed, as above
+
+        with context.helpers(self.asks_original()) as peers, synced_norms(student.module, peers):
+            context.peers = peers
+            context.measured["processes"] = peers.group.processes
+            yield peers
+
+    def asks_original(self) -> bool:
+        """Whether ``learning`` reads the original; then processes that help are sent it."""
+        return True
+
     def examples(self, student: Resident, context: Context) -> Dataset:
-        """What is learnt from."""
+        """What is learnt from; process 0 alone opens it, and ``learning`` does without."""
         return context.train
 
     def weights(self, student: Resident, seed: int) -> TrainedWeights:

@@ -1,0 +1,165 @@
+"""A training of several processes: process 0 leads, the others compute their rows of every batch.
+
+Process 0 has the data, the order of the examples and the schedule, and hands out rows; gradients are added up, each
+row weighted as in the whole batch. So all processes take the step that one process would take, up to the order of
+sums, and nothing that is random or read from a disk can differ between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeeze.errors import SqueezeError
+from squeeze.models.base import Batch
+from squeeze.training.group import Group, specs
+from squeeze.training.share import Share
+
+BUCKET_VALUES = 1 << 22  # of gradients that are added up together
+LABELS = "labels"
+
+
+class Peers:
+    """What all processes of a training do alike.
+
+    Args:
+        share: The rows that this process is at.
+        at_once: Whether everybody's rows go through the module in one piece.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group, self.share, self.at_once = group, Share(Batch({}), 1), True
+
+    def sum_gradients(self, optimizer: torch.optim.Optimizer, loss: float) -> float:
+        """Add up gradients in place; gives the sum of the losses.
+
+        A weight that no row of any process reached has no gradient then, as in one process.
+        """
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        sums = torch.tensor([loss, *(weight.grad is not None for weight in weights)], dtype=torch.float64)
+        self.group.add_up(sums)
+        reached = [weight for weight, count in zip(weights, sums[1:].tolist(), strict=True) if count]
+        for weight in reached:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for bucket in _buckets([weight.grad for weight in reached]):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            self.group.add_up(flat)
+            for gradient, values in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
+                gradient.copy_(values.view_as(gradient))
+        return float(sums[0])
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        sums = torch.tensor([value], dtype=torch.float64)
+        self.group.add_up(sums)
+        return float(sums)
+
+    def means(self, own: Tensor) -> Tensor:
+        """Of means over this process's rows, those over the rows of all; where they go through in parts, its own."""
+        if not self.at_once:
+            return own
+        rows = self.share.weight * len(self.share.batch)
+        sums = torch.cat([own.double() * rows, own.new_tensor([rows], dtype=torch.float64)])
+        self.group.add_up(sums)
+        return (sums[:-1] / sums[-1]).to(own.dtype)
+
+    def differing(self, tensors: Mapping[str, Tensor]) -> list[tuple[int, str]]:
+        """The processes whose tensors have other bytes than those of process 0, each with the first such name."""
+        sums = [hashlib.sha256(value.detach().contiguous().numpy().tobytes()).digest() for value in tensors.values()]
+        every = self.group.gather(torch.tensor([list(one) for one in sums], dtype=torch.uint8))
+        names, other = list(tensors), (every != every[:1]).any(2)
+        return [(rank, names[int(other[rank].int().argmax())]) for rank in range(len(every)) if other[rank].any()]
+
+
+class Leader(Peers):
+    """Process 0's side of a training.
+
+    Args:
+        name: Of the pass, for messages.
+    """
+
+    def __init__(self, group: Group, name: str) -> None:
+        super().__init__(group)
+        self.name = name
+
+    def begin(self, state: Mapping[str, Tensor]) -> None:
+        """All start from the weights and the optimizer's state that process 0 begins or goes on with."""
+        self.group.say_tensors(state)
+
+    def hand_out(self, kind: str, batch: Batch, micro_batch: Callable[[Batch], int], **order: Any) -> Share:
+        """Give everybody their rows of a batch; gives one's own, which are as many as anybody's or more."""
+        shares = split(batch, self.group.processes)
+        self.share = shares[0]
+        self.at_once = micro_batch(self.share.batch) >= len(self.share.batch)
+        whole = [[name, dtype, shape[1:]] for name, dtype, shape in specs(_tensors(batch))]
+        self.group.say({"kind": kind, "rows": len(batch), "specs": whole, "at_once": self.at_once, **order})
+        for rank, share in enumerate(shares[1:], 1):
+            self.group.send(rank, _tensors(share.batch))
+        return self.share
+
+    def sum_losses(self, value: float) -> float:
+        """The sum of what the evaluations since the last sum gave."""
+        self.group.say({"kind": "sum"})
+        return self.total(value)
+
+    def require_same(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ``SqueezeError`` unless all processes have the same weights, bit for bit."""
+        self.group.say({"kind": "compare"})
+        for rank, name in self.differing(tensors):
+            raise SqueezeError(
+                f"{self.name}: '{name}' of process {rank} is no longer that of process 0; processors of one kind, "
+                "and a model without statistics of a batch other than batch norm's, would do; so would one process"
+            )
+
+
+class Follower(Peers):
+    """The side of every other process."""
+
+    def rows(self, order: Mapping[str, Any]) -> Share:
+        """The rows that process 0 hands out by an order."""
+        start, stop, weight = bounds(order["rows"], self.group.processes)[self.group.rank]
+        own = [[name, dtype, [stop - start, *shape]] for name, dtype, shape in order["specs"]]
+        tensors = self.group.receive(own)
+        labels = tensors.pop(LABELS, None)
+        self.at_once, self.share = order["at_once"], Share(Batch(tensors, labels), order["rows"], weight)
+        return self.share
+
+
+def bounds(rows: int, processes: int) -> list[tuple[int, int, int]]:
+    """First row, end and weight of each process's share; one without a row of its own computes the first, weight 0.
+
+    It must not sit idle: batch norm waits for all.
+    """
+    ends = [-(-rows * number // processes) for number in range(processes + 1)]
+    return [(low, high, 1) if low < high else (0, 1, 0) for low, high in pairwise(ends)]
+
+
+def split(batch: Batch, processes: int) -> list[Share]:
+    """The share of each process."""
+    shares = []
+    for low, high, weight in bounds(len(batch), processes):
+        labels = None if batch.labels is None else batch.labels[low:high]
+        own = Batch({name: value[low:high] for name, value in batch.inputs.items()}, labels)
+        shares.append(Share(own, len(batch), weight))
+    return shares
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {**batch.inputs, **({LABELS: batch.labels} if batch.labels is not None else {})}
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one type that follow each other, about so many values at a time."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and (bucket[0].dtype != gradient.dtype or sum(one.numel() for one in bucket) >= BUCKET_VALUES):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
