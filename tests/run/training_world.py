@@ -110,4 +110,4 @@ def _stop_before(step: int) -> None:
             raise KeyboardInterrupt
         one(training, *rest)
 
-    Training._one = stopping  # type: ignore[method-assign]
+    Training._one = stopping  # type: ignore[method-assign, assignment]
