@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeeze.writers.pte_decoder.stored import Encoding, digest, encoded
 
@@ -75,7 +75,13 @@ def forget_tensors(program: Any) -> None:
     for node in program.graph.nodes:
         if node.op == "get_attr":
             state = getattr(program, node.target).original_module.state_dict
-            state.update({name: torch.empty_like(value) for name, value in state.items()})
+            state.update({name: _unwritten(value) for name, value in state.items()})
+
+
+def _unwritten(value: Tensor) -> Tensor:
+    """Of the same shape and kind: torch runs the graph again, on shapes alone, and asks parameters to be such."""
+    new = torch.empty_like(value)
+    return nn.Parameter(new, requires_grad=False) if isinstance(value, nn.Parameter) else new
 
 
 def _on_disk(data: bytes, sha256: str) -> Any:
