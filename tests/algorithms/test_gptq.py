@@ -53,7 +53,9 @@ def textbook(W, H, bits, group_size, symmetric, damping=0.01):
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("group_size", [None, 16, 43], ids=["per-channel", "16", "43"])
 @pytest.mark.parametrize("bits", BITS)
-def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symmetric):
+def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symmetric, monkeypatch):
+    """In float32: factors that a CPU rounds to bf16 let other integers win, at the same loss."""
+    monkeypatch.setattr("squeeze.algorithms.hessian.multiplies", lambda dtype: False)
     W, H = normal(24, 172 if group_size == 43 else 160), hessian(172 if group_size == 43 else 160)
     solved = solve(W, factorize(H), bits, group_size, symmetric, lazy_batch=64)
     reference = textbook(W, H, bits, group_size, symmetric)
@@ -64,6 +66,17 @@ def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symme
     assert bool(rows.any())
     error = (solved.dequantize() - W)[rows], (reference - W)[rows]
     assert total(error[0], H) == pytest.approx(total(error[1], H), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_factors_rounded_to_bf16_leave_the_loss_equal(bits, monkeypatch):
+    """Where the CPU has units for them; elsewhere both are the same."""
+    W, H, losses = normal(96, 320), hessian(320), []
+    for rounds in (True, False):
+        if not rounds:
+            monkeypatch.setattr("squeeze.algorithms.hessian.multiplies", lambda dtype: False)
+        losses.append(total(solve(W, factorize(H), bits, 32, lazy_batch=64).dequantize() - W, H))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 @pytest.mark.parametrize("group_size", [None, 16], ids=["per-channel", "per-group"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any
 from unittest.mock import patch
 
@@ -88,6 +88,6 @@ def _on_disk(data: bytes, sha256: str) -> Any:
     """The same bytes as ExecuTorch reads them from a file, which goes when nothing refers to them any more."""
     from executorch.exir._serialize._cord import FileBackedData
 
-    with NamedTemporaryFile(delete=False) as file:
+    with NamedTemporaryFile(dir=gettempdir(), delete=False) as file:  # the job's folder, which the run owns
         file.write(data)
     return FileBackedData(file.name, cleanup=True, sha256=bytes.fromhex(sha256))
