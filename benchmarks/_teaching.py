@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+from _inputs import Arguments, positive
 from torch.nn import functional
 
 from squeeze.algorithms.stats import mean_by_unit
@@ -15,6 +17,18 @@ from squeeze.models.language.language_model import LanguageModel
 
 LENGTH, BATCH = 256, 8
 TRAIN, HELD_OUT, CALIBRATE = "train_sample.jsonl.gz", "evaluate.txt", "calibrate.txt"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Of a benchmark that trains students on prose6M's texts."""
+    parser = Arguments(description=description)
+    parser.add_real()
+    parser.add_argument("--steps", type=positive, default=250)
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--sequences", type=positive, default=200, help="of held-out text")
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--threads", type=positive, default=2)
+    return parser.parse_args()
 
 
 def prose(

@@ -9,14 +9,13 @@ none has seen, each difference paired by document with its 95 % interval. Bytes 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from _inputs import Arguments, positive, run
-from _teaching import BATCH, HELD_OUT, TRAIN, compare, prose, score, show
+from _inputs import run
+from _teaching import BATCH, HELD_OUT, TRAIN, arguments, compare, prose, score, show
 
 from squeeze.cli.terminal import LineProgress
 from squeeze.models.language.language_model import LanguageModel
@@ -30,7 +29,7 @@ NOISE = 0.5  # of a matrix's own standard deviation
 
 
 def main() -> None:
-    options = arguments()
+    options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(options.threads)
     folder = options.real / "models" / "prose6M"
     texts = {
@@ -68,17 +67,6 @@ def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
                 if weight.dim() > 1:
                     weight += NOISE * weight.std() * torch.randn(weight.shape, generator=generator)
     return resident.commit(folder)
-
-
-def arguments() -> argparse.Namespace:
-    parser = Arguments(description=__doc__.splitlines()[0])
-    parser.add_real()
-    parser.add_argument("--steps", type=positive, default=250)
-    parser.add_argument("--seeds", type=positive, default=3)
-    parser.add_argument("--sequences", type=positive, default=200, help="of held-out text")
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=positive, default=2)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

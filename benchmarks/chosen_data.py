@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _inputs import Arguments, positive, run
-from _teaching import BATCH, CALIBRATE, HELD_OUT, TRAIN, compare, prose, score, show
+from _inputs import run
+from _teaching import BATCH, CALIBRATE, HELD_OUT, TRAIN, arguments, compare, prose, score, show
 
 from squeeze.cli.terminal import LineProgress
 from squeeze.data.overlap import without_overlap
@@ -40,7 +40,7 @@ CANDIDATES = {
 
 
 def main() -> None:
-    options = arguments()
+    options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(options.threads)
     original = LanguageModel(options.real / "models" / "prose6M")
     held_out = prose(options.real, HELD_OUT, options.sequences)
@@ -78,17 +78,6 @@ def taught(
     scores = score(model, original, held_out)
     show(f"seed {seed}, {name}, {len(text):,} sequences ({time.monotonic() - began:.0f} s)", scores)
     return scores
-
-
-def arguments() -> argparse.Namespace:
-    parser = Arguments(description=__doc__.splitlines()[0])
-    parser.add_real()
-    parser.add_argument("--steps", type=positive, default=250)
-    parser.add_argument("--seeds", type=positive, default=3)
-    parser.add_argument("--sequences", type=positive, default=200, help="of held-out text")
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=positive, default=2)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

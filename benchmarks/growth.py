@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from _inputs import Arguments, positive, run
-from memory import make, peak_bytes
+from memory import make
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 512, 1536, 8192
 SHAPE = {
@@ -115,6 +115,7 @@ def child(options: argparse.Namespace) -> None:
     from squeeze.data.text import TokenDataset
     from squeeze.models.language.language_model import LanguageModel
     from squeeze.passes.base import Context
+    from squeeze.peak import peak_memory_bytes
     from squeeze.store import Journal
 
     torch.set_num_threads(options.threads)
@@ -129,7 +130,7 @@ def child(options: argparse.Namespace) -> None:
         model, pass_ = LanguageModel(options.child), registry.load("passes", case.name)(**case.options)
         began = time.perf_counter()
         pass_.run(model, context)
-        print(json.dumps([time.perf_counter() - began, peak_bytes()]))
+        print(json.dumps([time.perf_counter() - began, peak_memory_bytes()]))
 
 
 def product_rate(threads: int, rounds: bool) -> float:

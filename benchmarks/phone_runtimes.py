@@ -32,7 +32,7 @@ from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
-from squeeze.plan.check import example_shape
+from squeeze.plan.check import example_shapes
 
 OURS = ("litert", "executorch")  # runtimes and writers of one name
 Opens = Callable[[], Callable[[], object]]  # a fresh session, ready to run the one example
@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.model:
         plan = load(PLANS / MODELS[name], [], {"real": str(options.real)})
-        model = ExportOnnx().run(plan.model.read(plan.root, example_shape(plan)), Context(threads=1))
+        model = ExportOnnx().run(plan.model.read(plan.root, example_shapes(plan)), Context(threads=1))
         image = plan.open_data("evaluate").batch(np.arange(1))
         print(f"\n{name}, float\n{'':14}{'x ONNX Runtime':24}{'median ms':>10}{'outputs':>10}")
         compare_all(model, image, options.seconds)

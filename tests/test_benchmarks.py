@@ -14,6 +14,7 @@ from language_world import LETTERS, write_folder, write_tokenizer
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = {path.stem: path.read_text() for path in sorted(BENCHMARKS.glob("[a-z]*.py"))}
+GIVEN_A_FOLDER = ('"--real"', "add_real(", "from _teaching import")
 OF_ANY_MODEL = ["decode", "gptq_perplexity", "memory", "sparsity"]
 
 
@@ -43,7 +44,13 @@ def fault(capsys: pytest.CaptureFixture[str], error: pytest.ExceptionInfo[System
     return str(error.value) if error.value.code not in (None, 2) else capsys.readouterr().err.rstrip("\n")
 
 
-@pytest.mark.parametrize("name", [name for name, text in SCRIPTS.items() if '"--real"' in text or "add_real(" in text])
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize("name", list(SCRIPTS))
+def test_every_script_finds_what_it_imports(name: str) -> None:
+    assert callable(importlib.import_module(name).main)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if any(word in SCRIPTS[name] for word in GIVEN_A_FOLDER)])
 def test_a_benchmark_that_is_given_a_folder_asks_whether_it_is_there(name: str) -> None:
     assert "argparse.ArgumentParser(" not in SCRIPTS[name]  # ours says faults in one line
     assert '"--real", type=Path' not in SCRIPTS[name]
@@ -68,7 +75,7 @@ def test_a_number_or_a_place_that_cannot_be_is_one_line(
 
 
 @pytest.mark.usefixtures("scripts")
-@pytest.mark.parametrize("name", ["cached_teacher", "decode", "gptq_perplexity"])
+@pytest.mark.parametrize("name", ["cached_teacher", "chosen_data", "decode", "gptq_perplexity"])
 def test_a_folder_of_real_data_that_is_absent_is_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,8 +38,7 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
 class _SoftTargets(torch.autograd.Function):
     """The divergence and its gradient, ``T (p - q) / n``, of a few rows at a time that stay in the cache.
 
-    Step by step over whole logits, each intermediate result is as large as they are: with 49,152 classes, three
-    quarters of the time went into memory.
+    Step by step over whole logits, each intermediate result would be as large as they are and written to memory anew.
     """
 
     @staticmethod

@@ -57,7 +57,8 @@ class Spectrum:
 
 def spectrum(W: Tensor, moments: Moments) -> Spectrum:
     """Of a layer's own outputs; ``W`` is ``[out, in]``."""
-    _, S, variance = _solved(W, moments)
+    C, B, variance = moments.covariances()
+    _, S = _solved(W, C, B)
     values = torch.linalg.eigvalsh(S).flip(0).clamp_min(0)[: min(W.shape)]
     return Spectrum((values / max(variance, 1e-30)).float(), sum(W.shape), W.numel())
 
@@ -65,7 +66,7 @@ def spectrum(W: Tensor, moments: Moments) -> Spectrum:
 def fit_factors(W: Tensor, moments: Moments, rank: int) -> Factors:
     """Fit two matrices of that rank, ``W`` being the layer's weight ``[out, in]``."""
     C, B, variance = moments.covariances()
-    solved, outputs, _ = _solved(W, moments)
+    solved, outputs = _solved(W, C, B)
     U = torch.linalg.eigh(outputs)[1][:, -rank:].flip(1).float()
     first = U.t() @ solved
     left, values, right = torch.linalg.svd(W, full_matrices=False)
@@ -107,10 +108,9 @@ def _cost(spectra: Mapping[str, Spectrum], ranks: Mapping[str, int]) -> int:
     return sum(min(ranks[name] * one.cost, one.dense) for name, one in spectra.items())
 
 
-def _solved(W: Tensor, moments: Moments) -> tuple[Tensor, Tensor, float]:
-    """``S``, the covariance of its outputs ``S C S^T`` as float64, and the variance of the outputs to aim at."""
-    C, B, variance = moments.covariances()
+def _solved(W: Tensor, C: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """``S``, and the covariance of its outputs ``S C S^T`` as float64."""
     exact, weight = C.double(), W.double()
     pull = B.double() - exact @ weight.t()
     S = weight + torch.linalg.solve(damped(exact, DAMPING), pull).t()
-    return S.float(), S @ exact @ S.t(), variance
+    return S.float(), S @ exact @ S.t()

@@ -1,5 +1,9 @@
 """GPTQ: the fast solver is the paper's loop, and beats rounding where the outputs count."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,6 +38,13 @@ def total(error: torch.Tensor, H: torch.Tensor) -> float:
     return float(hessian_loss(error.double(), H.double()).sum())
 
 
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """As on a CPU without units for bf16: factors rounded to it let other integers win, at the same loss."""
+    with patch("squeeze.algorithms.hessian.multiplies", lambda dtype: False):
+        yield
+
+
 def textbook(W, H, bits, group_size, symmetric, damping=0.01):
     """Algorithm 1 of the paper, column by column in float64, scales chosen when a group's turn comes."""
     W, H = W.double().clone(), H.double().clone()
@@ -53,11 +64,10 @@ def textbook(W, H, bits, group_size, symmetric, damping=0.01):
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("group_size", [None, 16, 43], ids=["per-channel", "16", "43"])
 @pytest.mark.parametrize("bits", BITS)
-def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symmetric, monkeypatch):
-    """In float32: factors that a CPU rounds to bf16 let other integers win, at the same loss."""
-    monkeypatch.setattr("squeeze.algorithms.hessian.multiplies", lambda dtype: False)
+def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symmetric):
     W, H = normal(24, 172 if group_size == 43 else 160), hessian(172 if group_size == 43 else 160)
-    solved = solve(W, factorize(H), bits, group_size, symmetric, lazy_batch=64)
+    with float32_products():
+        solved = solve(W, factorize(H), bits, group_size, symmetric, lazy_batch=64)
     reference = textbook(W, H, bits, group_size, symmetric)
     same = (solved.dequantize() - reference).abs() < 1e-6
     assert float(same.float().mean()) > 0.98  # a tie in float32 may fall to the other side, and moves its row
@@ -69,13 +79,12 @@ def test_the_fast_solver_has_the_loss_of_the_papers_loop(bits, group_size, symme
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_factors_rounded_to_bf16_leave_the_loss_equal(bits, monkeypatch):
+def test_factors_rounded_to_bf16_leave_the_loss_equal(bits):
     """Where the CPU has units for them; elsewhere both are the same."""
     W, H, losses = normal(96, 320), hessian(320), []
-    for rounds in (True, False):
-        if not rounds:
-            monkeypatch.setattr("squeeze.algorithms.hessian.multiplies", lambda dtype: False)
-        losses.append(total(solve(W, factorize(H), bits, 32, lazy_batch=64).dequantize() - W, H))
+    for arithmetic in (nullcontext(), float32_products()):
+        with arithmetic:
+            losses.append(total(solve(W, factorize(H), bits, 32, lazy_batch=64).dequantize() - W, H))
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
@@ -150,10 +159,13 @@ def test_linears_that_share_an_input_are_solved_as_one(order):
 )
 def test_neither_batch_nor_block_changes_the_result(out, groups, size, bits, batch, order):
     W, H = normal(out, groups * size), hessian(groups * size)
-    factor = factorize(H, order=order, group_size=size)
-    small, large = solve(W, factor, bits, size, lazy_batch=batch), solve(W, factor, bits, size, lazy_batch=10_000)
-    assert float((small.q != large.q).float().mean()) < 0.05  # ties only
-    assert float(small.loss.sum()) == pytest.approx(float(large.loss.sum()), rel=0.05, abs=1e-5)
+    for arithmetic, same_integers in ((nullcontext(), False), (float32_products(), True)):
+        with arithmetic:
+            factor = factorize(H, order=order, group_size=size)
+            small, large = (solve(W, factor, bits, size, lazy_batch=columns) for columns in (batch, 10_000))
+        if same_integers:
+            assert float((small.q != large.q).float().mean()) < 0.05  # ties only
+        assert float(small.loss.sum()) == pytest.approx(float(large.loss.sum()), rel=0.05, abs=1e-5)
 
 
 def test_an_input_that_is_always_zero_is_rounded_as_it_is_and_moves_no_other():

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from language_world import in_shards
 from test_language_packages import needs, pieces
 
@@ -38,6 +37,8 @@ def model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageMo
 @pytest.fixture(scope="module")
 def expected(model: LanguageModel) -> str:
     """What stock transformers writes behind the prompt."""
+    import transformers
+
     whole = transformers.AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32).eval()
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model.folder)
     prompt = tokenizer(PROMPT, return_tensors="pt")
