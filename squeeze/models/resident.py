@@ -42,6 +42,10 @@ class Resident(ABC):
         return self.task.targets(batch)
 
     @abstractmethod
+    def golden(self) -> Batch:
+        """Examples of ours, of the model's task."""
+
+    @abstractmethod
     def micro_batch(self, batch: Batch) -> int:
         """Examples that go through the module at once; gradients of the parts of a batch are added."""
 
@@ -86,6 +90,9 @@ class ResidentTorchModel(Resident):
     def output(self, batch: Batch) -> Tensor:
         inputs = batch.inputs.items()
         return self.model.forward({name: channels_last(value) for name, value in inputs})
+
+    def golden(self) -> Batch:
+        return self.task.golden(self.model)
 
     def micro_batch(self, batch: Batch) -> int:
         return len(batch)  # batch norm sees a whole batch

@@ -196,10 +196,27 @@ def test_a_loss_that_is_not_finite_names_the_epoch():
         Finetune(epochs=5, learning_rate=1e6, warm_up=0).run(digits(), context())
 
 
-def test_features_of_a_layer_that_was_cut_are_refused_by_name():
+def test_features_of_a_layer_that_was_cut_are_compared_through_the_map_that_fits_best():
     student = PruneChannels(ratio=0.5, scope="layer").run(digits(), Context())
-    with pytest.raises(SqueezeError, match=r"features 'blocks\.0' has 16 channels, the teacher's has 32"):
-        Distill(epochs=1, features="blocks.?").run(student, context())
+    lent = context()
+    trained = Distill(epochs=1, features="blocks.?").run(student, lent)
+    assert lent.facts["feature_widths"] == {"blocks.0": [16, 32], "blocks.1": [32, 64], "blocks.2": [32, 64]}
+    assert not any("projection" in name for name, _ in trained.module.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (
+            {"blocks.0": "pool"},
+            r"features 'blocks\.0' has shape \[.*\], the teacher's \[.*\]; layers that differ in width",
+        ),
+        ({"blocks.0": "block.1"}, r"the teacher has no layer 'block\.1' .*; did you mean"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_one_line(features, message):
+    with pytest.raises(SqueezeError, match=message):
+        Distill(epochs=1, features=features).run(digits(), context())
 
 
 def test_features_that_match_no_layer_are_a_fault():

@@ -30,6 +30,7 @@ IMAGES = 41  # five batches of 8, and a last one of a single example
 FINETUNE = Finetune(epochs=3, batch_size=8, learning_rate=0.01, augment=("flip", "crop"))
 ADAMW = Finetune(epochs=3, batch_size=8, learning_rate=1e-3, optimizer="adamw", held_out=0.2, evaluate_every=2)
 DISTILL = Distill(epochs=3, batch_size=8, learning_rate=1e-3, temperature=1.0, features=("0", "3"))
+PROJECTED = Distill(epochs=3, batch_size=8, learning_rate=1e-3, features={"0": "0", "7": "8"})  # 8 against CLASSES
 SKEWED = Distill(
     epochs=2, batch_size=6, learning_rate=1e-3, train="lora", rank=4, alpha=0.5, divergence="skewed", products="float32"
 )
@@ -60,7 +61,9 @@ def plan(images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("pass_", "processes"), [(FINETUNE, 2), (ADAMW, 3), (DISTILL, 2)], ids=["finetune", "adamw", "distill"]
+    ("pass_", "processes"),
+    [(FINETUNE, 2), (ADAMW, 3), (DISTILL, 2), (PROJECTED, 2)],
+    ids=["finetune", "adamw", "distill", "features of another width"],
 )
 def test_several_processes_equal_one_with_the_whole_batch(images: Path, pass_: TrainingPass, processes: int) -> None:
     """Weights, batch norm's statistics, losses and all else that the row says, up to the order of sums."""
@@ -96,8 +99,12 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(images: Path, stopped
         assert distance(images, "undisturbed", "kept-one") < 1e-5
 
 
-def test_two_processes_stopped_inside_an_epoch_end_with_the_same_bytes_also_with_dropout(images: Path) -> None:
-    about = (FINETUNE, "with_dropout")
+@pytest.mark.parametrize(
+    "about", [(FINETUNE, "with_dropout"), (PROJECTED, "with_batch_norm")], ids=["dropout", "features of another width"]
+)
+def test_two_processes_stopped_inside_an_epoch_end_with_the_same_bytes(
+    images: Path, about: tuple[TrainingPass, str]
+) -> None:
     assert Together(images, script, (images, "undisturbed", *about)).start().codes() == [0, 0]
     assert Together(images, script, (images, "kept", *about, 8)).start().codes() == [1, 0]
     assert Together(images, script, (images, "kept-again", *about)).start().codes() == [0, 0]

@@ -35,6 +35,9 @@ class ResidentLanguageModel(Resident):
         logits: Tensor = self.module(input_ids=batch.inputs["input_ids"], use_cache=False).logits
         return logits
 
+    def golden(self) -> Batch:
+        return self.task.golden(self.model)
+
     def micro_batch(self, batch: Batch) -> int:
         length = batch.inputs["input_ids"].shape[1]
         return max(1, LOGITS_VALUES // (length * self.model.vocabulary))

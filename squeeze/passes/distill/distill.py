@@ -61,8 +61,10 @@ class Distill(TrainingPass):
     cached: Annotated[int, Gt(0), Le(MOST_UNIQUE)] | None = None
     """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
     many different tokens a position, 3 bytes each; the paper takes 12. null: the teacher is in memory all along."""
-    features: Patterns = ()
-    """Layers, by name, whose outputs should equal the teacher's."""
+    features: Patterns | dict[str, str] = ()
+    """Layers, by name, whose outputs should equal the teacher's; {layers.2: layers.5} compares two of other names.
+    Where a student is narrower, the linear map that takes its outputs nearest to the teacher's stands between, solved
+    anew for each batch."""
     feature_weight: Annotated[float, Gt(0)] = 1.0
     """Weight of the features beside the predictions."""
 
@@ -159,7 +161,9 @@ class Distill(TrainingPass):
         teacher.module.requires_grad_(False)
         extra = {} if self.divergence == "forward" else {"divergence": self.divergence}
 
-        with FeaturePairs(student.module, teacher.module, self.features) as features:
+        with FeaturePairs(student, teacher, self.features) as features:
+            if features.axes:
+                context.facts["feature_widths"] = features.widths()
 
             def loss(batch: Batch) -> Tensor:
                 with torch.no_grad():
