@@ -75,6 +75,7 @@ from .passes.export.export_onnx import ExportOnnx as ExportOnnx
 from .passes.prune.low_rank import LowRank as LowRank
 from .passes.prune.prune_channels import PruneChannels as PruneChannels
 from .passes.prune.prune_depth import PruneDepth as PruneDepth
+from .passes.prune.prune_experts import PruneExperts as PruneExperts
 from .passes.prune.prune_vocabulary import PruneVocabulary as PruneVocabulary
 from .passes.prune.prune_width import PruneWidth as PruneWidth
 from .passes.prune.separable import Separable as Separable

@@ -23,6 +23,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "low_rank": "squeeze.passes.prune.low_rank:LowRank",
         "prune_width": "squeeze.passes.prune.prune_width:PruneWidth",
         "prune_depth": "squeeze.passes.prune.prune_depth:PruneDepth",
+        "prune_experts": "squeeze.passes.prune.prune_experts:PruneExperts",
         "sparsify": "squeeze.passes.prune.sparsify:Sparsify",
         "prune_vocabulary": "squeeze.passes.prune.prune_vocabulary:PruneVocabulary",
         "rtn": "squeeze.passes.quantize.rtn:Rtn",

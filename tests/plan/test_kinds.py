@@ -50,6 +50,7 @@ TAKEN = {  # by pass: kinds without a fault
     "prune_channels": {"cnn", "encoder"},
     "prune_width": {*LANGUAGE, "encoder"},
     "prune_depth": {*LANGUAGE, "encoder"},
+    "prune_experts": set(),  # none of them is a mixture
     "prune_vocabulary": set(),  # no tokenizer lies in these folders
     "separable": {"cnn"},
     "low_rank": {"cnn", "encoder"},
@@ -83,6 +84,7 @@ NEEDED = {
     "prune_channels": {"ratio": 0.5, "align": 1},
     "prune_width": {"ratio": 0.5, "align": 8},
     "prune_depth": {"blocks": 1},
+    "prune_experts": {"experts": 1},
     "sparsify": {"ratio": 0.5},
     "low_rank": {"ratio": 0.2, "align": 1},
 }
