@@ -205,6 +205,10 @@ class Pass(Options, ABC, Generic[In, Out]):
         """
         return None
 
+    def saving(self, model: In, tokens: int, limit: int) -> str | None:
+        """Options with which :meth:`memory_bytes` would stay under a limit that it exceeds; None: it knows of none."""
+        return None
+
     def work(self, model: In, data: Amount | None) -> Work | None:
         """What the pass will do on ``model`` (meta tensors), for an estimate of its time; None: it cannot tell.
 

@@ -219,7 +219,7 @@ def _walk(
             scoring = scoring_of(plan, explained.gives, state.model, result.evaluated)
             effort = Effort(work_of(plan, step, state.model), scoring)
             result.explained.append(replace(explained, memory_bytes=takes, effort=effort, place=step.place))
-            result.faults += too_little_memory(plan, step, takes)
+            result.faults += too_little_memory(plan, step, state.model, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
         output = step.pass_.gives(state.form) if state.form else None
         form = output.form if output else step.pass_.ways[0][1].form

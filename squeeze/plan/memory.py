@@ -53,8 +53,7 @@ def memory_of(plan: Plan, step: Step, model: Model | None, nbytes: int | None) -
     """
     if model is None:
         return None
-    tokens = _sequence_tokens(plan) if step.pass_.trains else _calibration_tokens(plan)
-    return step.pass_.memory_bytes(model, tokens, plan.memory_bytes, nbytes)
+    return step.pass_.memory_bytes(model, _tokens(plan, step), plan.memory_bytes, nbytes)
 
 
 def cost_of(
@@ -76,10 +75,13 @@ def cost_of(
     return Cost(max(known, default=least_bytes(model)), sum(stored) + (original.size_bytes or 0 if original else 0))
 
 
-def too_little_memory(plan: Plan, step: Step, takes: int | None) -> Iterator[Fault]:
-    """A fault where a pass takes more than the plan allows."""
+def too_little_memory(plan: Plan, step: Step, model: Model | None, takes: int | None) -> Iterator[Fault]:
+    """A fault where a pass takes more than the plan allows, with the options that would do instead."""
     at = f"{step.pass_.name} (line {step.line})" if step.line else step.pass_.name
-    yield from _fault(plan, at, takes)
+    if model is None or takes is None or plan.memory_bytes is None or takes <= plan.memory_bytes:
+        return
+    saving = step.pass_.saving(model, _tokens(plan, step), plan.memory_bytes)
+    yield from _fault(plan, at, takes, instead=f", or {saving}" if saving else "")
 
 
 def writing_of(branch: Branch, model: Model | None, preview: Preview | None) -> int | None:
@@ -154,13 +156,18 @@ def _scored(plan: Plan) -> bool:
     return any(isinstance(metric, ExampleMetric) for metric in plan.metrics)
 
 
-def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes") -> Iterator[Fault]:
+def _fault(plan: Plan, what: str, takes: int | None, verb: str = "takes", instead: str = "") -> Iterator[Fault]:
     if plan.memory_bytes is not None and takes is not None and takes > plan.memory_bytes:
         would = "would do" if verb == "takes" else "or more would do"
-        enough = f"memory: {takes / 1e9 + 0.05:.1f}GB {would}"
+        enough = f"memory: {takes / 1e9 + 0.05:.1f}GB{instead} {would}"
         yield Fault(
             PLACE, f"memory: {size(plan.memory_bytes)} is less than the {size(takes)} that {what} {verb}; {enough}"
         )
+
+
+def _tokens(plan: Plan, step: Step) -> int:
+    """Of one sequence for a pass that trains, of the calibration text for another."""
+    return _sequence_tokens(plan) if step.pass_.trains else _calibration_tokens(plan)
 
 
 def _sequence_tokens(plan: Plan) -> int:

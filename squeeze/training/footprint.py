@@ -11,7 +11,8 @@ from squeeze.models.language.resident import LOGITS_VALUES
 from squeeze.training.options import TrainingOptions
 
 LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
-STATE = {"adamw": 2, "sgd": 1}  # values that an optimizer keeps of each weight
+STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # values that an optimizer keeps of each weight
+STEP_COPIES = {"adafactor": 3}  # of the largest weight, while its step is worked out; fused steps need none
 HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
 GRID_COPIES = 8  # copies of a weight on its grid: integers, rounded and clipped values, and gradients
 
@@ -28,7 +29,8 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     weights, optimizer = shards.parameters(), options.trains_with(model)
     state = trained_weights(shards, options, quantized) * (1 + STATE[optimizer])
     on_grid = GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in shards.matrices().values())
-    values = weights * (1 + teacher) + state + (on_grid if quantized else 0)
+    step = STEP_COPIES.get(optimizer, 0) * max(value.numel() for value in shards.skeleton.module.parameters())
+    values = weights * (1 + teacher) + state + step + (on_grid if quantized else 0)
     return PROCESS_BYTES + FLOAT * (values + _activations(shards, options, length, teacher))
 
 

@@ -39,10 +39,12 @@ class TrainingOptions(BaseModel):
     batch_size: PositiveInt = 64
     """Examples, or text sequences, per step, of all processes together where torchrun started several."""
     learning_rate: Annotated[float, Gt(0)] | None = None
-    """The highest rate; lower it when the loss is not finite. null: 0.01 for sgd, else 0.0001 for a language model,
-    0.00005 for another that reads tokens, 0.001 for the rest; ten times that with train: lora."""
+    """The highest rate; lower it when the loss is not finite. null: 0.01 for sgd, 0.003 for adafactor, else 0.0001 for
+    a language model, 0.00005 for another that reads tokens, 0.001 for the rest; ten times that with train: lora."""
     optimizer: Optimizer | None = None
-    """sgd: Nesterov momentum, for convolutional networks; adamw: for transformers. null: by what the model reads."""
+    """sgd: Nesterov momentum, for convolutional networks; adamw: for transformers; adafactor: as adamw, but what it
+    keeps of a matrix is a row and a column (Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235): where memory
+    is short. null: by what the model reads."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Of sgd."""
     weight_decay: Annotated[float, Ge(0)] = 5e-4
@@ -103,6 +105,8 @@ class TrainingOptions(BaseModel):
         if self.optimizer == "adamw":
             flat = all(weight.is_contiguous() for weight in weights)  # fused steps misread a resumed state that is not
             return torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay, fused=flat)
+        if self.optimizer == "adafactor":
+            return torch.optim.Adafactor(weights, self.learning_rate, weight_decay=self.weight_decay)
         nesterov = self.momentum > 0
         return torch.optim.SGD(
             weights, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=nesterov

@@ -80,7 +80,10 @@ def equal(one: TorchModel, other: TorchModel) -> bool:
 FINETUNE = Finetune(epochs=3, batch_size=32, learning_rate=0.05, augment=("crop",))
 DISTILL = Distill(epochs=3, batch_size=32, learning_rate=0.02, augment=("flip", "crop"), features=("blocks.*",))
 ADAMW = Finetune(epochs=3, batch_size=32, learning_rate=1e-3, optimizer="adamw", schedule="one_cycle")
-ALL = pytest.mark.parametrize("pass_", [FINETUNE, DISTILL, ADAMW], ids=["finetune", "distill", "adamw"])
+ADAFACTOR = Finetune(epochs=3, batch_size=32, learning_rate=0.03, optimizer="adafactor")
+ALL = pytest.mark.parametrize(
+    "pass_", [FINETUNE, DISTILL, ADAMW, ADAFACTOR], ids=["finetune", "distill", "adamw", "adafactor"]
+)
 
 
 @ALL

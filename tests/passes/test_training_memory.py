@@ -8,7 +8,7 @@ from language_world import write_folder
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
-from squeeze.passes.distill.training import TrainingPass
+from squeeze.passes.distill.training import SAVING, TrainingPass
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ LESS_THAN_ALL = {
     "norms": Finetune(train="norms"),
     "last blocks": Finetune(train="last_blocks", blocks=1),
     "sgd": Finetune(optimizer="sgd"),
+    "adafactor": Finetune(optimizer="adafactor"),
     "recompute": Finetune(recompute=True),
     "small batches": Finetune(batch_size=8),
 }
@@ -40,6 +41,22 @@ def test_a_teacher_in_memory_takes_its_weights_and_its_logits(model: LanguageMod
 def test_adamw_keeps_two_values_of_each_weight_that_it_trains(model: LanguageModel) -> None:
     sgd, adamw = (takes(Finetune(optimizer=name), model) for name in ("sgd", "adamw"))
     assert adamw - sgd == 4 * model.parameters()
+
+
+def test_what_would_fit_is_proposed(model: LanguageModel) -> None:
+    pass_ = Finetune(batch_size=4)
+    for words, options in (
+        ("recompute: true", {"recompute": True}),
+        ("optimizer: adafactor", {"optimizer": "adafactor"}),
+        ("train: lora, recompute: true", {"train": "lora", "recompute": True}),
+    ):
+        limit = takes(pass_.model_copy(update=options), model)
+        proposed = pass_.saving(model, 256, limit)
+        assert proposed == words or takes(pass_.model_copy(update=SAVING[str(proposed)]), model) <= limit
+    assert (
+        pass_.saving(model, 256, takes(pass_.model_copy(update=SAVING["train: lora, recompute: true"]), model) - 1)
+        is None
+    )
 
 
 def takes(pass_: TrainingPass, model: LanguageModel) -> int:

@@ -39,6 +39,16 @@ passes:
   - {pass: rtn, bits: 4, group_size: 32, scales: bfloat16}
 targets: [{target: mobile, name: phone, runtime: executorch, context: 64}]
 """
+TRAINING = """\
+model: {hf: ./wide}
+memory: 0.7GB
+data:
+  train: {text: text.txt, length: 16}
+  evaluate: {text: text.txt, length: 16, samples: 2}
+metrics: [size]
+passes:
+  - {pass: finetune, batch_size: 4}
+"""
 
 
 @pytest.fixture
@@ -62,6 +72,16 @@ def test_a_plan_for_images_that_allows_less_than_the_process_takes_is_refused(tm
         "9: memory: 300 MB is less than the 450 MB that a run takes at least; memory: 0.5GB or more would do"
     ]
     assert faults(write_plan(tmp_path, CLASSIFIER + "memory: 500MB\n")) == []
+
+
+def test_a_training_that_takes_too_much_is_told_the_options_that_fit(world: Path) -> None:
+    write_tokenizer(write_folder(world / "wide", hidden_size=512, intermediate_size=1024, num_hidden_layers=8))
+    lines = faults(write_plan(world, TRAINING))
+    assert any("finetune (line 8) takes; memory: 0.8GB, or optimizer: adafactor would do" in line for line in lines), (
+        lines
+    )
+    lines = faults(write_plan(world, TRAINING.replace("batch_size: 4", "batch_size: 4, optimizer: adafactor")))
+    assert not any("finetune" in line for line in lines)
 
 
 def test_enough_is_enough(world: Path) -> None:

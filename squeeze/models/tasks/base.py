@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ROWS, TOKENS = "rows", "tokens"
 DESCRIPTION = "model.json"  # beside a stored model: what it is
 SGD_RATE = 0.01
-Optimizer = Literal["sgd", "adamw"]
+ADAFACTOR_RATE = 3e-3  # of a weight's own size, as Adafactor measures its steps
+Optimizer = Literal["sgd", "adamw", "adafactor"]
 
 
 class Task(ABC):
@@ -88,6 +89,8 @@ class Task(ABC):
         """The highest rate where the plan names none."""
         if optimizer == "sgd":
             return SGD_RATE
+        if optimizer == "adafactor":
+            return ADAFACTOR_RATE
         return self.adamw_rate if model.reads_tokens() else 1e-3
 
 

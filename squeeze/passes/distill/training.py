@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from squeeze.training.peers import Follower, Leader
 
 LOSS_STEPS = 20  # times that a logit is read or written on the way to its gradient, the teacher's with it
+SAVING: dict[str, dict[str, object]] = {  # the first that fits is proposed
+    "recompute: true": {"recompute": True},
+    "optimizer: adafactor": {"optimizer": "adafactor"},
+    "optimizer: adafactor, recompute: true": {"optimizer": "adafactor", "recompute": True},
+    "train: lora": {"train": "lora"},
+    "train: lora, recompute: true": {"train": "lora", "recompute": True},
+}
 S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
 
@@ -121,6 +128,13 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return training_bytes(model, self, tokens, None, teacher=False) if model.blocks else None
+
+    def saving(self, model: TorchStage, tokens: int, limit: int) -> str | None:
+        for words, options in SAVING.items():
+            takes = self.model_copy(update=options).memory_bytes(model, tokens, limit)
+            if takes is not None and takes <= limit:
+                return words
+        return None
 
     def work(self, model: TorchStage, data: Amount | None) -> Work | None:
         """Forward and backward, which is twice as much, for each example as often as it is seen."""
