@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from squeeze.algorithms.hessian import bf16_products
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.models.language.dense import write_dense
@@ -76,20 +78,61 @@ def write_shallow(model: LanguageModel, kept: Sequence[int], folder: Path) -> La
     return LanguageModel(folder)
 
 
-def loss_without(model: LanguageModel, start: Walk, skipped: frozenset[int]) -> float:
-    """Mean cross-entropy per token, in nats, of the model with some blocks skipped; float32, one block in memory.
+class Resumed:
+    """What went into blocks in the measurements before: one that skips the same blocks up to there goes on from it.
+
+    Args:
+        most: Values that may be kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.states = most, dict[tuple[frozenset[int], int], Tensor]()
+
+    def put(self, skipped: frozenset[int], index: int, hidden: Tensor) -> None:
+        """Keep what goes into a block; where room is short, what was longest of no use leaves."""
+        if hidden.numel() > self.most:
+            return
+        key = _before(skipped, index), index
+        self.states.pop(key, None)
+        while (len(self.states) + 1) * hidden.numel() > self.most:
+            del self.states[next(iter(self.states))]
+        self.states[key] = hidden.clone()
+
+    def latest(self, skipped: frozenset[int]) -> tuple[int, Tensor | None]:
+        """The last block that was reached in the same way, and what went into it; nothing: the first."""
+        on_the_way = sorted((key for key in self.states if key[0] == _before(skipped, key[1])), key=lambda key: key[1])
+        for key in on_the_way:
+            self.states[key] = self.states.pop(key)  # of use now: to the end
+        return (on_the_way[-1][1], self.states[on_the_way[-1]]) if on_the_way else (0, None)
+
+
+def _before(skipped: frozenset[int], index: int) -> frozenset[int]:
+    return frozenset(each for each in skipped if each < index)
+
+
+def loss_without(model: LanguageModel, start: Walk, skipped: frozenset[int], resumed: Resumed | None = None) -> float:
+    """Mean cross-entropy per token, in nats, of the model with some blocks skipped; one block in memory.
+
+    Activations are float32, and factors of products bf16 where the CPU has units for that: losses are for comparing.
 
     Args:
         start: The embedded tokens, wide; left as they are.
+        resumed: Of the same start; what this measurement goes through is added.
     """
     walk, total, count = start.twin(), 0.0, 0
-    for index in range(model.blocks):
-        if index not in skipped:
-            with model.block(index, wide=True):
-                walk.through(index)
-    with model.outside(wide=True):
-        for part, logits in walk.finish():
-            targets = walk.tokens[part, 1:].flatten()
-            total += float(functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum"))
-            count += len(targets)
+    first, hidden = resumed.latest(skipped) if resumed else (0, None)
+    if hidden is not None:
+        walk.hidden.copy_(hidden)
+    with bf16_products():
+        for index in range(first, model.blocks):
+            if resumed:
+                resumed.put(skipped, index, walk.hidden)
+            if index not in skipped:
+                with model.block(index, wide=True):
+                    walk.through(index)
+        with model.outside(wide=True):
+            for part, logits in walk.finish():
+                targets = walk.tokens[part, 1:].flatten()
+                total += float(functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum"))
+                count += len(targets)
     return total / count

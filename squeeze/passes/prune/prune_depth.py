@@ -14,18 +14,19 @@ from torch import nn
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
 from squeeze.models.configured import ConfiguredBlocks, restructure
-from squeeze.models.language.footprint import weight_bytes
+from squeeze.models.language.footprint import FLOAT, weight_bytes
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.passes.prune.resident_depth import prune_resident_depth
-from squeeze.surgery.depth import loss_without, shallow, write_shallow
+from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
 from squeeze.surgery.goal import Count, most_parameters
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
+RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
@@ -73,7 +74,10 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
             return None
         shards = in_shards(model)
         activations = 2 * shards.hidden_bytes(tokens)
-        return scoring_bytes(shards, length=1) + (activations if limit is None else min(activations, limit // 2))
+        resumed = min(RESUMED_BYTES, shards.blocks * activations)
+        return (
+            scoring_bytes(shards, length=1) + resumed + (activations if limit is None else min(activations, limit // 2))
+        )
 
     def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
@@ -88,7 +92,8 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
-        loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped), context)
+        resumed = Resumed(RESUMED_BYTES // FLOAT)
+        loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped, resumed), context)
         removed = blocks_to_remove(loss, model.blocks, count, context, self.name)
         gone = {index for index, _ in removed}
         made = write_shallow(model, [i for i in range(model.blocks) if i not in gone], context.model_folder())
