@@ -25,6 +25,9 @@ from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.errors import ModelError
 from squeeze.surgery.widths import Cut, Part, Units
 
+MADE_UP_FOR = (
+    0.5  # share of what the stream misses that a block is fitted to: all of it fits the calibration text alone
+)
 SAME = 1e-3  # of what a block adds, in float32
 SAME_NARROW = 5e-2  # in half precision: far above its rounding, far below what a wrong cut gives
 
@@ -54,13 +57,14 @@ def narrow_block(visit: Visit, cuts: Mapping[Part, list[Cut]], units: Units, sol
     hidden = walk.hidden[next(walk.chunks())]
     readers = {Weight(own[0].name): part for part, own in cuts.items()}
     groups = shared_inputs(visit.block, list(readers), lambda: walk.block(visit.index, hidden))
-    places = find_places(visit.block, list(readers), hidden, lambda: walk.block(visit.index, hidden))
+    every = [Weight(name) for name, value in visit.block.named_parameters() if value.dim() == 2]  # those before as well
+    places = find_places(visit.block, every, hidden, lambda: walk.block(visit.index, hidden))
     new: dict[str, Tensor] = {}
     for (reader,) in groups:
         part = readers[reader]
         inputs = block_inputs(visit, [[reader]], None if visit.original is None else places)[reader]
         H, tokens = inputs.hessian.matrix(), inputs.hessian.tokens
-        pull = inputs.drift.pull() if inputs.drift is not None else None
+        pull = MADE_UP_FOR * inputs.drift.pull() if inputs.drift is not None else None
         inputs.drift = None
         size = cuts[part][0].pieces[0][1]
         kept, facts = narrow_reader(reader.of(visit.block), H, pull, size, units[part], solver)

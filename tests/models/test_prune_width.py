@@ -20,6 +20,7 @@ from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.store import Journal
+from squeeze.surgery import narrow
 
 BOTH = ("intermediate", "heads")
 CUT = PruneWidth(ratio=0.5, parts=BOTH, align=8, compensate=False, target="given")
@@ -94,6 +95,21 @@ def test_what_stays_makes_up_for_what_leaves(tmp_path: Path) -> None:
         f"model.layers.{i}.{name}.weight" for i in range(2) for name in ("self_attn.o_proj", "mlp.down_proj")
     }
     assert all(fact["loss"] < 0.98 * fact["loss_cut"] for fact in facts.values())
+
+
+@pytest.mark.parametrize("parts", [("intermediate",), ("heads",), BOTH], ids=["intermediate", "heads", "both"])
+def test_the_aim_is_the_stream_behind_a_matrix_whatever_else_is_cut(
+    tmp_path: Path, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aims, inputs = [], narrow.block_inputs
+    monkeypatch.setattr(
+        narrow,
+        "block_inputs",
+        lambda visit, groups, places: aims.append((groups, places)) or inputs(visit, groups, places),
+    )
+    PruneWidth(ratio=0.5, parts=parts, align=8).run(LanguageModel(write_folder(tmp_path)), context())
+    assert len(aims) == 2 * len(parts)
+    assert all(places[weight] in ("post_attention_layernorm", "") for ((weight,),), places in aims)
 
 
 def test_the_config_names_the_widths_and_the_whole_has_the_parameters_asked_for(tmp_path: Path) -> None:
