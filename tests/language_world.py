@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import Killed
 from torch import Tensor, nn
 
 from squeeze.data.text import TokenDataset
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.passes.base import Context
+from squeeze.passes.base import Context, Pass
+from squeeze.store import Journal
 
 SIZES = {
     "hidden_size": 64,
@@ -90,3 +92,21 @@ def logits(model: LanguageModel) -> Tensor:
     """Of a few random tokens."""
     tokens = np.random.default_rng(1).integers(0, 128, (3, 16))
     return model.predict(Batch({"input_ids": torch.from_numpy(tokens)}))
+
+
+def require_same_after_a_kill(
+    pass_: Pass[Any, Any], model: LanguageModel, journal: Path, tokens: np.ndarray | None = None
+) -> None:
+    """A run that is killed after the first block and started again must end with the facts and bytes of another."""
+    whole, half = context(tokens), context(tokens)
+    half.journal = Journal(journal)
+    half.progress = Killed(after=1)
+    try:
+        pass_.run(model, half)
+    except KeyboardInterrupt:
+        half.progress = whole.progress
+    assert half.progress is whole.progress, "it was not killed"
+    result, resumed = pass_.run(model, whole), pass_.run(model, half)
+    assert whole.facts == half.facts
+    for file in sorted(result.folder.glob("*.safetensors")):
+        assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name

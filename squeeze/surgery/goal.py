@@ -24,8 +24,20 @@ def _is_a_count(text: str) -> str:
 Count = Annotated[str, AfterValidator(_is_a_count)]
 
 
+def fewer_parameters(goal: str, before: int) -> int:
+    """The most that may stay, of ``before``.
+
+    Raises:
+        ModelError: all may.
+    """
+    most = most_parameters(goal, before)
+    if most >= before:
+        raise ModelError(f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut")
+    return most
+
+
 def most_parameters(goal: str, before: int) -> int:
-    """The most that may stay, of ``before``."""
+    """What a goal allows, where the whole has ``before``."""
     match = FORM.fullmatch(goal)
     assert match is not None, "it was validated"
     number = float(match[1])
@@ -60,9 +72,7 @@ def units_by_parameters(widths: Widths[Any], goal: str, align: int) -> dict[Part
         ModelError: the model is no larger, or cannot become that small.
     """
     before = widths.parameters(widths.units)
-    most = most_parameters(goal, before)
-    if most >= before:
-        raise ModelError(f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut")
+    most = fewer_parameters(goal, before)
     cuttable = sum(units * widths.cost(part) for part, units in widths.units.items())
     share = 1 - (before - most) / cuttable
     most_kv = _nearest(widths.kv_heads * share, widths.choices) if widths.choices else 0

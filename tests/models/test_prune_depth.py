@@ -104,11 +104,17 @@ def test_a_block_that_does_nothing_costs_nothing(tmp_path: Path) -> None:
 def test_a_measurement_goes_on_from_where_others_have_been_with_the_same_loss(tmp_path: Path, states: int) -> None:
     dense = LanguageModel(write_folder(tmp_path, **FOUR))
     start = dense.walk(torch.from_numpy(TOKENS), wide=True)
-    resumed, through, run = depth.Resumed(states * start.hidden.numel()), [], type(start).through
+    resumed, run = depth.Resumed(states * start.hidden.numel()), type(start).through
+    through: list[int] = []
+
+    def noted(walk: Any, index: int) -> None:
+        through.append(index)
+        run(walk, index)
+
     sets = [frozenset(removed) for removed in ([], [0], [3], [2], [1, 3], [1, 2, 3], [1, 2])]
     expected = [depth.loss_without(dense, start, skipped) for skipped in sets]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(start), "through", lambda walk, index: (through.append(index), run(walk, index)))
+        patch.setattr(type(start), "through", noted)
         assert [depth.loss_without(dense, start, skipped, resumed) for skipped in sets] == expected
     assert len(resumed.states) <= states
     assert len(through) == {0: 18, 1: 17, 3: 13, 100: 10}[states]

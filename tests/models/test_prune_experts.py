@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from families import write_family
-from language_world import context, logits, write_folder, write_tokenizer
-from tiny import Killed, faults, write_plan
+from language_world import context, logits, require_same_after_a_kill, write_folder, write_tokenizer
+from tiny import faults, write_plan
 from torch import Tensor, nn
 
 from squeeze.algorithms.experts import ExpertScores, merged
@@ -19,7 +19,6 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Preview
 from squeeze.passes.prune.prune_experts import PruneExperts
 from squeeze.passes.quantize.gptq import Gptq
-from squeeze.store import Journal
 
 HALF = PruneExperts(ratio=0.5)
 TOKENS = np.random.default_rng(0).integers(3, 126, (16, 12))
@@ -126,16 +125,7 @@ def test_an_expert_that_leaves_joins_its_twin(tmp_path: Path) -> None:
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     dense, pass_ = mixture(tmp_path / "dense"), PruneExperts(experts=1, merge=True)
-    whole, half = context(TOKENS), context(TOKENS)
-    half.journal = Journal(tmp_path / "journal")
-    half.progress = Killed(after=1)
-    with pytest.raises(KeyboardInterrupt):
-        pass_.run(dense, half)
-    half.progress = whole.progress
-    result, resumed = pass_.run(dense, whole), pass_.run(dense, half)
-    assert whole.facts == half.facts
-    for file in sorted(result.folder.glob("*.safetensors")):
-        assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name
+    require_same_after_a_kill(pass_, dense, tmp_path / "journal", TOKENS)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])

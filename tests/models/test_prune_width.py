@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from families import gemma3, write_family
-from language_world import context, logits, write_folder, write_tokenizer
+from language_world import context, logits, require_same_after_a_kill, write_folder, write_tokenizer
 from test_minicpm import write as write_minicpm
-from tiny import Killed, faults, write_plan
+from tiny import faults, write_plan
 from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.prune.prune_width import PruneWidth
-from squeeze.store import Journal
 from squeeze.surgery import narrow
 
 BOTH = ("intermediate", "heads")
@@ -101,12 +100,14 @@ def test_what_stays_makes_up_for_what_leaves(tmp_path: Path) -> None:
 def test_the_aim_is_the_stream_behind_a_matrix_whatever_else_is_cut(
     tmp_path: Path, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aims, inputs = [], narrow.block_inputs
-    monkeypatch.setattr(
-        narrow,
-        "block_inputs",
-        lambda visit, groups, places: aims.append((groups, places)) or inputs(visit, groups, places),
-    )
+    inputs = narrow.block_inputs
+    aims: list[tuple[Any, Any]] = []
+
+    def noted(visit: Any, groups: Any, places: Any) -> Any:
+        aims.append((groups, places))
+        return inputs(visit, groups, places)
+
+    monkeypatch.setattr(narrow, "block_inputs", noted)
     PruneWidth(ratio=0.5, parts=parts, align=8).run(LanguageModel(write_folder(tmp_path)), context())
     assert len(aims) == 2 * len(parts)
     assert all(places[weight] in ("post_attention_layernorm", "") for ((weight,),), places in aims)
@@ -128,16 +129,7 @@ def test_the_config_names_the_widths_and_the_whole_has_the_parameters_asked_for(
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, target: Any) -> None:
     dense = LanguageModel(write_family("phi3", tmp_path / "dense"))
     pass_ = PruneWidth(ratio=0.5, parts=BOTH, align=8, target=target)
-    whole, half = context(), context()
-    half.journal = Journal(tmp_path / "journal")
-    half.progress = Killed(after=1)
-    with pytest.raises(KeyboardInterrupt):
-        pass_.run(dense, half)
-    half.progress = whole.progress
-    result, resumed = pass_.run(dense, whole), pass_.run(dense, half)
-    assert whole.facts == half.facts
-    for file in sorted(result.folder.glob("*.safetensors")):
-        assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name
+    require_same_after_a_kill(pass_, dense, tmp_path / "journal")
 
 
 def test_the_preview_is_what_comes_out(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.passes.prune.resident_depth import prune_resident_depth
 from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
-from squeeze.surgery.goal import Count, most_parameters
+from squeeze.surgery.goal import Count, fewer_parameters
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
@@ -131,13 +131,9 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
 
     def _by_parameters(self, model: TorchStage, goal: str) -> int:
         before, layers = model.parameters(), _layers(model)
-        most = most_parameters(goal, before)
+        most = fewer_parameters(goal, before)
         each = min(sum(p.numel() for p in block.parameters()) for block in layers)
         count = -(-(before - most) // each)
-        if count < 1:
-            raise ModelError(
-                f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut"
-            )
         if count >= len(layers):
             least = before - (len(layers) - 1) * each
             raise ModelError(

@@ -28,7 +28,7 @@ from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.surgery.experts import Experts, answer_of, watched
-from squeeze.surgery.goal import Count, most_parameters
+from squeeze.surgery.goal import Count, fewer_parameters
 
 SAMPLE = 1024  # tokens whose answers by all experts tell which are alike
 
@@ -157,11 +157,7 @@ class PruneExperts(Pass[LanguageModel, LanguageModel]):
 
     def _by_parameters(self, experts: Experts, goal: str) -> int:
         before = experts.parameters(experts.count)
-        most = most_parameters(goal, before)
-        if most >= before:
-            raise ModelError(
-                f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut"
-            )
+        most = fewer_parameters(goal, before)
         least = experts.parameters(experts.used)
         if least > most or not experts.cost():
             what = f"{least:,} of {before:,} ({least / before:.0%}) is the least, for a token is sent to {experts.used}"

@@ -68,7 +68,8 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
     compensate: bool = True
     """Weights that stay are solved anew by least squares; off: cut only, to see what that is worth."""
     target: Literal["original", "given"] = "original"
-    """original: match the outputs of the unpruned model; given: use current inputs only, half the cost."""
+    """given: weights that stay give what all gave on the inputs that the cut blocks before leave; original: they go
+    halfway from there to what the unpruned model has (an encoder's all the way), at twice the cost."""
     damping: Annotated[float, Gt(0)] = 0.01
     """Share of the mean diagonal added to the Hessian; raised automatically when it cannot be inverted."""
     rounds: PositiveInt = 16
