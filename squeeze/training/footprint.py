@@ -14,6 +14,7 @@ LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
 STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # values that an optimizer keeps of each weight
 STEP_COPIES = {"adafactor": 3}  # of the largest weight, while its step is worked out; fused steps need none
 HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
+STEP_VALUES = 6  # of each trained weight, once a step: it, its gradient and the optimizer's state, read and written
 GRID_COPIES = 8  # copies of a weight on its grid: integers, rounded and clipped values, and gradients
 
 
@@ -52,11 +53,33 @@ def trained_weights(model: LanguageModel, options: TrainingOptions, quantized: s
 def _activations(model: LanguageModel, options: TrainingOptions, length: int, teacher: bool) -> int:
     """Values of one micro-batch."""
     sequences = min(options.batch_size, max(1, LOGITS_VALUES // max(length * model.vocabulary, 1)))
-    tokens, hidden = sequences * length, int(model.skeleton.hidden_size)
-    wide = max(max(value.shape) for block in model.skeleton.layers for value in block.parameters())
-    block = HIDDEN_COPIES * hidden + WIDE_COPIES * wide
+    tokens, hidden, block = sequences * length, int(model.skeleton.hidden_size), _block_values(model)
     block_values = model.blocks * hidden + block if options.recompute else model.blocks * block
     return tokens * (block_values + (LOGITS_COPIES + teacher) * model.vocabulary)
+
+
+def touched_values(
+    model: LanguageModel, options: TrainingOptions, quantized: str | None, tokens: int, length: int, forwards: int
+) -> float:
+    """Values that a training reads or writes outside of products and of the loss, for an estimate of its time.
+
+    Args:
+        tokens: That it sees in all.
+        length: Of a sequence; attention looks from each token at as many.
+        forwards: Forward passes that a step is worth.
+    """
+    heads = int(getattr(model.skeleton.config.get_text_config(), "num_attention_heads", 1))
+    seen = forwards * tokens * model.blocks * (_block_values(model) + heads * length)
+    weights = trained_weights(model, options, quantized)
+    if quantized:
+        weights += GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in model.matrices().values())
+    return seen + STEP_VALUES * weights * tokens / max(length * options.batch_size, 1)
+
+
+def _block_values(model: LanguageModel) -> int:
+    """Of one token, what a block keeps for its gradient."""
+    wide = max(max(value.shape) for block in model.skeleton.layers for value in block.parameters())
+    return HIDDEN_COPIES * int(model.skeleton.hidden_size) + WIDE_COPIES * wide
 
 
 def _count(part: nn.Module) -> int:

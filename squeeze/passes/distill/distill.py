@@ -72,6 +72,9 @@ class Distill(TrainingPass):
         files = () if self.teacher == "original" else (self.teacher.hf, self.teacher.weights)
         return tuple(name for name in files if name is not None)
 
+    def on_grid(self) -> OnGrids | None:
+        return self.quantized
+
     def refused(self) -> frozenset[str]:
         return frozenset({OTHER_TOKENS}) if self.quantized else super().refused() | {OTHER_TOKENS}
 

@@ -21,11 +21,11 @@ from squeeze.models.resident import Resident
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass
 from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
-from squeeze.training.footprint import training_bytes
+from squeeze.training.footprint import touched_values, training_bytes
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
 from squeeze.training.proof import require_written
-from squeeze.training.trained import TrainedWeights, train_some
+from squeeze.training.trained import OnGrids, TrainedWeights, train_some
 
 if TYPE_CHECKING:
     from squeeze.training.peers import Follower, Leader
@@ -146,10 +146,14 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         products = (self.forwards + self.recompute) * macs * seen * length
         if not model.blocks:
             return Work({USUAL_WIDTH: products})
-        logits = seen * length * (in_shards(model).vocabulary or 0)
-        if self.settled(model).rounds:
-            return Work(rounded=products, values=LOSS_STEPS * logits)
-        return Work({USUAL_WIDTH: products}, values=LOSS_STEPS * logits)
+        shards, settled = in_shards(model), self.settled(model)
+        values: float = LOSS_STEPS * seen * length * (shards.vocabulary or 0)
+        values += touched_values(shards, settled, self.on_grid(), seen * length, length, self.forwards)
+        return Work(rounded=products, values=values) if settled.rounds else Work({USUAL_WIDTH: products}, values=values)
+
+    def on_grid(self) -> OnGrids | None:
+        """How weights that lie on a grid are trained; None: the model has floats."""
+        return None
 
     def faults(self, model: Model) -> Iterator[str]:
         if self.train == "last_blocks" and not model.blocks:
