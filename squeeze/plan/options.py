@@ -13,6 +13,8 @@ from squeeze.models.base import Model
 from squeeze.models.options import Options
 from squeeze.plan.document import Place
 
+YAML_WORDS = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}  # what pydantic's types are in a plan
+
 
 def option_faults(error: ValidationError, cls: type[BaseModel], place: Place, what: str) -> list[Fault]:
     """One fault per option that pydantic refused, in words, with the nearest right spelling."""
@@ -41,6 +43,8 @@ def _worded(detail: Any, cls: type[BaseModel]) -> tuple[str, str]:
     if detail["type"] == "missing":
         return "", f"option '{name}' is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
+    for typed, word in YAML_WORDS.items():
+        message = message.replace(typed, word)
     if not name:
         return "", message
     return f"{name} is {detail['input']!r}; ", f"{message[0].lower()}{message[1:]}"

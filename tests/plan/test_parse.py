@@ -31,6 +31,11 @@ def test_the_tiny_plan_has_no_fault(world: Path) -> None:
         ('"tiny:Scale"', '"tiny:network"', "7: pass 'tiny:network': <function network"),
         ("    factor", "    fcator", "8: tiny:Scale: unknown option 'fcator'; did you mean 'factor'?"),
         ("factor: 2.0", "factor: two", "8: tiny:Scale: factor is 'two'; input should be a valid number"),
+        (
+            "factor: 2.0",
+            "factor: 2.0\n  - {pass: distill, features: 3}",
+            "9: distill: features is 3; input should be a list or input should be a mapping",
+        ),
         ("top1, kl", "top2, kl", "5: unknown metric 'top2'; did you mean 'top"),
         ("top1, kl", "kl, kl", "5: metrics: 'kl' stands twice; scores are known by their names"),
         ("top1, kl", "3, kl", "5: metrics: 3 is no metric"),
