@@ -222,6 +222,11 @@ def test_layers_that_cannot_be_compared_are_one_line(features, message):
         Distill(epochs=1, features=features).run(digits(), context())
 
 
+def test_adafactor_is_refused_where_weights_begin_at_zero():
+    (fault,) = Finetune(optimizer="adafactor", train="lora").faults(digits())
+    assert fault.startswith("finetune: optimizer: adafactor measures its steps by a weight's own size")
+
+
 def test_features_that_match_no_layer_are_a_fault():
     (fault,) = Distill(features="blocks.7").faults(digits())
     assert fault.startswith('distill: features "blocks.7" matches no layer; did you mean')

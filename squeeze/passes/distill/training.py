@@ -160,6 +160,9 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             yield f"{self.name}: train: last_blocks: only a language model says what its blocks are; all would do"
         elif self.train == "last_blocks" and self.blocks > model.blocks:
             yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
+        if self.optimizer == "adafactor" and self.train == "lora":
+            what = "adafactor measures its steps by a weight's own size, and half of LoRA's begin at zero"
+            yield f"{self.name}: optimizer: {what}; adamw, whose memory of so few is small, would do"
 
     def settled(self, model: Model) -> Self:
         return self.model_copy(update=self.for_model(model))
