@@ -12,6 +12,7 @@ from typing import Any
 from squeeze.report.equality import equality_words
 from squeeze.report.shape import Row
 from squeeze.report.text import count, heading, interval, size, value
+from squeeze.report.weights import PLAIN_LOSSES
 
 MOST_ENTRIES = 8  # entries of a list or mapping; the rest are counted
 
@@ -89,12 +90,13 @@ def _before_and_after(wording: Callable[[float], str]) -> Wording:
 
 def _weights(layers: dict[str, dict[str, Any]]) -> str:
     """Layer by layer is what ``report.json`` holds; here the sums, and every layer that fell back."""
-    losses = [(facts["loss_rtn"], facts["loss"]) for facts in layers.values() if "loss_rtn" in facts]
     parts = [f"{len(layers)} weights"]
-    if losses:
-        rounded, corrected = (sum(pair[i] for pair in losses) for i in (0, 1))
-        tokens = min(facts["tokens"] for facts in layers.values())
-        parts.append(f"loss {rounded:.4g} by rounding alone → {corrected:.4g}, over {tokens:,} tokens or more")
+    for name, alone in PLAIN_LOSSES.items():
+        losses = [(facts[name], facts["loss"]) for facts in layers.values() if name in facts]
+        if losses:
+            plain, corrected = (sum(pair[i] for pair in losses) for i in (0, 1))
+            tokens = min(facts["tokens"] for facts in layers.values())
+            parts.append(f"loss {plain:.4g} by {alone} alone → {corrected:.4g}, over {tokens:,} tokens or more")
     fallen = [
         f"{name} ({facts['fallback']}, {facts['tokens']} tokens)"
         for name, facts in layers.items()

@@ -1,4 +1,4 @@
-"""What calibrated quantizers say of each weight: tokens seen, loss by rounding alone and after, share clipped."""
+"""What passes say of each weight that they fitted: tokens seen, loss by rounding or cutting alone and after."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Any
 from squeeze.report.shape import Report, Row
 from squeeze.report.text import ABSENT, share
 
-COLUMNS = ("weight", "tokens seen", "loss by rounding alone", "loss after", "loss left", "clipped", "note")
+COLUMNS = ("weight", "tokens seen", "loss uncorrected", "loss after", "loss left", "clipped", "note")
 WORST = 3  # weights that a terminal names
+PLAIN_LOSSES = {"loss_rtn": "rounding", "loss_cut": "cutting"}  # by name among facts: what was done alone
 
 
 @dataclass(frozen=True)
 class WeightLine:
-    """One weight of one row; the loss is the squared error of its outputs per token, summed over them."""
+    """One weight of one row; the loss is the squared error of its outputs per token, summed over them.
+
+    Args:
+        before: Where nothing makes up for what was done to the weight: rounding alone, or cutting.
+        alone: What that was; empty: not told.
+    """
 
     name: str
     tokens: int
@@ -22,10 +28,11 @@ class WeightLine:
     after: float | None
     clipped: float | None
     note: str
+    alone: str = ""
 
     @property
     def loss_share(self) -> float | None:
-        """Share of rounding's loss that is still there."""
+        """Share of the loss before that is still there."""
         return None if not self.before or self.after is None else self.after / self.before
 
     def cells(self) -> tuple[str, ...]:
@@ -58,7 +65,11 @@ def worst(row: Row) -> str:
     """The weights with most loss left, and any that fell back, on one line; nothing where no loss is told."""
     lines = [line for line in weight_lines(row) if line.after is not None]
     most = sorted(lines, key=lambda line: -(line.after or 0))[:WORST]
-    return ", ".join(f"{line.name} ({line.after:.4g}, {share(line.loss_share or 0)} of rounding's)" for line in most)
+    return ", ".join(f"{line.name} ({line.after:.4g}{_share_of(line)})" for line in most)
+
+
+def _share_of(line: WeightLine) -> str:
+    return "" if line.loss_share is None else f", {share(line.loss_share)} of {line.alone}'s"
 
 
 def _tells(facts: dict[str, Any]) -> bool:
@@ -66,11 +77,12 @@ def _tells(facts: dict[str, Any]) -> bool:
 
 
 def _line(name: str, facts: dict[str, Any]) -> WeightLine:
-    before, after, clipped = (_number(facts.get(key)) for key in ("loss_rtn", "loss", "clipped"))
+    plain, alone = next(((key, word) for key, word in PLAIN_LOSSES.items() if key in facts), ("", ""))
+    before, after, clipped = (_number(facts.get(key)) for key in (plain, "loss", "clipped"))
     notes = [f"fell back to {facts['fallback']}"] if "fallback" in facts else []
     notes += [f"{facts['dead']} dead inputs"] if facts.get("dead") else []
     notes += [f"scaled by {facts['folded']}"] if "folded" in facts else []
-    return WeightLine(name.removesuffix(".weight"), facts["tokens"], before, after, clipped, ", ".join(notes))
+    return WeightLine(name.removesuffix(".weight"), facts["tokens"], before, after, clipped, ", ".join(notes), alone)
 
 
 def _number(value: Any) -> float | None:

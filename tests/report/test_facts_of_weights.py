@@ -75,6 +75,13 @@ def test_a_terminal_names_the_weights_with_most_loss_left() -> None:
     assert "gptq: most loss left in block.1.q (1.5" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_what_cutting_alone_would_lose_is_not_called_roundings() -> None:
+    layers = {"block.0.down": {"tokens": 9, "loss_cut": 4.0, "loss": 1.0}, "block.1.down": {"tokens": 9, "loss": 2.0}}
+    row = Row(name="prune_width", facts={"layers": layers})
+    assert worst(row) == "block.1.down (2), block.0.down (1, 25.00 % of cutting's)"
+    assert "loss 4 by cutting alone → 1, over 9 tokens or more" in dict(fact_lines(row))["layers"]
+
+
 def test_another_packages_layers_are_no_weights() -> None:
     for layers in (["a"], {"a": 3}, {"a": {"tokens": "many"}}):
         assert weight_lines(Row(name="mine", facts={"layers": layers})) == []
