@@ -26,8 +26,7 @@ class ExpertScores:
 
     def __init__(self, experts: int, sample: int = 0) -> None:
         self.tokens = torch.zeros(experts, dtype=torch.int64)  # sent to each
-        self.shares = torch.zeros(experts, dtype=torch.float64)  # sums over those
-        self.weighted = torch.zeros(experts, dtype=torch.float64)  # of share times norm
+        self.weighted = torch.zeros(experts, dtype=torch.float64)  # sums over those of share times norm
         self.answers: Tensor | None = None  # sums over the sample, [experts, hidden]
         self.left = sample
 
@@ -36,10 +35,8 @@ class ExpertScores:
         for expert in torch.unique(places).tolist():
             rows, column = (places == expert).nonzero(as_tuple=True)
             norms = answer(hidden[rows], expert).double().norm(dim=1)
-            own = shares[rows, column].double()
             self.tokens[expert] += len(rows)
-            self.shares[expert] += own.sum()
-            self.weighted[expert] += (own * norms).sum()
+            self.weighted[expert] += (shares[rows, column].double() * norms).sum()
         part = hidden[: self.left]
         if len(part):
             means = torch.stack([answer(part, expert).double().sum(0) for expert in range(len(self.tokens))])

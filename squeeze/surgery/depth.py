@@ -14,6 +14,7 @@ from torch.nn import functional
 from squeeze.algorithms.hessian import bf16_products
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.models.language.build import text_values
 from squeeze.models.language.dense import write_dense
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton
@@ -33,8 +34,7 @@ def shallow_values(model: LanguageModel, kept: Sequence[int]) -> dict[str, Any]:
     if getattr(config, COUNT, None) != model.blocks:
         raise ModelError(f"config.json of model_type '{config.model_type}' does not name its blocks as {COUNT}")
     new = fewer_blocks(config, model.blocks, kept)
-    text = values.get("text_config")
-    return values | ({"text_config": text | new} if isinstance(text, dict) else new)
+    return values | text_values(values, new)
 
 
 def fewer_blocks(config: Any, count: int, kept: Sequence[int]) -> dict[str, Any]:

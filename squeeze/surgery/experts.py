@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
-from squeeze.models.language.build import accepted
+from squeeze.models.language.build import accepted, text_values
 from squeeze.models.language.skeleton import Skeleton
 
 NAMES = ("num_local_experts", "num_experts", "n_routed_experts")  # in a config
@@ -54,11 +54,9 @@ class Experts:
 
     def changes(self, count: int) -> dict[str, Any]:
         """What the config says otherwise of a model with so many."""
-        new = {
-            name: count for name in NAMES if getattr(self.skeleton.config.get_text_config(), name, None) == self.count
-        }
-        text = self.values.get("text_config")
-        return {"text_config": text | new} if isinstance(text, dict) else new
+        config = self.skeleton.config.get_text_config()
+        named = [name for name in NAMES if getattr(config, name, None) == self.count]
+        return text_values(self.values, dict.fromkeys(named, count))
 
     def built(self, count: int) -> Skeleton:
         """The model with so many, without weights."""

@@ -26,7 +26,7 @@ from squeeze.errors import ModelError
 from squeeze.surgery.widths import Cut, Part, Units
 
 MADE_UP_FOR = (
-    0.5  # share of what the stream misses that a block is fitted to: all of it fits the calibration text alone
+    0.5  # share of what the stream misses that a block is fitted to; the rest is left as the calibration text's own
 )
 SAME = 1e-3  # of what a block adds, in float32
 SAME_NARROW = 5e-2  # in half precision: far above its rounding, far below what a wrong cut gives

@@ -15,6 +15,7 @@ from torch import Tensor
 from squeeze.errors import ModelError
 from squeeze.formats.regular import read_json
 from squeeze.formats.tokenizer_json import Vocabulary, cut_tokenizer, named_tokens, read_vocabulary, renumbered
+from squeeze.models.language.build import text_values
 from squeeze.models.language.dense import write_dense
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton
@@ -72,12 +73,11 @@ def with_tokens(model: LanguageModel, count: int, new: Mapping[int, int] | None 
     Raises:
         ModelError: its config does not name their number, or other tensors would change with it.
     """
-    values, text = dict(model.skeleton.values), model.skeleton.values.get("text_config")
+    values = dict(model.skeleton.values)
     if getattr(model.skeleton.config.get_text_config(), SIZE, None) != model.tokens_known:
         raise ModelError(f"{model.folder / 'config.json'}: {SIZE} is not the number of embedded tokens")
-    size = {"text_config": text | {SIZE: count}} if isinstance(text, dict) else {SIZE: count}
     numbers = new or {old: min(old, count - 1) for old in range(model.tokens_known)}
-    smaller = Skeleton.built(model.folder, renumbered(values | size, numbers))
+    smaller = Skeleton.built(model.folder, renumbered(values | text_values(values, {SIZE: count}), numbers))
     _rows(model, smaller)
     return smaller
 

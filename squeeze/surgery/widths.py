@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.osscar import channels
 from squeeze.errors import ModelError
-from squeeze.models.language.build import accepted
+from squeeze.models.language.build import accepted, text_values
 
 Part = Literal["intermediate", "heads"]
 Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads
@@ -114,8 +114,7 @@ class Widths(Generic[N]):
         if "heads" in units:
             new |= {"num_attention_heads": units["heads"] * (self.heads // self.kv_heads)}
             new |= {"num_key_value_heads": units["heads"], "head_dim": self.head_dim}
-        text = self.values.get("text_config")
-        return {"text_config": text | new} if isinstance(text, dict) else new
+        return text_values(self.values, new)
 
     def built(self, units: Units) -> N:
         """The model with so many units, without weights."""

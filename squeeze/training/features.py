@@ -24,9 +24,9 @@ SUMS = ("gram", "cross")
 
 
 def feature_faults(names: Sequence[str], features: Features) -> Iterator[str]:
-    """One line per pattern that matches none of a model's modules."""
+    """One line per pattern, or name of a mapping, that matches none of a model's modules."""
     for pattern in features:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if pattern not in names if isinstance(features, Mapping) else not any(fnmatchcase(n, pattern) for n in names):
             yield f'features "{pattern}" matches no layer{did_you_mean(pattern, names)}'
 
 
@@ -89,8 +89,13 @@ class FeaturePairs:
         """Give each layer of another width its map; widths are those of an example of ours."""
         student = self.models[0]
         example = student.golden()
-        for model in self.models:
+        for whose, model, outputs in zip(("student", "teacher"), self.models, self.outputs, strict=True):
             _forward(model, example)
+            for name in self.names if whose == "student" else self.names.values():
+                if not isinstance(outputs.get(name), Tensor):
+                    raise SqueezeError(
+                        f"distill: features '{name}' gives no tensor in the {whose}; a layer that does would do"
+                    )
         for name, (own, other) in zip(self.names, self.pairs(), strict=True):
             try:
                 axis = differing_axis(own.shape, other.shape)

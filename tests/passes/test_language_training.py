@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,14 @@ def test_finetune_learns_the_next_token_and_leaves_a_stock_folder(tmp_path: Path
     tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 128, (3, 16)))
     with torch.no_grad():
         torch.testing.assert_close(stock(tokens).logits.float(), logits(after), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "features", ["model.layers", {"model.layers.0": "model.layers"}], ids=["both", "the teacher's"]
+)
+def test_a_layer_that_no_model_calls_is_no_feature(tmp_path: Path, original: Path, features: Any) -> None:
+    with pytest.raises(SqueezeError, match=r"'model\.layers' gives no tensor in the (student|teacher); a layer"):
+        Distill(**SETTINGS, features=features).run(LanguageModel(original), context(tmp_path, original))
 
 
 def test_a_student_comes_nearer_to_the_original(tmp_path: Path, original: Path) -> None:

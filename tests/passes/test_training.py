@@ -222,6 +222,11 @@ def test_layers_that_cannot_be_compared_are_one_line(features, message):
         Distill(epochs=1, features=features).run(digits(), context())
 
 
+def test_a_mapping_of_features_names_layers_and_no_patterns():
+    (fault,) = Distill(features={"blocks.*": "blocks.1"}).faults(digits())
+    assert fault.startswith('distill: features "blocks.*" matches no layer')
+
+
 def test_adafactor_is_refused_where_weights_begin_at_zero():
     (fault,) = Finetune(optimizer="adafactor", train="lora").faults(digits())
     assert fault.startswith("finetune: optimizer: adafactor measures its steps by a weight's own size")

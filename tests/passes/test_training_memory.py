@@ -9,6 +9,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.distill.distill import Distill
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.distill.training import SAVING, TrainingPass
+from squeeze.passes.prune.prune_depth import RESUMED_BYTES, PruneDepth
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,21 @@ def test_what_would_fit_is_proposed(model: LanguageModel) -> None:
         pass_.saving(model, 256, takes(pass_.model_copy(update=SAVING["train: lora, recompute: true"]), model) - 1)
         is None
     )
+
+
+def test_what_would_be_refused_or_read_by_nothing_is_not_proposed(model: LanguageModel) -> None:
+    fits = takes(Finetune(batch_size=4, train="lora", recompute=True), model)
+    assert Finetune(batch_size=4).saving(model, 256, fits) is not None
+    assert Finetune(batch_size=4, optimizer="adafactor").saving(model, 256, fits) is None  # refused with lora
+    assert Distill(batch_size=4, cached=12, quantized="all").saving(model, 256, fits) is None  # quantized decides
+
+
+def test_depth_pruning_keeps_within_what_the_plan_allows(model: LanguageModel) -> None:
+    pass_, tokens = PruneDepth(blocks=1), 1 << 16
+    unbound, bound = (pass_.memory_bytes(model, tokens, limit) for limit in (None, 1 << 30))
+    assert unbound is not None
+    assert bound is not None
+    assert unbound - bound >= RESUMED_BYTES // 4
 
 
 def takes(pass_: TrainingPass, model: LanguageModel) -> int:

@@ -55,6 +55,12 @@ def accepted(values: Mapping[str, Any]) -> bool:
     return True
 
 
+def text_values(values: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of ``values`` says otherwise, where ``new`` is of the model of text in it."""
+    text = values.get("text_config")
+    return {"text_config": {**text, **new}} if isinstance(text, dict) else dict(new)
+
+
 def config_values(file: Path) -> dict[str, Any]:
     """What a config.json says.
 

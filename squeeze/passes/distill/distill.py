@@ -132,10 +132,6 @@ class Distill(TrainingPass):
         teacher = self.cached is None
         return training_bytes(model, self, tokens, self.quantized, teacher) if model.blocks else None
 
-    def saving(self, model: TorchStage, tokens: int, limit: int) -> str | None:
-        words = super().saving(model, tokens, limit)
-        return None if self.quantized and words and "train" in words else words  # which quantized decides
-
     def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:
             return None

@@ -131,8 +131,10 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
 
     def saving(self, model: TorchStage, tokens: int, limit: int) -> str | None:
         for words, options in SAVING.items():
-            takes = self.model_copy(update=options).memory_bytes(model, tokens, limit)
-            if takes is not None and takes <= limit:
+            other = self.model_copy(update=options)
+            takes = other.memory_bytes(model, tokens, limit)
+            in_vain = any(unused.option in options for unused in other.unused(model, None))
+            if takes is not None and takes <= limit and not in_vain and not any(other.faults(model)):
                 return words
         return None
 

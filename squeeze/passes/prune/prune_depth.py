@@ -26,7 +26,7 @@ from squeeze.surgery.goal import Count, fewer_parameters
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
-RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most
+RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most; of a plan's memory a sixteenth
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
@@ -74,10 +74,9 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
             return None
         shards = in_shards(model)
         activations = 2 * shards.hidden_bytes(tokens)
-        resumed = min(RESUMED_BYTES, shards.blocks * activations)
-        return (
-            scoring_bytes(shards, length=1) + resumed + (activations if limit is None else min(activations, limit // 2))
-        )
+        resumed = min(_resumed_bytes(limit), shards.blocks * activations)
+        walked = activations if limit is None else min(activations, limit // 2)
+        return scoring_bytes(shards, length=1) + walked + resumed
 
     def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
@@ -92,7 +91,7 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
-        resumed = Resumed(RESUMED_BYTES // FLOAT)
+        resumed = Resumed(_resumed_bytes(context.memory_bytes) // FLOAT)
         loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped, resumed), context)
         removed = blocks_to_remove(loss, model.blocks, count, context, self.name)
         gone = {index for index, _ in removed}
@@ -154,6 +153,10 @@ def _layers(model: TorchStage) -> nn.ModuleList:
         ModelError: the model's config does not name them.
     """
     return in_shards(model).skeleton.layers if model.blocks else ConfiguredBlocks.of(in_memory(model)).layers
+
+
+def _resumed_bytes(limit: int | None) -> int:
+    return RESUMED_BYTES if limit is None else min(RESUMED_BYTES, limit // 16)
 
 
 def _bytes(model: TorchStage) -> int:
