@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
 from squeeze.cli.show import new_console, table_of
 from squeeze.passes.effort import HIGH, LOW, Work, host_speed
 from squeeze.plan.check import Check, Explained
@@ -12,23 +16,57 @@ from squeeze.plan.duration import Effort, total
 from squeeze.report import text
 from squeeze.report.duration import span
 
+ABOUT = "~"  # before what is foretold and not exact
+LEAST_NAMES = 24  # columns for the names of layers
+WIDEST = 1000  # columns; a table that may be so wide says how many it needs
+
 
 def show_explained(check: Check, threads: int) -> None:
     """What each pass will do, before it does; for how long, this host is measured."""
+    console = new_console()
+    tables = [_table(check, threads, *shown) for shown in ((True, True), (True, False), (False, False))]
+    table = next((one for one in tables if _width(console, one) <= console.width), tables[-1])
+    console.print(table)
+    for line in [*([] if table is tables[0] else _layers(check)), *_below(check, threads)]:
+        console.print(line, soft_wrap=True)
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns that a table takes unless it cuts something short; names of layers may wrap."""
+    names, most = table.columns[-1], table.columns[-1].max_width
+    names.max_width = LEAST_NAMES
+    width = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
+    names.max_width = most
+    return width
+
+
+def _table(check: Check, threads: int, shows_form: bool, names_layers: bool) -> Table:
+    """A row for each pass; what has no room on a narrow terminal is left out."""
     has_memory = any(row.memory_bytes is not None for row in check.explained)
+    names = ("pass", "for", *(["form"] if shows_form else []))
     numbers = ("parameters", "size", "MACs", *(["memory"] if has_memory else []), "time", "scoring")
-    table = table_of(("pass", "for", "form"), numbers, ("needs", "layers"))
+    table = table_of(names, numbers, ("needs", "layers") if names_layers else ())
     if (first := check.original) is not None:
         counts = (text.whole(first.parameters), text.size(first.nbytes), text.count(first.macs))
-        table.add_row("original", "", "", *counts, *([""] if has_memory else []), *_times(check.effort, threads))
+        blank = [""] * (len(names) - 1)
+        table.add_row("original", *blank, *counts, *([""] if has_memory else []), *_times(check.effort, threads))
     for row in check.explained:
-        *cells, needs, layers = _explained(row)
-        peak = f"about {text.size(row.memory_bytes)}" if row.memory_bytes is not None else ""
-        table.add_row(*cells, *([peak] if has_memory else []), *_times(row.effort, threads), needs, layers)
-    console = new_console()
-    console.print(table)
-    for line in _below(check, threads):
-        console.print(line, soft_wrap=True)
+        name, branch, form, *counts, needs, layers = _explained(row)
+        peak = [ABOUT + text.size(row.memory_bytes) if row.memory_bytes is not None else ""] if has_memory else []
+        times = ["as above", ""] if row.again else _times(row.effort, threads)
+        cells = (name, branch, *([form] if shows_form else []), *counts, *peak, *times)
+        table.add_row(*cells, *((needs, layers) if names_layers else ()))
+    return table
+
+
+def _layers(check: Check) -> list[str]:
+    """What passes need and touch, each said once however many branches have it."""
+    lines = []
+    for row in check.explained:
+        *_, needs, layers = _explained(row)
+        said = [*([f"needs {needs}"] if needs else []), *([f"layers {layers}"] if layers else [])]
+        lines += [f"{row.name}: {'; '.join(said)}"] if said else []
+    return list(dict.fromkeys(lines))
 
 
 def _below(check: Check, threads: int) -> list[str]:
@@ -88,9 +126,10 @@ def _time(work: Work | None, threads: int) -> str:
 
 def _explained(row: Explained) -> tuple[str, ...]:
     preview = row.preview
-    about = "" if preview.exact else "about "
+    about = "" if preview.exact else ABOUT
     names = f"{len(preview.touched)}: {preview.touched[0]}, ..." if preview.touched else ""
     counts = (text.whole(preview.parameters), text.size(preview.nbytes), text.count(preview.macs))
     needs = ", ".join([*row.needs, *([f"extra {row.extra}"] if row.extra else [])])
     numbers = (about + count for count in counts)
-    return row.name, row.branch or "", f"{row.takes} -> {row.gives}", *numbers, needs, names
+    form = row.gives if row.takes == row.gives else f"{row.takes} -> {row.gives}"
+    return row.name, row.branch or "", form, *numbers, needs, names

@@ -11,6 +11,7 @@ targets    each is given the form that it packs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,7 @@ from squeeze.models.base import Batch, Model
 from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
 from squeeze.passes.effort import Work
-from squeeze.plan.behind import float_tables, holds_behind, untrained
+from squeeze.plan.behind import float_tables, untrained
 from squeeze.plan.data_faults import asked_faults, data_faults
 from squeeze.plan.devices import fit_on_device
 from squeeze.plan.document import Place
@@ -44,10 +45,10 @@ from squeeze.plan.memory import (
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.not_run import not_run_here, strict_faults
 from squeeze.plan.plan import Branch, Plan, Step
-from squeeze.plan.state import State, misfit_of, misfit_of_target, unused_options
+from squeeze.plan.state import Done, State, misfit_of, misfit_of_target, unused_options
+from squeeze.plan.step_faults import step_faults
 
 CONFIG = "config.json"
-NEED_TO_ROLE = {"calibration": "calibrate", "train": "train"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Explained:
     keeps: str | None = None  # what it leaves in the store beside its model
     effort: Effort = UNKNOWN
     place: Place = ()  # of the pass in the plan
+    again: bool = False  # whether a branch before has done the same: its model is taken from the store
 
 
 @dataclass
@@ -81,11 +83,17 @@ class Check:
     fits: list[str] = field(default_factory=list)  # lines about targets that name a device
     effort: Effort = UNKNOWN  # of the original: scoring alone
     evaluated: Dataset | None = None  # the plan's evaluation data, where it can be opened
+    done: set[Done] = field(default_factory=set)  # every pass with all before it, however many branches have it
 
     @property
     def efforts(self) -> list[Effort]:
         """Of all rows, the original's first; a target's own row is the same file again, and takes none."""
-        return [self.effort, *(row.effort for row in self.explained)]
+        return [self.effort, *(row.effort for row in self.once)]
+
+    @property
+    def once(self) -> list[Explained]:
+        """The passes that will run: what branches have in common runs for the first of them."""
+        return [row for row in self.explained if not row.again]
 
 
 def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | None = None) -> Check:
@@ -114,7 +122,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
             result.writing[branch.name] = takes
             result.faults += too_little_to_write(plan, branch, takes)
         packed += [end.preview.nbytes] if branch.target is not None and end.preview else []
-    stored = [*originals(plan, result.original), *(row.preview.nbytes for row in result.explained), *packed]
+    stored = [*originals(plan, result.original), *(row.preview.nbytes for row in result.once), *packed]
     run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == "language artifact")]
     takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
     result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)
@@ -196,14 +204,15 @@ def _first(data: Dataset | None) -> Batch | None:
 def _fork(state: State) -> State:
     """A copy of the state for one branch: previews may change the outline in place."""
     model = state.model.copied() if state.model is not None else None
-    return State(state.form, dict(state.marks), model, state.preview, state.maker)
+    return replace(state, marks=dict(state.marks), model=model)
 
 
 def _walk(
     plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, roles: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        faults = [Fault(step.place, message) for message in _step_faults(plan, step, branch, state, roles)]
+        done = (*state.done, json.dumps([step.pass_.name, step.pass_.options()], sort_keys=True))
+        faults = [Fault(step.place, message) for message in step_faults(plan, step, branch, state, roles)]
         if misfit_of(step.pass_, state) is None:
             faults += unused_options(step.pass_, step.place, state, step.pass_.name)
         result.faults += faults
@@ -218,51 +227,16 @@ def _walk(
             takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
             scoring = scoring_of(plan, explained.gives, state.model, result.evaluated)
             effort = Effort(work_of(plan, step, state.model), scoring)
-            result.explained.append(replace(explained, memory_bytes=takes, effort=effort, place=step.place))
+            known = {"memory_bytes": takes, "effort": effort, "place": step.place, "again": done in result.done}
+            result.explained.append(replace(explained, **known))
+            result.done.add(done)
             result.faults += too_little_memory(plan, step, state.model, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
         output = step.pass_.gives(state.form) if state.form else None
         form = output.form if output else step.pass_.ways[0][1].form
-        state = State(
-            form, marks, state.model if output else None, preview, state.maker if form == state.form else step
-        )
+        maker = state.maker if form == state.form else step
+        state = State(form, marks, state.model if output else None, preview, maker, done)
     return state
-
-
-def _step_faults(plan: Plan, step: Step, branch: Branch | None, state: State, roles: frozenset[str]) -> Iterator[str]:
-    pass_ = step.pass_
-    if message := misfit_of(pass_, state):
-        yield message
-        return  # further messages would be meaningless for a model that the pass does not take
-    for mark in sorted(pass_.refused() & state.marks.keys()):
-        other = state.marks[mark]
-        if other is None:
-            yield f"{pass_.name} takes a model whose weights are floats; they are {mark} in the plan's model already"
-            continue
-        at = f" (line {other.line})" if other.line else ""
-        yield f"{pass_.name} must come before {other.pass_.name}{at}, which leaves the weights {mark}"
-    for need in sorted(pass_.needed()):
-        role = NEED_TO_ROLE.get(need)
-        if role and role not in plan.data and role not in roles:
-            yield f"{pass_.name} needs data.{role}, which the plan does not name"
-    if pass_.repetitions() > 1:
-        yield from _repetition_faults(plan, pass_.repetitions(), roles)
-    yield from absent(pass_.name, (pass_.extra,) if pass_.extra else ())
-    for name in pass_.reads():
-        if not (plan.root / name).exists():
-            yield f"{pass_.name}: {plan.root / name} does not exist"
-    if state.model is not None:
-        yield from pass_.faults_before(state.model, holds_behind(plan, step, branch, state.model))
-    if state.preview is not None:
-        yield from pass_.grid_faults(state.preview.grid, state.model)
-
-
-def _repetition_faults(plan: Plan, seeds: int, roles: frozenset[str]) -> Iterator[str]:
-    source = plan.data.get("calibrate")
-    if "calibrate" in roles:
-        yield f"calibration_seeds {seeds} wants data.calibrate named in the plan, so that other samples can be chosen"
-    elif source is not None and not source.chooses():
-        yield f"calibration_seeds {seeds} would take the same text each time; samples: in data.calibrate would choose"
 
 
 def _previewed(step: Step, state: State) -> Preview | None:

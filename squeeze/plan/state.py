@@ -17,6 +17,8 @@ from squeeze.plan.options import unused_faults
 from squeeze.plan.plan import AnyPass, Step
 from squeeze.targets.base import Target
 
+Done = tuple[str, ...]  # names and options of all passes so far, as JSON texts
+
 
 @dataclass
 class State:
@@ -27,6 +29,7 @@ class State:
     model: Model | None  # the outline; None where it could not be built
     preview: Preview | None
     maker: Step | None = None  # the step that gave the model this form; None: the original's form
+    done: Done = ()
 
 
 def form_names(forms: list[str]) -> str:

@@ -155,3 +155,32 @@ def test_a_span_whose_ends_read_alike_is_one() -> None:
 def test_check_keeps_efforts_of_every_row(world: Path) -> None:
     checked = check(load(planned(world)))
     assert all(work is not None for one in checked.efforts for work in (one.of_pass, one.scoring))
+
+
+RTN = "{pass: rtn, bits: 8, group_size: 16}"
+
+
+def test_what_branches_have_in_common_is_foretold_once(world: Path) -> None:
+    branches = "".join(f"\n  - {{name: {name}, passes: [{p}]}}" for name, p in (("a", GPTQ), ("b", GPTQ), ("c", RTN)))
+    plan = load(write_plan(world, PLAN.replace("passes: [PASS]", f"targets:{branches}")))
+    checked, one = check(plan), check(load(planned(world)))
+    assert [row.again for row in checked.explained] == [False, True, False]
+    assert len(checked.efforts) == 3  # the original, and two different passes
+    assert checked.efforts[1] == one.efforts[1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "columns_left_out"), [(170, []), (120, ["layers"]), (100, ["layers", "form"])], ids=str
+)
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_number(
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
+    columns_left_out: list[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert squeeze("check", planned(world), "--explain") == 0
+    table = capsys.readouterr().out.split("gptq: needs calibration; layers")[0].split("the store keeps")[0]
+    assert "…" not in table
+    assert [name for name in ("layers", "form") if name not in table.splitlines()[1]] == columns_left_out
