@@ -1,8 +1,11 @@
 """A teacher's predictions as a few tokens drawn from them, with counts: an unbiased target that takes little space.
 
-Random Sampling KD, 2025, https://arxiv.org/abs/2503.16870. At each position N tokens are drawn with replacement at
-temperature 1; ``counts / N`` is the target. N is the largest of a few that are expected to give at most so many
-different tokens: it depends on the predictions alone and not on what is drawn, so that the target stays unbiased.
+Random Sampling KD, 2025, https://arxiv.org/abs/2503.16870: at each position N tokens are drawn at temperature 1, and
+``counts / N`` is the target. Drawn systematically (Carpenter, Clifford and Fearnhead, 1999, "Improved particle filter
+for nonlinear problems"), at N evenly spaced places of the cumulative distribution with one random offset, a count is
+``N p`` rounded up or down: as unbiased as independent draws, with a small part of their noise. N is the largest of a
+few that are expected to give at most so many different tokens: it depends on the predictions alone and not on what is
+drawn, so that the target stays unbiased.
 
 Shapes: ``rows`` positions, ``vocabulary`` tokens, ``entries`` different tokens of all positions, one after the other.
 """
@@ -15,7 +18,8 @@ from torch import Tensor
 
 ENTRY_BYTES = 3  # bytes of one stored token and its count
 ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
-DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12)  # draws tried, as multiples of the distinct tokens asked for
+DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)  # draws tried, as multiples of the distinct tokens asked for
+VALUES = 1 << 22  # probabilities in memory at once, in float64: 32 MB
 MOST_UNIQUE = 64  # entries of a position are counted in one byte, and large counts take several entries
 
 
@@ -26,11 +30,10 @@ def number_of_draws(probabilities: Tensor, unique: int) -> Tensor:
         probabilities: ``[rows, vocabulary]``.
     """
     steps = torch.tensor([int(unique * factor) for factor in DRAWS])
-    misses = torch.log1p(-probabilities.clamp(max=1 - 1e-7))  # logarithm of the chance that one draw is another token
     low, high = torch.zeros(len(probabilities), dtype=torch.int64), torch.full((len(probabilities),), len(DRAWS))
     while bool((high - low > 1).any()):
         middle = (low + high) // 2
-        different = -torch.expm1(steps[middle, None] * misses).sum(1)
+        different = (steps[middle, None] * probabilities).clamp_(max=1).sum(1)  # the chance that each is drawn
         low, high = torch.where(different <= unique, middle, low), torch.where(different <= unique, high, middle)
     return steps[low]
 
@@ -45,19 +48,27 @@ def draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.nd
     Returns:
         ``[rows]`` how many entries each position has, ``[entries]`` tokens and ``[entries]`` counts.
     """
-    probabilities = logits.float().softmax(1)
-    most = int(unique * DRAWS[-1])
-    samples = torch.multinomial(probabilities, most, replacement=True, generator=generator)
-    none = logits.shape[1]
-    samples[torch.arange(most) >= number_of_draws(probabilities, unique)[:, None]] = none
-    ids = samples.sort(1).values.numpy()
-    first = np.ones(ids.shape, dtype=bool)
-    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    parts = [_draw(some, unique, generator) for some in torch.split(logits, max(1, VALUES // logits.shape[1]))]
+    lengths, tokens, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return lengths, tokens, counts
+
+
+def _draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    probabilities = logits.double().softmax(1)
+    draws = number_of_draws(probabilities, unique)
+    offsets = torch.rand(len(logits), generator=generator, dtype=torch.float64)
+    numbers = torch.arange(int(draws.max()))
+    ids = torch.searchsorted(probabilities.cumsum(1), (numbers + offsets[:, None]) / draws[:, None], right=True)
+    ids.clamp_(max=logits.shape[1] - 1)  # where rounding leaves the sum below the last place
+    ids[numbers >= draws[:, None]] = none = logits.shape[1]
+    samples = ids.numpy()  # ascending, since places are
+    first = np.ones(samples.shape, dtype=bool)
+    first[:, 1:] = samples[:, 1:] != samples[:, :-1]
     places = np.flatnonzero(first)
-    counts = np.diff(places, append=ids.size)
-    tokens = ids.reshape(-1)[places]
+    counts = np.diff(places, append=samples.size)
+    tokens = samples.reshape(-1)[places]
     real = tokens != none
-    return np.bincount(places[real] // most, minlength=len(ids)), tokens[real], counts[real]
+    return np.bincount(places[real] // samples.shape[1], minlength=len(samples)), tokens[real], counts[real]
 
 
 def pack(lengths: np.ndarray, tokens: np.ndarray, counts: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:

@@ -48,13 +48,14 @@ def _table(check: Check, threads: int, shows_form: bool, names_layers: bool) -> 
     table = table_of(names, numbers, ("needs", "layers") if names_layers else ())
     if (first := check.original) is not None:
         counts = (text.whole(first.parameters), text.size(first.nbytes), text.count(first.macs))
-        blank = [""] * (len(names) - 1)
-        table.add_row("original", *blank, *counts, *([""] if has_memory else []), *_times(check.effort, threads))
+        table.add_row(
+            "original", *[""] * (len(names) - 1), *counts, *([""] if has_memory else []), *_times(check.effort, threads)
+        )
     for row in check.explained:
-        name, branch, form, *counts, needs, layers = _explained(row)
+        name, branch, form, *values, needs, layers = _explained(row)
         peak = [ABOUT + text.size(row.memory_bytes) if row.memory_bytes is not None else ""] if has_memory else []
         times = ["as above", ""] if row.again else _times(row.effort, threads)
-        cells = (name, branch, *([form] if shows_form else []), *counts, *peak, *times)
+        cells = (name, branch, *([form] if shows_form else []), *values, *peak, *times)
         table.add_row(*cells, *((needs, layers) if names_layers else ()))
     return table
 

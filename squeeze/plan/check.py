@@ -227,8 +227,9 @@ def _walk(
             takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
             scoring = scoring_of(plan, explained.gives, state.model, result.evaluated)
             effort = Effort(work_of(plan, step, state.model), scoring)
-            known = {"memory_bytes": takes, "effort": effort, "place": step.place, "again": done in result.done}
-            result.explained.append(replace(explained, **known))
+            again = done in result.done
+            row = replace(explained, memory_bytes=takes, effort=effort, place=step.place, again=again)
+            result.explained.append(row)
             result.done.add(done)
             result.faults += too_little_memory(plan, step, state.model, takes)
         marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
