@@ -22,7 +22,7 @@ from squeeze.progress import Progress
 
 WALK_TOKENS = 32_768  # tokens scored together
 ACTIVATION_BYTES = 2**26  # activations of all tokens that pass a block before the next block is read
-LOGITS = 2**24  # logits in memory at once: 64 MB
+LOGITS = 2**23  # logits in memory at once: 32 MB
 CHUNK_TOKENS = 1024  # tokens in a block at once
 FILL = 0  # padding token; positions after the end of a text are never read
 

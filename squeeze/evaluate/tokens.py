@@ -179,7 +179,6 @@ def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = Non
 
 def artifact_scoring_bytes(model: LanguageModel, nbytes: int, length: int, sequences: int | None = None) -> int:
     """The same of a decoder's file of that size in ONNX Runtime, which keeps what its products gave."""
-    together = chunk_sequences(length, model.vocabulary)
-    tokens = length * (together if sequences is None else min(together, sequences))
+    tokens = min(most_logits(model.vocabulary), length * (sequences or CHUNK_TOKENS))
     logits = ARTIFACT_LOGITS_HELD * tokens * model.vocabulary * FLOAT
     return PROCESS_BYTES + RUNTIME_BYTES + RUN_COPIES * nbytes + logits

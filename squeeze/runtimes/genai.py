@@ -73,28 +73,34 @@ class GenaiDecoder(LanguageArtifact):
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            yield part, torch.stack([torch.from_numpy(self._row(row)) for row in tokens[part].tolist()])
+            yield part, torch.stack([self._row(row) for row in tokens[part]])
+
+    def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(text)
+        self._require_within(len(text))
+        generator = self._generator(min(self.context, len(text) + 1))
+        for start in range(0, len(text), size):
+            part = slice(start, min(start + size, len(text)))
+            self._feed(generator, text[part].tolist())
+            yield part, torch.from_numpy(np.array(generator.get_output("logits"), np.float32))[0]
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         self._require_within(len(prompt) + most)
         generator = self._generator(min(self.context, len(prompt) + most + 1))
-        self._running(lambda: generator.append_tokens(np.array([list(prompt)], np.int32)))
+        self._feed(generator, prompt)
         for count in range(1, most + 1):
             token = int(np.asarray(self._running(generator.get_logits)).reshape(-1, self.vocabulary)[-1].argmax())
             yield token
             if count < most:
-                self._feed(generator, token)
+                self._feed(generator, [token])
 
-    def _feed(self, generator: Any, token: int) -> None:
-        self._running(lambda: generator.append_tokens(np.array([[token]], np.int32)))
+    def _feed(self, generator: Any, tokens: Sequence[int]) -> None:
+        self._running(lambda: generator.append_tokens(np.array([list(tokens)], np.int32)))
 
-    def _row(self, tokens: list[int]) -> np.ndarray:
-        """Logits ``[length, vocabulary]`` of one text."""
-        self._require_within(len(tokens))
-        generator = self._generator(min(self.context, len(tokens) + 1))
-        self._running(lambda: generator.append_tokens(np.array([tokens], np.int32)))
-        logits = np.array(generator.get_output("logits"), np.float32)
-        return logits.reshape(-1, self.vocabulary)
+    def _row(self, text: Tensor) -> Tensor:
+        """Logits ``[length, vocabulary]`` of one text, in one piece."""
+        ((_, logits),) = self.pieces(text, len(text))
+        return logits
 
     def _generator(self, most: int) -> Any:
         import onnxruntime_genai as og

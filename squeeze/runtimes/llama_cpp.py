@@ -24,6 +24,7 @@ from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.runtimes.base import GENERATE, Runtime
 
 FILE_NAME = "model.gguf"
+BATCH = 256  # tokens at most that are read at once: llama.cpp takes memory for all of their logits
 STEP = 256  # llama.cpp rounds the context up to a multiple of this
 
 
@@ -86,20 +87,24 @@ class GgufDecoder(GgufFile):
             model.close()
 
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
-        length = tokens.shape[1]
-        model = self._open(length, every=True)
-        self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            logits = np.empty((part.stop - start, length, model.n_vocab()), np.float32)
-            for place, text in enumerate(tokens[part].tolist()):
-                model.reset()
-                model.eval(text)
-                logits[place] = model.scores[:length]
-            yield part, torch.from_numpy(logits)
+            rows = (torch.cat([logits for _, logits in self.pieces(row, BATCH)]) for row in tokens[part])
+            yield part, torch.stack(list(rows))
+
+    def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(text)
+        size = min(size, BATCH)
+        model, tokens = self._open(len(text), size), text.tolist()
+        self._require_made_for(model, len(text))
+        for start in range(0, len(text), size):
+            part = slice(start, min(start + size, len(text)))
+            yield part, torch.from_numpy(_decoded(model, tokens[part], start))
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
-        model = self._open(len(prompt) + most, every=False)
+        model = self._open(len(prompt) + most, STEP)
+        if len(prompt) + most > STEP:
+            self._require_made_for(model, len(prompt) + most)
         model.reset()
         for count, token in enumerate(model.generate(list(prompt), top_k=1, temp=0.0, repeat_penalty=1.0), 1):
             yield int(token)
@@ -107,24 +112,26 @@ class GgufDecoder(GgufFile):
                 return
 
     @cached_property
-    def _opened(self) -> dict[tuple[int, int, bool], Any]:
-        """By room for tokens, threads, and whether every token's logits are kept."""
+    def _opened(self) -> dict[tuple[int, int, int], Any]:
+        """By room for tokens, threads, and tokens that are read at once."""
         return {}
 
-    def _open(self, tokens: int, every: bool) -> Any:
-        """The file in llama.cpp, with room for a text of so many tokens."""
+    def _open(self, tokens: int, batch: int) -> Any:
+        """The file in llama.cpp, with room for a text of so many tokens; it keeps logits for ``batch`` of them."""
         self.require_installed(self.main.name)
-        key = (-(-tokens // STEP) * STEP, self.threads, every)
+        key = (-(-tokens // STEP) * STEP, self.threads, batch)
         if key not in self._opened:
-            room, threads, logits_all = key
-            model = self._load(n_ctx=room, n_threads=threads, n_threads_batch=threads, logits_all=logits_all)
+            room, threads, _ = key
+            many = {"n_threads": threads, "n_threads_batch": threads, "n_batch": batch, "n_ubatch": batch}
+            model = self._load(n_ctx=room, **many)
             self._closing.append(weakref.finalize(self, model.close))  # before the library is unloaded
             self._opened[key] = model
-        model = self._opened[key]
-        longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", key[0]))
-        if tokens > max(longest, STEP * (not every)):
+        return self._opened[key]
+
+    def _require_made_for(self, model: Any, tokens: int) -> None:
+        longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", tokens))
+        if tokens > longest:
             raise ModelError(f"{self.main}: {tokens} tokens are more than the {longest} that the file is made for")
-        return model
 
     def _load(self, **options: Any) -> Any:
         from llama_cpp import Llama
@@ -144,6 +151,26 @@ class GgufDecoder(GgufFile):
         while self._closing:
             self._closing.pop()()
         super().close()
+
+
+def _decoded(model: Any, tokens: list[int], start: int) -> np.ndarray[Any, Any]:
+    """Logits float32 ``[n, vocabulary]`` of tokens behind ``start`` others, whose keys and values are kept."""
+    from llama_cpp import llama_cpp as library
+
+    if start == 0:
+        library.llama_memory_clear(library.llama_get_memory(model.ctx), True)
+    batch = library.llama_batch_init(len(tokens), 0, 1)
+    try:
+        batch.n_tokens = len(tokens)
+        for place, token in enumerate(tokens):
+            batch.token[place], batch.pos[place], batch.logits[place] = token, start + place, True
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+        if code := library.llama_decode(model.ctx, batch):
+            raise ModelError(f"llama.cpp stopped with code {code} behind {start} tokens")
+    finally:
+        library.llama_batch_free(batch)
+    logits = library.llama_get_logits(model.ctx)
+    return np.ctypeslib.as_array(logits, shape=(len(tokens), model.n_vocab())).copy()
 
 
 class LlamaCppScript:

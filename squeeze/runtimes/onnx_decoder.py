@@ -76,7 +76,7 @@ class OnnxDecoder(LanguageArtifact):
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            yield part, torch.from_numpy(self._all_logits(tokens[part].numpy()))
+            yield part, self._all_logits(tokens[part])
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         text = self.text(len(prompt) + most)
@@ -90,19 +90,21 @@ class OnnxDecoder(LanguageArtifact):
         """A text of up to so many tokens that the model reads and remembers, one call after the other."""
         return Text(self.session, most)
 
-    def _all_logits(self, tokens: Array) -> Array:
+    def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+        self.require_known(text)
+        tokens, past = text.numpy()[None], self.session.nothing(1)
+        for start in range(0, len(text), size):
+            part = slice(start, min(start + size, len(text)))
+            logits, past = self.session.read(tokens[:, part], past, start)
+            yield part, torch.from_numpy(logits[0])
+
+    def _all_logits(self, tokens: Tensor) -> Tensor:
         """``[rows, length, vocabulary]``; what would be too large to be given at once is read in pieces, row by row."""
         rows, length = tokens.shape
         step = max(1, LOGITS_BYTES // (4 * self.vocabulary))
         if rows * length <= step:
-            return self.session.read(tokens, self.session.nothing(rows), 0)[0]
-        logits = np.empty((rows, length, self.vocabulary), np.float32)
-        for row in range(rows):
-            past = self.session.nothing(1)
-            for start in range(0, length, step):
-                part = slice(start, start + step)
-                logits[row : row + 1, part], past = self.session.read(tokens[row : row + 1, part], past, start)
-        return logits
+            return torch.from_numpy(self.session.read(tokens.numpy(), self.session.nothing(rows), 0)[0])
+        return torch.stack([torch.cat([logits for _, logits in self.pieces(row, step)]) for row in tokens])
 
 
 def in_onnx_runtime(name: str, graph: Path) -> str:

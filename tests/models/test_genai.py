@@ -41,6 +41,17 @@ def test_genai_says_what_onnx_runtime_says(tmp_path: Path, name: str) -> None:
         assert list(genai.generate(prompt, 24)) == list(decoder.generate(prompt, 24))
 
 
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_text_read_in_pieces_is_read_the_same(tmp_path: Path, name: str) -> None:
+    """So that the logits of a long text need not lie in memory together."""
+    (text,) = tokens(1, 16)
+    for form in both(tmp_path, name):
+        ((_, whole),) = form.logits(text[None])
+        pieces = list(form.pieces(text, 5))
+        assert [(part.start, part.stop) for part, _ in pieces] == [(0, 5), (5, 10), (10, 15), (15, 16)]
+        assert torch.allclose(torch.cat([logits for _, logits in pieces]), whole[0], atol=1e-4)
+
+
 def test_the_folder_is_the_decoders_with_a_config(tmp_path: Path) -> None:
     decoder, genai = both(tmp_path, "command-r")
     assert {file.name for file in genai.files} == {file.name for file in decoder.files} | {"genai_config.json"}

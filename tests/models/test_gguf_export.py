@@ -54,6 +54,18 @@ def test_llama_cpp_says_what_the_model_says(tmp_path: Path, name: str) -> None:
     assert own.std() > 0.1
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_llama_cpp_reads_a_text_in_pieces(tmp_path: Path, name: str) -> None:
+    """So that the logits of a long text need not lie in memory together; rounding differs with what is read at once."""
+    need_llama_cpp()
+    write_gguf(quantized(name, tmp_path), tmp_path / "model.gguf")
+    text, decoder = tokens(1)[0], GgufDecoder(tmp_path, FACTS)
+    whole = torch.cat([logits for _, logits in decoder.logits(text[None])])[0]
+    for _ in range(2):  # a text that was read before leaves nothing behind
+        pieces = torch.cat([logits for _, logits in decoder.pieces(text, 5)])
+        assert (pieces - whole).abs().mean() < 0.03
+
+
 def test_a_weight_that_differs_is_counted(tmp_path: Path) -> None:
     """The proof can fail: one integer of one block is another one in the file."""
     model = quantized("llama3.1", tmp_path, 4)

@@ -87,6 +87,24 @@ def test_a_quantized_weight_is_stored_packed_and_comes_back_bit_for_bit(
     assert layer.nbytes == 64 * 64 * bits // 8 + 64 * 2 * (2 if symmetric else 3)
 
 
+def test_files_of_what_stays_outside_the_blocks_take_no_room_again(tiny: Path, tmp_path: Path) -> None:
+    """A table of tokens is half of a small model; each quantized copy of it links the file it lies in."""
+    original = LanguageModel(tiny)
+    original.save_dense(tmp_path / "shards")  # a file for each end
+    (own,) = {piece.file for name, piece in LanguageModel(tmp_path / "shards").shards.pieces.items() if "embed" in name}
+    model = LanguageModel(tmp_path / "shards")
+    for step in ("one", "two"):  # the second time from links, and over what a killed try left
+        (tmp_path / step).mkdir()
+        (tmp_path / step / "outside-00000.safetensors").write_bytes(b"cut short")
+        rewriter = Rewriter(model, tmp_path / step)
+        for index in range(model.blocks):
+            rewriter.put_block(index, {}, {})
+        model = rewriter.finish()
+    (linked,) = {piece.file for name, piece in model.shards.pieces.items() if "embed" in name}
+    assert linked.samefile(own)
+    assert all(torch.equal(model.tensor(name), original.tensor(name)) for name in model.skeleton.names())
+
+
 def test_a_missing_shard_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((tiny / "config.json").read_text())
     with pytest.raises(ModelError, match=r"no \*\.safetensors here"):

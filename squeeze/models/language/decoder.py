@@ -75,10 +75,31 @@ class Decoder(Model):
         """
         for number, one in enumerate(texts):
             done = 0
-            for part, logits in self.logits(one.tokens, max(1, min(most, chunk) // one.tokens.shape[1]), spill):
-                for places in torch.split(one.is_scored[part].nonzero(), most):
-                    yield number, slice(done, done + len(places)), logits[places[:, 0], places[:, 1]]
+            for is_scored, logits in self._parts(one, most, chunk, spill):
+                for places in torch.split(is_scored.nonzero()[:, 0], most):
+                    yield number, slice(done, done + len(places)), logits[places]
                     done += len(places)
+
+    def _parts(self, texts: ScoredTokens, most: int, chunk: int, spill: Path | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Which of some tokens in a row are scored, bool ``[tokens]``, and their logits: whole texts, or pieces."""
+        length = texts.tokens.shape[1]
+        if length <= most:
+            for part, logits in self.logits(texts.tokens, min(most, max(chunk, length)) // length, spill):
+                yield texts.is_scored[part].flatten(), logits.flatten(0, 1)
+            return
+        for text, is_scored in zip(texts.tokens, texts.is_scored, strict=True):
+            for part, logits in self.pieces(text, most):
+                yield is_scored[part], logits
+
+    def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Logits float32 ``[n, vocabulary]`` of one text, int64 ``[length]``, so many tokens at a time.
+
+        Here they are worked out at once; a runtime that keeps keys and values reads on from piece to piece.
+        """
+        ((_, logits),) = self.logits(text[None])
+        for start in range(0, len(text), size):
+            part = slice(start, min(start + size, len(text)))
+            yield part, logits[0, part]
 
     def golden_prompt(self) -> list[int]:
         """The tokens of a sentence; seeded random ones where the model has no tokenizer."""

@@ -21,6 +21,7 @@ from squeeze.models.grid_file import GRID, GridEntry, read_grid, stored_value, t
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.links import link_or_copy
 from squeeze.models.shards import METADATA, Shards, metadata
 from squeeze.sums import is_whole, put_summed
 
@@ -69,7 +70,7 @@ class Rewriter:
     def finish(self) -> LanguageModel:
         """The new model; what nobody changed outside the blocks is taken over."""
         if self._facts(OUTSIDE) is None:
-            self.put_outside({}, {})
+            self._put_rest()
         return LanguageModel(self.folder)
 
     @contextmanager
@@ -86,6 +87,26 @@ class Rewriter:
             yield module
         finally:
             empty(module, names)
+
+    def _put_rest(self) -> None:
+        """What is outside the blocks, as it was: files that hold nothing else are linked, which takes no room."""
+        rest = list(self.model.skeleton.outside)
+        for number, (file, names) in enumerate(self._linkable().items()):
+            link = self.folder / f"{OUTSIDE}-{number:05d}.safetensors"
+            link.unlink(missing_ok=True)
+            link_or_copy(file, link)
+            rest = [name for name in rest if name not in names]
+        self._put(OUTSIDE, rest, {}, {})
+
+    def _linkable(self) -> dict[Path, set[str]]:
+        """Files of the model that hold tensors outside the blocks and nothing else, and the names of those."""
+        if self.model.packed or self.model.skeleton.factors:
+            return {}
+        outside = set(self.model.skeleton.outside) - set(self.model.grid)
+        held: dict[Path, set[str]] = {}
+        for name, piece in self.model.shards.pieces.items():
+            held.setdefault(piece.file, set()).add(name)
+        return {file: names for file, names in held.items() if names <= outside}
 
     def _facts(self, shard: str) -> dict[str, Any] | None:
         path = self.folder / f"{shard}.safetensors"
