@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_a_package_that_does_not_verify_never_replaces_a_good_one(model, pieces,
         Cpu().pack(model, replace(pieces, labels=None), good)
     assert good.read_bytes() == packed.path.read_bytes()
     assert list(tmp_path.iterdir()) == [good]
+
+
+def test_weights_and_texts_are_each_compressed_the_way_that_makes_them_smaller(tmp_path: Path):
+    """Where no bytes repeat, the search for repetitions takes most of the time and makes the file no smaller."""
+    weights = np.random.default_rng(0).normal(128, 12, 1 << 18).clip(0, 255).astype(np.uint8).tobytes()
+    text = b"".join(b'{"token": %d, "score": 0.5}\n' % number for number in range(5000))
+    write_zip({"weights": weights, "text": text}, tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        sizes = {entry.filename: entry.compress_size for entry in archive.infolist()}
+        assert (archive.read("weights"), archive.read("text")) == (weights, text)
+    ways = {way: zlib.compressobj(6, zlib.DEFLATED, -15, 8, way) for way in (zlib.Z_HUFFMAN_ONLY, 0)}
+    assert sizes["weights"] == len(ways[zlib.Z_HUFFMAN_ONLY].compress(weights) + ways[zlib.Z_HUFFMAN_ONLY].flush())
+    assert sizes["text"] == len(ways[0].compress(text) + ways[0].flush())
 
 
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path):
