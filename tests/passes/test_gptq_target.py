@@ -11,6 +11,7 @@ import torch
 from language_world import in_shards, write_folder
 from torch import Tensor
 
+from squeeze.algorithms.factor import Factor
 from squeeze.blocks.stream import OUTPUT, find_places
 from squeeze.blocks.watch import Weight
 from squeeze.data.text import TokenDataset
@@ -65,6 +66,22 @@ def test_aiming_at_the_original_comes_nearer_to_it(tmp_path: Path, family: str) 
     options: dict[str, Any] = {"bits": 3, "group_size": 16}
     to_inputs, original = (Gptq(target=target, **options).run(model, context()) for target in ("given", "original"))
     assert away(model, original) < 0.95 * away(model, to_inputs)
+
+
+def test_a_weight_is_moved_by_its_share_of_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first rounding both models are the same; what is moved later depends on what was rounded by then."""
+    model, pulls = LanguageModel(write_folder(tmp_path)), dict[float, list[Tensor]]()
+
+    def recorded(weight: Tensor, pull: Tensor, _: Factor) -> Tensor:
+        pulls[share].append(pull)
+        return weight.float()  # not moved, so that all shares meet the same models
+
+    monkeypatch.setattr("squeeze.passes.quantize.gptq.moved", recorded)
+    for share in (0.5, 1.0):
+        pulls[share] = []
+        Gptq(bits=3, group_size=16, correction=share).run(model, context())
+    assert any(bool(pull.any()) for pull in pulls[1.0])
+    assert all(torch.allclose(half, 0.5 * whole) for half, whole in zip(pulls[0.5], pulls[1.0], strict=True))
 
 
 @pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "at once"])

@@ -220,6 +220,7 @@ UNUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
         "negative_scales",
         "is for symmetric grids; an",
     ),
+    ("language", "gptq", {"target": "given", "correction": 0.5}, "correction", "goes with target: original"),
     ("onnx", "quantize_static", {"entry": "int8"}, "entry", "is of convolutions, and the model has none: leave it out"),
     ("onnx", "quantize_static", {"percent": 99.0}, "percent", "goes with method: percentile; method is mse"),
     ("onnx", "quantize_dynamic", {"layers": "all"}, "layers", "tells convolutions from matrices, and the model has no"),

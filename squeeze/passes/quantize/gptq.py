@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from pydantic import NonNegativeInt
 from torch import Tensor
 
@@ -72,6 +72,9 @@ class Gptq(CalibratedPass[TorchStage]):
     """Later weights of a block are calibrated on the outputs of its quantized earlier ones: more forward passes."""
     target: Target = "original"
     """original: match the outputs of the unquantized model (GPTAQ); given: use current inputs only, half the cost."""
+    correction: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Share of the way to the original's outputs that a weight is moved before it is rounded. 1: all of it, as in the
+    paper, which fits the calibration text's own noise too; the authors' code and gptqmodel take 0.25."""
 
     def follows_original(self) -> bool:
         return self.target == "original"
@@ -110,6 +113,8 @@ class Gptq(CalibratedPass[TorchStage]):
         symmetric = self.symmetric or any(override.symmetric for override in self.overrides.values())
         if not symmetric:
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
+        if not self.follows_original():
+            yield Unused("correction", "goes with target: original")
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
         kind = kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
@@ -174,7 +179,7 @@ class Gptq(CalibratedPass[TorchStage]):
         """Round some output channels; where drift is known, towards the original model's outputs."""
         part.target = part.own(work).float()
         if drift is not None:
-            part.target = moved(part.target, drift.pull(part.in_group), factor)
+            part.target = moved(part.target, self.correction * drift.pull(part.in_group), factor)
         kind = scheme.bits, scheme.group_size, scheme.symmetric
         stored, negative = scheme.scale_dtype, self.negative_scales
         part.solved = solve(part.target, factor, *kind, self.clip, scale_dtype=stored, negative_scales=negative)
