@@ -27,6 +27,7 @@ NEEDS_REAL = {
     "reference",
     "separable",
     "sparsity",
+    "synthetic_text",
 }
 
 

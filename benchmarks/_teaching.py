@@ -21,6 +21,11 @@ TRAIN, HELD_OUT, CALIBRATE = "train_sample.jsonl.gz", "evaluate.txt", "calibrate
 
 def arguments(description: str) -> argparse.Namespace:
     """Of a benchmark that trains students on prose6M's texts."""
+    return parser_of(description).parse_args()
+
+
+def parser_of(description: str) -> Arguments:
+    """For a benchmark with arguments of its own beside these."""
     parser = Arguments(description=description)
     parser.add_real()
     parser.add_argument("--steps", type=positive, default=250)
@@ -28,7 +33,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--sequences", type=positive, default=200, help="of held-out text")
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--threads", type=positive, default=2)
-    return parser.parse_args()
+    return parser
 
 
 def prose(

@@ -75,7 +75,7 @@ def test_a_number_or_a_place_that_cannot_be_is_one_line(
 
 
 @pytest.mark.usefixtures("scripts")
-@pytest.mark.parametrize("name", ["cached_teacher", "chosen_data", "decode", "gptq_perplexity"])
+@pytest.mark.parametrize("name", ["cached_teacher", "chosen_data", "decode", "gptq_perplexity", "synthetic_text"])
 def test_a_folder_of_real_data_that_is_absent_is_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
