@@ -14,6 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from squeeze.algorithms.affine import QuantizedTensor
     from squeeze.models.base import Batch
+    from squeeze.models.language.adapter import LowRank
     from squeeze.models.tasks.base import Task
     from squeeze.models.torch_model import TorchModel
     from squeeze.models.torch_stage import TorchStage
@@ -50,12 +51,18 @@ class Resident(ABC):
         """Examples that go through the module at once; gradients of the parts of a batch are added."""
 
     @abstractmethod
-    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> TorchStage:
+    def commit(
+        self,
+        folder: Path,
+        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
+        updates: Mapping[str, LowRank] = MappingProxyType({}),
+    ) -> TorchStage:
         """The model with the weights as they are now, in evaluation mode.
 
         Args:
             folder: Empty; where a model lies whose weights are kept on disk.
             grids: Those of weights that lie on one, by name.
+            updates: What an adapter adds to weights that stay, by name; only a model of blocks keeps some.
         """
 
     @property
@@ -97,7 +104,12 @@ class ResidentTorchModel(Resident):
     def micro_batch(self, batch: Batch) -> int:
         return len(batch)  # batch norm sees a whole batch
 
-    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> TorchModel:
+    def commit(
+        self,
+        folder: Path,
+        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
+        updates: Mapping[str, LowRank] = MappingProxyType({}),
+    ) -> TorchModel:
         self.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return self.model
 

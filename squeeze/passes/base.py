@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from squeeze.errors import DataError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.base import Model, forms_of
+from squeeze.models.base import ADAPTER, Model, forms_of
 from squeeze.models.options import Options
 from squeeze.passes.effort import Amount, Work
 from squeeze.progress import Progress
@@ -192,8 +192,12 @@ class Pass(Options, ABC, Generic[In, Out]):
         return type(self).needs
 
     def refused(self) -> frozenset[str]:
-        """The marks of weights that this pass with these options does not take."""
-        return type(self).refuses
+        """The marks of weights that this pass with these options does not take; none changes what has an adapter."""
+        return type(self).refuses | {ADAPTER}
+
+    def left(self) -> frozenset[str]:
+        """The marks that this pass with these options leaves on the weights."""
+        return type(self).leaves
 
     def memory_bytes(self, model: In, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         """The peak that the pass will take on ``model`` (meta tensors), by its shapes; None: not known.

@@ -20,7 +20,7 @@ import numpy as np
 from squeeze.data.base import Dataset
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.fit import misfit
-from squeeze.models.base import Batch, Model
+from squeeze.models.base import ADAPTER, Batch, Model
 from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
 from squeeze.passes.effort import Work
@@ -232,7 +232,7 @@ def _walk(
             result.explained.append(row)
             result.done.add(done)
             result.faults += too_little_memory(plan, step, state.model, takes)
-        marks = state.marks | dict.fromkeys(step.pass_.leaves, step)
+        marks = state.marks | dict.fromkeys(step.pass_.left(), step)
         output = step.pass_.gives(state.form) if state.form else None
         form = output.form if output else step.pass_.ways[0][1].form
         maker = state.maker if form == state.form else step
@@ -263,6 +263,8 @@ def _target_faults(branch: Branch, end: State) -> Iterator[Fault]:
     if message := misfit_of_target(branch.target, branch.name, end):
         yield Fault(branch.place, message)
         return
+    if ADAPTER in end.marks and (fault := branch.target.adapter_fault()):
+        yield Fault(branch.place, f"target {branch.name}: {fault}")
     yield from (Fault(branch.place, message) for message in absent(f"target {branch.name}", branch.target.extras()))
     if end.model is not None:
         messages = list(branch.target.faults(end.model))

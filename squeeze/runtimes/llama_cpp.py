@@ -24,6 +24,7 @@ from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.runtimes.base import GENERATE, Runtime
 
 FILE_NAME = "model.gguf"
+ADAPTER_NAME = "adapter.gguf"  # beside it, where the model has one
 BATCH = 256  # tokens at most that are read at once: llama.cpp takes memory for all of their logits
 STEP = 256  # llama.cpp rounds the context up to a multiple of this
 
@@ -53,7 +54,7 @@ class WithoutAmx:
 
 
 class GgufFile(LanguageArtifact):
-    """``model.gguf``, a tokenizer beside it."""
+    """``model.gguf``, a tokenizer beside it, and ``adapter.gguf`` where the model has one."""
 
     @property
     def main(self) -> Path:
@@ -79,8 +80,7 @@ class GgufDecoder(GgufFile):
     @cached_property
     def _tokens(self) -> int:
         self.require_installed(self.main.name)
-        with redirect_stderr(StringIO()):  # it warns of a context longer than 0, which it did not read
-            model = self._load(vocab_only=True)  # without weights, keys and values
+        model = self._load(vocab_only=True)  # without weights, keys and values
         try:
             return int(model.n_vocab())
         finally:
@@ -136,8 +136,10 @@ class GgufDecoder(GgufFile):
     def _load(self, **options: Any) -> Any:
         from llama_cpp import Llama
 
+        if (adapter := self.folder / ADAPTER_NAME).is_file() and not options.get("vocab_only"):
+            options["lora_path"] = str(adapter)
         try:
-            with WithoutAmx():
+            with WithoutAmx(), redirect_stderr(StringIO()):  # it says where it lays an adapter, weight by weight
                 return Llama(str(self.main), verbose=False, **options)
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
@@ -176,15 +178,21 @@ def _decoded(model: Any, tokens: list[int], start: int) -> np.ndarray[Any, Any]:
 class LlamaCppScript:
     """A ``.gguf`` file in llama.cpp."""
 
+    ADAPTER = "adapter.gguf"  # laid over the weights, where it is there
     ROOM = 4096  # tokens of a text: llama.cpp takes memory for all of them at once
 
     def __init__(self, file: Path, threads: int) -> None:
+        import contextlib
+        import io
+
         import llama_cpp
 
         self.library = llama_cpp
         many = {"n_threads": threads, "n_threads_batch": threads}
-        with WithoutAmx():
-            self.llama = llama_cpp.Llama(str(file), n_ctx=self.ROOM, verbose=False, **many)
+        adapter = file.parent / self.ADAPTER
+        beside = {"lora_path": str(adapter)} if adapter.is_file() else {}
+        with WithoutAmx(), contextlib.redirect_stderr(io.StringIO()):  # it says where it lays an adapter, line by line
+            self.llama = llama_cpp.Llama(str(file), n_ctx=self.ROOM, verbose=False, **many, **beside)
 
     def reset(self) -> None:
         self.llama.reset()
@@ -210,6 +218,11 @@ class LlamaCpp(Runtime):
     loads: ClassVar = {GENERATE: (".gguf",)}
     beside = (".gguf", ".json", ".txt", ".model", ".jinja")
     script: ClassVar = {GENERATE: (WithoutAmx, LlamaCppScript)}
+
+    @classmethod
+    def weight_files(cls, file: Path) -> tuple[Path, ...]:
+        adapter = file.parent / ADAPTER_NAME
+        return (file, adapter) if adapter.is_file() else (file,)
 
     @classmethod
     def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> GgufDecoder:

@@ -17,7 +17,7 @@ from squeeze import registry
 from squeeze.errors import UsageError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact
-from squeeze.models.base import Model, forms_of, has_form
+from squeeze.models.base import ADAPTER, Model, forms_of, has_form
 from squeeze.models.facts import NARROW_TOLERANCE, Facts
 from squeeze.models.options import Options, Unused
 from squeeze.targets.described import describe
@@ -90,7 +90,13 @@ class Target(Options, ABC, Generic[In]):
         return facts
 
     def build(self, model: In, folder: Path) -> Artifact:
-        """Write what the runtime loads into an empty folder; the same model gives the same bytes."""
+        """Write what the runtime loads into an empty folder; the same model gives the same bytes.
+
+        Raises:
+            UsageError: the model has an adapter, which would be lost.
+        """
+        if ADAPTER in model.marks() and (fault := self.adapter_fault()):
+            raise UsageError(f"target {self.name}: {fault}")
         file = self.writer_of(model).write(model, folder)
         runtime = registry.load("runtimes", self.runs_in)
         beside = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and path != file)
@@ -101,6 +107,10 @@ class Target(Options, ABC, Generic[In]):
         """What is wrong with these options for this model, found on a model without weights."""
         if has_form(model, self.takes):
             yield from self.writer_of(model).faults(cast(In, model))
+
+    def adapter_fault(self) -> str | None:
+        """Why a low-rank adapter beside a model's weights would be lost; None: it is written and read."""
+        return "writes no adapter beside the weights; target: gguf does"
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         if self.device is None:

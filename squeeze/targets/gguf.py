@@ -20,6 +20,9 @@ class Gguf(Target[LanguageModel]):
     runtime: Literal["llama.cpp", "transformers"] = "llama.cpp"
     """What scores and verifies the file, which is the same either way."""
 
+    def adapter_fault(self) -> str | None:
+        return None if self.runtime == "llama.cpp" else "runtime: transformers reads no adapter; llama.cpp does"
+
     def writer(self) -> GgufWriter:
         return GgufWriter()
 

@@ -5,14 +5,14 @@ Hu et al., 2021, https://arxiv.org/abs/2106.09685. ``factor`` is constant, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from squeeze.algorithms.affine import QuantizedTensor
+from squeeze.models.language.adapter import LowRank
 
 FACTOR = 2.0
 NAME = "adapter"
@@ -37,13 +37,13 @@ class Adapter(nn.Module):
         update: Tensor = FACTOR * functional.linear(functional.linear(inputs, self.down), self.up)
         return update
 
-    def weight(self) -> Tensor:
-        """``[out, in]``: what it adds to the weight."""
-        return FACTOR * self.up @ self.down
+    def update(self) -> LowRank:
+        """What it adds to the weight."""
+        return LowRank(self.down.detach(), self.up.detach(), FACTOR)
 
 
 class Adapters:
-    """Adapters of some linears, each a child of its linear until they are merged."""
+    """Adapters of some linears, each a child of its linear until they are merged or taken off."""
 
     def __init__(self, linears: Iterable[nn.Linear], rank: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -52,14 +52,20 @@ class Adapters:
             linear.add_module(NAME, Adapter(linear, rank, generator))
         self.handles = [linear.register_forward_hook(_add) for linear in self.linears]
 
-    def merge(self) -> Mapping[str, QuantizedTensor]:
-        """The linears themselves compute what they did with their adapters; no weight lies on a grid."""
+    def merge(self) -> None:
+        """The linears themselves compute what they did with their adapters."""
+        for linear, update in zip(self.linears, self.take_off(), strict=True):
+            with torch.no_grad():
+                linear.weight += update.weight()
+
+    def take_off(self) -> list[LowRank]:
+        """The linears compute what they did before; gives what was added to each."""
+        updates = []
         for linear, handle in zip(self.linears, self.handles, strict=True):
             handle.remove()
-            with torch.no_grad():
-                linear.weight += linear.get_submodule(NAME).weight()  # type: ignore[operator]
+            updates.append(linear.get_submodule(NAME).update())  # type: ignore[operator]
             del linear._modules[NAME]
-        return {}
+        return updates
 
 
 def _add(linear: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

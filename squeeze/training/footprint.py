@@ -29,9 +29,9 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     shards = in_shards(model)
     weights, optimizer = shards.parameters(), options.trains_with(model)
     state = trained_weights(shards, options, quantized) * (1 + STATE[optimizer])
-    on_grid = GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in shards.matrices().values())
+    on_grid = _grid_values(shards, quantized)
     step = STEP_COPIES.get(optimizer, 0) * max(value.numel() for value in shards.skeleton.module.parameters())
-    values = weights * (1 + teacher) + state + step + (on_grid if quantized else 0)
+    values = weights * (1 + teacher) + state + step + on_grid
     return PROCESS_BYTES + FLOAT * (values + _activations(shards, options, length, teacher))
 
 
@@ -44,7 +44,7 @@ def trained_weights(model: LanguageModel, options: TrainingOptions, quantized: s
         return sum(_count(block) for block in blocks[-options.blocks :])
     if options.train == "norms":
         return sum(_count(part) for part in model.module.modules() if "Norm" in type(part).__name__)
-    if options.train == "lora":
+    if options.trains_adapters:
         linears = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
         return sum(options.rank * (part.in_features + part.out_features) for part in linears)
     return model.parameters()
@@ -70,10 +70,15 @@ def touched_values(
     """
     heads = int(getattr(model.skeleton.config.get_text_config(), "num_attention_heads", 1))
     seen = forwards * tokens * model.blocks * (_block_values(model) + heads * length)
-    weights = trained_weights(model, options, quantized)
-    if quantized:
-        weights += GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in model.matrices().values())
+    weights = trained_weights(model, options, quantized) + _grid_values(model, quantized)
     return seen + STEP_VALUES * weights * tokens / max(length * options.batch_size, 1)
+
+
+def _grid_values(model: LanguageModel, quantized: str | None) -> int:
+    """Copies of the weights that are trained through their grid; beside an adapter they are as they are."""
+    if quantized is None or quantized == "adapter":
+        return 0
+    return GRID_COPIES * sum(shape.matrix[0] * shape.matrix[1] for shape in model.matrices().values())
 
 
 def _block_values(model: LanguageModel) -> int:

@@ -76,10 +76,15 @@ class TrainingOptions(BaseModel):
     def for_model(self, model: Model) -> dict[str, Any]:
         """The options that the plan leaves to the model's task, as it decides them."""
         optimizer = self.trains_with(model)
-        usual = model.task.learning_rate(model, optimizer) * (LORA_RATE if self.train == "lora" else 1)
+        usual = model.task.learning_rate(model, optimizer) * (LORA_RATE if self.trains_adapters else 1)
         rate = self.learning_rate or usual
         products = self.products or ("bfloat16" if model.reads_tokens() else "float32")
         return {"optimizer": optimizer, "learning_rate": rate, "products": products}
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether what is trained is low-rank adapters."""
+        return self.train == "lora"
 
     @property
     def rounds(self) -> bool:
@@ -90,7 +95,7 @@ class TrainingOptions(BaseModel):
         """Options that others of them leave nothing to do."""
         if self.train != "last_blocks":
             yield Unused("blocks", "goes with train: last_blocks")
-        if self.train != "lora":
+        if not self.trains_adapters:
             yield Unused("rank", "goes with train: lora")
         if self.steps is not None:
             yield Unused("epochs", "is how long a training lasts that has no steps")

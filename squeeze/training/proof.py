@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import EffectError
 from squeeze.models.base import Model
+from squeeze.models.language.adapter import LowRank
 from squeeze.models.language.language_model import in_shards
 
 
@@ -41,6 +42,25 @@ def require_written(
     return {"proven": counts.pop("weights"), "moved": counts}
 
 
+def require_adapter(model: Model, trained: Mapping[str, LowRank]) -> dict[str, int]:
+    """Read a stored adapter back and hold it against the one that was trained.
+
+    Returns:
+        How many weights have one, its parameters and its bytes.
+
+    Raises:
+        EffectError: it is not the one that was trained.
+    """
+    adapter = in_shards(model).adapter
+    if adapter is None or sorted(adapter.names) != sorted(trained):
+        raise EffectError("distill: the adapter that was written is not of the weights that were trained")
+    for name, update in trained.items():
+        stored = adapter.update(name)
+        if not (torch.equal(stored.down, update.down) and torch.equal(stored.up, update.up)):
+            raise EffectError(f"distill: {name}: the adapter that was written is not the one that was trained")
+    return {"weights": len(trained), "parameters": adapter.parameters(), "bytes": adapter.nbytes()}
+
+
 def _count(counts: list[int], now: Tensor, before: Tensor) -> None:
     counts[0] += int((now != before).sum())
     counts[1] += now.numel()
@@ -51,7 +71,13 @@ def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
     old, new = in_shards(before), in_shards(after)
     if before.grid_kinds() != after.grid_kinds():
         yield "promises the grids that it was given, and left others"
-    elif how == "scales":
+    elif how == "scales" or how == "adapter":
         changed = [name for name in old.grid if not torch.equal(old.quantized(name).q, new.quantized(name).q)]
         if changed:
             yield f"promises integers that stay, and moved those of {changed[0]} and {len(changed) - 1} more"
+    if how == "adapter":
+        if not old.adapter and not new.adapter:
+            yield "promises an adapter beside the weights, and left none"
+        moved = [name for name in old.grid if not torch.equal(old.quantized(name).scale, new.quantized(name).scale)]
+        if moved:
+            yield f"promises scales that stay, and moved those of {moved[0]} and {len(moved) - 1} more"

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import SqueezeError
+from squeeze.models.language.adapter import LowRank
 from squeeze.models.resident import Resident
 from squeeze.training.adapters import Adapters
 from squeeze.training.on_grid import put_on_grid, take_off_grid
 
 Trained = Literal["all", "last_blocks", "norms", "lora"]
-OnGrids = Literal["scales", "all"]
+OnGrids = Literal["scales", "all", "adapter"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside the weights of a module after a training.
+
+    Args:
+        grids: Of weights that lie on one, by name.
+        updates: What an adapter adds to weights that stay, by name.
+    """
+
+    grids: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    updates: Mapping[str, LowRank] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,11 @@ class TrainedWeights:
     """The weights of a student that are being trained.
 
     Args:
-        finish: Undoes what was put into the module; gives the grids of weights that lie on one.
+        finish: Undoes what was put into the module.
     """
 
     count: int
-    finish: Callable[[], Mapping[str, QuantizedTensor]]
+    finish: Callable[[], Beside]
 
 
 def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: int) -> TrainedWeights:
@@ -40,23 +54,43 @@ def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: 
     if train == "lora":
         module.requires_grad_(False)
         adapters = Adapters(_linears(student.blocks() or [module]), rank, seed)
-        return TrainedWeights(_trained(module, train), adapters.merge)
+
+        def merged() -> Beside:
+            adapters.merge()
+            return Beside()
+
+        return TrainedWeights(_trained(module, train), merged)
     parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
     for part in parts:
         part.requires_grad_(True)
-    return TrainedWeights(_trained(module, train), dict)
+    return TrainedWeights(_trained(module, train), Beside)
 
 
-def train_on_grid(student: Resident, how: OnGrids) -> TrainedWeights:
-    """Train scales and zero points alone, or all weights through the grids that theirs lie on."""
+def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> TrainedWeights:
+    """Train scales and zero points alone, all weights through the grids that theirs lie on, or adapters beside them."""
+    if how == "adapter":
+        return _train_beside(student, rank, seed)
     module, grids = student.module.requires_grad_(how == "all"), student.grids()
     for name in student.fixed():
         module.get_parameter(name).requires_grad_(False)
     for name, grid in grids.items():
         put_on_grid(module, name, grid, integers=how == "all")
     return TrainedWeights(
-        _trained(module, f"quantized: {how}"), lambda: {name: take_off_grid(module, name) for name in grids}
+        _trained(module, f"quantized: {how}"), lambda: Beside({name: take_off_grid(module, name) for name in grids})
     )
+
+
+def _train_beside(student: Resident, rank: int, seed: int) -> TrainedWeights:
+    """Adapters of the linears whose weights lie on a grid, which stays."""
+    module, grids = student.module.requires_grad_(False), student.grids()
+    for name, grid in grids.items():
+        weight = module.get_parameter(name)
+        weight.data.copy_(grid.dequantize().reshape(weight.shape))
+    linears = {name: module.get_submodule(name.removesuffix(".weight")) for name in grids if name.endswith(".weight")}
+    linears = {name: part for name, part in linears.items() if isinstance(part, nn.Linear)}
+    adapters = Adapters(linears.values(), rank, seed)  # type: ignore[arg-type]  # they were looked at
+    count = _trained(module, "quantized: adapter")
+    return TrainedWeights(count, lambda: Beside(grids, dict(zip(linears, adapters.take_off(), strict=True))))
 
 
 def _linears(parts: Iterable[nn.Module]) -> list[nn.Linear]:

@@ -21,8 +21,9 @@ from squeeze.models.language.gguf.tensors import dense_of, grid_of, kind_of_dens
 from squeeze.models.language.gguf.tokenizer import add_tokenizer
 from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.runtimes.llama_cpp import FILE_NAME
+from squeeze.runtimes.llama_cpp import ADAPTER_NAME, FILE_NAME
 from squeeze.writers.base import Writer
+from squeeze.writers.gguf_adapter import prove_adapter, write_adapter
 from squeeze.writers.proof import Equality, compared
 
 FILE_TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1", "Q5_0": "MOSTLY_Q5_0", "Q8_0": "MOSTLY_Q8_0"}
@@ -130,7 +131,7 @@ def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architectu
 
 
 class GgufWriter(Writer[LanguageModel]):
-    """``model.gguf`` and the tokenizer beside it."""
+    """``model.gguf``, the tokenizer beside it, and ``adapter.gguf`` where the model has one."""
 
     name = "gguf"
     extra = "gguf"
@@ -147,10 +148,12 @@ class GgufWriter(Writer[LanguageModel]):
     def write(self, model: LanguageModel, folder: Path) -> Path:
         copy_side_files(model.folder, folder)
         write_gguf(model, folder / FILE_NAME)
+        if model.adapter is not None:
+            write_adapter(model, model.adapter, architecture_of(model), folder / ADAPTER_NAME)
         return folder / FILE_NAME
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        """Each block-quantized tensor, as the gguf package dequantizes it.
+        """Each block-quantized tensor, as the gguf package dequantizes it, and those of an adapter.
 
         Raises:
             MissingExtra: gguf is not installed.
@@ -160,3 +163,5 @@ class GgufWriter(Writer[LanguageModel]):
             if source.origin in model.grid:
                 own = _as_llama_cpp(model, source, architecture)
                 yield compared(source.name, "gguf", "gguf", own, gguf_file.dense(reader, source.name))
+        if model.adapter is not None:
+            yield from prove_adapter(model, model.adapter, architecture, file.parent / ADAPTER_NAME)

@@ -14,6 +14,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
+from squeeze.models.language.adapter import Adapter
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
@@ -32,7 +33,7 @@ class FolderWeights:
 
     def open_folder(self, folder: Path) -> None:
         """Read what the folder holds, by name; no weight is read."""
-        self.folder = folder
+        self.folder, self.adapter = folder, Adapter.beside(folder)
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces
@@ -43,7 +44,14 @@ class FolderWeights:
         self._require_all()
 
     def tensor(self, name: str, wide: bool = False) -> Tensor:
-        """One weight by its name in the module; a quantized one dequantized, in float32 where ``wide``."""
+        """One weight by its name in the module, with what an adapter adds to it.
+
+        A quantized one is dequantized, in float32 where ``wide``.
+        """
+        value = self._stored(name, wide)
+        return value if self.adapter is None else self.adapter.added(name, value)
+
+    def _stored(self, name: str, wide: bool) -> Tensor:
         if self.packed and name in self.grid:
             return dense(self.grid[name], self.quantized(name), wide)
         if name in self.stored_names.stacked:

@@ -20,7 +20,7 @@ from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.formats.operation import Operation
-from squeeze.models.base import Batch, Layer, Model
+from squeeze.models.base import ADAPTER, Batch, Layer, Model
 from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.folder_weights import FolderWeights
@@ -198,8 +198,14 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         return [self._layer(name, value) for name, value in self.skeleton.module.named_parameters()]
 
     def nbytes(self) -> int:
-        """Bytes of all shards on disk."""
-        return self.shards.nbytes()
+        """Bytes of all shards on disk, and of an adapter beside them."""
+        return self.shards.nbytes() + (self.adapter.nbytes() if self.adapter else 0)
+
+    def parameters(self) -> int:
+        return super().parameters() + (self.adapter.parameters() if self.adapter else 0)
+
+    def marks(self) -> frozenset[str]:
+        return super().marks() | ({ADAPTER} if self.adapter else set())
 
     def matrices(self) -> dict[str, WeightShape]:
         """Linears and experts of the blocks; no routers."""
@@ -226,7 +232,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
     def save(self, folder: Path) -> None:
         """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
         for file in self._files():
-            link_or_copy(file, folder / file.name)
+            link_or_copy(file, folder / file.relative_to(self.folder))
 
     def save_dense(self, folder: Path) -> None:
         """A plain Hugging Face folder of what the model stands for, which stock transformers loads."""
@@ -241,7 +247,8 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
 
     def _files(self) -> list[Path]:
         side = {file for pattern in SIDE_FILES for file in self.folder.glob(pattern)}
-        return sorted(side | {piece.file for piece in self.shards.pieces.values()})
+        beside = set(self.adapter.files) if self.adapter else set()
+        return sorted(side | beside | {piece.file for piece in self.shards.pieces.values()})
 
     def _layer(self, name: str, value: Tensor) -> Layer:
         macs = (

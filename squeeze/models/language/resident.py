@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.base import Batch
+from squeeze.models.language.adapter import LowRank, write_adapter
 from squeeze.models.resident import Resident
 
 if TYPE_CHECKING:
@@ -61,7 +62,12 @@ class ResidentLanguageModel(Resident):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         return True
 
-    def commit(self, folder: Path, grids: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> LanguageModel:
+    def commit(
+        self,
+        folder: Path,
+        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
+        updates: Mapping[str, LowRank] = MappingProxyType({}),
+    ) -> LanguageModel:
         """Written block by block in the dtypes of the model that was read; a MiniCPM becomes the Llama it computes."""
         from squeeze.models.language.rewriter import Rewriter
 
@@ -79,4 +85,6 @@ class ResidentLanguageModel(Resident):
             rewriter.put_block(index, {name: new[prefix + name] for name in names if prefix + name in new}, {})
         outside = [name for name in self.model.skeleton.outside if name in new]
         rewriter.put_outside({name: new[name] for name in outside}, {})
+        if updates:
+            write_adapter(folder, updates)
         return rewriter.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -14,18 +15,20 @@ from squeeze.algorithms.distillation import Divergence
 from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
-from squeeze.models.base import Batch, Model
+from squeeze.models.base import ADAPTER, Batch, Model
+from squeeze.models.language.footprint import FLOAT
+from squeeze.models.language.language_model import in_shards
 from squeeze.models.options import Patterns, Unused
 from squeeze.models.resident import Resident
 from squeeze.models.spec import ModelSpec
 from squeeze.models.tasks.base import TOKENS, models_that_give
 from squeeze.models.torch_stage import TorchStage
-from squeeze.passes.base import OTHER_TOKENS, Context
+from squeeze.passes.base import OTHER_TOKENS, Context, Preview
 from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, require_same_width
 from squeeze.passes.distill.training import TrainingPass, require_targets
 from squeeze.training.cached_teacher import Taught, most_bytes
 from squeeze.training.features import FeaturePairs, feature_faults
-from squeeze.training.footprint import training_bytes
+from squeeze.training.footprint import trained_weights, training_bytes
 from squeeze.training.loop import Loss
 from squeeze.training.proof import grid_broken
 from squeeze.training.trained import OnGrids, TrainedWeights, train_on_grid
@@ -57,7 +60,8 @@ class Distill(TrainingPass):
     keeps to what the teacher finds likely; skewed: forward, with smaller gradients where the two hardly overlap."""
     quantized: OnGrids | None = None
     """Of a quantized model: scales: its integers stay, scales and zero points are trained; all: every weight is,
-    through the grid that is written. null: the model has floats."""
+    through the grid that is written; adapter: all of it stays, and low-rank adapters beside its linears are trained
+    and kept in a file of their own, for llama.cpp (target: gguf) and PEFT. null: the model has floats."""
     cached: Annotated[int, Gt(0), Le(MOST_UNIQUE)] | None = None
     """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
     many different tokens a position, 3 bytes each; the paper takes 12. null: the teacher is in memory all along."""
@@ -76,7 +80,14 @@ class Distill(TrainingPass):
         return self.quantized
 
     def refused(self) -> frozenset[str]:
-        return frozenset({OTHER_TOKENS}) if self.quantized else super().refused() | {OTHER_TOKENS}
+        return super().refused() - ({"quantized"} if self.quantized else set()) | {OTHER_TOKENS}
+
+    def left(self) -> frozenset[str]:
+        return super().left() | ({ADAPTER} if self.quantized == "adapter" else set())
+
+    @property
+    def trains_adapters(self) -> bool:
+        return self.train == "lora" or self.quantized == "adapter"
 
     def grid_faults(self, grid: Mapping[str, GridKind], model: Model | None = None) -> Iterator[str]:
         if self.quantized and not grid:
@@ -84,7 +95,9 @@ class Distill(TrainingPass):
             yield f"{self.name}: {what}, and none lies on one; gptq before it would put them there"
 
     def weights(self, student: Resident, seed: int) -> TrainedWeights:
-        return train_on_grid(student, self.quantized) if self.quantized else super().weights(student, seed)
+        if self.quantized:
+            return train_on_grid(student, self.quantized, self.rank, seed)
+        return super().weights(student, seed)
 
     def check_effect(self, before: Model, after: Model, facts: dict[str, Any]) -> Sequence[str]:
         return list(grid_broken(before, after, self.quantized)) if self.quantized else ()
@@ -93,6 +106,10 @@ class Distill(TrainingPass):
         yield from super().faults(model)
         if self.cached is not None:
             yield from (f"{self.name}: cached: {line}" for line in self._cached_faults(model))
+        if self.quantized == "adapter" and model.blocks:
+            widest = min(min(shape.matrix) for shape in in_shards(model).matrices().values())
+            if self.rank > widest:
+                yield f"{self.name}: rank: {self.rank} is more than the {widest} channels of the narrowest weight"
         if self.divergence not in model.task.divergences:
             yield f"{self.name}: divergence: {self.divergence} is not defined for {model.task.models}; leave it out"
         if self.alpha < 1 and not model.task.learns:
@@ -131,6 +148,12 @@ class Distill(TrainingPass):
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         teacher = self.cached is None
         return training_bytes(model, self, tokens, self.quantized, teacher) if model.blocks else None
+
+    def preview(self, model: TorchStage, before: Preview) -> Preview:
+        if self.quantized != "adapter" or before.parameters is None:
+            return super().preview(model, before)
+        added = trained_weights(in_shards(model), self, self.quantized)
+        return replace(before, touched=(), parameters=before.parameters + added, nbytes=before.nbytes + FLOAT * added)
 
     def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:

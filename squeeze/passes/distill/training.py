@@ -24,7 +24,7 @@ from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
 from squeeze.training.footprint import touched_values, training_bytes
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
-from squeeze.training.proof import require_written
+from squeeze.training.proof import require_adapter, require_written
 from squeeze.training.trained import OnGrids, TrainedWeights, train_some
 
 if TYPE_CHECKING:
@@ -72,10 +72,12 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             "products": "bfloat16" if self.rounds else "float32",
         }
         context.measured["minutes"] = round(training.position.seconds / 60, 2)
-        grids = trained.finish()
-        result = student.commit(context.model_folder(), grids)
-        if grids:
-            context.facts["grid"] = require_written(student.module, result, grids, student.grids())
+        beside = trained.finish()
+        result = student.commit(context.model_folder(), beside.grids, beside.updates)
+        if beside.grids:
+            context.facts["grid"] = require_written(student.module, result, beside.grids, student.grids())
+        if beside.updates:
+            context.facts["adapter"] = require_adapter(result, beside.updates)
         return result
 
     def help(self, model: TorchStage, context: Context, peers: Follower) -> None:
@@ -162,7 +164,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             yield f"{self.name}: train: last_blocks: only a language model says what its blocks are; all would do"
         elif self.train == "last_blocks" and self.blocks > model.blocks:
             yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
-        if self.optimizer == "adafactor" and self.train == "lora":
+        if self.optimizer == "adafactor" and self.trains_adapters:
             what = "adafactor measures its steps by a weight's own size, and half of LoRA's begin at zero"
             yield f"{self.name}: optimizer: {what}; adamw, whose memory of so few is small, would do"
 

@@ -16,7 +16,7 @@ from squeeze.models.language.language_model import LanguageModel
 def grid_of(model: LanguageModel, source: Source, architecture: Architecture) -> QuantizedTensor:
     """The grid of a quantized weight with its rows as llama.cpp has them; experts one under the other."""
     grid = model.quantized(source.origin)
-    order = _rows(model, source, architecture)
+    order = rows_of(model, source, architecture)
     return grid if order is None else grid.rows(order)
 
 
@@ -32,7 +32,7 @@ def dense_of(model: LanguageModel, source: Source, architecture: Architecture) -
     value = model.tensor(source.origin)
     if source.parts > 1:
         value = value.chunk(source.parts, dim=-2)[source.part]
-    order = _rows(model, source, architecture) if source.parts == 1 else None
+    order = rows_of(model, source, architecture) if source.parts == 1 else None
     value = value if order is None else value[order]
     if architecture.added_to_norms and source.origin.endswith("norm.weight"):
         return value.float() + architecture.added_to_norms
@@ -46,8 +46,8 @@ def kind_of_dense(source: Source, value: Tensor) -> str:
     return "BF16" if value.dtype == torch.bfloat16 else "F16"
 
 
-def _rows(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor | None:
-    """The order of rows; None where it stays."""
+def rows_of(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor | None:
+    """Which row of the model's tensor each row of the file's is; None where the order stays."""
     state: dict[str, Any] = model.skeleton.module.state_dict()
     heads = head_size(model.skeleton.config) if architecture.interleaved else None
     return row_order(source, tuple(state[source.origin].shape), heads)

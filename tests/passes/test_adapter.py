@@ -1,0 +1,153 @@
+"""An adapter kept beside an int4 base: trained, written apart, read back, and refused where it would be lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from language_world import in_shards, write_folder, write_tokenizer
+from safetensors.torch import load_file
+from test_language_training import context, loss_of
+from test_trained_weights import folder, learnt, quantized  # noqa: F401, fixtures
+from tiny import faults
+
+from squeeze.errors import EffectError, ModelError, UsageError
+from squeeze.models.base import ADAPTER
+from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.distill.distill import Distill
+from squeeze.targets.checkpoint import Checkpoint
+from squeeze.training.proof import require_adapter
+
+PASS = Distill(steps=20, batch_size=8, rank=4, quantized="adapter")
+
+
+@pytest.fixture(scope="module")
+def base(learnt: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:  # noqa: F811
+    return quantized(learnt, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(base: LanguageModel, learnt: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:  # noqa: F811
+    lent = context(tmp_path_factory.mktemp("trained"), learnt.folder)
+    after = in_shards(PASS.run(base, lent))
+    assert not list(PASS.check_effect(base, after, lent.facts))
+    assert after.adapter is not None
+    expected = {"weights": 14, "parameters": after.adapter.parameters(), "bytes": after.adapter.nbytes()}
+    assert lent.facts["adapter"] == expected
+    assert lent.facts["trained"] == after.adapter.parameters()
+    return after
+
+
+def test_it_wins_back_what_rounding_lost_and_the_base_stays(
+    base: LanguageModel,
+    trained: LanguageModel,
+    learnt: LanguageModel,  # noqa: F811
+) -> None:
+    assert loss_of(trained) - loss_of(learnt) < 0.8 * (loss_of(base) - loss_of(learnt))
+    for name in base.grid:
+        before, after = base.quantized(name), trained.quantized(name)
+        assert torch.equal(before.q, after.q)
+        assert torch.equal(before.scale, after.scale)
+    assert trained.nbytes() == trained.shards.nbytes() + trained.adapter.nbytes()  # type: ignore[union-attr]
+    assert trained.parameters() == base.parameters() + trained.adapter.parameters()  # type: ignore[union-attr]
+    assert trained.marks() == {"quantized", ADAPTER}
+
+
+def test_it_lies_in_pefts_files_under_pefts_names(base: LanguageModel, trained: LanguageModel) -> None:
+    place = trained.folder / "adapter"
+    config, tensors = (
+        json.loads((place / "adapter_config.json").read_text()),
+        load_file(place / "adapter_model.safetensors"),
+    )
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
+    assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    name = "model.layers.1.mlp.down_proj"
+    down, up = (tensors[f"base_model.model.{name}.lora_{end}.weight"] for end in ("A", "B"))
+    weight = base.quantized(f"{name}.weight")
+    assert (down.shape[1], up.shape[0], len(down), up.shape[1]) == (weight.q.shape[1], len(weight.q), 4, 4)
+    expected = weight.dequantize() + 2 * up @ down
+    torch.testing.assert_close(trained.tensor(f"{name}.weight", wide=True), expected, rtol=0, atol=1e-6)
+
+
+def test_a_copy_of_the_model_has_it_too(trained: LanguageModel, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    copy = LanguageModel.load(tmp_path)
+    assert all(torch.equal(copy.tensor(name), trained.tensor(name)) for name in trained.skeleton.names())
+
+
+def test_another_adapter_than_the_trained_one_is_found(trained: LanguageModel) -> None:
+    adapter = trained.adapter
+    assert adapter is not None
+    updates = {name: adapter.update(name) for name in adapter.names}
+    require_adapter(trained, updates)
+    name = adapter.names[0]
+    other = replace(updates[name], up=updates[name].up + 1e-6)
+    with pytest.raises(EffectError, match=f"{name}: the adapter that was written is not the one that was trained"):
+        require_adapter(trained, updates | {name: other})
+    with pytest.raises(EffectError, match="is not of the weights that were trained"):
+        require_adapter(trained, {name: updates[name]})
+
+
+def test_a_target_that_would_lose_it_builds_nothing(trained: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="target checkpoint: writes no adapter beside the weights"):
+        Checkpoint().build(trained, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"peft_type": "IA3"}, r"adapter_config\.json: no adapter that is read here; one of PEFT's type LORA would be"),
+        ({"use_dora": True}, "no adapter that is read here"),
+        ({"r": 0}, "r 0 and lora_alpha 8.0 are no rank and no number"),
+        ({"lora_alpha": None}, "r 4 and lora_alpha None are no rank and no number"),
+    ],
+)
+def test_an_adapter_that_is_none_is_one_line(
+    trained: LanguageModel, tmp_path: Path, change: dict[str, object], line: str
+) -> None:
+    trained.save(tmp_path)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(file.read_text()) | change
+    file.unlink()  # a link to the trained one's
+    file.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=line):
+        LanguageModel.load(tmp_path)
+
+
+PLAN = """\
+model: {hf: ./model}
+data:
+  train: {text: train.txt, length: 16}
+  evaluate: {text: train.txt, length: 16}
+metrics: [size]
+passes:
+  - {pass: rtn, bits: 4, group_size: 32}
+  - {pass: distill, quantized: adapter, epochs: 1, rank: 4}
+targets:
+  - {target: gguf}
+"""
+FAULTS: dict[tuple[str, ...], str] = {
+    ("targets.0={target: checkpoint}",): "target checkpoint: writes no adapter beside the weights; target: gguf does",
+    ("targets.0={target: cpu, passes: [{pass: export_onnx}]}",): "export_onnx must come before distill (line 8), which "
+    "leaves the weights beside an adapter",
+    (
+        "targets.0={target: gguf, runtime: transformers}",
+    ): "target gguf: runtime: transformers reads no adapter; llama.cpp does",
+    ("passes.1.rank=64",): "distill: rank: 64 is more than the 32 channels of the narrowest weight",
+    ("passes.1.quantized=all",): "rank goes with train: lora",
+    ("passes.1.optimizer=adafactor",): "adafactor measures its steps by a weight's own size",
+}
+
+
+@pytest.mark.parametrize("settings", FAULTS, ids=lambda one: one[0])
+def test_where_it_would_be_lost_is_a_fault(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
+    write_tokenizer(write_folder(tmp_path / "model"))
+    (tmp_path / "train.txt").write_text("a small house at the edge of the wood " * 20)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    messages = faults(tmp_path / "plan.yaml", *settings)
+    assert any(FAULTS[settings] in line for line in messages), messages
