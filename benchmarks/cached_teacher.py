@@ -1,9 +1,9 @@
 """A teacher drawn once against the teacher itself and against the text alone: what a student of each has learnt.
 
-    python benchmarks/cached_teacher.py [--real FOLDER] [--steps 250] [--seeds 3] [--threads 2]
+    python benchmarks/cached_teacher.py [--real FOLDER] [--cached 12 64] [--steps 250] [--seeds 3] [--threads 2]
 
 The student is prose6M with noise of half their spread in the matrices of its blocks. The same text, order, steps and
-learning rate for all three; KL divergence from the original and the next token's loss on text of the same domain that
+learning rate for all; KL divergence from the original and the next token's loss on text of the same domain that
 none has seen, each difference paired by document with its 95 % interval. Bytes are of one token of training text.
 """
 
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import torch
-from _inputs import run
-from _teaching import BATCH, HELD_OUT, TRAIN, arguments, compare, prose, score, show
+from _inputs import positive, run
+from _teaching import BATCH, HELD_OUT, TRAIN, compare, parser_of, prose, score, show
 
 from squeeze.cli.terminal import LineProgress
 from squeeze.models.language.language_model import LanguageModel
@@ -29,7 +29,9 @@ NOISE = 0.5  # of a matrix's own standard deviation
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0])
+    parser = parser_of(__doc__.splitlines()[0])
+    parser.add_argument("--cached", type=positive, nargs="+", default=[12, 64], help="different tokens a position")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.real / "models" / "prose6M"
     texts = {
@@ -37,7 +39,8 @@ def main() -> None:
         for name, file, samples in (("train", TRAIN, options.steps * BATCH), ("held", HELD_OUT, options.sequences))
     }
     shared = {"steps": options.steps, "batch_size": BATCH, "learning_rate": options.rate}
-    passes = {"teacher": Distill(**shared), "drawn": Distill(**shared, cached=12), "text": Finetune(**shared)}
+    drawn = {f"drawn {unique}": Distill(**shared, cached=unique) for unique in options.cached}
+    passes = {"teacher": Distill(**shared), **drawn, "text": Finetune(**shared)}
     original = LanguageModel(folder)
     with tempfile.TemporaryDirectory() as work:
         student = damaged(original, Path(work) / "student")
@@ -54,8 +57,9 @@ def main() -> None:
                 size = context.facts.get("teacher_bytes_per_token")
                 message = f", {size} bytes a token of {4 * original.vocabulary:,} for all" if size else ""
                 show(f"seed {seed}, {name} ({time.monotonic() - began:.0f} s{message})", result[name])
-            for other in ("teacher", "text"):
-                compare(result, "drawn", other, texts["held"])
+            for name in drawn:
+                for other in ("teacher", "text"):
+                    compare(result, name, other, texts["held"])
 
 
 def damaged(model: LanguageModel, folder: Path) -> LanguageModel:
