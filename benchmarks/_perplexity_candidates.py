@@ -166,6 +166,7 @@ def auto_round() -> Callable[..., Weights]:
             device_map="cpu",
             seed=0,
             enable_torch_compile=False,  # its default compiles, which here takes longer than it saves
+            **({"iters": job["iterations"]} if job["iterations"] else {}),
         )
         result, _ = rounding.quantize()
         weights = {name: weight.clone() for name, weight in _linears(result)}

@@ -1,7 +1,7 @@
 """GPTQ's perplexity, time and memory beside its peers': one model, one calibration text, one evaluator, one run.
 
     python benchmarks/gptq_perplexity.py [--model FOLDER|FILE.gguf --calibrate TEXT --evaluate TEXT] [--real FOLDER]
-        [--grid 4:64 --grid 3:64 ...] [--only gptq auto-round ...] [--peers FOLDER]
+        [--grid 4:64 --grid 3:64 ...] [--only gptq auto-round ...] [--peers FOLDER] [--iterations 20]
         [--peer-python auto-round=/other/environment/bin/python] [--peer-path llm-compressor=/folder/of/packages]
 
 Each candidate quantizes the model (default: prose6M) in a process of its own, symmetric, at the same bits and group
@@ -73,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scored", type=positive, default=None, help="evaluation sequences; default: all")
     parser.add_argument("--rounds", type=positive, default=1, help="times that each is run; scores are of the first")
     parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1)
+    parser.add_argument("--iterations", type=positive, help="of auto-round, in each block; default: its own, 200")
     parser.add_argument("--peers", type=folder, help="what peers.py --make made")
     parser.add_argument("--peer-python", action="append", default=[], metavar="PEER=PYTHON", help="its environment")
     parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER", help="before its own path")
@@ -139,6 +140,8 @@ class Bench:
         n, tokens = len(self.calibrate), self.original.nll.size
         perplexity = float(np.exp(self.original.nll.mean()))
         calibrated = f"calibrated on {n} sequences of {self.options.length} tokens"
+        if self.options.iterations:
+            calibrated += f", auto-round with {self.options.iterations} iterations a block"
         return f"{self.options.model.stem}, original perplexity {perplexity:.3f} over {tokens} tokens; {calibrated}"
 
     def compare(self, bits: int, size: int, names: list[str]) -> None:
@@ -156,6 +159,7 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.folder) as work:
             job = {"model": str(self.model.folder), "work": work, "bits": bits, "group_size": size}
             job |= {"tokens": str(self.folder / "tokens.safetensors"), "threads": self.options.threads}
+            job |= {"iterations": self.options.iterations}
             job |= {"out": str(self.weights(name)), "said": f"{work}/said.json", "spawned": time.time()}
             file = Path(work) / "job.json"
             file.write_text(json.dumps(job))

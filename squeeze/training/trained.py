@@ -20,8 +20,8 @@ OnGrids = Literal["scales", "all", "adapter"]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What lies beside the weights of a module after a training.
+class TrainingResult:
+    """What a training gives beside the weights in its module.
 
     Args:
         grids: Of weights that lie on one, by name.
@@ -41,7 +41,7 @@ class TrainedWeights:
     """
 
     count: int
-    finish: Callable[[], Beside]
+    finish: Callable[[], TrainingResult]
 
 
 def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: int) -> TrainedWeights:
@@ -55,15 +55,15 @@ def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: 
         module.requires_grad_(False)
         adapters = Adapters(_linears(student.blocks() or [module]), rank, seed)
 
-        def merged() -> Beside:
+        def merged() -> TrainingResult:
             adapters.merge()
-            return Beside()
+            return TrainingResult()
 
         return TrainedWeights(_trained(module, train), merged)
     parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
     for part in parts:
         part.requires_grad_(True)
-    return TrainedWeights(_trained(module, train), Beside)
+    return TrainedWeights(_trained(module, train), TrainingResult)
 
 
 def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> TrainedWeights:
@@ -76,7 +76,8 @@ def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> Trai
     for name, grid in grids.items():
         put_on_grid(module, name, grid, integers=how == "all")
     return TrainedWeights(
-        _trained(module, f"quantized: {how}"), lambda: Beside({name: take_off_grid(module, name) for name in grids})
+        _trained(module, f"quantized: {how}"),
+        lambda: TrainingResult({name: take_off_grid(module, name) for name in grids}),
     )
 
 
@@ -90,7 +91,7 @@ def _train_beside(student: Resident, rank: int, seed: int) -> TrainedWeights:
     linears = {name: part for name, part in linears.items() if isinstance(part, nn.Linear)}
     adapters = Adapters(linears.values(), rank, seed)  # type: ignore[arg-type]  # they were looked at
     count = _trained(module, "quantized: adapter")
-    return TrainedWeights(count, lambda: Beside(grids, dict(zip(linears, adapters.take_off(), strict=True))))
+    return TrainedWeights(count, lambda: TrainingResult(grids, dict(zip(linears, adapters.take_off(), strict=True))))
 
 
 def _linears(parts: Iterable[nn.Module]) -> list[nn.Linear]:
