@@ -10,12 +10,13 @@ import pytest
 import torch
 from language_world import in_shards, write_folder, write_tokenizer
 from safetensors.torch import load_file
-from test_language_training import context, loss_of
+from test_language_training import context, counting, loss_of
 from test_trained_weights import folder, learnt, quantized  # noqa: F401, fixtures
 from tiny import faults
+from transformers import AutoModelForCausalLM
 
 from squeeze.errors import EffectError, ModelError, UsageError
-from squeeze.models.base import ADAPTER
+from squeeze.models.base import ADAPTER, Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.distill.distill import Distill
 from squeeze.targets.checkpoint import Checkpoint
@@ -70,6 +71,17 @@ def test_it_lies_in_pefts_files_under_pefts_names(base: LanguageModel, trained: 
     assert (down.shape[1], up.shape[0], len(down), up.shape[1]) == (weight.q.shape[1], len(weight.q), 4, 4)
     expected = weight.dequantize() + 2 * up @ down
     torch.testing.assert_close(trained.tensor(f"{name}.weight", wide=True), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
+def test_peft_lays_it_over_the_same_weights(base: LanguageModel, trained: LanguageModel, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed: pip install peft")
+    base.save_dense(tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokens = torch.from_numpy(counting().tokens)
+    with torch.no_grad():
+        logits = peft.PeftModel.from_pretrained(stock, str(trained.folder / "adapter")).eval()(input_ids=tokens).logits
+    torch.testing.assert_close(logits, trained.predict(Batch({"input_ids": tokens})), rtol=0, atol=1e-4)
 
 
 def test_a_copy_of_the_model_has_it_too(trained: LanguageModel, tmp_path: Path) -> None:
