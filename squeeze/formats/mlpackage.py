@@ -7,6 +7,7 @@ business of ``squeeze.writers``.
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,17 @@ Array = np.ndarray[Any, Any]
 
 
 def coremltools() -> Any:
-    """The package, imported without its lines about versions of other packages and about macOS."""
+    """The package, imported without its lines about versions of other packages and about macOS.
+
+    It imports ExecuTorch where that is installed, and no user can act on what that warns of its own code.
+    """
     logger = logging.getLogger("coremltools")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        import coremltools
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import coremltools
     finally:
         logger.setLevel(before)
     return coremltools
