@@ -54,21 +54,20 @@ def draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.nd
 
 
 def _draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    probabilities = logits.double().softmax(1)
+    """Of a few rows: all their distributions lie one behind the other, row ``r`` from ``r`` to ``r + 1``."""
+    rows, vocabulary = logits.shape
+    probabilities = logits.float().softmax(1)
     draws = number_of_draws(probabilities, unique)
-    offsets = torch.rand(len(logits), generator=generator, dtype=torch.float64)
-    numbers = torch.arange(int(draws.max()))
-    ids = torch.searchsorted(probabilities.cumsum(1), (numbers + offsets[:, None]) / draws[:, None], right=True)
-    ids.clamp_(max=logits.shape[1] - 1)  # where rounding leaves the sum below the last place
-    ids[numbers >= draws[:, None]] = none = logits.shape[1]
-    samples = ids.numpy()  # ascending, since places are
-    first = np.ones(samples.shape, dtype=bool)
-    first[:, 1:] = samples[:, 1:] != samples[:, :-1]
-    places = np.flatnonzero(first)
-    counts = np.diff(places, append=samples.size)
-    tokens = samples.reshape(-1)[places]
-    real = tokens != none
-    return np.bincount(places[real] // samples.shape[1], minlength=len(samples)), tokens[real], counts[real]
+    cumulative = probabilities.cumsum(1).double()
+    cumulative.div_(cumulative[:, -1:].clone()).add_(torch.arange(rows)[:, None])
+    offsets = torch.rand(rows, generator=generator, dtype=torch.float64)
+    row = torch.repeat_interleave(torch.arange(rows), draws)
+    number = torch.arange(len(row)) - (draws.cumsum(0) - draws)[row]
+    places = torch.searchsorted(cumulative.flatten(), row + (number + offsets[row]) / draws[row], right=True)
+    places = torch.minimum(places, (row + 1) * vocabulary - 1)  # where an offset of almost 1 was rounded up
+    drawn, counts = torch.unique_consecutive(places, return_counts=True)
+    lengths = torch.bincount(drawn // vocabulary, minlength=rows)
+    return lengths.numpy(), (drawn % vocabulary).numpy(), counts.numpy()
 
 
 def pack(lengths: np.ndarray, tokens: np.ndarray, counts: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
