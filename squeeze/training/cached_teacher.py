@@ -22,7 +22,7 @@ from squeeze.store import Journal
 
 TOKENS, SHARES = "teacher_tokens", "teacher_shares"  # extra inputs of a batch
 PIECE_TOKENS = 1 << 16  # sequences per piece; a killed run resumes after the last whole piece
-CHUNK = 8  # sequences whose logits are in memory
+LOGITS_VALUES = 1 << 24  # logits in memory at once, or those of one sequence: 64 MB
 
 
 def most_bytes(unique: int) -> int:
@@ -62,9 +62,9 @@ def write_cache(
 
 def _piece(decoder: Decoder, batch: Batch, unique: int, seed: tuple[int, int]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    packed = []
+    packed, tokens = [], batch.inputs["input_ids"]
     with torch.inference_mode():
-        for _, logits in decoder.logits(batch.inputs["input_ids"], CHUNK):
+        for _, logits in decoder.logits(tokens, max(1, LOGITS_VALUES // (tokens.shape[1] * decoder.vocabulary))):
             draws = draw(logits[:, :-1].flatten(0, 1), unique, generator)
             packed.append(pack(*draws, decoder.vocabulary))
     lengths, entries = (np.concatenate(parts) for parts in zip(*packed, strict=True))
