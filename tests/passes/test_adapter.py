@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from language_world import in_shards, write_folder, write_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_language_training import context, counting, loss_of
 from test_trained_weights import folder, learnt, quantized  # noqa: F401, fixtures
 from tiny import faults
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from squeeze.errors import EffectError, ModelError, UsageError
 from squeeze.models.base import ADAPTER, Batch
+from squeeze.models.language.adapter import CONFIG, FOLDER, WEIGHTS
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.distill.distill import Distill
 from squeeze.targets.checkpoint import Checkpoint
@@ -54,11 +55,12 @@ def test_it_wins_back_what_rounding_lost_and_the_base_stays(
         assert torch.equal(before.scale, after.scale)
     assert trained.nbytes() == trained.shards.nbytes() + trained.adapter.nbytes()  # type: ignore[union-attr]
     assert trained.parameters() == base.parameters() + trained.adapter.parameters()  # type: ignore[union-attr]
+    assert trained.macs() == base.macs() + trained.adapter.parameters()  # type: ignore[operator,union-attr]
     assert trained.marks() == {"quantized", ADAPTER}
 
 
 def test_it_lies_in_pefts_files_under_pefts_names(base: LanguageModel, trained: LanguageModel) -> None:
-    place = trained.folder / "adapter"
+    place = trained.folder / FOLDER
     config, tensors = (
         json.loads((place / "adapter_config.json").read_text()),
         load_file(place / "adapter_model.safetensors"),
@@ -80,7 +82,7 @@ def test_peft_lays_it_over_the_same_weights(base: LanguageModel, trained: Langua
     stock = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     tokens = torch.from_numpy(counting().tokens)
     with torch.no_grad():
-        logits = peft.PeftModel.from_pretrained(stock, str(trained.folder / "adapter")).eval()(input_ids=tokens).logits
+        logits = peft.PeftModel.from_pretrained(stock, str(trained.folder / FOLDER)).eval()(input_ids=tokens).logits
     torch.testing.assert_close(logits, trained.predict(Batch({"input_ids": tokens})), rtol=0, atol=1e-4)
 
 
@@ -116,16 +118,46 @@ def test_a_target_that_would_lose_it_builds_nothing(trained: LanguageModel, tmp_
         ({"use_dora": True}, "no adapter that is read here"),
         ({"r": 0}, "r 0 and lora_alpha 8.0 are no rank and no number"),
         ({"lora_alpha": None}, "r 4 and lora_alpha None are no rank and no number"),
+        ({"lora_alpha": float("inf")}, "r 4 and lora_alpha inf are no rank and no number"),
+        ({"r": 5}, r"lora_A\.weight' does not fit: \[4, \d+\] on disk, \[5, \d+\] by model and rank"),
     ],
 )
 def test_an_adapter_that_is_none_is_one_line(
     trained: LanguageModel, tmp_path: Path, change: dict[str, object], line: str
 ) -> None:
     trained.save(tmp_path)
-    file = tmp_path / "adapter" / "adapter_config.json"
+    file = tmp_path / FOLDER / CONFIG
     values = json.loads(file.read_text()) | change
     file.unlink()  # a link to the trained one's
     file.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=line):
+        LanguageModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("mlp.up_proj.lora_B", "mlp.up_proj.lora_C", r"up_proj\.lora_B\.weight' does not fit: \[\] on disk, \[48, 4\]"),
+        (
+            "layers.1.mlp.up_proj",
+            "layers.7.mlp.up_proj",
+            "'model.layers.7.mlp.up_proj.weight', which is no matrix",
+        ),
+        (
+            "layers.1.mlp.up_proj",
+            "layers.1.mlp.down_proj2",
+            "'model.layers.1.mlp.down_proj2.weight', which is no",
+        ),
+    ],
+)
+def test_an_adapter_of_other_weights_is_one_line(
+    trained: LanguageModel, tmp_path: Path, old: str, new: str, line: str
+) -> None:
+    trained.save(tmp_path)
+    file = tmp_path / FOLDER / WEIGHTS
+    tensors = {name.replace(old, new): value for name, value in load_file(file).items()}
+    file.unlink()
+    save_file(tensors, file)
     with pytest.raises(ModelError, match=line):
         LanguageModel.load(tmp_path)
 

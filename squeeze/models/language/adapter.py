@@ -7,6 +7,7 @@ It lies in a folder of its own inside the model's, in the files and under the na
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,8 @@ from squeeze.errors import ModelError
 from squeeze.formats.regular import read_json
 from squeeze.models.shards import Shards
 
-FOLDER, CONFIG, WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"
+FOLDER = "squeeze-adapter"  # no folder of a stranger's model, in which others would see no adapter
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", "lora_A.weight", "lora_B.weight"  # PEFT's
 
 
@@ -56,7 +58,7 @@ class Adapter:
         if not isinstance(values, dict) or values.get("peft_type") != "LORA" or values.get("use_dora"):
             raise ModelError(f"{folder / CONFIG}: no adapter that is read here; one of PEFT's type LORA would be")
         rank, alpha = values.get("r"), values.get("lora_alpha")
-        if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+        if not (isinstance(rank, int) and isinstance(alpha, int | float) and rank > 0 and math.isfinite(alpha)):
             raise ModelError(f"{folder / CONFIG}: r {rank!r} and lora_alpha {alpha!r} are no rank and no number")
         self.rank, self.factor = rank, alpha / rank
         self.shards = Shards(folder, [folder / WEIGHTS])
@@ -71,6 +73,20 @@ class Adapter:
         """Of the weights that have an update, as the module calls them."""
         pieces = [name.removeprefix(PREFIX) for name in self.shards.pieces if name.endswith(DOWN)]
         return [f"{name.removesuffix(DOWN)}weight" for name in pieces]
+
+    def require_fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ``ModelError`` where it is not of weights of these shapes, by their names in the module."""
+        expected: dict[str, tuple[int, ...]] = {}
+        for name in self.names:
+            if len(shape := shapes.get(name, ())) != 2:
+                raise ModelError(f"{self.folder}: an update of '{name}', which is no matrix of the model")
+            base = PREFIX + name.removesuffix("weight")
+            expected |= {base + DOWN: (self.rank, shape[1]), base + UP: (shape[0], self.rank)}
+        stored = {name: piece.shape for name, piece in self.shards.pieces.items()}
+        for name in sorted(expected.keys() | stored.keys()):
+            if stored.get(name) != expected.get(name):
+                what = f"{list(stored.get(name, ()))} on disk, {list(expected.get(name, ()))} by model and rank"
+                raise ModelError(f"{self.folder}: '{name}' does not fit: {what}")
 
     @property
     def files(self) -> list[Path]:

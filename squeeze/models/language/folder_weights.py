@@ -42,6 +42,10 @@ class FolderWeights:
         if HEAD in self.skeleton.factors and EMBEDDING in self.stored_names.alone:
             self.stored_names.alone.setdefault(HEAD, self.stored_names.alone[EMBEDDING])  # tied on disk, scaled apart
         self._require_all()
+        if self.adapter is not None:
+            self.adapter.require_fit(
+                {name: tuple(value.shape) for name, value in self.skeleton.module.named_parameters()}
+            )
 
     def tensor(self, name: str, wide: bool = False) -> Tensor:
         """One weight by its name in the module, with what an adapter adds to it.

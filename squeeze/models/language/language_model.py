@@ -222,7 +222,9 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         return self.skeleton.ends
 
     def macs(self) -> int | None:
-        return self._macs
+        """Of one token; each value of an adapter is multiplied once."""
+        macs: int | None = self._macs
+        return macs + self.adapter.parameters() if macs is not None and self.adapter else macs
 
     @cached_property
     def _macs(self) -> int | None:

@@ -153,7 +153,9 @@ class Distill(TrainingPass):
         if self.quantized != "adapter" or before.parameters is None:
             return super().preview(model, before)
         added = trained_weights(in_shards(model), self, self.quantized)
-        return replace(before, touched=(), parameters=before.parameters + added, nbytes=before.nbytes + FLOAT * added)
+        macs = None if before.macs is None else before.macs + added
+        counts = {"parameters": before.parameters + added, "nbytes": before.nbytes + FLOAT * added, "macs": macs}
+        return replace(before, touched=(), **counts)
 
     def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:
