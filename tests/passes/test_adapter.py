@@ -137,7 +137,7 @@ def test_an_adapter_that_is_none_is_one_line(
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("mlp.up_proj.lora_B", "mlp.up_proj.lora_C", r"up_proj\.lora_B\.weight' does not fit: \[\] on disk, \[48, 4\]"),
+        ("mlp.up_proj.lora_B", "mlp.up_proj.lora_C", r"up_proj\.lora_B\.weight' does not fit: \[\] on disk, \[96, 4\]"),
         (
             "layers.1.mlp.up_proj",
             "layers.7.mlp.up_proj",

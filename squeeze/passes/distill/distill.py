@@ -154,8 +154,8 @@ class Distill(TrainingPass):
             return super().preview(model, before)
         added = trained_weights(in_shards(model), self, self.quantized)
         macs = None if before.macs is None else before.macs + added
-        counts = {"parameters": before.parameters + added, "nbytes": before.nbytes + FLOAT * added, "macs": macs}
-        return replace(before, touched=(), **counts)
+        more = before.parameters + added, before.nbytes + FLOAT * added
+        return replace(before, touched=(), parameters=more[0], nbytes=more[1], macs=macs)
 
     def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:
