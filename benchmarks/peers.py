@@ -23,10 +23,7 @@ OURS = ("lazy-loader", "safetensors")  # what our own script in there imports
 REQUIREMENTS = {
     "llm-compressor": ("llmcompressor==0.14.0.1",),
     "gptqmodel": ("gptqmodel==7.6.0",),
-    "neural-compressor": (
-        "neural-compressor[pt]==3.10",
-        "transformers==5.17.0",
-    ),  # which it imports and does not ask for
+    "neural-compressor": ("neural-compressor[pt]==3.10", "transformers==5.17.0", "accelerate==1.15.0"),
     "auto-round": ("auto-round==0.16.1",),
 }
 MODULES = {
