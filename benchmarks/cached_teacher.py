@@ -9,14 +9,16 @@ none has seen, each difference paired by document with its 95 % interval. Bytes 
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from _inputs import positive, run
+from _inputs import run
 from _teaching import BATCH, HELD_OUT, TRAIN, compare, parser_of, prose, score, show
 
+from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.cli.terminal import LineProgress
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.resident import ResidentLanguageModel
@@ -30,7 +32,7 @@ NOISE = 0.5  # of a matrix's own standard deviation
 
 def main() -> None:
     parser = parser_of(__doc__.splitlines()[0])
-    parser.add_argument("--cached", type=positive, nargs="+", default=[12, 64], help="different tokens a position")
+    parser.add_argument("--cached", type=unique, nargs="+", default=[12, 64], help="different tokens a position")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.real / "models" / "prose6M"
@@ -39,7 +41,7 @@ def main() -> None:
         for name, file, samples in (("train", TRAIN, options.steps * BATCH), ("held", HELD_OUT, options.sequences))
     }
     shared = {"steps": options.steps, "batch_size": BATCH, "learning_rate": options.rate}
-    drawn = {f"drawn {unique}": Distill(**shared, cached=unique) for unique in options.cached}
+    drawn = {f"drawn {count}": Distill(**shared, cached=count) for count in options.cached}
     passes = {"teacher": Distill(**shared), **drawn, "text": Finetune(**shared)}
     original = LanguageModel(folder)
     with tempfile.TemporaryDirectory() as work:
@@ -60,6 +62,13 @@ def main() -> None:
             for name in drawn:
                 for other in ("teacher", "text"):
                     compare(result, name, other, texts["held"])
+
+
+def unique(text: str) -> int:
+    """As many different tokens as a pass would take."""
+    if not text.isdecimal() or not 0 < int(text) <= MOST_UNIQUE:
+        raise argparse.ArgumentTypeError(f"{text} is none; a whole number from 1 to {MOST_UNIQUE} would do")
+    return int(text)
 
 
 def damaged(model: LanguageModel, folder: Path) -> LanguageModel:

@@ -61,12 +61,12 @@ def _table(check: Check, threads: int, shows_form: bool, names_layers: bool) -> 
 
 
 def _layers(check: Check) -> list[str]:
-    """What passes need and touch, each said once however many branches have it."""
+    """What passes need and touch, a line each, however many branches share them."""
     lines = []
     for row in check.explained:
         *_, needs, layers = _explained(row)
-        said = [*([f"needs {needs}"] if needs else []), *([f"layers {layers}"] if layers else [])]
-        lines += [f"{row.name}: {'; '.join(said)}"] if said else []
+        parts = [*([f"needs {needs}"] if needs else []), *([f"layers {layers}"] if layers else [])]
+        lines += [f"{row.name}: {'; '.join(parts)}"] if parts else []
     return list(dict.fromkeys(lines))
 
 

@@ -29,6 +29,7 @@ from squeeze.models.language.footprint import (
     largest_block_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.language.memory import small_heap
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
@@ -75,6 +76,7 @@ class TokenScores(SavedArrays):
         return len(self.nll)
 
 
+@small_heap()
 def score_tokens(
     model: Decoder,
     data: TokenDataset,

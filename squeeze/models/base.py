@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 FREE_SIZE = 16  # size of a free dimension in made-up examples
 FULLY = "fully quantized"  # the mark of a graph whose activations are integers too
-
-ADAPTER = "beside an adapter"  # a mark: low-rank updates lie in a file of their own
+ADAPTER = "beside an adapter"  # the mark of weights whose low-rank updates lie in a file of their own
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from squeeze.models.tasks.base import Task
     from squeeze.models.torch_model import TorchModel
     from squeeze.models.torch_stage import TorchStage
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is written beside the weights of a module, each by a weight's name.
+
+    Args:
+        grids: Of weights that lie on one.
+        updates: What an adapter adds to weights that stay.
+    """
+
+    grids: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    updates: Mapping[str, LowRank] = field(default_factory=dict)
+
+
+NOTHING = Beside()
 
 
 class Resident(ABC):
@@ -51,18 +67,12 @@ class Resident(ABC):
         """Examples that go through the module at once; gradients of the parts of a batch are added."""
 
     @abstractmethod
-    def commit(
-        self,
-        folder: Path,
-        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
-        updates: Mapping[str, LowRank] = MappingProxyType({}),
-    ) -> TorchStage:
+    def commit(self, folder: Path, beside: Beside = NOTHING) -> TorchStage:
         """The model with the weights as they are now, in evaluation mode.
 
         Args:
             folder: Empty; where a model lies whose weights are kept on disk.
-            grids: Those of weights that lie on one, by name.
-            updates: What an adapter adds to weights that stay, by name; only a model of blocks keeps some.
+            beside: Only a language model has any.
         """
 
     @property
@@ -104,12 +114,7 @@ class ResidentTorchModel(Resident):
     def micro_batch(self, batch: Batch) -> int:
         return len(batch)  # batch norm sees a whole batch
 
-    def commit(
-        self,
-        folder: Path,
-        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
-        updates: Mapping[str, LowRank] = MappingProxyType({}),
-    ) -> TorchModel:
+    def commit(self, folder: Path, beside: Beside = NOTHING) -> TorchModel:
         self.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return self.model
 

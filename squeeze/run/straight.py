@@ -20,7 +20,6 @@ from squeeze.evaluate.evidence.base import Sources, Subject
 from squeeze.evaluate.fit import require_fit
 from squeeze.ledger import Ledger
 from squeeze.models.base import Model
-from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.passes.base import Context
 from squeeze.plan.check import check
 from squeeze.plan.plan import Branch, Plan, Step
@@ -80,7 +79,7 @@ def run(
         raise PlanError(plan.located(checked.faults), plan.file)
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
-    with small_heap(), one_line_if_refused(store.folder), store.run() as work, work_within(work), team_of(plan) as team:
+    with one_line_if_refused(store.folder), store.run() as work, work_within(work), team_of(plan) as team:
         lender = Lender(plan, model, store, progress)
         opened = open_all(plan, brought, lender)
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
@@ -293,7 +292,6 @@ class Line:
         self.progress.say(row_line(row.to_json()))
         for model in (stored, *again):
             model.model.close()
-        trim_heap()
 
     def _judge(self, branch: str | None) -> None:
         last = self.result.ledger.line_of(branch)[-1]

@@ -73,7 +73,7 @@ class GenaiDecoder(LanguageArtifact):
         self.require_known(tokens)
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            yield part, torch.stack([self._row(row) for row in tokens[part]])
+            yield part, self.in_pieces(tokens[part], tokens.shape[1])
 
     def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
         self.require_known(text)
@@ -82,7 +82,8 @@ class GenaiDecoder(LanguageArtifact):
         for start in range(0, len(text), size):
             part = slice(start, min(start + size, len(text)))
             self._feed(generator, text[part].tolist())
-            yield part, torch.from_numpy(np.array(generator.get_output("logits"), np.float32))[0]
+            logits = self._running(lambda: generator.get_output("logits"))
+            yield part, torch.from_numpy(np.array(logits, np.float32))[0]
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         self._require_within(len(prompt) + most)
@@ -96,11 +97,6 @@ class GenaiDecoder(LanguageArtifact):
 
     def _feed(self, generator: Any, tokens: Sequence[int]) -> None:
         self._running(lambda: generator.append_tokens(np.array([list(tokens)], np.int32)))
-
-    def _row(self, text: Tensor) -> Tensor:
-        """Logits ``[length, vocabulary]`` of one text, in one piece."""
-        ((_, logits),) = self.pieces(text, len(text))
-        return logits
 
     def _generator(self, most: int) -> Any:
         import onnxruntime_genai as og

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,6 @@ from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.runtimes.base import GENERATE, Runtime
 
 FILE_NAME = "model.gguf"
-ADAPTER_NAME = "adapter.gguf"  # beside it, where the model has one
 BATCH = 256  # tokens at most that are read at once: llama.cpp takes memory for all of their logits
 STEP = 256  # llama.cpp rounds the context up to a multiple of this
 
@@ -89,8 +88,7 @@ class GgufDecoder(GgufFile):
     def logits(self, tokens: Tensor, chunk: int = 8, spill: Path | None = None) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(tokens), chunk):
             part = slice(start, min(start + chunk, len(tokens)))
-            rows = (torch.cat([logits for _, logits in self.pieces(row, BATCH)]) for row in tokens[part])
-            yield part, torch.stack(list(rows))
+            yield part, self.in_pieces(tokens[part], BATCH)
 
     def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
         self.require_known(text)
@@ -138,8 +136,9 @@ class GgufDecoder(GgufFile):
 
         if (adapter := self.folder / ADAPTER_NAME).is_file() and not options.get("vocab_only"):
             options["lora_path"] = str(adapter)
+        talks = options.keys() & {"vocab_only", "lora_path"}  # of a context of 0, and of each weight with an adapter
         try:
-            with WithoutAmx(), redirect_stderr(StringIO()):  # it says where it lays an adapter, weight by weight
+            with WithoutAmx(), redirect_stderr(StringIO()) if talks else nullcontext():
                 return Llama(str(self.main), verbose=False, **options)
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(f"{self.main}: llama.cpp cannot load it ({first_line(error)})") from None
@@ -206,6 +205,9 @@ class LlamaCppScript:
             logits = self.library.llama_get_logits_ith(self.llama.ctx, -1)
             rows.append(np.ctypeslib.as_array(logits, shape=(self.llama.n_vocab(),)).copy())
         return np.stack(rows)
+
+
+ADAPTER_NAME = LlamaCppScript.ADAPTER
 
 
 class LlamaCpp(Runtime):

@@ -104,7 +104,7 @@ class OnnxDecoder(LanguageArtifact):
         step = max(1, LOGITS_BYTES // (4 * self.vocabulary))
         if rows * length <= step:
             return torch.from_numpy(self.session.read(tokens.numpy(), self.session.nothing(rows), 0)[0])
-        return torch.stack([torch.cat([logits for _, logits in self.pieces(row, step)]) for row in tokens])
+        return self.in_pieces(tokens, step)
 
 
 def in_onnx_runtime(name: str, graph: Path) -> str:

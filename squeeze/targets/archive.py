@@ -123,7 +123,7 @@ def _compressor(content: BinaryIO) -> Any:
     """Deflate as it makes the beginning of a file smallest.
 
     Weights hold few sequences of bytes that occur twice. Where codes for single bytes do as well, the search for such
-    sequences is left out: it takes four fifths of the time.
+    sequences, which takes most of the time, is left out.
     """
     sample = content.read(SAMPLE_BYTES)
     content.seek(0)

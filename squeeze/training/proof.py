@@ -14,6 +14,8 @@ from squeeze.models.base import Model
 from squeeze.models.language.adapter import LowRank
 from squeeze.models.language.language_model import in_shards
 
+PARTS = {"q": "integers", "scale": "scales", "zero_point": "zero points"}  # of a grid, in words
+
 
 def require_written(
     module: nn.Module, model: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
@@ -71,13 +73,13 @@ def grid_broken(before: Model, after: Model, how: str) -> Iterator[str]:
     old, new = in_shards(before), in_shards(after)
     if before.grid_kinds() != after.grid_kinds():
         yield "promises the grids that it was given, and left others"
-    elif how == "scales" or how == "adapter":
-        changed = [name for name in old.grid if not torch.equal(old.quantized(name).q, new.quantized(name).q)]
-        if changed:
-            yield f"promises integers that stay, and moved those of {changed[0]} and {len(changed) - 1} more"
-    if how == "adapter":
-        if not old.adapter and not new.adapter:
-            yield "promises an adapter beside the weights, and left none"
-        moved = [name for name in old.grid if not torch.equal(old.quantized(name).scale, new.quantized(name).scale)]
-        if moved:
-            yield f"promises scales that stay, and moved those of {moved[0]} and {len(moved) - 1} more"
+        return
+    stay = {"scales": ("q",), "adapter": ("q", "scale", "zero_point")}.get(how, ())
+    for part in stay:
+        names = [
+            n for n in old.grid if not torch.equal(getattr(old.quantized(n), part), getattr(new.quantized(n), part))
+        ]
+        if names:
+            yield f"promises {PARTS[part]} that stay, and moved those of {names[0]} and {len(names) - 1} more"
+    if how == "adapter" and new.adapter is None:
+        yield "promises an adapter beside the weights, and left none"

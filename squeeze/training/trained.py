@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import SqueezeError
-from squeeze.models.language.adapter import LowRank
-from squeeze.models.resident import Resident
+from squeeze.models.language.adapter import adaptable
+from squeeze.models.resident import Beside, Resident
 from squeeze.training.adapters import Adapters
 from squeeze.training.on_grid import put_on_grid, take_off_grid
 
@@ -20,28 +19,15 @@ OnGrids = Literal["scales", "all", "adapter"]
 
 
 @dataclass(frozen=True)
-class TrainingResult:
-    """What a training gives beside the weights in its module.
-
-    Args:
-        grids: Of weights that lie on one, by name.
-        updates: What an adapter adds to weights that stay, by name.
-    """
-
-    grids: Mapping[str, QuantizedTensor] = field(default_factory=dict)
-    updates: Mapping[str, LowRank] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class TrainedWeights:
     """The weights of a student that are being trained.
 
     Args:
-        finish: Undoes what was put into the module.
+        finish: Undoes what was put into the module; gives what is to be written beside its weights.
     """
 
     count: int
-    finish: Callable[[], TrainingResult]
+    finish: Callable[[], Beside]
 
 
 def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: int) -> TrainedWeights:
@@ -55,15 +41,15 @@ def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: 
         module.requires_grad_(False)
         adapters = Adapters(_linears(student.blocks() or [module]), rank, seed)
 
-        def merged() -> TrainingResult:
+        def merged() -> Beside:
             adapters.merge()
-            return TrainingResult()
+            return Beside()
 
         return TrainedWeights(_trained(module, train), merged)
     parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
     for part in parts:
         part.requires_grad_(True)
-    return TrainedWeights(_trained(module, train), TrainingResult)
+    return TrainedWeights(_trained(module, train), Beside)
 
 
 def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> TrainedWeights:
@@ -77,7 +63,7 @@ def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> Trai
         put_on_grid(module, name, grid, integers=how == "all")
     return TrainedWeights(
         _trained(module, f"quantized: {how}"),
-        lambda: TrainingResult({name: take_off_grid(module, name) for name in grids}),
+        lambda: Beside({name: take_off_grid(module, name) for name in grids}),
     )
 
 
@@ -87,11 +73,10 @@ def _train_beside(student: Resident, rank: int, seed: int) -> TrainedWeights:
     for name, grid in grids.items():
         weight = module.get_parameter(name)
         weight.data.copy_(grid.dequantize().reshape(weight.shape))
-    linears = {name: module.get_submodule(name.removesuffix(".weight")) for name in grids if name.endswith(".weight")}
-    linears = {name: part for name, part in linears.items() if isinstance(part, nn.Linear)}
-    adapters = Adapters(linears.values(), rank, seed)  # type: ignore[arg-type]  # they were looked at
+    linears = adaptable(module, grids)
+    adapters = Adapters(linears.values(), rank, seed)
     count = _trained(module, "quantized: adapter")
-    return TrainedWeights(count, lambda: TrainingResult(grids, dict(zip(linears, adapters.take_off(), strict=True))))
+    return TrainedWeights(count, lambda: Beside(grids, dict(zip(linears, adapters.take_off(), strict=True))))
 
 
 def _linears(parts: Iterable[nn.Module]) -> list[nn.Linear]:

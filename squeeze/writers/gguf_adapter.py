@@ -9,7 +9,7 @@ from torch import Tensor
 
 from squeeze.formats import gguf_file
 from squeeze.formats.gguf_file import Entry, gguf, write
-from squeeze.models.language.adapter import Adapter
+from squeeze.models.language.adapter import AdapterFolder
 from squeeze.models.language.gguf.architecture import Architecture
 from squeeze.models.language.gguf.tensors import rows_of
 from squeeze.models.language.gguf_names import sources
@@ -19,7 +19,7 @@ from squeeze.writers.proof import Equality, compared
 DOWN, UP = "lora_a", "lora_b"  # endings of llama.cpp's names: [rank, in] and [out, rank]
 
 
-def write_adapter(model: LanguageModel, adapter: Adapter, architecture: Architecture, file: Path) -> None:
+def write_adapter(model: LanguageModel, adapter: AdapterFolder, architecture: Architecture, file: Path) -> None:
     """Write the file, float32; it appears whole or not at all."""
     package = gguf()
     writer = package.GGUFWriter(None, architecture.name)
@@ -31,14 +31,16 @@ def write_adapter(model: LanguageModel, adapter: Adapter, architecture: Architec
     write(file, writer, entries, (tensor for _, tensor in _tensors(model, adapter, architecture)))
 
 
-def prove_adapter(model: LanguageModel, adapter: Adapter, architecture: Architecture, file: Path) -> Iterator[Equality]:
+def prove_adapter(
+    model: LanguageModel, adapter: AdapterFolder, architecture: Architecture, file: Path
+) -> Iterator[Equality]:
     """Each tensor, as the gguf package reads it."""
     reader = gguf_file.read(file)
     for name, own in _tensors(model, adapter, architecture):
         yield compared(name, "gguf", "gguf", own, gguf_file.dense(reader, name))
 
 
-def _tensors(model: LanguageModel, adapter: Adapter, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: LanguageModel, adapter: AdapterFolder, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
     """Under llama.cpp's names, with the rows of what is added in the order of the weight's."""
     for source in sources(model.skeleton, architecture.name):
         if source.origin in adapter.names:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from language_world import in_shards, write_folder, write_tokenizer
+from language_world import in_shards
 from safetensors.torch import load_file, save_file
 from test_language_training import context, counting, loss_of
-from test_trained_weights import folder, learnt, quantized  # noqa: F401, fixtures
-from tiny import faults
+from test_trained_weights import folder, learnt, plan_faults, quantized  # noqa: F401, fixtures
 from transformers import AutoModelForCausalLM
 
 from squeeze.errors import EffectError, ModelError, UsageError
 from squeeze.models.base import ADAPTER, Batch
 from squeeze.models.language.adapter import CONFIG, FOLDER, WEIGHTS
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.base import Preview
 from squeeze.passes.distill.distill import Distill
 from squeeze.targets.checkpoint import Checkpoint
 from squeeze.training.proof import require_adapter
@@ -57,6 +57,34 @@ def test_it_wins_back_what_rounding_lost_and_the_base_stays(
     assert trained.parameters() == base.parameters() + trained.adapter.parameters()  # type: ignore[union-attr]
     assert trained.macs() == base.macs() + trained.adapter.parameters()  # type: ignore[operator,union-attr]
     assert trained.marks() == {"quantized", ADAPTER}
+
+
+def test_a_pass_that_moves_what_it_promised_to_leave_is_found(
+    base: LanguageModel,
+    trained: LanguageModel,
+    learnt: LanguageModel,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    assert not list(PASS.check_effect(base, trained, {}))
+    other = quantized(learnt, tmp_path, clip="mse")  # other integers and scales, and no adapter
+    lines = list(PASS.check_effect(base, other, {}))
+    starts = [
+        "promises integers that stay, and moved ",
+        "promises scales that stay, and moved ",
+        "promises an adapter ",
+    ]
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 3
+
+
+def test_a_weight_that_lies_on_no_grid_gets_none(learnt: LanguageModel, tmp_path: Path) -> None:  # noqa: F811
+    some = quantized(learnt, tmp_path / "some", include=("*.mlp.*",), embeddings=8)
+    lent = context(tmp_path / "trained", learnt.folder)
+    foretold = PASS.preview(some, Preview((), some.parameters(), some.nbytes(), some.macs(), grid=some.grid_kinds()))
+    after = in_shards(PASS.run(some, lent))
+    assert after.adapter is not None
+    assert len(after.adapter.names) == 6
+    assert all(".mlp." in name for name in after.adapter.names)
+    assert (foretold.parameters, foretold.macs) == (after.parameters(), after.macs())
 
 
 def test_it_lies_in_pefts_files_under_pefts_names(base: LanguageModel, trained: LanguageModel) -> None:
@@ -190,8 +218,5 @@ FAULTS: dict[tuple[str, ...], str] = {
 @pytest.mark.parametrize("settings", FAULTS, ids=lambda one: one[0])
 def test_where_it_would_be_lost_is_a_fault(tmp_path: Path, settings: tuple[str, ...]) -> None:
     pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
-    write_tokenizer(write_folder(tmp_path / "model"))
-    (tmp_path / "train.txt").write_text("a small house at the edge of the wood " * 20)
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    messages = faults(tmp_path / "plan.yaml", *settings)
+    messages = plan_faults(tmp_path, PLAN, *settings)
     assert any(FAULTS[settings] in line for line in messages), messages

@@ -220,11 +220,17 @@ FAULTS: dict[tuple[str, ...], str] = {
 }
 
 
+def plan_faults(folder: Path, plan: str, *settings: str) -> list[str]:
+    """What is wrong with a plan for a tiny Llama and a text, both of which it finds beside itself."""
+    if not (folder / "model").is_dir():
+        write_tokenizer(write_folder(folder / "model"))
+        (folder / "train.txt").write_text("a small house at the edge of the wood " * 20)
+    (folder / "plan.yaml").write_text(plan)
+    return faults(folder / "plan.yaml", *settings)
+
+
 @pytest.mark.parametrize("settings", FAULTS, ids=lambda one: one[0])
 def test_what_cannot_be_trained_on_a_grid_is_a_fault(tmp_path: Path, settings: tuple[str, ...]) -> None:
-    write_tokenizer(write_folder(tmp_path / "model"))
-    (tmp_path / "train.txt").write_text("a small house at the edge of the wood " * 20)
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    assert not faults(tmp_path / "plan.yaml", "passes.1.epochs=1")
-    messages = faults(tmp_path / "plan.yaml", *settings)
+    assert not plan_faults(tmp_path, PLAN, "passes.1.epochs=1")
+    messages = plan_faults(tmp_path, PLAN, *settings)
     assert any(FAULTS[settings] in line for line in messages), messages

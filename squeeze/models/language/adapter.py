@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeeze.errors import ModelError
 from squeeze.formats.regular import read_json
@@ -45,7 +45,7 @@ class LowRank:
         return self.factor * (self.up @ self.down)
 
 
-class Adapter:
+class AdapterFolder:
     """What a model's folder holds of an adapter; updates are read as they are asked for.
 
     Raises:
@@ -64,7 +64,7 @@ class Adapter:
         self.shards = Shards(folder, [folder / WEIGHTS])
 
     @classmethod
-    def beside(cls, folder: Path) -> Adapter | None:
+    def beside(cls, folder: Path) -> AdapterFolder | None:
         """That of a model in a folder; None where it has none."""
         return cls(folder / FOLDER) if (folder / FOLDER / CONFIG).is_file() else None
 
@@ -108,6 +108,12 @@ class Adapter:
     def added(self, name: str, value: Tensor) -> Tensor:
         """A weight with what the adapter adds to it, in the weight's own dtype."""
         return (value.float() + self.update(name).weight()).to(value.dtype) if name in self.names else value
+
+
+def adaptable(module: nn.Module, names: Collection[str]) -> dict[str, nn.Linear]:
+    """The linears of a module whose weights are among these names, by the weights' names."""
+    linears = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    return {name: linears[name] for name in names if name in linears}
 
 
 def write_adapter(model_folder: Path, updates: Mapping[str, LowRank]) -> None:

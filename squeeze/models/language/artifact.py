@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from squeeze import registry
 from squeeze.errors import ModelError
@@ -52,6 +53,14 @@ class LanguageArtifact(Decoder, Artifact):
     @abstractmethod
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         """Continue greedily by up to ``most`` tokens, each as soon as it is known, with the runtime's own cache."""
+
+    def in_pieces(self, tokens: Tensor, size: int) -> Tensor:
+        """Logits float32 ``[rows, length, vocabulary]`` of texts that are read so many tokens at a time."""
+        logits = torch.empty(*tokens.shape, self.vocabulary)
+        for row, text in enumerate(tokens):
+            for part, piece in self.pieces(text, size):
+                logits[row, part] = piece
+        return logits
 
     @property
     def files(self) -> tuple[Path, ...]:

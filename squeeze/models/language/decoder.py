@@ -84,7 +84,7 @@ class Decoder(Model):
         """Which of some tokens in a row are scored, bool ``[tokens]``, and their logits: whole texts, or pieces."""
         length = texts.tokens.shape[1]
         if length <= most:
-            for part, logits in self.logits(texts.tokens, min(most, max(chunk, length)) // length, spill):
+            for part, logits in self.logits(texts.tokens, max(1, min(most, chunk) // length), spill):
                 yield texts.is_scored[part].flatten(), logits.flatten(0, 1)
             return
         for text, is_scored in zip(texts.tokens, texts.is_scored, strict=True):

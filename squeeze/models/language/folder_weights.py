@@ -14,7 +14,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.grid_file import PARTS, GridEntry, dense, read_grid, stored_grid, stored_value
-from squeeze.models.language.adapter import Adapter
+from squeeze.models.language.adapter import AdapterFolder
 from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
@@ -33,7 +33,7 @@ class FolderWeights:
 
     def open_folder(self, folder: Path) -> None:
         """Read what the folder holds, by name; no weight is read."""
-        self.folder, self.adapter = folder, Adapter.beside(folder)
+        self.folder, self.adapter = folder, AdapterFolder.beside(folder)
         self.packed = packed_folder(folder)
         self.shards = self.packed.shards if self.packed else Shards(folder)
         pieces = self.packed.pieces if self.packed else self.shards.pieces

@@ -19,7 +19,7 @@ M_MMAP_THRESHOLD = -3  # parameter number of mallopt
 
 @contextmanager
 def small_heap() -> Iterator[None]:
-    """Large tensors get pages of their own, which go back to the system the moment they are freed.
+    """Large tensors get pages of their own, which go back to the system the moment they are freed; all else at the end.
 
     Left alone, glibc raises its threshold to 32 MB with the first large tensor that is freed, and lays the next ones
     side by side with what stays. Objects that exist already (hundreds of thousands
@@ -32,6 +32,7 @@ def small_heap() -> Iterator[None]:
     try:
         yield
     finally:
+        trim_heap()  # before the rest is looked through again
         gc.unfreeze()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -13,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.base import Batch
-from squeeze.models.language.adapter import LowRank, write_adapter
-from squeeze.models.resident import Resident
+from squeeze.models.language.adapter import write_adapter
+from squeeze.models.resident import NOTHING, Beside, Resident
 
 if TYPE_CHECKING:
     from squeeze.models.language.language_model import LanguageModel
@@ -62,21 +60,16 @@ class ResidentLanguageModel(Resident):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         return True
 
-    def commit(
-        self,
-        folder: Path,
-        grids: Mapping[str, QuantizedTensor] = MappingProxyType({}),
-        updates: Mapping[str, LowRank] = MappingProxyType({}),
-    ) -> LanguageModel:
+    def commit(self, folder: Path, beside: Beside = NOTHING) -> LanguageModel:
         """Written block by block in the dtypes of the model that was read; a MiniCPM becomes the Llama it computes."""
         from squeeze.models.language.rewriter import Rewriter
 
         parameters = {name: value.detach() for name, value in self.module.named_parameters()}
         stored = dict(self.model.skeleton.module.named_parameters())
         new: dict[str, Tensor | QuantizedTensor] = {
-            name: grids[name] if name in grids else value.to(stored[name].dtype)
+            name: beside.grids[name] if name in beside.grids else value.to(stored[name].dtype)
             for name, value in parameters.items()
-            if name in grids or name not in self.model.grid
+            if name in beside.grids or name not in self.model.grid
         }
         rewriter = Rewriter(self.model, folder)
         for index in range(self.model.blocks):
@@ -85,6 +78,6 @@ class ResidentLanguageModel(Resident):
             rewriter.put_block(index, {name: new[prefix + name] for name in names if prefix + name in new}, {})
         outside = [name for name in self.model.skeleton.outside if name in new]
         rewriter.put_outside({name: new[name] for name in outside}, {})
-        if updates:
-            write_adapter(folder, updates)
+        if beside.updates:
+            write_adapter(folder, beside.updates)
         return rewriter.finish()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeeze.algorithms.distillation import Divergence
 from squeeze.algorithms.sampled_teacher import MOST_UNIQUE
 from squeeze.data.base import Dataset
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import ADAPTER, Batch, Model
+from squeeze.models.language.adapter import adaptable
 from squeeze.models.language.footprint import FLOAT
 from squeeze.models.language.language_model import in_shards
 from squeeze.models.options import Patterns, Unused
@@ -28,7 +29,7 @@ from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, requi
 from squeeze.passes.distill.training import TrainingPass, require_targets
 from squeeze.training.cached_teacher import Taught, most_bytes
 from squeeze.training.features import FeaturePairs, feature_faults
-from squeeze.training.footprint import trained_weights, training_bytes
+from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss
 from squeeze.training.proof import grid_broken
 from squeeze.training.trained import OnGrids, TrainedWeights, train_on_grid
@@ -93,6 +94,15 @@ class Distill(TrainingPass):
         if self.quantized and not grid:
             what = f"quantized: {self.quantized} trains weights on their grid"
             yield f"{self.name}: {what}, and none lies on one; gptq before it would put them there"
+        if self.quantized == "adapter" and model is not None and model.blocks:
+            linears = self._linears(in_shards(model), grid)
+            least = min((min(part.weight.shape) for part in linears), default=self.rank)
+            if self.rank > least:
+                yield f"{self.name}: rank: {self.rank} is more than the {least} channels of the narrowest weight"
+
+    def _linears(self, model: TorchStage, grid: Collection[str]) -> Collection[nn.Linear]:
+        """Those that get an adapter."""
+        return adaptable(model.module, [name for name in grid if name not in model.ends]).values()
 
     def weights(self, student: Resident, seed: int) -> TrainedWeights:
         if self.quantized:
@@ -106,10 +116,6 @@ class Distill(TrainingPass):
         yield from super().faults(model)
         if self.cached is not None:
             yield from (f"{self.name}: cached: {line}" for line in self._cached_faults(model))
-        if self.quantized == "adapter" and model.blocks:
-            widest = min(min(shape.matrix) for shape in in_shards(model).matrices().values())
-            if self.rank > widest:
-                yield f"{self.name}: rank: {self.rank} is more than the {widest} channels of the narrowest weight"
         if self.divergence not in model.task.divergences:
             yield f"{self.name}: divergence: {self.divergence} is not defined for {model.task.models}; leave it out"
         if self.alpha < 1 and not model.task.learns:
@@ -152,7 +158,7 @@ class Distill(TrainingPass):
     def preview(self, model: TorchStage, before: Preview) -> Preview:
         if self.quantized != "adapter" or before.parameters is None:
             return super().preview(model, before)
-        added = trained_weights(in_shards(model), self, self.quantized)
+        added = self.rank * sum(sum(part.weight.shape) for part in self._linears(model, before.grid))
         macs = None if before.macs is None else before.macs + added
         more = before.parameters + added, before.nbytes + FLOAT * added
         return replace(before, touched=(), parameters=more[0], nbytes=more[1], macs=macs)

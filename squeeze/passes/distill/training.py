@@ -72,12 +72,12 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             "products": "bfloat16" if self.rounds else "float32",
         }
         context.measured["minutes"] = round(training.position.seconds / 60, 2)
-        finished = trained.finish()
-        result = student.commit(context.model_folder(), finished.grids, finished.updates)
-        if finished.grids:
-            context.facts["grid"] = require_written(student.module, result, finished.grids, student.grids())
-        if finished.updates:
-            context.facts["adapter"] = require_adapter(result, finished.updates)
+        beside = trained.finish()
+        result = student.commit(context.model_folder(), beside)
+        if beside.grids:
+            context.facts["grid"] = require_written(student.module, result, beside.grids, student.grids())
+        if beside.updates:
+            context.facts["adapter"] = require_adapter(result, beside.updates)
         return result
 
     def help(self, model: TorchStage, context: Context, peers: Follower) -> None:

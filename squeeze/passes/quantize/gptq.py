@@ -74,7 +74,7 @@ class Gptq(CalibratedPass[TorchStage]):
     """original: match the outputs of the unquantized model (GPTAQ); given: use current inputs only, half the cost."""
     correction: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of the way to the original's outputs that a weight is moved before it is rounded. 1: all of it, as in the
-    paper, which fits the calibration text's own noise too; the authors' code and gptqmodel take 0.25."""
+    paper, which fits the calibration text's own noise too; gptqmodel takes 0.25."""
 
     def follows_original(self) -> bool:
         return self.target == "original"
