@@ -20,7 +20,7 @@ ENTRY_BYTES = 3  # bytes of one stored token and its count
 ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
 DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)  # draws tried, as multiples of the distinct tokens asked for
 VALUES = 1 << 22  # probabilities in memory at once, in float64: 32 MB
-MOST_UNIQUE = 64  # entries of a position are counted in one byte, and large counts take several entries
+MOST_UNIQUE = 128  # entries of a position are counted in one byte, and large counts take several entries
 
 
 def number_of_draws(probabilities: Tensor, unique: int) -> Tensor:
