@@ -38,7 +38,7 @@ from squeeze.plan.check import example_shapes
 from squeeze.targets import devices, fit
 from squeeze.targets.base import Packed
 from squeeze.targets.bench import Load, bench
-from squeeze.targets.measure.profile import as_yaml, measure_profile
+from squeeze.targets.host_profile import as_yaml, measure_profile
 from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import Package, open_package
 from squeeze.writers.decoder.export import export_decoder

@@ -30,6 +30,7 @@ LADDER = [
     "data",
     "store",
     "evaluate",
+    "measure",
     "comparison",
     "scores",
     "recovered",

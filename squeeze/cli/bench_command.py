@@ -114,7 +114,7 @@ def _profile(file: Path, force: bool, threads: int, seconds: float, as_json: boo
 
     from squeeze.cli.terminal import progress_for_terminal
     from squeeze.targets.devices import SUFFIXES
-    from squeeze.targets.measure.profile import as_yaml, measure_profile
+    from squeeze.targets.host_profile import as_yaml, measure_profile
 
     shown = file == Path(SCREEN)
     if not shown:

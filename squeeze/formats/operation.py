@@ -1,6 +1,6 @@
 """An operation: the work of one layer, in the terms in which a device's speed is measured.
 
-Which kernels a runtime has for it is the business of ``squeeze.targets.measure``, which times chains of each kind.
+Which kernels a runtime has for it is the business of ``squeeze.measure``, which times chains of each kind.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from squeeze.errors import ModelError
 from squeeze.models.language.build import accepted, text_values
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.surgery.counts import Counted
 
 NAMES = ("num_local_experts", "num_experts", "n_routed_experts")  # in a config
 USED = "num_experts_per_tok"
@@ -69,13 +70,13 @@ class Experts:
         """Tensors of a block whose first axis counts experts; none where the block has no experts."""
         return self._names[index]
 
-    def parameters(self, count: int) -> int:
+    def counted(self, count: int, what: Counted) -> int:
         """Of the whole model with so many: each costs the same."""
-        return _parameters(self.skeleton) - (self.count - count) * self.cost()
+        return what(self.skeleton) - (self.count - count) * self.cost(what)
 
-    def cost(self) -> int:
-        """Parameters of one expert and its row of the router, in all blocks."""
-        return 0 if self.smaller is None else _parameters(self.skeleton) - _parameters(self.smaller)
+    def cost(self, what: Counted) -> int:
+        """Of one expert and its row of the router, in all blocks."""
+        return 0 if self.smaller is None else what(self.skeleton) - what(self.smaller)
 
     def owner(self, index: int) -> str:
         """The module of a block that holds its experts' matrices.
@@ -136,7 +137,3 @@ def answer_of(experts: nn.Module, hidden: Tensor, expert: int) -> Tensor:
     alone = torch.full((len(hidden), 1), expert)
     result: Tensor = experts.forward(hidden, alone, torch.ones(alone.shape, dtype=hidden.dtype))
     return result
-
-
-def _parameters(skeleton: Skeleton) -> int:
-    return sum(value.numel() for value in skeleton.module.parameters())

@@ -1,47 +1,95 @@
-"""How many units of each part stay: by a ratio, or by the parameters of the whole model."""
+"""How many units of each part stay: by a ratio, or by what the whole model may keep of parameters, bytes or time."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
 from squeeze.errors import ModelError
-from squeeze.surgery.widths import Part, Widths
+from squeeze.surgery.widths import Part, Units, Widths
 
-FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([%KMB])\s*", re.ASCII)
-SCALES = {"K": 10**3, "M": 10**6, "B": 10**9}
+Kind = Literal["parameters", "size", "decode"]
+Cost = Callable[[Units], float]  # of the whole model with so many units
+FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B?)\s*", re.ASCII)
+SCALES: dict[Kind, dict[str, int]] = {
+    "parameters": {"K": 10**3, "M": 10**6, "B": 10**9},
+    "size": {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "decode": {},
+}
+EXAMPLES: dict[Kind, str] = {
+    "parameters": 'number of parameters; "75 %" of what the model has, or "100M" would be',
+    "size": 'size; "75 %" of the bytes that the model has, or "200 MB" would be',
+    "decode": 'share of the time per token; "70 %" would be',
+}
 
 
-def _is_a_count(text: str) -> str:
-    match = FORM.fullmatch(text)
-    if match is None or not 0 < float(match[1]) < (100 if match[2] == "%" else float("inf")):
-        raise ValueError(f'"{text}" is no number of parameters; "75 %" of what the model has, or "100M" would be')
-    return text
+@dataclass(frozen=True)
+class Goal:
+    """What a whole model may keep.
 
-
-Count = Annotated[str, AfterValidator(_is_a_count)]
-
-
-def fewer_parameters(goal: str, before: int) -> int:
-    """The most that may stay, of ``before``.
-
-    Raises:
-        ModelError: all may.
+    Args:
+        text: As the plan has it: a share, or a number with its unit.
     """
-    most = most_parameters(goal, before)
-    if most >= before:
-        raise ModelError(f"parameters: the model has {before:,}, no more than {goal} allows; there is nothing to cut")
-    return most
+
+    kind: Kind
+    text: str
+
+    def __post_init__(self) -> None:
+        match = FORM.fullmatch(self.text)
+        units = {"%", *SCALES[self.kind]}
+        if (
+            match is None
+            or match[2] not in units
+            or not 0 < float(match[1]) < (100 if match[2] == "%" else float("inf"))
+        ):
+            raise ValueError(f'"{self.text}" is no {EXAMPLES[self.kind]}')
+
+    def allowed(self, before: float) -> float:
+        """What may stay where the whole has ``before``; counts are whole numbers."""
+        match = FORM.fullmatch(self.text)
+        assert match is not None, "it was looked at when it was made"
+        number = float(match[1])
+        most = before * number / 100 if match[2] == "%" else number * SCALES[self.kind][match[2]]
+        return most if self.kind == "decode" else int(most)
+
+    def most(self, before: float) -> float:
+        """The same, for who has to cut.
+
+        Raises:
+            ModelError: all may stay.
+        """
+        most = self.allowed(before)
+        if most >= before:
+            has = f"the model has {self.words(before)}, no more than {self.text} allows"
+            raise ModelError(f"{self.kind}: {has}; there is nothing to cut")
+        return most
+
+    def words(self, amount: float) -> str:
+        """``134,515,008``, ``269.0 MB``."""
+        if self.kind == "parameters":
+            return f"{amount:,.0f}"
+        return f"{amount / 1e6:,.1f} MB" if amount >= 1e6 else f"{amount / 1e3:,.1f} KB"
+
+    def out_of_reach(self, by: str, least: float, before: float) -> str:
+        """For messages: the goal asks for less than what cutting ``by`` can leave."""
+        share = f"about {least / before:.0%}"
+        if self.kind != "decode":  # whose unit is bytes until times are measured
+            share = f"{self.words(least)} of {self.words(before)} ({least / before:.0%})"
+        return f"{self.kind}: {self.text} cannot be reached by {by}: {share} is the least"
 
 
-def most_parameters(goal: str, before: int) -> int:
-    """What a goal allows, where the whole has ``before``."""
-    match = FORM.fullmatch(goal)
-    assert match is not None, "it was validated"
-    number = float(match[1])
-    return int(before * number / 100 if match[2] == "%" else number * SCALES[match[2]])
+def _valid(kind: Kind) -> Callable[[str], str]:
+    return lambda text: Goal(kind, text).text
+
+
+Count = Annotated[str, AfterValidator(_valid("parameters"))]
+Size = Annotated[str, AfterValidator(_valid("size"))]
+TimeShare = Annotated[str, AfterValidator(_valid("decode"))]
 
 
 def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, int]:
@@ -65,39 +113,49 @@ def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, 
     return units_of
 
 
-def units_by_parameters(widths: Widths[Any], goal: str, align: int) -> dict[Part, int]:
+def units_within(widths: Widths[Any], goal: Goal, cost: Cost, align: int) -> dict[Part, int]:
     """Equal shares of each part leave, heads rounded first, channels down to what is allowed.
 
+    Args:
+        cost: Of what the goal counts; more units never cost less.
+
     Raises:
-        ModelError: the model is no larger, or cannot become that small.
+        ModelError: the model costs no more, or cannot cost as little.
     """
-    before = widths.parameters(widths.units)
-    most = fewer_parameters(goal, before)
-    cuttable = sum(units * widths.cost(part) for part, units in widths.units.items())
-    share = 1 - (before - most) / cuttable
-    most_kv = _nearest(widths.kv_heads * share, widths.choices) if widths.choices else 0
+    before = cost(widths.units)
+    most = goal.most(before)
+    least: dict[Part, int] = {part: align if part == "intermediate" else widths.choices[0] for part in widths.units}
+    most_kv = _nearest(widths.kv_heads * _share(widths, cost, least, before - most), widths.choices or [0])
     for kv in sorted((n for n in widths.choices if n <= most_kv), reverse=True) or [0]:
         units_of: dict[Part, int] = {"heads": kv} if kv else {}
         if "intermediate" in widths.units:
-            others = widths.parameters({"intermediate": 0, **units_of})
-            units_of["intermediate"] = _fitting(widths, most - others, align)
-        if all(units_of.values()) and widths.parameters(units_of) <= most:
+            units_of["intermediate"] = _fitting(widths, units_of, cost, most, align)
+        if all(units_of.values()) and cost(units_of) <= most:
             return units_of
-    least: dict[Part, int] = {part: align if part == "intermediate" else widths.choices[0] for part in widths.units}
-    smallest = widths.parameters(least)
-    raise ModelError(
-        f"parameters: {goal} cannot be reached by {' and '.join(widths.units)}: {smallest:,} of {before:,} "
-        f"({smallest / before:.0%}) is the least; prune_depth before it would go further"
-    )
+    by = " and ".join(widths.units)
+    raise ModelError(f"{goal.out_of_reach(by, cost(least), before)}; prune_depth before it would go further")
+
+
+def _share(widths: Widths[Any], cost: Cost, least: Units, saved: float) -> float:
+    """Of each part that stays, where units of a part all cost the same."""
+    before = cost(widths.units)
+    all_of_them = 0.0
+    for part, units in widths.units.items():
+        gone = units - least[part]
+        fewer: dict[Part, int] = {**widths.units, part: least[part]}
+        all_of_them += units * (before - cost(fewer)) / gone if gone > 0 else 0
+    return 1 - saved / all_of_them if all_of_them else 0.0
 
 
 NOUNS: dict[Part, str] = {"intermediate": "channels", "heads": "KV heads"}
 
 
-def _fitting(widths: Widths[Any], parameters: int, align: int) -> int:
-    """The most intermediate channels that so many parameters pay for."""
+def _fitting(widths: Widths[Any], others: Units, cost: Cost, most: float, align: int) -> int:
+    """The most intermediate channels that cost no more, beside so many other units; 0: not even the fewest."""
     units = widths.units["intermediate"]
-    return max(0, min(units, _wide(parameters / widths.cost("intermediate"), align)))
+    channels = [*range(align, units, align), units]
+    fit = bisect_right(channels, most, key=lambda count: cost({"intermediate": count, **others}))
+    return channels[fit - 1] if fit else 0
 
 
 def _nearest(exact: float, choices: list[int]) -> int:

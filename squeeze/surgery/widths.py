@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from squeeze.algorithms.osscar import channels
 from squeeze.errors import ModelError
 from squeeze.models.language.build import accepted, text_values
+from squeeze.surgery import counts
 
 Part = Literal["intermediate", "heads"]
 Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads
@@ -129,16 +130,20 @@ class Widths(Generic[N]):
         return [cut.name for cuts in self._cuts[index].values() for cut in cuts]
 
     def parameters(self, units: Units) -> int:
-        """Of the whole model with so many units: each costs the same."""
-        before = _parameters(self.skeleton)
-        return before - sum((self.units[part] - n) * self.cost(part) for part, n in units.items())
+        """Of the whole model with so many units."""
+        return self._with(units, counts.parameters)
 
-    def cost(self, part: Part) -> int:
-        """Parameters of one unit, in all blocks."""
-        if part not in self.smaller:
-            return 0
-        gone = self.units[part] - self.fewer[part]
-        return (_parameters(self.skeleton) - _parameters(self.smaller[part])) // gone
+    def nbytes(self, units: Units) -> int:
+        """Of the whole model's weights with so many units, as stored dense."""
+        return self._with(units, counts.nbytes)
+
+    def _with(self, units: Units, count: counts.Counted) -> int:
+        """What is counted of a model, where each unit of a part adds the same."""
+        before = total = count(self.skeleton)
+        for part, smaller in self.smaller.items():
+            gone = self.units[part] - self.fewer[part]
+            total -= (self.units[part] - units.get(part, self.units[part])) * ((before - count(smaller)) // gone)
+        return total
 
     def _units(self, part: Part) -> int:
         found = getattr(self.config, NAMES[part], None)
@@ -207,7 +212,3 @@ def _differing(block: nn.Module, smaller: nn.Module, layouts: Mapping[int, tuple
             if was != now:
                 cuts.append(Cut(name, dim, layouts[was]))
     return cuts
-
-
-def _parameters(skeleton: Structure) -> int:
-    return sum(value.numel() for value in skeleton.module.parameters())

@@ -180,7 +180,7 @@ def test_a_model_without_experts_to_spare_is_refused(
     [
         ("ratio: 0.5", "ratio: 1", "7: prune_experts: ratio is 1; input should be less than 1"),
         ("ratio: 0.5", "ratio: 0", "7: prune_experts: ratio is 0; input should be greater than 0"),
-        ("ratio: 0.5", "experts: 1, ratio: 0.5", "7: prune_experts: name one of ratio, experts and parameters"),
+        ("ratio: 0.5", "experts: 1, ratio: 0.5", "7: prune_experts: name one of ratio, parameters, size and experts"),
         ("ratio: 0.5", "experts: 0", "7: prune_experts: experts is 0; input should be greater than 0"),
         ("ratio: 0.5", "expert: 1", "7: prune_experts: unknown option 'expert'; did you mean 'experts'?"),
     ],

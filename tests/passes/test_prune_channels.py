@@ -11,12 +11,12 @@ from torch import nn
 
 from squeeze.data.base import Dataset, Example
 from squeeze.errors import EffectError
+from squeeze.measure.latency_table import ConvPlace, LatencyTable
 from squeeze.models.base import InputSpec
 from squeeze.models.source import BuiltinSource, FactorySource
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Preview
 from squeeze.passes.prune.coupling import CouplingGraph
-from squeeze.passes.prune.latency_table import ConvPlace, LatencyTable
 from squeeze.passes.prune.prune_channels import PruneChannels
 from squeeze.passes.prune.shortcuts import convolve_shortcuts
 from squeeze.store import Journal
@@ -183,7 +183,7 @@ class SlowAt(LatencyTable):
 
 
 def test_widths_by_latency_cut_where_time_is_saved(monkeypatch):
-    monkeypatch.setattr("squeeze.passes.prune.pruning.Pruning._known_times", lambda _: SlowAt((8, 8)))
+    monkeypatch.setattr("squeeze.passes.prune.pruning.LatencyTable", lambda *_: SlowAt((8, 8)))
     _, facts = pruned(resnet20(), ratio=0.2, widths="latency", include="layer?.?.conv1")
     assert facts["widths"]
     assert all(name.startswith("layer3.") for name in facts["widths"])
@@ -198,7 +198,7 @@ def test_measured_times_are_kept_so_that_a_resumed_run_chooses_the_same_widths(t
     def never(*_: object) -> float:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("squeeze.passes.prune.latency_table.measure", never)
+    monkeypatch.setattr("squeeze.measure.latency_table.measure", never)
     second = options.run(digits(), Context(journal=Journal(tmp_path)))
     assert first.structure() == second.structure()
 

@@ -19,14 +19,14 @@ from squeeze.api import load
 from squeeze.cli import main
 from squeeze.errors import UsageError
 from squeeze.formats.operation import Operation, product
+from squeeze.measure import formats
+from squeeze.measure.formats import Point
 from squeeze.models.base import FULLY
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.plan.check import check
 from squeeze.targets import devices, fit
-from squeeze.targets.measure import formats
-from squeeze.targets.measure.formats import Point
-from squeeze.targets.measure.profile import as_yaml, measure_profile
+from squeeze.targets.host_profile import as_yaml, measure_profile
 from squeeze.targets.rates import Measured, Rates, Speeds
 
 MEMORY = Speeds(sizes=(1e6, 1e9), per_s=(1e11, 1e10))

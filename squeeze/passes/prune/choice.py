@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from squeeze.algorithms.widths import Cost, Greedy, LayerSize, Widths, allowed, nearest
+from squeeze.measure.latency_table import ConvPlace, LatencyTable
 from squeeze.passes.prune.branches import Branch
 from squeeze.passes.prune.coupling import Coupled
-from squeeze.passes.prune.latency_table import ConvPlace, LatencyTable
 from squeeze.passes.prune.selection import total_macs
 
 MOST_OPTIONS = 16  # widths tried per group: a layer of 2,048 channels need not be measured at 256 of them

@@ -17,7 +17,7 @@ from squeeze.models.structure import CONV_OPTIONS
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.prune.in_two import Fitted, InTwo, Sizes, Watched, matrix, pair
-from squeeze.surgery.goal import Count, most_parameters
+from squeeze.surgery.goal import Count, Goal
 
 PARTS = ("first", "second")
 
@@ -120,7 +120,10 @@ class LowRank(InTwo):
         else:
             assert self.parameters is not None, "one of the two is named"
             whole = model.parameters()
-            most, goal = most_parameters(self.parameters, whole) - whole + now, f"parameters: {self.parameters}"
+            most, goal = (
+                int(Goal("parameters", self.parameters).allowed(whole)) - whole + now,
+                f"parameters: {self.parameters}",
+            )
         most -= sum(shape[0] for shape, layer in zip(shapes, layers, strict=True) if layer.bias is None)
         if not least <= most < now:
             within = f"{now - most:,} of the chosen layers' {now:,} parameters, biases that it adds made up for"

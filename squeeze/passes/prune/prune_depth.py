@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, ClassVar, Self, TypeVar, cast
+from typing import Annotated, ClassVar, TypeVar, cast
 
 import torch
 from annotated_types import Gt, Lt
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import nn
 
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
+from squeeze.measure.decode import BytesRead, Costs, cheapest_block, token_cost
 from squeeze.models.configured import ConfiguredBlocks, restructure
-from squeeze.models.language.footprint import FLOAT, weight_bytes
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, weight_bytes
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.prune.goals import DecodeGoal
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.passes.prune.resident_depth import prune_resident_depth
+from squeeze.surgery.counts import Alone
 from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
-from squeeze.surgery.goal import Count, fewer_parameters
+from squeeze.surgery.goal import Goal
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most; of a plan's memory a sixteenth
+FORESEEN = BytesRead()  # in place of times, while nothing is measured
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
-class PruneDepth(Pass[TorchStage, TorchStage]):
+class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     """Take out whole blocks: each time the one without which the calibration data is answered best.
 
     SLEB (Song et al., 2024, https://arxiv.org/abs/2402.09025): losses are measured, and measured again after each
@@ -42,21 +47,15 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes"})
+    goals: ClassVar[tuple[str, ...]] = (*DecodeGoal.goals, "blocks")
+    example: ClassVar[str] = 'ratio: 0.25, parameters: "75 %", size: "200 MB", decode: "70 %" or blocks: 4'
 
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Share of the blocks to remove; one of this, blocks and parameters."""
+    """Share of the blocks to remove."""
     blocks: PositiveInt | None = None
-    """How many to remove; one of this, ratio and parameters."""
-    parameters: Count | None = None
-    """What the whole model may keep, as in "75 %" of what it has, or "100M"; one of this, ratio and blocks."""
+    """How many to remove."""
     samples: PositiveInt = 32
     """Calibration sequences or examples that each loss is measured on; a measurement is a forward pass over them."""
-
-    @model_validator(mode="after")
-    def _one_goal(self) -> Self:
-        if [self.ratio, self.blocks, self.parameters].count(None) != 2:
-            raise ValueError('name one of ratio, blocks and parameters: ratio: 0.25, blocks: 4, or parameters: "75 %"')
-        return self
 
     def faults(self, model: TorchStage) -> Iterator[str]:
         try:
@@ -67,7 +66,8 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
     def preview(self, model: TorchStage, before: Preview) -> Preview:
         shape, was = self._shape(model), _bytes(model)
         shape()
-        return Preview((), model.parameters(), before.nbytes - was + _bytes(model), model.macs())
+        exact = before.exact and self.decode is None
+        return Preview((), model.parameters(), before.nbytes - was + _bytes(model), model.macs(), exact)
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         if not model.blocks:
@@ -76,7 +76,8 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
         activations = 2 * shards.hidden_bytes(tokens)
         resumed = min(_resumed_bytes(limit), shards.blocks * activations)
         walked = activations if limit is None else min(activations, limit // 2)
-        return scoring_bytes(shards, length=1) + walked + resumed
+        measuring = PROCESS_BYTES + self.measuring_bytes(shards.skeleton)
+        return max(scoring_bytes(shards, length=1) + walked + resumed, measuring)
 
     def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
@@ -86,7 +87,8 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
         return cast(S, prune_resident_depth(in_memory(model), count, self.samples, context, self.name))
 
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
-        count = self._count(model)
+        with self.times(context) as times:
+            count = self._count(model, times)
         tokens = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])[: self.samples]
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
@@ -112,15 +114,18 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
             return partial(shards.restructure, shallow(shards, rest))
         return partial(restructure, in_memory(model), shallow_blocks(ConfiguredBlocks.of(in_memory(model)), rest))
 
-    def _count(self, model: TorchStage) -> int:
+    def _count(self, model: TorchStage, costs: Costs = FORESEEN) -> int:
         """How many blocks leave.
+
+        Args:
+            costs: Of a token.
 
         Raises:
             ModelError: none would, or none would stay.
         """
         blocks = len(_layers(model))
-        if self.parameters is not None:
-            return self._by_parameters(model, self.parameters)
+        if self.goal is not None:
+            return self._within(model, self.goal, costs)
         count = self.blocks if self.blocks is not None else round((self.ratio or 0) * blocks)
         if not 0 < count < blocks:
             goal = f"blocks {self.blocks}" if self.blocks is not None else f"ratio {self.ratio:g}"
@@ -128,17 +133,22 @@ class PruneDepth(Pass[TorchStage, TorchStage]):
             raise ModelError(f"{goal} removes {count} of {blocks} blocks; {best}")
         return count
 
-    def _by_parameters(self, model: TorchStage, goal: str) -> int:
-        before, layers = model.parameters(), _layers(model)
-        most = fewer_parameters(goal, before)
-        each = min(sum(p.numel() for p in block.parameters()) for block in layers)
-        count = -(-(before - most) // each)
-        if count >= len(layers):
-            least = before - (len(layers) - 1) * each
-            raise ModelError(
-                f"parameters: {goal} cannot be reached by whole blocks: one block leaves {least:,} of {before:,}"
-            )
+    def _within(self, model: TorchStage, goal: Goal, costs: Costs) -> int:
+        """As many as leave the whole within its goal, whichever they are."""
+        before, each = self._costs(model, costs)
+        count, layers = math.ceil((before - goal.most(before)) / each), len(_layers(model))
+        if count >= layers:
+            raise ModelError(goal.out_of_reach("whole blocks", before - (layers - 1) * each, before))
         return count
+
+    def _costs(self, model: TorchStage, costs: Costs) -> tuple[float, float]:
+        """Of the whole model and of its cheapest block, as the goal counts them."""
+        if self.decode is None:
+            count = self.counted()
+            return count(model), min(count(Alone(block)) for block in _layers(model))
+        self.require_tokens(model)
+        skeleton = in_shards(model).skeleton
+        return token_cost(skeleton, costs), cheapest_block(skeleton, costs)
 
     def _require_same(self, loss: float, measured: float) -> None:
         if abs(loss - measured) > SAME * measured:

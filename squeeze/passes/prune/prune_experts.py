@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt, Lt
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 
 from squeeze.algorithms.experts import ExpertScores, merged
@@ -27,13 +27,15 @@ from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
+from squeeze.passes.prune.goals import SizeGoal
+from squeeze.surgery.counts import parameters
 from squeeze.surgery.experts import Experts, answer_of, watched
-from squeeze.surgery.goal import Count, fewer_parameters
+from squeeze.surgery.goal import Goal
 
 SAMPLE = 1024  # tokens whose answers by all experts tell which are alike
 
 
-class PruneExperts(Pass[LanguageModel, LanguageModel]):
+class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
     """Take experts out of every block of a mixture (Mixtral, Qwen3-MoE): those that add least to what the block gives.
 
     REAP (Lasby et al., 2025, https://arxiv.org/abs/2510.13999) on the calibration text, block after block behind the
@@ -45,22 +47,15 @@ class PruneExperts(Pass[LanguageModel, LanguageModel]):
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes"})
+    goals: ClassVar[tuple[str, ...]] = (*SizeGoal.goals, "experts")
+    example: ClassVar[str] = 'ratio: 0.5, parameters: "75 %", size: "40 GB" or experts: 4'
 
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Share of each block's experts to remove; one of this, experts and parameters."""
+    """Share of each block's experts to remove."""
     experts: PositiveInt | None = None
-    """How many of each block to remove; one of this, ratio and parameters."""
-    parameters: Count | None = None
-    """What the whole model may keep, as in "75 %" of what it has, or "30B"; one of this, ratio and experts."""
+    """How many of each block to remove."""
     merge: bool = False
     """Add those that leave to the ones whose answers are most like theirs (HC-SMoE), instead of dropping them."""
-
-    @model_validator(mode="after")
-    def _one_goal(self) -> Self:
-        if [self.ratio, self.experts, self.parameters].count(None) != 2:
-            what = 'ratio: 0.5, experts: 4, or parameters: "75 %"'
-            raise ValueError(f"name one of ratio, experts and parameters: {what}")
-        return self
 
     def faults(self, model: LanguageModel) -> Iterator[str]:
         if model.grid:
@@ -77,7 +72,9 @@ class PruneExperts(Pass[LanguageModel, LanguageModel]):
         touched = [model.skeleton.prefix(index) + name for index in blocks for name in experts.names(index)]
         nbytes = before.nbytes - weight_bytes(model.skeleton)
         model.restructure(experts.built(count))
-        return Preview(tuple(touched), experts.parameters(count), nbytes + weight_bytes(model.skeleton), model.macs())
+        return Preview(
+            tuple(touched), experts.counted(count, parameters), nbytes + weight_bytes(model.skeleton), model.macs()
+        )
 
     def memory_bytes(
         self, model: LanguageModel, tokens: int, limit: int | None, nbytes: int | None = None
@@ -145,8 +142,8 @@ class PruneExperts(Pass[LanguageModel, LanguageModel]):
         Raises:
             ModelError: none would leave, or fewer than a token is sent to would stay.
         """
-        if self.parameters is not None:
-            return self._by_parameters(experts, self.parameters)
+        if self.goal is not None:
+            return self._within(experts, self.goal)
         removed = self.experts if self.experts is not None else round((self.ratio or 0) * experts.count)
         most = experts.count - experts.used
         if not 0 < removed <= most:
@@ -155,11 +152,11 @@ class PruneExperts(Pass[LanguageModel, LanguageModel]):
             raise ModelError(f"{what}; {f'1 to {most} would do' if most else 'all have to stay'}")
         return experts.count - removed
 
-    def _by_parameters(self, experts: Experts, goal: str) -> int:
-        before = experts.parameters(experts.count)
-        most = fewer_parameters(goal, before)
-        least = experts.parameters(experts.used)
-        if least > most or not experts.cost():
-            what = f"{least:,} of {before:,} ({least / before:.0%}) is the least, for a token is sent to {experts.used}"
-            raise ModelError(f"parameters: {goal} cannot be reached by experts: {what}")
-        return experts.count - -(-(before - most) // experts.cost())
+    def _within(self, experts: Experts, goal: Goal) -> int:
+        what = self.counted()
+        before = experts.counted(experts.count, what)
+        most = int(goal.most(before))
+        least = experts.counted(experts.used, what)
+        if least > most or not experts.cost(what):
+            raise ModelError(f"{goal.out_of_reach('experts', least, before)}, for a token is sent to {experts.used}")
+        return experts.count - -(-(before - most) // experts.cost(what))

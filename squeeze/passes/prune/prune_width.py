@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from annotated_types import Gt, Lt
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 
 from squeeze.blocks.batches import BatchWalk
 from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.measure.decode import BytesRead, Costs, token_cost
 from squeeze.models.base import Batch
 from squeeze.models.configured import ConfiguredBlocks, filled, restructure
 from squeeze.models.language.footprint import (
@@ -32,18 +33,20 @@ from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
-from squeeze.surgery.goal import Count, units_by_parameters, units_by_ratio
+from squeeze.passes.prune.goals import DecodeGoal
+from squeeze.surgery.goal import Cost, units_by_ratio, units_within
 from squeeze.surgery.narrow import Solver, narrow_block, require_same
 from squeeze.surgery.resident_width import ResidentNarrowing, narrowed, resident_widths
 from squeeze.surgery.widths import Part, Units, Widths
 
 COPIES = 5  # of a Hessian: it, its factor, its inverse, and both while units leave
+FORESEEN = BytesRead()  # in place of times, while nothing is measured
 TOGETHER = 32  # examples of a batch, of a model in memory
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 
 
-class PruneWidth(Pass[TorchStage, TorchStage]):
+class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     """Take intermediate channels and attention heads out of every block; what stays makes up for what leaves.
 
     OSSCAR (Meng et al., 2024, https://arxiv.org/abs/2403.12983) on the calibration data, block after block behind the
@@ -58,9 +61,7 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes", "weights_changed"})
 
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Share of each part to remove; either this or parameters."""
-    parameters: Count | None = None
-    """What the whole model may keep, as in "75 %" of what it has, or "100M"; either this or ratio."""
+    """Share of each part to remove."""
     parts: tuple[Part, ...] = ("intermediate",)
     """What is cut: channels inside the MLPs, attention heads, or both by the same share. Heads cost more."""
     align: PositiveInt = 32
@@ -75,14 +76,9 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
     rounds: PositiveInt = 16
     """Rounds in which channels leave, their importance taken anew after each."""
 
-    @model_validator(mode="after")
-    def _one_goal(self) -> Self:
-        if (self.ratio is None) == (self.parameters is None):
-            raise ValueError('name one of ratio and parameters: ratio: 0.25, or parameters: "75 %" of the whole model')
-        return self
-
     def faults(self, model: TorchStage) -> Iterator[str]:
         try:
+            self.require_tokens(model)
             self._units(self._widths(model))
         except ModelError as error:
             yield f"{self.name}: {error}"
@@ -94,7 +90,8 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
         touched = [widths.skeleton.prefix(index) + name for index in blocks for name in widths.names(index)]
         nbytes = before.nbytes - _bytes(model)
         self._shape(model, units)
-        return Preview(tuple(touched), widths.parameters(units), nbytes + _bytes(model), model.macs())
+        exact = before.exact and self.decode is None
+        return Preview(tuple(touched), widths.parameters(units), nbytes + _bytes(model), model.macs(), exact)
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         if not model.blocks:
@@ -103,7 +100,8 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
         walks = (1 + (self.target == "original")) * activation_bytes(shards, tokens, limit)
         solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
         chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
-        return PROCESS_BYTES + walks + 2 * largest_block_bytes(shards) + max(chunk, solving)
+        cutting = walks + 2 * largest_block_bytes(shards) + max(chunk, solving)
+        return PROCESS_BYTES + max(cutting, self.measuring_bytes(shards.skeleton))
 
     def run(self, model: S, context: Context) -> S:
         """Walk the blocks in order."""
@@ -115,7 +113,8 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         """Each block is on disk before the next one begins."""
         widths = Widths(model.skeleton, model.folder, self.parts)
-        units = self._units(widths)
+        with self.times(context) as times:
+            units = self._units(widths, times)
         rewriter = Rewriter(model, context.model_folder(), widths.changes(units), widths.built(units))
         walk = calibration_walk(model, context)
         original = walk.twin() if self.target == "original" else None
@@ -170,12 +169,17 @@ class PruneWidth(Pass[TorchStage, TorchStage]):
         else:
             restructure(in_memory(model), built)
 
-    def _units(self, widths: Widths[Any]) -> dict[Part, int]:
-        """How many units stay."""
-        if self.ratio is not None:
-            return units_by_ratio(widths, self.ratio, self.align)
-        assert self.parameters is not None
-        return units_by_parameters(widths, self.parameters, self.align)
+    def _units(self, widths: Widths[Any], costs: Costs = FORESEEN) -> dict[Part, int]:
+        """How many units stay.
+
+        Args:
+            costs: Of a token.
+        """
+        if self.goal is None:
+            return units_by_ratio(widths, self.ratio or 0, self.align)
+        counts: dict[str, Cost] = {"parameters": widths.parameters, "size": widths.nbytes}
+        counts["decode"] = lambda units: token_cost(widths.built(units), costs)
+        return units_within(widths, self.goal, counts[self.goal.kind], self.align)
 
 
 def _bytes(model: TorchStage) -> int:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from squeeze.algorithms.importance import least_important
 from squeeze.algorithms.widths import Widths
-from squeeze.errors import DataError, EffectError
+from squeeze.errors import EffectError
+from squeeze.measure.latency_table import LatencyTable
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.prune import choice
 from squeeze.passes.prune.branches import Branch, drop, droppable_branches
 from squeeze.passes.prune.choice import Goal, Space
 from squeeze.passes.prune.coupling import Coupled, CouplingGraph
-from squeeze.passes.prune.latency_table import LatencyTable
 from squeeze.passes.prune.scores import channel_scores
 from squeeze.passes.prune.selection import CUTTABLE, layer_sizes, places, select, total_macs
 from squeeze.passes.prune.shortcuts import convolve_shortcuts
+from squeeze.passes.prune.times import keep_times, known_times
 
 if TYPE_CHECKING:
     from squeeze.passes.prune.prune_channels import PruneChannels
@@ -42,13 +41,13 @@ class Pruning:
         self.dropped: list[str] = []
         self.total = 0  # channels that may be cut, before the first step
         self.total = self._space(CouplingGraph(model)).total
-        self.table = self._known_times()
+        self.table = LatencyTable(self.context.threads, known_times(self.options.latency_table, self.context))
 
     def run(self) -> dict[str, Any]:
         """All steps; what the report should say."""
         for step in range(1, self.options.steps + 1):
             self._step(self._goal(step / self.options.steps))
-        self._keep_times()
+        keep_times(self.table.seconds, self.context)
         after = layer_widths(self.model.module)
         changed = {n: [was, after.get(n, 0)] for n, was in self.original.items() if after.get(n, 0) != was}
         if not changed:
@@ -132,21 +131,6 @@ class Pruning:
         drop(self.model, branch)
         self.dropped.append(branch.block)
 
-    def _known_times(self) -> LatencyTable:
-        known: dict[str, float] = {}
-        if self.options.latency_table is not None:
-            known = read_times(self.context.root / self.options.latency_table)
-        elif self.context.journal is not None and (times := self.context.journal.get("latency_table")):
-            known = {key: value.item() for key, value in times.items()}
-        return LatencyTable(self.context.threads, known)
-
-    def _keep_times(self) -> None:
-        if not self.table.seconds:
-            return
-        self.context.measured["latency_table"] = dict(sorted(self.table.seconds.items()))
-        if self.context.journal is not None:
-            self.context.journal.put("latency_table", self.table.tensors())
-
     def _nothing_cut(self) -> str:
         return (
             f"prune_channels: {self.options.goal_text()} rounds to no channel at align {self.options.align}; "
@@ -172,12 +156,3 @@ def layer_widths(module: nn.Module) -> dict[str, int]:
     """Outputs of each convolution and linear layer."""
     layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, CUTTABLE))
     return {n: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for n, layer in layers}
-
-
-def read_times(file: Path) -> dict[str, float]:
-    """Seconds per layer shape, as ``measurements.json`` keeps them under ``latency_table``."""
-    try:
-        times = json.loads(file.read_text())
-        return {str(key): float(value) for key, value in times.get("latency_table", times).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise DataError(f"{file}: no latency table; a JSON object of layer shape to seconds would be") from None

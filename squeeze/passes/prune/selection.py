@@ -11,9 +11,9 @@ from torch import nn
 
 from squeeze.algorithms.widths import LayerSize, Widths
 from squeeze.errors import did_you_mean
+from squeeze.measure.latency_table import ConvPlace
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.prune.coupling import CONVOLUTIONS, Coupled
-from squeeze.passes.prune.latency_table import ConvPlace
 from squeeze.passes.prune.scores import Importance, batch_norm_scales
 from squeeze.passes.prune.shortcuts import widening_modules
 

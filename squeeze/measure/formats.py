@@ -13,11 +13,11 @@ import onnx_ir as ir
 from squeeze import registry
 from squeeze.evaluate.latency import median_seconds
 from squeeze.formats.operation import Kind, Numbers
+from squeeze.measure import chains
+from squeeze.measure.attention import HEADS, attention_call
+from squeeze.measure.clock import LEAST_RUNS, Call, seconds_a_layer
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.base import Runtime
-from squeeze.targets.measure import chains
-from squeeze.targets.measure.attention import HEADS, attention_call
-from squeeze.targets.measure.clock import LEAST_RUNS, Call, seconds_a_layer
 from squeeze.work import temporary_folder
 
 RUNS_IN = {"onnx": "onnxruntime", "ort": "onnxruntime", "litert": "litert"}  # what runs a writer's files

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from squeeze.evaluate.latency import median_seconds
-from squeeze.targets.measure.clock import LEAST_RUNS, TIMES
+from squeeze.measure.clock import LEAST_RUNS, TIMES
 
 SIZES = (2**20, 2**22, 2**24, 2**26)  # bytes read again and again; the largest follows from the caches
 TIMES_CACHE = 4  # the largest size is so many times the last cache

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 COPIES, ROUNDS, RUNS, WARM_UP = 5, 9, 4, 3
 
@@ -82,10 +82,6 @@ class LatencyTable:
         """Seconds of the reference convolution, as fast as it ever ran."""
         session = _session(REFERENCE, *REFERENCE_WIDTHS, 1, self.threads)
         return _timed(session, REFERENCE.image(REFERENCE_WIDTHS[0]), 200)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As a journal keeps it."""
-        return {key: torch.tensor(value, dtype=torch.float64) for key, value in sorted(self.seconds.items())}
 
 
 REFERENCE, REFERENCE_WIDTHS = ConvPlace((3, 3), (1, 1), (1, 1), (1, 1), False, (16, 16)), (32, 32)

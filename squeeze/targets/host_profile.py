@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from squeeze.measure import formats, memory
+from squeeze.measure.formats import Point
 from squeeze.progress import Progress
 from squeeze.targets.host import host
-from squeeze.targets.measure import formats, memory
-from squeeze.targets.measure.formats import Point
 from squeeze.versions import squeeze_version
 
 DIGITS = 4  # of a figure

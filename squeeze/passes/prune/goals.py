@@ -1,0 +1,103 @@
+"""What a plan may say of how much goes: a share of the parts, or what the whole model may keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Self
+
+from annotated_types import Gt, Lt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from squeeze.errors import ModelError
+from squeeze.formats.grid_kind import GridKind
+from squeeze.measure.decode import DecodeTable, Sizes, measuring_bytes
+from squeeze.models.base import Model
+from squeeze.models.options import Unused
+from squeeze.models.torch_stage import TorchStage
+from squeeze.passes.base import Context
+from squeeze.passes.prune.times import keep_times, known_times
+from squeeze.surgery import counts
+from squeeze.surgery.goal import Count, Goal, Size, TimeShare
+
+
+class SizeGoal(BaseModel):
+    """One goal of several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    goals: ClassVar[tuple[str, ...]] = ("ratio", "parameters", "size")
+    example: ClassVar[str] = 'ratio: 0.25, parameters: "75 %" or size: "200 MB"'
+
+    ratio: Annotated[float, Gt(0), Lt(1)] | None = None
+    parameters: Count | None = None
+    """What the whole model may keep, as in "75 %" of what it has, or "100M"."""
+    size: Size | None = None
+    """Bytes that its weights may keep before anything quantizes them, as in "75 %" or "200 MB"."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if sum(getattr(self, name) is not None for name in self.goals) != 1:
+            every = f"{', '.join(self.goals[:-1])} and {self.goals[-1]}"
+            raise ValueError(f"name one of {every}: {self.example}")
+        return self
+
+    @property
+    def goal(self) -> Goal | None:
+        """What the whole model may keep; None: the plan says it of its parts."""
+        if self.parameters is not None:
+            return Goal("parameters", self.parameters)
+        return Goal("size", self.size) if self.size is not None else None
+
+    def counted(self) -> counts.Counted:
+        """How the goal counts a model, of one that counts parameters or bytes."""
+        return counts.parameters if self.parameters is not None else counts.nbytes
+
+
+class DecodeGoal(SizeGoal):
+    """Time for one token may be the goal too."""
+
+    goals: ClassVar[tuple[str, ...]] = (*SizeGoal.goals, "decode")
+    example: ClassVar[str] = 'ratio: 0.25, parameters: "75 %", size: "200 MB" or decode: "70 %"'
+
+    decode: TimeShare | None = None
+    """Share of the time for one token that may stay, as in "70 %". Measured in ONNX Runtime on this host: blocks in 4
+    bits, the head in 8, 256 tokens before, one thread."""
+    latency_table: str | None = None
+    """Of decode: JSON file of measured times, for the same choice on every host."""
+
+    @property
+    def goal(self) -> Goal | None:
+        return Goal("decode", self.decode) if self.decode is not None else super().goal
+
+    def reads(self) -> tuple[str, ...]:
+        """Files that an option names."""
+        return (self.latency_table,) if self.latency_table else ()
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        """Options that others leave nothing to do."""
+        if self.decode is None:
+            yield Unused("latency_table", "goes with decode, which is not named")
+
+    def require_tokens(self, model: TorchStage) -> None:
+        """Refuse a goal of time for what writes no tokens.
+
+        Raises:
+            ModelError: it writes none.
+        """
+        if self.decode is not None and not model.blocks:
+            raise ModelError(f"decode: {self.decode} is of language models; parameters or size would do here")
+
+    def measuring_bytes(self, model: Sizes) -> int:
+        """Memory beside the process's own that measuring takes."""
+        return 0 if self.decode is None else measuring_bytes(model)
+
+    @contextmanager
+    def times(self, context: Context) -> Iterator[DecodeTable]:
+        """Seconds for one token, measured when asked for; those that are given or that a killed run measured are known.
+
+        What was measured is kept in the end.
+        """
+        table = DecodeTable(known_times(self.latency_table, context))
+        yield table
+        keep_times(table.seconds, context)
