@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+import numpy as np
 from annotated_types import Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from squeeze.algorithms.monotone import rising_curve
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.measure.decode import DecodeTable, Sizes, measuring_bytes
+from squeeze.measure.decode import Costs, DecodeTable, Sizes, measuring_bytes, token_cost
 from squeeze.models.base import Model
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage
@@ -19,6 +21,9 @@ from squeeze.passes.base import Context
 from squeeze.passes.prune.times import keep_times, known_times
 from squeeze.surgery import counts
 from squeeze.surgery.goal import Count, Goal, Size, TimeShare
+from squeeze.surgery.widths import Units, Widths
+
+MEASURED = 6  # widths
 
 
 class SizeGoal(BaseModel):
@@ -101,3 +106,28 @@ class DecodeGoal(SizeGoal):
         table = DecodeTable(known_times(self.latency_table, context))
         yield table
         keep_times(table.seconds, context)
+
+
+class TokenCosts:
+    """Of a token, by the units that stay: measured at a few widths, and rising in between, whatever a busy host says.
+
+    Args:
+        align: The fewest intermediate channels.
+    """
+
+    def __init__(self, widths: Widths[Any], costs: Costs, align: int) -> None:
+        self.widths, self.costs = widths, costs
+        most = widths.units.get("intermediate", 0)
+        inner = {round(place / align) * align for place in np.linspace(align, most, MEASURED)[:-1]}
+        self.places = sorted({place for place in inner if place < most} | {most})
+        self.curves: dict[int | None, Callable[[float], float]] = {}
+
+    def __call__(self, units: Units) -> float:
+        heads = units.get("heads")
+        if "intermediate" not in self.widths.units:
+            return token_cost(self.widths.built(units), self.costs)
+        if heads not in self.curves:
+            every: list[Units] = [{**units, "intermediate": place} for place in self.places]
+            measured = [token_cost(self.widths.built(one), self.costs) for one in every]
+            self.curves[heads] = rising_curve(self.places, measured)
+        return self.curves[heads](units["intermediate"])

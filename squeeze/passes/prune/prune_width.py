@@ -14,7 +14,7 @@ from squeeze.blocks.batches import BatchWalk
 from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
-from squeeze.measure.decode import BytesRead, Costs, token_cost
+from squeeze.measure.decode import BytesRead, Costs
 from squeeze.models.base import Batch
 from squeeze.models.configured import ConfiguredBlocks, filled, restructure
 from squeeze.models.language.footprint import (
@@ -33,7 +33,7 @@ from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
-from squeeze.passes.prune.goals import DecodeGoal
+from squeeze.passes.prune.goals import DecodeGoal, TokenCosts
 from squeeze.surgery.goal import Cost, units_by_ratio, units_within
 from squeeze.surgery.narrow import Solver, narrow_block, require_same
 from squeeze.surgery.resident_width import ResidentNarrowing, narrowed, resident_widths
@@ -178,7 +178,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         if self.goal is None:
             return units_by_ratio(widths, self.ratio or 0, self.align)
         counts: dict[str, Cost] = {"parameters": widths.parameters, "size": widths.nbytes}
-        counts["decode"] = lambda units: token_cost(widths.built(units), costs)
+        counts["decode"] = TokenCosts(widths, costs, self.align)
         return units_within(widths, self.goal, counts[self.goal.kind], self.align)
 
 
