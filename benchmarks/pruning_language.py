@@ -50,7 +50,7 @@ from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.progress import Progress
 from squeeze.store import Journal
 from squeeze.surgery.depth import write_shallow
-from squeeze.surgery.goal import units_by_parameters
+from squeeze.surgery.goal import Goal, units_within
 from squeeze.surgery.widths import Widths
 
 CHUNK_TOKENS = 4096
@@ -152,7 +152,7 @@ def by_score(score: Score, bias: bool = False) -> Callable[[Bench, Path], Langua
     def cut(bench: Bench, folder: Path) -> LanguageModel:
         model = bench.model
         widths = Widths(model.skeleton, model.folder, ("intermediate",))
-        units = units_by_parameters(widths, bench.goal, ALIGN)
+        units = units_within(widths, Goal("parameters", bench.goal), widths.parameters, ALIGN)
         changes = widths.changes(units) | ({"mlp_bias": True} if bias else {})
         narrow = Skeleton.built(model.folder, dict(model.skeleton.values) | changes)
         rewriter = Rewriter(model, folder / "model", changes, narrow)
