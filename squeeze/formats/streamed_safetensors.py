@@ -6,7 +6,7 @@ Layout: https://huggingface.co/docs/safetensors/index
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +15,19 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+FORMAT = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,10 @@ class Slot:
 
 def write_outline(file: Path, slots: Sequence[Slot]) -> None:
     """Write a file that readers take for whole; its tensors are a hole that takes no disk and reads as zeros."""
-    header = _header(slots)
+    begin = header(slots)
     with file.open("wb") as stream:
-        stream.write(header)
-        stream.truncate(len(header) + sum(slot.nbytes for slot in slots))
+        stream.write(begin)
+        stream.truncate(len(begin) + sum(slot.nbytes for slot in slots))
 
 
 def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[Tensor]]) -> None:
@@ -48,7 +60,7 @@ def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[
     """
     temporary = file.with_name(file.name + ".part")
     with temporary.open("wb") as stream:
-        stream.write(_header(slots))
+        stream.write(header(slots))
         for slot, parts in zip(slots, pieces, strict=True):
             count = sum(_write(stream, part) for part in parts)
             assert count == slot.nbytes, f"{slot.name}: {count} bytes, and {slot.nbytes} were promised"
@@ -59,8 +71,9 @@ def _write(stream: BinaryIO, part: Tensor) -> int:
     return stream.write(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def _header(slots: Sequence[Slot]) -> bytes:
-    values: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def header(slots: Sequence[Slot], metadata: Mapping[str, str] = FORMAT) -> bytes:
+    """What stands before the bytes of all tensors, which follow in the same order."""
+    values: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for slot in slots:
         begin, end = end, end + slot.nbytes
