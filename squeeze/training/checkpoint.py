@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,43 +80,67 @@ class Checkpoint:
         """Write the state; it replaces the one before."""
         position.kept_at = position.seconds
         if self.journal is not None:
-            self.journal.put(PIECE, {**self.state(), **_position_tensors(position)})
+            self.put(PIECE, {**self.state(), **_position_tensors(position)})
 
     def restore(self) -> Position:
         """Put a kept state back and give its position; without one, the beginning."""
-        state = self.journal.get(PIECE) if self.journal is not None else None
+        state = self.journal.open(PIECE) if self.journal is not None else None
         if state is None:
             return Position()
-        self.load(state)
-        position = _read_position(state)
+        self.load(changed(state))
+        position = read_position(state)
         if position.best_at >= 0 and self.journal is not None:
-            self.best = self.journal.get(BEST) or {}
+            self.load_best((self.journal.open(BEST) or {}).items())
         return position
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: Iterable[tuple[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
-        self._assign({name.removeprefix("module."): state[name] for name in state if name.startswith("module.")})
-        self.optimizer.load_state_dict(self._optimizer_state(state))
+        own, weights = self.changing(), [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        states: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for name, value in state:
+                kind, place = name.split(".", 1)
+                if kind == "module":
+                    own[place].copy_(self.part(value, own[place]))
+                else:
+                    number, key = place.split(".", 1)
+                    states.setdefault(int(number), {})[key] = self.part(value, weights[int(number)])
+        if states:
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+
+    def load_best(self, best: Iterable[tuple[str, Tensor]]) -> None:
+        """Take weights for the best ones so far."""
+        own = self.changing()
+        self.best = {name: self.part(value, own[name]) for name, value in best}
+
+    def part(self, value: Tensor, like: Tensor) -> Tensor:
+        """What of a whole tensor is kept where ``like`` is."""
+        return value
+
+    def gather(self, name: str) -> None:
+        """Give what process 0 lacks of a piece that it writes: nothing, where it has all."""
+
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a piece."""
+        assert self.journal is not None
+        self.journal.put(name, tensors)
 
     def keep_best(self) -> None:
         """Keep the weights as they are now as the best ones."""
         self.best = {name: value.clone() for name, value in self.changing().items()}
         if self.journal is not None:
-            self.journal.put(BEST, self.best)
+            self.put(BEST, self.best)
 
     def take_best(self) -> None:
         """Put the best weights back into the module."""
-        self._assign(self.best)
+        with torch.no_grad():
+            for name, tensor in self.changing().items():
+                tensor.copy_(self.best[name])
 
     def changing(self) -> dict[str, Tensor]:
         """Stored tensors of the module that a training changes: trained weights and buffers."""
         frozen = {name for name, value in self.module.named_parameters() if not value.requires_grad}
         return {name: value.detach() for name, value in self.module.state_dict().items() if name not in frozen}
-
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, tensor in self.changing().items():
-                tensor.copy_(values[name])
 
     def state(self) -> dict[str, Tensor]:
         """All that a training changes, by name."""
@@ -125,13 +149,10 @@ class Checkpoint:
             tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items() if value is not None}
         return tensors
 
-    def _optimizer_state(self, tensors: Mapping[str, Tensor]) -> dict[str, object]:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".", 2)
-                state.setdefault(int(number), {})[key] = tensor
-        return {**self.optimizer.state_dict(), "state": state}
+
+def changed(piece: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """What :meth:`Checkpoint.state` gave of a piece, read one by one."""
+    return ((name, piece[name]) for name in piece if name.startswith(("module.", "optimizer.")))
 
 
 def _position_tensors(position: Position) -> dict[str, Tensor]:
@@ -140,7 +161,8 @@ def _position_tensors(position: Position) -> dict[str, Tensor]:
     return values | {f"random.{number}": state for number, state in enumerate(position.random or ())}
 
 
-def _read_position(tensors: Mapping[str, Tensor]) -> Position:
+def read_position(tensors: Mapping[str, Tensor]) -> Position:
+    """How far a training had come that kept a piece."""
     position = Position(random=(tensors["random.0"], tensors["random.1"]) if "random.0" in tensors else None)
     for name in (*COUNTS, *NUMBERS, *LISTS):
         setattr(position, name, int(tensors[name]) if name in COUNTS else tensors[name].tolist())

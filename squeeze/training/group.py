@@ -7,7 +7,7 @@ No exchange waits for ever: a process that ended closes its connections, and one
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ class Group:
     """
 
     def __init__(self, store: Store, rank: int, processes: int) -> None:
-        self.rank, self.processes = rank, processes
+        self.store, self.rank, self.processes = store, rank, processes
         with _lost():  # not an own group of torch.distributed: a script may have its own default one
             self._gloo: Any = ProcessGroupGloo(store, rank, processes, timedelta(seconds=TIMEOUT_S))
 
@@ -81,6 +81,18 @@ class Group:
     def hear_tensors(self) -> dict[str, Tensor]:
         """The tensors that process 0 gives to all."""
         return self._filled(self.hear()["tensors"], self._broadcast)
+
+    def say_each(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Give tensors to all others one by one, and to the caller."""
+        for name, tensor in tensors:
+            self.say_tensors({name: tensor})
+            yield name, tensor
+        self.say_tensors({})
+
+    def hear_each(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that process 0 gives one by one."""
+        while tensors := self.hear_tensors():
+            yield from tensors.items()
 
     def send(self, to: int, tensors: Mapping[str, Tensor]) -> None:
         """Give tensors to one other, who knows their specs."""

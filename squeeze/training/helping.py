@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.models.base import Batch
-from squeeze.training.checkpoint import Checkpoint
 from squeeze.training.options import TrainingOptions
 from squeeze.training.peers import Follower
 
@@ -36,13 +35,15 @@ class Help:
     ) -> None:
         self.peers, self.module, self.loss = peers, module, loss
         self.micro_batch, self.seed = micro_batch, seed
-        self.checkpoint = Checkpoint(module, options.new_optimizer(module), None)
+        self.checkpoint = peers.checkpoint(module, options.new_optimizer(module))
         self.losses = 0.0  # of rows that were evaluated since the last sum
 
     def run(self) -> None:
         """Follow process 0 until it ends the training."""
-        self.checkpoint.load(self.peers.group.hear_tensors())
+        self.peers.begin(self.checkpoint)
         orders = {"step": self._step, "evaluate": self._evaluate, "sum": self._sum, "compare": self._compare}
+        orders |= {"keep_best": self._keep_best, "take_best": self._take_best}
+        orders |= {"gather": self._gather, "whole": self._whole}
         with torch.random.fork_rng(devices=[]):
             while (order := self.peers.group.hear())["kind"] != "end":
                 orders[order["kind"]](order)
@@ -70,6 +71,19 @@ class Help:
 
     def _compare(self, _: dict[str, Any]) -> None:
         self.peers.differing(self.checkpoint.changing())
+
+    def _keep_best(self, _: dict[str, Any]) -> None:
+        self.checkpoint.keep_best()
+
+    def _take_best(self, _: dict[str, Any]) -> None:
+        self.checkpoint.take_best()
+
+    def _gather(self, order: dict[str, Any]) -> None:
+        self.checkpoint.gather(order["piece"])
+
+    def _whole(self, _: dict[str, Any]) -> None:
+        assert self.peers.sharding is not None
+        self.peers.sharding.put_together()
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

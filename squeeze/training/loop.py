@@ -78,10 +78,10 @@ class Training:
         Raises:
             SqueezeError: the loss is not finite, and no evaluation has kept better weights.
         """
-        checkpoint = Checkpoint(module, self.options.new_optimizer(module), self.journal)
+        checkpoint = self._checkpoint(module)
         self.position = at = checkpoint.restore()
         if self.peers is not None:
-            self.peers.begin(checkpoint.state())
+            self.peers.begin(checkpoint)
         while at.step < self.steps and not self.held_out.is_stale(at):
             try:
                 self._epoch(module, checkpoint, loss)
@@ -97,6 +97,10 @@ class Training:
         module.zero_grad()
         module.eval()
         return [round(value, 6) for value in at.mean_losses()]
+
+    def _checkpoint(self, module: nn.Module) -> Checkpoint:
+        state = module, self.options.new_optimizer(module), self.journal
+        return Checkpoint(*state) if self.peers is None else self.peers.checkpoint(*state)
 
     def facts(self) -> dict[str, Any]:
         """What the report says of the training beside its losses."""

@@ -64,6 +64,10 @@ class TrainingOptions(BaseModel):
     """Looks without a lower loss after which the training stops."""
     recompute: bool = False
     """Work out what lies inside a block again for its gradient: less memory, every block computed once more."""
+    sharded: bool = False
+    """Where torchrun started several processes, each keeps its part of weights, gradients and optimizer state
+    (PyTorch's FSDP2) and is sent the others' block by block: less memory in each, more to send. Started alone: as
+    without."""
     products: Products | None = None
     """How matrices are multiplied. bfloat16: factors are rounded to it and sums are float32, where the CPU has units
     for that; elsewhere, and always with float32, nothing is rounded. null: bfloat16 for a model that reads tokens,

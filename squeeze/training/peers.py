@@ -10,18 +10,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeeze.errors import SqueezeError
 from squeeze.models.base import Batch
+from squeeze.training.checkpoint import Checkpoint
 from squeeze.training.group import Group, specs
 from squeeze.training.share import Share
 
 BUCKET_VALUES = 1 << 22  # of gradients that are added up together
 LABELS = "labels"
+
+if TYPE_CHECKING:
+    from squeeze.models.resident import Resident
+    from squeeze.store import Journal
+    from squeeze.training.sharding import Sharding
 
 
 class Peers:
@@ -34,6 +40,12 @@ class Peers:
 
     def __init__(self, group: Group) -> None:
         self.group, self.share, self.at_once = group, Share(Batch({}), 1), True
+        self.sharding: Sharding | None = None
+
+    def divide(self, model: Resident) -> None:
+        """Let a model that is not trained lie in parts, where the one that is does."""
+        if self.sharding is not None:
+            self.sharding.divide(model)
 
     def sum_gradients(self, optimizer: torch.optim.Optimizer, loss: float) -> float:
         """Add up gradients in place; gives the sum of the losses.
@@ -41,17 +53,26 @@ class Peers:
         A weight that no row of any process reached has no gradient then, as in one process.
         """
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        sums = torch.tensor([loss, *(weight.grad is not None for weight in weights)], dtype=torch.float64)
+        own = [weight.grad is not None for weight in weights] if self.sharding is None else self.sharding.take_reached()
+        sums = torch.tensor([loss, *own], dtype=torch.float64)
         self.group.add_up(sums)
-        reached = [weight for weight, count in zip(weights, sums[1:].tolist(), strict=True) if count]
+        counts = list(zip(weights, sums[1:].tolist(), strict=True))
+        if self.sharding is None:
+            self._add_up([weight for weight, count in counts if count])
+        else:  # FSDP2 has added up, zeros where there was nothing
+            for weight, count in counts:
+                weight.grad = weight.grad if count else None
+        return float(sums[0])
+
+    def _add_up(self, reached: Sequence[Tensor]) -> None:
+        """Add up the gradients of weights in place."""
         for weight in reached:
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        for bucket in _buckets([weight.grad for weight in reached]):
+        for bucket in _buckets([weight.grad for weight in reached if weight.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             self.group.add_up(flat)
             for gradient, values in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
                 gradient.copy_(values.view_as(gradient))
-        return float(sums[0])
 
     def total(self, value: float) -> float:
         """The sum of a number over all processes."""
@@ -68,8 +89,14 @@ class Peers:
         self.group.add_up(sums)
         return (sums[:-1] / sums[-1]).to(own.dtype)
 
-    def differing(self, tensors: Mapping[str, Tensor]) -> list[tuple[int, str]]:
-        """The processes whose tensors have other bytes than those of process 0, each with the first such name."""
+    def differing(self, changing: Mapping[str, Tensor]) -> list[tuple[int, str]]:
+        """The processes whose tensors have other bytes than those of process 0, each with the first such name.
+
+        Of weights in parts there is nothing to compare: each value is in one process alone.
+        """
+        tensors = {name: value for name, value in changing.items() if not hasattr(value, "full_tensor")}
+        if not tensors:
+            return []
         sums = [hashlib.sha256(value.detach().contiguous().numpy().tobytes()).digest() for value in tensors.values()]
         every = self.group.gather(torch.tensor([list(one) for one in sums], dtype=torch.uint8))
         names, other = list(tensors), (every != every[:1]).any(2)
@@ -87,17 +114,28 @@ class Leader(Peers):
         super().__init__(group)
         self.name = name
 
-    def begin(self, state: Mapping[str, Tensor]) -> None:
+    def checkpoint(self, module: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal | None) -> Checkpoint:
+        """Where the state of the training is kept, and put back from."""
+        if self.sharding is None:
+            return Checkpoint(module, optimizer, journal)
+        from squeeze.training.sharded_checkpoint import ShardedCheckpoint  # torch's FSDP2
+
+        return ShardedCheckpoint(module, optimizer, journal, self.group)
+
+    def begin(self, checkpoint: Checkpoint) -> None:
         """All start from the weights and the optimizer's state that process 0 begins or goes on with."""
-        self.group.say_tensors(state)
+        if self.sharding is None:  # else each has its part from the checkpoint
+            self.group.say_tensors(checkpoint.state())
 
     def hand_out(self, kind: str, batch: Batch, micro_batch: Callable[[Batch], int], **order: Any) -> Share:
         """Give everybody their rows of a batch; gives one's own, which are as many as anybody's or more."""
         shares = split(batch, self.group.processes)
         self.share = shares[0]
         self.at_once = micro_batch(self.share.batch) >= len(self.share.batch)
+        passes = 0 if self.sharding is None else -(-len(self.share.batch) // micro_batch(self.share.batch))
         whole = [[name, dtype, shape[1:]] for name, dtype, shape in specs(_tensors(batch))]
-        self.group.say({"kind": kind, "rows": len(batch), "specs": whole, "at_once": self.at_once, **order})
+        how = {"kind": kind, "rows": len(batch), "specs": whole, "at_once": self.at_once, "passes": passes}
+        self.group.say(how | order)
         for rank, share in enumerate(shares[1:], 1):
             self.group.send(rank, _tensors(share.batch))
         return self.share
@@ -120,13 +158,30 @@ class Leader(Peers):
 class Follower(Peers):
     """The side of every other process."""
 
+    def checkpoint(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        """The state of the training here, which process 0 keeps."""
+        if self.sharding is None:
+            return Checkpoint(module, optimizer, None)
+        from squeeze.training.sharded_checkpoint import PartCheckpoint  # torch's FSDP2
+
+        return PartCheckpoint(module, optimizer, None)
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Start from what process 0 starts from."""
+        if self.sharding is None:
+            checkpoint.load(self.group.hear_tensors().items())
+        else:
+            checkpoint.load(self.group.hear_each())
+            checkpoint.load_best(self.group.hear_each())
+
     def rows(self, order: Mapping[str, Any]) -> Share:
         """The rows that process 0 hands out by an order."""
         start, stop, weight = bounds(order["rows"], self.group.processes)[self.group.rank]
         own = [[name, dtype, [stop - start, *shape]] for name, dtype, shape in order["specs"]]
         tensors = self.group.receive(own)
         labels = tensors.pop(LABELS, None)
-        self.at_once, self.share = order["at_once"], Share(Batch(tensors, labels), order["rows"], weight)
+        self.at_once = order["at_once"]
+        self.share = Share(Batch(tensors, labels), order["rows"], weight, order["passes"])
         return self.share
 
 

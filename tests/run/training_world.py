@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from squeeze.models.base import InputSpec, Model
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
+from squeeze.passes.base import Pass
 from squeeze.passes.distill.training import TrainingPass
 from squeeze.training import loop
 from squeeze.training.loop import Training
@@ -67,22 +69,25 @@ def network(name: str) -> TorchModel:
 
 def world(folder: Path, model: str) -> tuple[Model, Dataset]:
     """A model and what it is trained on."""
-    if model != "language":
+    if not (folder / model).is_dir():
         return network(model), NpzData(npz="train.npz").open(folder)
     starts = np.arange(20)[:, None]
     return LanguageModel(folder / model), TokenDataset("counting", (starts + 3 * np.arange(16)[None]) % 128)
 
 
-def script(folder: Path, name: str, pass_: TrainingPass, model: str, stop: int | None = None) -> None:
+def script(
+    folder: Path, name: str, pass_: TrainingPass, model: str, stop: int | None = None, before: Sequence[Pass] = ()
+) -> None:
     """Train; then keep the weights and what the row says.
 
     Args:
         stop: The step before which process 0 is stopped, after a checkpoint.
+        before: Passes that come first.
     """
     if stop is not None:
         _stop_before(stop)
     original, data = world(folder, model)
-    plan = Plan([pass_], metrics=(), threads=1)
+    plan = Plan([*before, pass_], metrics=(), threads=1)
     run = compress(plan, model=original, data={"train": data}, store=folder / name.partition("-")[0])
     result: Any = run.models[None]
     save_file(weights_of(result), folder / f"{name}.safetensors")

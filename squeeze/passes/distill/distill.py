@@ -193,6 +193,8 @@ class Distill(TrainingPass):
         assert self.temperature is not None, "run has settled it"
         temperature, teacher = self.temperature, self._teacher(context).resident()
         teacher.module.requires_grad_(False)
+        if context.peers is not None:
+            context.peers.divide(teacher)
         extra = {} if self.divergence == "forward" else {"divergence": self.divergence}
 
         with FeaturePairs(student, teacher, self.features) as features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
 
 import numpy as np
@@ -28,7 +28,7 @@ from squeeze.training.proof import require_adapter, require_written
 from squeeze.training.trained import OnGrids, TrainedWeights, train_some
 
 if TYPE_CHECKING:
-    from squeeze.training.peers import Follower, Leader
+    from squeeze.training.peers import Follower, Leader, Peers
 
 LOSS_STEPS = 20  # times that a logit is read or written on the way to its gradient, the teacher's with it
 SAVING: dict[str, dict[str, object]] = {  # the first that fits is proposed
@@ -88,7 +88,12 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         pass_ = self.settled(model)
         student, context.peers = pass_._student(model), peers
         pass_.weights(student, context.seed)
-        with synced_norms(student.module, peers), pass_.learning(student, context) as loss, pass_._sums(context):
+        with (
+            synced_norms(student.module, peers),
+            pass_._in_parts(student, peers),
+            pass_.learning(student, context) as loss,
+            pass_._sums(context),
+        ):
             Help(peers, student.module, pass_, loss, student.micro_batch, context.seed).run()
 
     @contextmanager
@@ -114,7 +119,16 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         with context.helpers(self.asks_original()) as peers, synced_norms(student.module, peers):
             context.peers = peers
             context.measured["processes"] = peers.group.processes
-            yield peers
+            with self._in_parts(student, peers):
+                yield peers
+
+    def _in_parts(self, student: Resident, peers: Peers) -> AbstractContextManager[None]:
+        """Let the student lie in parts, if it is to, for as long as the ``with`` lasts."""
+        if not self.sharded:
+            return nullcontext()
+        from squeeze.training.sharding import sharded  # torch's FSDP2
+
+        return sharded(student, peers, self.name)
 
     def asks_original(self) -> bool:
         """Whether ``learning`` reads the original; then processes that help are sent it."""
