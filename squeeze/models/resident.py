@@ -84,6 +84,10 @@ class Resident(ABC):
         """The blocks of the module, in order; none where it is not known to be made of blocks."""
         return []
 
+    def pieces(self) -> list[nn.Module]:
+        """Parts of the module that are called one after the other and share no weight: blocks, and others like them."""
+        return self.blocks()
+
     def grids(self) -> dict[str, QuantizedTensor]:
         """The grids of quantized weights that can be trained, by name."""
         return {}

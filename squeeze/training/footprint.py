@@ -8,6 +8,7 @@ from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.language.resident import LOGITS_VALUES
+from squeeze.training.launch import launched_processes
 from squeeze.training.options import TrainingOptions
 
 LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
@@ -15,11 +16,15 @@ STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # values that an optimizer keeps
 STEP_COPIES = {"adafactor": 3}  # of the largest weight, while its step is worked out; fused steps need none
 HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
 STEP_VALUES = 6  # of each trained weight, once a step: it, its gradient and the optimizer's state, read and written
+REST_COPIES, PIECE_COPIES = 2, 3  # of weights in parts: whole and as sent; of a block the next one's, too
 GRID_COPIES = 8  # copies of a weight on its grid: integers, rounded and clipped values, and gradients
 
 
 def training_bytes(model: Model, options: TrainingOptions, length: int, quantized: str | None, teacher: bool) -> int:
     """The peak: weights, gradients, the optimizer's state, a teacher, and what a micro-batch leaves for its gradient.
+
+    Of each process, where ``sharded`` divides all but the last among those that a launcher started with this one. A
+    check that is started alone does not know of others, and tells what one process takes that holds all of it.
 
     Args:
         length: Tokens of a sequence; 0: not known.
@@ -28,11 +33,26 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     """
     shards = in_shards(model)
     weights, optimizer = shards.parameters(), options.trains_with(model)
-    state = trained_weights(shards, options, quantized) * (1 + STATE[optimizer])
+    trained = trained_weights(shards, options, quantized)
+    state = trained * (1 + STATE[optimizer])
     on_grid = _grid_values(shards, quantized)
     step = STEP_COPIES.get(optimizer, 0) * max(value.numel() for value in shards.skeleton.module.parameters())
-    values = weights * (1 + teacher) + state + step + on_grid
-    return PROCESS_BYTES + FLOAT * (values + _activations(shards, options, length, teacher))
+    values = weights * (1 + teacher) + state + step
+    within = on_grid + _activations(shards, options, length, teacher)
+    processes = launched_processes() if options.sharded else 1
+    if processes == 1:
+        return PROCESS_BYTES + FLOAT * (values + within)
+    whole = weights + weights // processes  # of the student while the teacher is read, and of what becomes of it
+    parts = values // processes + _gathered(shards, trained / weights) + within
+    return PROCESS_BYTES + FLOAT * max(whole, parts)
+
+
+def _gathered(model: LanguageModel, trained: float) -> int:
+    """Values that a process holds whole beside its part of them: weights, and the gradients of a share of them."""
+    ends = [model.skeleton.module.get_parameter(name).numel() for name in model.skeleton.ends]
+    pieces = [_count(block) for block in model.skeleton.layers] + (ends if len(ends) > 1 else [])
+    rest = model.parameters() - sum(pieces)
+    return round((1 + trained) * (REST_COPIES * rest + PIECE_COPIES * max(pieces)))
 
 
 def trained_weights(model: LanguageModel, options: TrainingOptions, quantized: str | None) -> int:

@@ -83,6 +83,7 @@ class Help:
 
     def _whole(self, _: dict[str, Any]) -> None:
         assert self.peers.sharding is not None
+        self.checkpoint.optimizer.state.clear()  # nobody needs it any more
         self.peers.sharding.put_together()
 
 

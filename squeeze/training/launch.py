@@ -53,6 +53,12 @@ def launched() -> Launch | None:
     return Launch(rank, processes, host, port, os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
 
 
+def launched_processes() -> int:
+    """How many processes were started together: 1 without a launcher."""
+    launch = launched()
+    return 1 if launch is None else launch.processes
+
+
 @contextmanager
 def as_if_alone() -> Iterator[None]:
     """Hide the launcher's variables: other libraries would wait for processes that help in our trainings only."""

@@ -1,7 +1,8 @@
 """Models that lie in parts, one in each process: torch's FSDP2, on CPUs.
 
-A block's weights are whole while it computes, those outside of blocks during a whole forward or backward pass.
-Gradients are added up, not averaged: each process's loss is its part in the mean over the whole batch.
+A block's weights are whole while it computes, as are those of an embedding and of a head; what is left, such as a table
+that is both, is whole during a forward or backward pass. Gradients are added up, not averaged: each process's loss is
+its part in the mean over the whole batch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from squeeze.errors import SqueezeError
+from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.resident import Resident
 from squeeze.training.group import TIMEOUT_S, Group, LostProcess
 from squeeze.training.peers import Peers
@@ -47,11 +49,12 @@ class Sharding:
         """Keep a part of each weight of a model, and let go of the rest."""
         for weight in model.module.parameters():
             weight.data = weight.data.contiguous()
-        for part in (*model.blocks(), model.module):
+        for part in (*model.pieces(), model.module):
             shards = fully_shard(part, mesh=self.mesh, reshard_after_forward=True)
             shards.set_gradient_divide_factor(1.0)
             shards.set_force_sum_reduction_for_comms(True)  # gloo has no average
             shards.set_reduce_scatter_unused_params(True)  # weights that the rows of some processes alone reach
+        trim_heap()
 
     def take_reached(self) -> list[bool]:
         """Whether each trained weight got a gradient in this process since this was asked last."""
@@ -73,7 +76,6 @@ class Sharding:
             plain = nn.Parameter(value, weight.requires_grad)
             for part, name in owners:
                 part._parameters[name] = plain
-            weight.to_local().untyped_storage().resize_(0)  # FSDP2 keeps a reference
         for part, (kind, names, hooks) in self._before.items():
             _put_back(part, kind, names, hooks)
 
@@ -105,7 +107,7 @@ def sharded(student: Resident, peers: Peers, name: str) -> Iterator[None]:
     if group.gather(torch.tensor([distributed.is_initialized()], dtype=torch.uint8)).any():
         what = "this script has a default process group, and torch's FSDP2 needs one of these processes"
         raise SqueezeError(f"{name}: sharded: {what}; destroy_process_group() before, or sharded: false, would do")
-    with _lost(), _mesh(group) as mesh:
+    with small_heap(), _lost(), _mesh(group) as mesh:
         peers.sharding = Sharding(mesh, student)
         yield
         if group.rank == 0:
@@ -162,5 +164,5 @@ def _put_back(part: nn.Module, kind: type[nn.Module], names: set[str], hooks: di
         vars(part)[name].clear()
         vars(part)[name].update(before)
     for name in set(vars(part)) - names:
-        if "fsdp" in name:
+        if "fsdp" in name or "composable" in name:
             delattr(part, name)

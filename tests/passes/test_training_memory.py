@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from language_world import write_folder
 
@@ -79,3 +81,20 @@ def takes(pass_: TrainingPass, model: LanguageModel) -> int:
     result = pass_.memory_bytes(model, 256, None)
     assert result is not None
     return result
+
+
+def test_parts_are_foretold_where_a_launcher_says_of_how_many_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LanguageModel(write_folder(tmp_path, hidden_size=256, intermediate_size=512, num_hidden_layers=12))
+    whole, parts = Finetune(batch_size=1), Finetune(batch_size=1, sharded=True)
+    assert takes(parts, model) == takes(whole, model)  # started alone, it is the ordinary training
+    launch = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    for processes in (2, 4):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        assert takes(parts, model) < takes(whole, model)
+        assert takes(Distill(batch_size=1, sharded=True), model) < takes(Distill(batch_size=1), model)
+        assert takes(parts, model) > takes(whole, model) - 16 * model.parameters() * (processes - 1) / processes
+        assert whole.saving(model, 256, takes(parts, model)) == "sharded: true"

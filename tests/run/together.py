@@ -19,7 +19,10 @@ from squeeze.cli import main
 from squeeze.training import meeting
 
 PATIENCE_S = 120.0
-SEVERAL = [f"squeeze.training.{name}" for name in ("group", "meeting", "peers", "helping", "synced_norm")]
+SEVERAL = [
+    f"squeeze.training.{name}"
+    for name in ("group", "meeting", "peers", "helping", "synced_norm", "sharding", "sharded_checkpoint")
+]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from multiprocessing import current_process
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import CLASSES
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from squeeze.api import Plan, compress
 from squeeze.data.base import Dataset
@@ -20,6 +21,7 @@ from squeeze.data.sources import NpzData
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.models.base import InputSpec, Model
+from squeeze.models.language import resident
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
 from squeeze.models.torch_model import TorchModel
@@ -93,6 +95,51 @@ def script(
     save_file(weights_of(result), folder / f"{name}.safetensors")
     row = run.ledger.rows[-1]
     (folder / f"{name}.json").write_text(json.dumps([row.facts, row.measured.get("processes")]))
+
+
+def script_in_small_parts(*arguments: Any) -> None:
+    """The same, two sequences at a time going through a language model."""
+    resident.LOGITS_VALUES = 2 * 16 * 128
+    script(*arguments)
+
+
+def script_that_counts(folder: Path, *arguments: Any) -> None:
+    """The same; then keep how many values of weights, gradients and state each process held in the last step."""
+    held: dict[str, int] = {}
+    step = torch.optim.AdamW.step
+
+    def counting(optimizer: torch.optim.AdamW) -> None:
+        step(optimizer)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        held["weights"], held["gradients"] = (
+            sum(map(_values, every)) for every in (weights, [w.grad for w in weights])
+        )
+        held["state"] = sum(_values(value) for state in optimizer.state.values() for value in state.values())
+
+    torch.optim.AdamW.step = counting  # type: ignore[method-assign, assignment]
+    try:
+        script(folder, *arguments)
+    finally:  # a process that helps ends inside
+        (folder / f"held-{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(held))
+
+
+def script_with_its_own_group(*arguments: Any) -> None:
+    """The same, in a script that uses torch.distributed itself."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    script(*arguments)
+
+
+def script_that_looks_around(*arguments: Any) -> None:
+    """The same; nothing is left of it, and torch.distributed is there for whoever wants it."""
+    script(*arguments)
+    assert not distributed.is_initialized()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+
+
+def _values(tensor: Any) -> int:
+    """Those that this process holds, without what is a single number."""
+    own: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own.numel() if tensor.dim() else 0
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:

@@ -49,6 +49,11 @@ class ResidentLanguageModel(Resident):
         skeleton = self.model.skeleton
         return [self.module.get_submodule(skeleton.prefix(i).removesuffix(".")) for i in range(self.model.blocks)]
 
+    def pieces(self) -> list[nn.Module]:
+        ends = self.model.skeleton.ends
+        apart = ends if len(ends) > 1 else []  # a tied table is called twice
+        return [*self.blocks(), *(self.module.get_submodule(name.rpartition(".")[0]) for name in apart)]
+
     def grids(self) -> dict[str, QuantizedTensor]:
         return {name: self.model.quantized(name) for name in self.model.grid if name not in self.fixed()}
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOSS_STEPS = 20  # times that a logit is read or written on the way to its gradient, the teacher's with it
 SAVING: dict[str, dict[str, object]] = {  # the first that fits is proposed
+    "sharded: true": {"sharded": True},
     "recompute: true": {"recompute": True},
     "optimizer: adafactor": {"optimizer": "adafactor"},
     "optimizer: adafactor, recompute: true": {"optimizer": "adafactor", "recompute": True},
@@ -178,9 +179,23 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             yield f"{self.name}: train: last_blocks: only a language model says what its blocks are; all would do"
         elif self.train == "last_blocks" and self.blocks > model.blocks:
             yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
+        yield from (f"{self.name}: sharded: {line}" for line in self._part_faults(model))
         if self.optimizer == "adafactor" and self.trains_adapters:
             what = "adafactor measures its steps by a weight's own size, and half of LoRA's begin at zero"
             yield f"{self.name}: optimizer: {what}; adamw, whose memory of so few is small, would do"
+
+    def _part_faults(self, model: Model) -> Iterator[str]:
+        """What cannot lie in parts, one per process."""
+        if not self.sharded:
+            return
+        if self.optimizer == "adafactor":
+            yield "adafactor needs whole matrices, of which a process has a part; optimizer: adamw or sgd would do"
+        weights = list(cast(TorchStage, model).module.named_parameters())
+        if single := [name for name, weight in weights if not weight.dim()]:
+            yield f"'{single[0]}' is a single number, which has no parts; shape [1] in place of [] would do"
+        types = sorted({str(weight.dtype).removeprefix("torch.") for _, weight in weights})
+        if len(types) > 1 and not model.blocks:  # a language model is trained in float32
+            yield f"weights of {' and '.join(types)} have no common parts; a model of one of them would do"
 
     def settled(self, model: Model) -> Self:
         return self.model_copy(update=self.for_model(model))
