@@ -102,6 +102,17 @@ def test_a_journal_piece_cut_short_counts_as_absent(tmp_path: Path) -> None:
     assert journal.get("epoch-1") is None
 
 
+def test_a_journal_piece_is_a_mapping_that_reads_one_tensor_at_a_time(tmp_path: Path) -> None:
+    written = {"w": torch.arange(4.0), "bytes": torch.arange(3, dtype=torch.uint8), "empty": torch.zeros(0)}
+    Journal(tmp_path).put("piece", written, lambda tensor: tensor.clone())
+    piece = Journal(tmp_path).open("piece")
+    assert piece is not None
+    assert set(piece) == set(written)
+    assert all(torch.equal(piece[name], value) for name, value in written.items())
+    assert "none" not in piece
+    assert Journal(tmp_path).open("none") is None
+
+
 def test_a_finished_entry_takes_its_journal_along(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.journal("k").put("piece", {"w": torch.zeros(1)})

@@ -26,6 +26,8 @@ class Piece(Mapping[str, Tensor]):
             self.names, self.sum = list(opened.keys()), (opened.metadata() or {}).get(SUM)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
         with safe_open(self.file, framework="pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
         return tensor

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from language_world import write_folder
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_several_processes import assert_facts, facts
 from tiny import write_npz
 from together import Together, alone, wait_for
@@ -101,6 +102,27 @@ def test_a_quantized_model_is_trained_in_parts(tmp_path: Path, pass_: Distill) -
 def test_a_network_with_batch_norm_is_trained_in_parts_as_in_one_process(images: Path, pass_: TrainingPass) -> None:
     assert_same(images, pass_, model="with_batch_norm")
     assert_facts(images, "one", "several", 2)
+
+
+def test_weights_that_few_rows_reach_or_none_are_trained_as_in_one_process(images: Path) -> None:
+    """What no row of a batch reaches does not move, whatever the decay; what one process alone reaches, does in all."""
+    pass_ = Finetune(**SHARED | FAST | {"batch_size": 4}, optimizer="adamw", weight_decay=0.5)
+    assert_same(images, pass_, model="Branching")
+    started, ended = (load_file(images / f"{name}.safetensors") for name in ("original", "several"))
+    assert torch.equal(started["none.weight"], ended["none.weight"])
+    assert not torch.equal(started["bright.weight"], ended["bright.weight"])
+
+
+def test_a_killed_training_goes_on_in_one_process(tmp_path: Path) -> None:
+    write_folder(tmp_path / "language")
+    pass_ = FINETUNE.model_copy(update={"epochs": 40, "learning_rate": 1e-4})
+    assert run(tmp_path, 1, "undisturbed", pass_) == [0]
+    together = Together(tmp_path, script, (tmp_path, "kept", pass_, "language")).start()
+    wait_for(tmp_path / "kept" / "journals", "*/training.safetensors")
+    together.started[0].kill()
+    assert together.codes() == [-signal.SIGKILL, 1]
+    assert run(tmp_path, 1, "kept-again", pass_) == [0]
+    assert distance(tmp_path, "undisturbed", "kept-again") < 1e-5
 
 
 def test_each_process_holds_half_of_weights_gradients_and_optimizer_state(tmp_path: Path) -> None:
