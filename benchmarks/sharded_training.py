@@ -3,8 +3,8 @@
     python benchmarks/sharded_training.py [--layers 16] [--hidden 1024] [--processes 2] [--steps 2] [--pass distill]
 
 Makes a Llama with random weights and trains it with AdamW on sequences of 64 random tokens, ``recompute: true``, as
-torchrun would start it: each process's peak resident memory, beside what ``squeeze check`` says beforehand. What is
-compressed is ``squeeze.compress`` as a user calls it, from reading the model to the new one in the store.
+torchrun would start it: each process's peak resident memory, beside what ``squeeze check`` says beforehand. Measured is
+``squeeze.compress`` as a user calls it, from reading the model to the new one in the store.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pass", dest="pass_", choices=["finetune", "distill"], default="finetune")
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.hidden % 64:
+        parser.error(
+            f"--hidden {options.hidden} does not divide into 16 heads of even width; a multiple of 64 would do"
+        )
+    return options
 
 
 def measure(words: str, sharded: bool, processes: int, work: Path, options: argparse.Namespace) -> None:
@@ -65,20 +70,14 @@ def measure(words: str, sharded: bool, processes: int, work: Path, options: argp
     command = [sys.executable, __file__, "--child", str(work), "--steps", str(options.steps), "--pass", options.pass_]
     command += ["--sharded"] * sharded
     launch = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environments = [os.environ | launch | {"RANK": str(rank)} for rank in range(processes)]
     began = time.monotonic()
-    every = [
-        subprocess.Popen(
-            command,
-            env=os.environ | launch | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
+    every = [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
     answers = [process.communicate() for process in every]
-    if any(process.returncode for process in every):
-        sys.exit(f"{words}: {next(error for _, error in answers if error).strip().splitlines()[-1]}")
+    for process, (_, errors) in zip(every, answers, strict=True):
+        if process.returncode:
+            sys.exit(f"{words}: {errors.strip().splitlines()[-1]}")
     reports = [json.loads(output.splitlines()[-1]) for output, _ in answers]
     peaks = " ".join(f"{report['peak_bytes'] / 1e9:.2f}" for report in reports)
     foretold, seconds = reports[0]["foretold_bytes"] / 1e9, time.monotonic() - began
@@ -104,10 +103,7 @@ def child(options: argparse.Namespace) -> None:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (SEQUENCES, LENGTH))
     about: dict[str, Any] = {"steps": options.steps, "batch_size": SEQUENCES, "recompute": True}
     pass_ = getattr(sq, options.pass_.capitalize())(sharded=options.sharded, **about)
-    report = {
-        "parameters": model.parameters(),
-        "foretold_bytes": pass_.settled(model).memory_bytes(model, LENGTH, None),
-    }
+    report = {"parameters": model.parameters(), "foretold_bytes": pass_.memory_bytes(model, LENGTH, None)}
     try:
         plan = sq.Plan([pass_], metrics=(), threads=1)
         data = {"train": TokenDataset("random", tokens)}

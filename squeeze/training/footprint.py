@@ -42,7 +42,7 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     processes = launched_processes() if options.sharded else 1
     if processes == 1:
         return PROCESS_BYTES + FLOAT * (values + within)
-    whole = weights + weights // processes  # of the student while the teacher is read, and of what becomes of it
+    whole = weights + weights * (1 + teacher) // processes  # as a model is read, and as the student is written
     parts = values // processes + _gathered(shards, trained / weights) + within
     return PROCESS_BYTES + FLOAT * max(whole, parts)
 
