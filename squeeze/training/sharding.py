@@ -19,9 +19,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from squeeze.errors import SqueezeError
+from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.resident import Resident
+from squeeze.training.divisible import division_faults
 from squeeze.training.group import TIMEOUT_S, Group, LostProcess
 from squeeze.training.peers import Peers
 
@@ -46,7 +47,13 @@ class Sharding:
                 self._watch(part, name)
 
     def divide(self, model: Resident) -> None:
-        """Keep a part of each weight of a model, and let go of the rest."""
+        """Keep a part of each weight of a model, and let go of the rest.
+
+        Raises:
+            ModelError: a teacher that no check has seen cannot be divided.
+        """
+        for fault in division_faults(model.module):
+            raise ModelError(f"sharded: {fault}")
         for weight in model.module.parameters():
             weight.data = weight.data.contiguous()
         for part in (*model.pieces(), model.module):

@@ -143,7 +143,9 @@ def test_weights_that_drift_apart_are_an_error_that_names_them(images: Path) -> 
     assert "finetune: '1.running_mean' of process 1 is no longer that of process 0" in together.printed(0)[-1]
 
 
-def test_torchrun_carries_a_plan_out_and_process_0_alone_speaks(plan: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_torchrun_carries_a_plan_out_and_process_0_alone_speaks(plan: Path, sharded: bool) -> None:
+    plan.write_text(PLAN.replace("epochs: 1", f"epochs: 1, sharded: {str(sharded).lower()}"))
     environment = os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))}
     call = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "squeeze.cli"]
     call += ["run", "plan.yaml", "--out", "out", "--store", "store"]
@@ -186,7 +188,9 @@ def test_a_process_that_waits_in_vain_ends_with_one_line(plan: Path, rank: int, 
     assert printed.startswith(line.format(port=together.port))
 
 
-def test_a_run_without_a_launcher_loads_nothing_of_this(plan: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_run_without_a_launcher_loads_nothing_of_this(plan: Path, sharded: bool) -> None:
+    plan.write_text(PLAN.replace("epochs: 1", f"epochs: 1, sharded: {str(sharded).lower()}"))
     assert alone(plan.parent, main_that_lists, "run", plan, "--store", plan.parent / "store") == 0
     assert (plan.parent / "printed-alone").read_text().splitlines()[-1] == "[]"
 

@@ -15,7 +15,7 @@ from torch.distributed import HashStore
 from torch.distributed.tensor import DTensor
 
 from squeeze.api import load
-from squeeze.errors import PlanError, SqueezeError
+from squeeze.errors import ModelError, PlanError, SqueezeError
 from squeeze.models.base import InputSpec
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
@@ -127,6 +127,17 @@ def test_what_cannot_lie_in_parts_is_one_clear_line(
     model = TorchModel(source.build(), source, (InputSpec("image", (3, 6, 6)),))
     assert list(pass_(sharded=True, **options).faults(model)) == [f"{pass_.name}: sharded: {message}"]
     assert not list(pass_(**options).faults(model))
+
+
+def test_a_teacher_that_cannot_lie_in_parts_is_one_clear_line(tmp_path: Path, leader: Leader) -> None:
+    student = LanguageModel(write_folder(tmp_path / "model")).resident()
+    source = FactorySource("test_sharding:of_one_number")
+    teacher = TorchModel(source.build(), source, (InputSpec("image", (3, 6, 6)),)).resident()
+    with (
+        sharded(student, leader, "distill"),
+        pytest.raises(ModelError, match="sharded: 'temperature' is a single number"),
+    ):
+        leader.divide(teacher)
 
 
 @pytest.mark.parametrize("value", ["perhaps", 2, [True]])

@@ -21,6 +21,7 @@ from squeeze.models.resident import Resident
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass
 from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
+from squeeze.training.divisible import division_faults
 from squeeze.training.footprint import touched_values, training_bytes
 from squeeze.training.loop import Loss, Training
 from squeeze.training.options import TrainingOptions
@@ -190,12 +191,8 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             return
         if self.optimizer == "adafactor":
             yield "adafactor needs whole matrices, of which a process has a part; optimizer: adamw or sgd would do"
-        weights = list(cast(TorchStage, model).module.named_parameters())
-        if single := [name for name, weight in weights if not weight.dim()]:
-            yield f"'{single[0]}' is a single number, which has no parts; shape [1] in place of [] would do"
-        types = sorted({str(weight.dtype).removeprefix("torch.") for _, weight in weights})
-        if len(types) > 1 and not model.blocks:  # a language model is trained in float32
-            yield f"weights of {' and '.join(types)} have no common parts; a model of one of them would do"
+        module = cast(TorchStage, model).module
+        yield from division_faults(module, types=not model.blocks)  # a language model is trained in float32
 
     def settled(self, model: Model) -> Self:
         return self.model_copy(update=self.for_model(model))
