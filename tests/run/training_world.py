@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 
 from squeeze.api import Plan, compress
 from squeeze.data.base import Dataset
+from squeeze.data.sentences import SentencesData
 from squeeze.data.sources import NpzData
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
@@ -24,6 +25,7 @@ from squeeze.models.base import InputSpec, Model
 from squeeze.models.language import resident
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.source import FactorySource
+from squeeze.models.spec import ModelSpec
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Pass
 from squeeze.passes.distill.training import TrainingPass
@@ -87,6 +89,10 @@ def network(name: str) -> TorchModel:
 
 def world(folder: Path, model: str) -> tuple[Model, Dataset]:
     """A model and what it is trained on."""
+    if model == "bert":
+        return ModelSpec(hf=model).read(folder, None), SentencesData(sentences="train.tsv", tokenizer=model).open(
+            folder
+        )
     if not (folder / model).is_dir():
         return network(model), NpzData(npz="train.npz").open(folder)
     starts = np.arange(20)[:, None]
