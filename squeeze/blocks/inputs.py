@@ -37,6 +37,8 @@ def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, 
             raise _Enough
 
     def see(weight: Weight, tensor: Tensor) -> None:
+        if walk.kept is not None:
+            walk.kept.keep(weight, part, tensor, len(walk.tokens))
         inputs.setdefault(weight, []).append(tensor.reshape(-1, tensor.shape[-1]))
         leave_if_done()
 
@@ -50,6 +52,6 @@ def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, 
         for weight, place in joins.items():
             if place != OUTPUT:
                 open_.enter_context(watched_place(visit.block, place, partial(see_stream, weight)))
-        output = walk.block(visit.index, walk.hidden[part])
+        output = walk.chunk_through(visit.index, part)
         streams |= {weight: output.flatten(0, 1) for weight, place in joins.items() if place == OUTPUT}
     return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in inputs.items()}

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.kept import Kept
 from squeeze.blocks.mapped import MappedTensor
 from squeeze.blocks.wide_products import wide_products
 from squeeze.errors import ModelError
@@ -90,6 +91,7 @@ class Walk:
         self.calls: dict[int, list[Call]] = {}  # arguments of each block, by number of sequences in a chunk
         self.hidden = torch.empty(0)
         self.mapped: MappedTensor | None = None
+        self.kept: Kept | None = None  # of the block that a pass is at
 
     def chunks(self) -> Iterator[slice]:
         """The sequences, a chunk at a time."""
@@ -123,7 +125,7 @@ class Walk:
     def on(self, network: Network) -> Walk:
         """A walk of another network, with other widths, that shares these activations' memory."""
         other = copy(self)
-        other.network = network
+        other.network, other.kept = network, None
         return other
 
     @torch.no_grad()
@@ -135,12 +137,20 @@ class Walk:
             keep: Replace the activations by what the block gives; off, they stay what goes into it.
         """
         for part in self.chunks():
-            output = self.block(index, self.hidden[part])
+            output = self.chunk_through(index, part)
             if keep:
                 self.hidden[part] = output
             if each is not None:
                 each(part)
             self._release(part)
+        self.kept = None if keep else self.kept
+
+    def chunk_through(self, index: int, part: slice) -> Tensor:
+        """One block on a chunk of the activations; what is kept of it does not run again."""
+        if self.kept is None or self.kept.index != index:
+            return self.block(index, self.hidden[part])
+        with self.kept.in_place(self.network.layers[index], part):
+            return self.block(index, self.hidden[part])
 
     @torch.no_grad()
     def block(self, index: int, hidden: Tensor) -> Tensor:

@@ -9,6 +9,12 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 
 CHUNK_TOKENS = 4096  # tokens that pass a block together
+KEPT_BYTES = 512 << 20  # of what goes into a block's last products, kept for the passes to come; of a plan's memory 1/8
+
+
+def kept_bytes(limit: int | None) -> int:
+    """The most that may be kept, of all walks together."""
+    return KEPT_BYTES if limit is None else min(KEPT_BYTES, limit // 8)
 
 
 def calibration_walk(model: LanguageModel, context: Context) -> Walk:

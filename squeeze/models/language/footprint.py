@@ -57,6 +57,21 @@ def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None
     return nbytes if memory_bytes is None else min(nbytes, memory_bytes // 4)
 
 
+def kept_whole(model: LanguageModel, tokens: int, most: int) -> int:
+    """Of what goes into the matrices that write to the stream, as far as it may be kept: of each matrix all or nothing.
+
+    Args:
+        most: Bytes that may be kept.
+    """
+    embedding = model.skeleton.module.get_input_embeddings().weight  # type: ignore[operator]
+    hidden, kept = int(embedding.shape[1]), 0
+    for _, value in block_matrices(model):
+        nbytes = tokens * int(value.shape[-1]) * embedding.element_size()
+        if value.dim() == 2 and value.shape[0] == hidden and kept + nbytes <= most:
+            kept += nbytes
+    return kept
+
+
 def forward_bytes(model: LanguageModel, tokens: int) -> int:
     """Of a chunk of tokens inside a block: what the widest matrices give and take."""
     matrices = [value for _, value in block_matrices(model)]

@@ -91,11 +91,16 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
 
     def _block_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
         walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
+        walks += self.kept_bytes(model, tokens, limit)
         block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
         busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model))  # old and new; new and integers
         ends = largest_end_bytes(model) * 3 // 2  # checked for NaN and infinity
         return PROCESS_BYTES + max(ends, walks + busy)
+
+    def kept_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
+        """What is kept of the activations inside a block."""
+        return 0
 
     def work_bytes(self, model: LanguageModel) -> int:
         """What quantizing the largest weights of a block takes beside them."""

@@ -20,15 +20,17 @@ from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.blocks.hessians import Inputs, block_inputs
+from squeeze.blocks.kept import End, Kept, ends_seen
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
-from squeeze.models.language.footprint import FLOAT, shared_shapes
+from squeeze.models.language.footprint import FLOAT, kept_whole, shared_shapes
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Context
+from squeeze.passes.calibration import kept_bytes
 from squeeze.passes.effort import Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass
 from squeeze.passes.quantize.gptq_work import gptq_work
@@ -85,6 +87,10 @@ class Gptq(CalibratedPass[TorchStage]):
     def scale_type(self) -> ScaleType:
         return self.scales
 
+    def kept_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
+        walks = self.follows_original() + self.true_sequential
+        return walks * kept_whole(model, tokens, kept_bytes(limit) // max(walks, 1))
+
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
         return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
@@ -125,8 +131,10 @@ class Gptq(CalibratedPass[TorchStage]):
         assert walk is not None
         weights = list(work.schemes)
         first = next(walk.chunks())
-        groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
+        with ends_seen(work.block) as ends:
+            groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
         places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
+        self._keep(work, ends, kept_bytes(context.memory_bytes))
         grids: Grids = {}
         stages = _stages(groups) if self.true_sequential else [groups]
         for together in stages:
@@ -142,6 +150,12 @@ class Gptq(CalibratedPass[TorchStage]):
         for weight in work.schemes:
             grids |= self._solve(work, [weight], inputs[weight])
         return grids
+
+    def _keep(self, work: BlockWork, ends: list[End], most: int) -> None:
+        """Keep what is looked at first: of the original's, and of one's own where nothing before it changes later."""
+        walks = [walk for walk in (work.original, work.walk if self.true_sequential else None) if walk is not None]
+        for walk in walks:
+            walk.kept = Kept(work.index, ends, most // len(walks))
 
     def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:
         walk = work.walk

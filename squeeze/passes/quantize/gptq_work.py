@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from squeeze.algorithms.rtn import RATIOS
 from squeeze.models.language.effort import block_macs, block_values
-from squeeze.models.language.footprint import shared_shapes
+from squeeze.models.language.footprint import kept_whole, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.passes.calibration import KEPT_BYTES
 from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 
 STAGES = 4  # q, k, v; o; gate, up; down: each is calibrated on the quantized ones before it
 REACHED = 0.6  # share of a block that runs until a stage's inputs are seen, on average
+ONCE = 1.3  # times that a block runs where what goes into its last products is kept, first looks at it included
 SHARING = 3  # weights that share an input, and so a Hessian, at most
 SOLVE, PULL, SWEEP, LOSS = 0.5, 1.5, 1.2, 1.0  # products of H and W: solver, drift, a sweep, loss of plain rounding
 SEARCH_STEPS = 10  # times that a weight is read or written for each scale that is tried
@@ -28,7 +30,9 @@ def gptq_work(
     width = model.skeleton.hidden_size
     forward = Work({width: tokens * macs}, tokens * block_values(model, data.length))
     of_a_block = sum((_shared(*shape, tokens, walks, refinements) for shape in shared_shapes(model)), Work())
-    return forward.times(walks * (stages * REACHED + 1)) + (of_a_block + WRITTEN_BLOCK).times(model.blocks)
+    once = sequential and kept_whole(model, tokens, KEPT_BYTES // walks)
+    times = ONCE if once else stages * REACHED + 1
+    return forward.times(walks * times) + (of_a_block + WRITTEN_BLOCK).times(model.blocks)
 
 
 def _shared(out: int, width: int, tokens: int, walks: int, refinements: int) -> Work:
