@@ -6,6 +6,7 @@
     python benchmarks/pruning_language.py --real FOLDER
 
 prune_width, prune_depth   ours, by their defaults
+width-hidden, width-all    prune_width with parts: [heads, hidden], and [intermediate, heads, hidden]
 magnitude                  MLP channels of the smallest weights leave, no data (as many in every block, as all below)
 wanda-sp                   by weights times inputs, nothing made up for (Sun et al., 2023, arXiv:2306.11695)
 flap                       by weights times the spread of inputs, their means made up for by a bias (An et al., 2023,
@@ -56,6 +57,7 @@ from squeeze.surgery.widths import Widths
 CHUNK_TOKENS = 4096
 TRAINED_LENGTH, BATCH = 256, 8  # of --recover: tokens of a sequence, sequences of a step
 ALIGN = 32  # prune_width's
+HIDDEN_ALIGN = 6  # without intermediate channels to fill up with, larger steps of SmolLM2's hidden size miss the goal
 Score = Callable[
     [Tensor, Tensor, Tensor], Tensor
 ]  # columns [out, channels], mean and mean square of inputs: [channels]
@@ -210,6 +212,12 @@ def shortgpt(bench: Bench, folder: Path) -> LanguageModel:
 
 CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {
     "prune_width": lambda bench, folder: bench.passed(PruneWidth(parameters=bench.goal), folder),
+    "width-hidden": lambda bench, folder: bench.passed(
+        PruneWidth(parameters=bench.goal, parts=("heads", "hidden"), align=HIDDEN_ALIGN), folder
+    ),
+    "width-all": lambda bench, folder: bench.passed(
+        PruneWidth(parameters=bench.goal, parts=("intermediate", "heads", "hidden")), folder
+    ),
     "prune_depth": lambda bench, folder: bench.passed(
         PruneDepth(parameters=bench.goal, samples=bench.options.depth_samples), folder
     ),

@@ -95,12 +95,20 @@ def logits(model: LanguageModel) -> Tensor:
 
 
 def require_same_after_a_kill(
-    pass_: Pass[Any, Any], model: LanguageModel, journal: Path, tokens: np.ndarray | None = None
+    pass_: Pass[Any, Any],
+    model: LanguageModel,
+    journal: Path,
+    tokens: np.ndarray | None = None,
+    finished: int = 1,
 ) -> None:
-    """A run that is killed after the first block and started again must end with the facts and bytes of another."""
+    """A run that is killed after the first block and started again must end with the facts and bytes of another.
+
+    Args:
+        finished: Blocks that it has gone through by then.
+    """
     whole, half = context(tokens), context(tokens)
     half.journal = Journal(journal)
-    half.progress = Killed(after=1)
+    half.progress = Killed(after=finished)
     try:
         pass_.run(model, half)
     except KeyboardInterrupt:

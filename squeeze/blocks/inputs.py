@@ -21,6 +21,23 @@ class _Enough(Exception):
     """Stops the forward pass once all inputs are recorded; not an error."""
 
 
+def head_inputs(walk: Walk, head: Weight, part: slice) -> Tensor:
+    """float32 ``[tokens, channels]``, what behind the last block goes into the head; no logits are worked out.
+
+    Args:
+        head: Its name in the whole model; tied, the embedding's.
+    """
+    inputs: list[Tensor] = []
+
+    def see(_: Weight, value: Tensor) -> None:
+        inputs.append(value.flatten(0, -2).float())
+        raise _Enough
+
+    with suppress(_Enough), InputWatch(walk.network.module, [head], see):
+        walk.behind(walk.hidden[part], walk.tokens[part])
+    return inputs[0]
+
+
 def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, str | None]) -> dict[Weight, Inputs]:
     """The inputs of each weight that the chunk reaches; the block is left as soon as all has been seen.
 

@@ -164,7 +164,7 @@ class Walk:
     def finish(self) -> Iterator[tuple[slice, Tensor]]:
         """Logits float32 ``[n, length, vocabulary]`` of each chunk."""
         for part in self.chunks():
-            yield part, self._behind(self.hidden[part], self.tokens[part])
+            yield part, self.behind(self.hidden[part], self.tokens[part])
             self._release(part)
 
     def finish_at(self, is_scored: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
@@ -191,9 +191,9 @@ class Walk:
         row, column = places.unbind(1)
         hidden, tokens = self.hidden[row, column][:, None], self.tokens[row, column][:, None]
         self._release(slice(int(row[0]), int(row[-1]) + 1))
-        return self._behind(hidden, tokens)[:, 0]
+        return self.behind(hidden, tokens)[:, 0]
 
-    def _behind(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def behind(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits float32 of activations behind the last block."""
         stand_ins = [Replayer(block) for block in self.network.layers]
         for stand_in in stand_ins:

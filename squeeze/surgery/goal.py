@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -11,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from squeeze.errors import ModelError
+from squeeze.surgery.fitting import Cost, most_channels
+from squeeze.surgery.hidden_goal import fewest_with_hidden, hidden_by_ratio, units_with_hidden
 from squeeze.surgery.widths import Part, Units, Widths
 
 Kind = Literal["parameters", "size", "decode"]
-Cost = Callable[[Units], float]  # of the whole model with so many units
 FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B?)\s*", re.ASCII)
 SCALES: dict[Kind, dict[str, int]] = {
     "parameters": {"K": 10**3, "M": 10**6, "B": 10**9},
@@ -100,12 +100,16 @@ def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, 
     """
     units_of: dict[Part, int] = {}
     for part, units in widths.units.items():
+        if part == "hidden":
+            continue  # last: what is allowed depends on the heads
         exact = units * (1 - ratio)
         least = align if part == "intermediate" else widths.choices[0]
         if round(exact) < least:
             what = f"ratio {ratio:g} leaves {round(exact)} of {units} {NOUNS[part]}; {least} are the fewest"
             raise ModelError(f"{what}: {1 - least / units:.2g} is the most, or parts: without {part}")
         units_of[part] = _wide(exact, align) if part == "intermediate" else _nearest(exact, widths.choices)
+    if "hidden" in widths.units:
+        units_of["hidden"] = hidden_by_ratio(widths, units_of, ratio, align)
     if units_of == widths.units:
         raise ModelError(
             f"ratio {ratio:g} rounds to nothing at align {align} and {_words(widths.units)}; more would cut"
@@ -124,16 +128,25 @@ def units_within(widths: Widths[Any], goal: Goal, cost: Cost, align: int) -> dic
     """
     before = cost(widths.units)
     most = goal.most(before)
+    if "hidden" in widths.units:
+        found = units_with_hidden(widths, cost, most, align)
+        if found is None:
+            raise _unreachable(widths, goal, cost, fewest_with_hidden(widths, align))
+        return found
     least: dict[Part, int] = {part: align if part == "intermediate" else widths.choices[0] for part in widths.units}
     most_kv = _nearest(widths.kv_heads * _share(widths, cost, least, before - most), widths.choices or [0])
     for kv in sorted((n for n in widths.choices if n <= most_kv), reverse=True) or [0]:
         units_of: dict[Part, int] = {"heads": kv} if kv else {}
         if "intermediate" in widths.units:
-            units_of["intermediate"] = _fitting(widths, units_of, cost, most, align)
+            units_of["intermediate"] = most_channels(widths, units_of, cost, most, align)
         if all(units_of.values()) and cost(units_of) <= most:
             return units_of
-    by = " and ".join(widths.units)
-    raise ModelError(f"{goal.out_of_reach(by, cost(least), before)}; prune_depth before it would go further")
+    raise _unreachable(widths, goal, cost, least)
+
+
+def _unreachable(widths: Widths[Any], goal: Goal, cost: Cost, least: Units) -> ModelError:
+    what = goal.out_of_reach(" and ".join(widths.units), cost(least), cost(widths.units))
+    return ModelError(f"{what}; prune_depth before it would go further")
 
 
 def _share(widths: Widths[Any], cost: Cost, least: Units, saved: float) -> float:
@@ -147,15 +160,7 @@ def _share(widths: Widths[Any], cost: Cost, least: Units, saved: float) -> float
     return 1 - saved / all_of_them if all_of_them else 0.0
 
 
-NOUNS: dict[Part, str] = {"intermediate": "channels", "heads": "KV heads"}
-
-
-def _fitting(widths: Widths[Any], others: Units, cost: Cost, most: float, align: int) -> int:
-    """The most intermediate channels that cost no more, beside so many other units; 0: not even the fewest."""
-    units = widths.units["intermediate"]
-    channels = [*range(align, units, align), units]
-    fit = bisect_right(channels, most, key=lambda count: cost({"intermediate": count, **others}))
-    return channels[fit - 1] if fit else 0
+NOUNS: dict[Part, str] = {"intermediate": "channels", "heads": "KV heads", "hidden": "hidden channels"}
 
 
 def _nearest(exact: float, choices: list[int]) -> int:

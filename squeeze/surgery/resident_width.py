@@ -36,6 +36,9 @@ def resident_widths(blocks: ConfiguredBlocks, parts: tuple[Part, ...]) -> Widths
     Raises:
         ModelError: its config cannot say a part's width.
     """
+    if "hidden" in parts:
+        what = "the hidden size of a model in memory is the width of what it gives, which others rely on"
+        raise ModelError(f"{what}; parts: [intermediate] would do")
     if "heads" in parts:
         _require_heads(blocks)
     return Widths(blocks, CONFIG, parts)

@@ -3,7 +3,7 @@
 Nothing is known of families: the model is built (without weights) from the same config with a smaller
 ``intermediate_size``, or with fewer heads, and the tensors whose shapes differ are what is coupled. Heads leave with
 the KV head that they share, so that each KV head is still read by as many. Every block has the same widths afterwards,
-since a config names one number for all of them.
+since a config names one number for all of them. The stream between blocks: ``squeeze.surgery.hidden_widths``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from squeeze.errors import ModelError
 from squeeze.models.language.build import accepted, text_values
 from squeeze.surgery import counts
 
-Part = Literal["intermediate", "heads"]
-Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads
+Part = Literal["intermediate", "heads", "hidden"]
+Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads, channels between blocks
 
 NAMES: dict[Part, str] = {"intermediate": "intermediate_size", "heads": "num_attention_heads"}  # in a config
 
@@ -128,6 +128,14 @@ class Widths(Generic[N]):
     def names(self, index: int) -> list[str]:
         """Of all tensors of a block that get narrower."""
         return [cut.name for cuts in self._cuts[index].values() for cut in cuts]
+
+    def outside(self) -> list[str]:
+        """Of all tensors outside the blocks that get narrower."""
+        return []
+
+    def hidden_sizes(self, kv_heads: int | None, align: int) -> list[int]:
+        """Multiples of ``align`` that the config takes as hidden size beside so many KV heads, and the whole."""
+        return []
 
     def parameters(self, units: Units) -> int:
         """Of the whole model with so many units."""

@@ -44,6 +44,14 @@ def test_a_narrower_model_keeps_no_more_bytes_than_the_goal_allows(tmp_path: Pat
     assert allowed - 2 * 8 * 3 * 64 * 4 < stored <= allowed  # one step of align more would be too large
 
 
+def test_a_goal_of_bytes_counts_embedding_and_head_where_the_hidden_size_is_cut(tmp_path: Path) -> None:
+    dense = LanguageModel(write_folder(tmp_path))
+    result = PruneWidth(size="60 %", parts=["intermediate", "hidden"], align=8).run(dense, context())
+    assert result.skeleton.hidden_size < 64
+    assert 0.5 * dense.nbytes() < sum(value.nbytes for value in result.skeleton.module.parameters())
+    assert result.nbytes() < 0.61 * dense.nbytes()
+
+
 def test_a_shallower_model_keeps_no_more_bytes_than_the_goal_allows(tmp_path: Path) -> None:
     dense = LanguageModel(write_folder(tmp_path, **FOUR))
     result = PruneDepth(size="80 %").run(dense, context())
@@ -127,6 +135,7 @@ passes:
         ('decode: "110 %"', '"110 %" is no share of the time per token; "70 %" would be'),
         ('decode: "3 ms"', '"3 ms" is no share of the time per token; "70 %" would be'),
         ('decode: "70 %", size: "70 %"', "name one of ratio, parameters, size and decode: ratio: 0.25"),
+        ('decode: "70 %", parts: [hidden]', "decode with parts: [hidden] would be too many sizes to time"),
         ("ratio: 0.5, latency_table: t.json", "latency_table goes with decode"),
         ('decode: "70 %", latency_table: t.json', "t.json"),
     ],

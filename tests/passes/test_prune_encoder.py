@@ -240,6 +240,10 @@ def test_a_killed_run_measures_no_distance_twice(tmp_path: Path, monkeypatch: An
             PruneWidth(ratio=0.5, parts=["heads"]),
             r"model_type 'bert' cannot say fewer heads of the same width .* takes a head_dim",
         ),
+        (
+            PruneWidth(ratio=0.5, parts=["hidden"]),
+            r"the hidden size of a model in memory is the width of what it gives.*; parts: .intermediate. would do",
+        ),
     ],
 )
 def test_a_goal_that_the_encoder_cannot_meet_is_one_line(tmp_path: Path, pass_: Any, line: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotated_types import Gt, Lt
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from squeeze.blocks.batches import BatchWalk
@@ -21,6 +21,7 @@ from squeeze.models.language.footprint import (
     FLOAT,
     PROCESS_BYTES,
     activation_bytes,
+    ends_bytes,
     forward_bytes,
     largest_block_bytes,
     shared_shapes,
@@ -34,12 +35,16 @@ from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.passes.prune.goals import DecodeGoal, TokenCosts
-from squeeze.surgery.goal import Cost, units_by_ratio, units_within
+from squeeze.passes.prune.hidden_width import narrow_decoder
+from squeeze.surgery.fitting import Cost
+from squeeze.surgery.goal import units_by_ratio, units_within
+from squeeze.surgery.hidden_widths import DecoderWidths
 from squeeze.surgery.narrow import Solver, narrow_block, require_same
 from squeeze.surgery.resident_width import ResidentNarrowing, narrowed, resident_widths
 from squeeze.surgery.widths import Part, Units, Widths
 
 COPIES = 5  # of a Hessian: it, its factor, its inverse, and both while units leave
+ENDS = 3  # copies of embedding and head while the hidden size is cut: as they were, narrow, solved anew
 FORESEEN = BytesRead()  # in place of times, while nothing is measured
 TOGETHER = 32  # examples of a batch, of a model in memory
 
@@ -47,12 +52,13 @@ S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 
 
 class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
-    """Take intermediate channels and attention heads out of every block; what stays makes up for what leaves.
+    """Take intermediate channels, attention heads, hidden channels out of a model; what stays makes up for what leaves.
 
     OSSCAR (Meng et al., 2024, https://arxiv.org/abs/2403.12983) on the calibration data, block after block behind the
     ones that were cut already, towards the original's outputs. Heads leave with the KV head that they share. The result
     is a stock model: its config names the smaller widths, the same in every block. An encoder's (BERT, ViT) config
-    rarely can say fewer heads.
+    rarely can say fewer heads. Hidden channels (Minitron's choice) leave all blocks of a decoder at once, as far as its
+    config can say a hidden size beside its heads.
     """
 
     name: ClassVar[str] = "prune_width"
@@ -63,9 +69,11 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of each part to remove."""
     parts: tuple[Part, ...] = ("intermediate",)
-    """What is cut: channels inside the MLPs, attention heads, or both by the same share. Heads cost more."""
+    """What is cut, by the same share: channels inside the MLPs, attention heads, the hidden size (a decoder's channels
+    between blocks, the same in all of them). Heads cost more, the hidden size most."""
     align: PositiveInt = 32
-    """The intermediate size is rounded to a multiple of this, down: kernels and quantized blocks work in such steps."""
+    """The intermediate size is rounded to a multiple of this, down, the hidden size to one that the config takes beside
+    its heads: kernels and quantized blocks work in such steps."""
     compensate: bool = True
     """Weights that stay are solved anew by least squares; off: cut only, to see what that is worth."""
     target: Literal["original", "given"] = "original"
@@ -75,6 +83,14 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     """Share of the mean diagonal added to the Hessian; raised automatically when it cannot be inverted."""
     rounds: PositiveInt = 16
     """Rounds in which channels leave, their importance taken anew after each."""
+
+    @model_validator(mode="after")
+    def _fits_hidden(self) -> Self:
+        if "hidden" in self.parts and self.compensate and self.target == "given":
+            raise ValueError("parts: [hidden] is made up for by what the original gives: target: original would do")
+        if "hidden" in self.parts and self.decode is not None:
+            raise ValueError("decode with parts: [hidden] would be too many sizes to time: parameters or size would do")
+        return self
 
     def faults(self, model: TorchStage) -> Iterator[str]:
         try:
@@ -88,6 +104,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         units = self._units(widths)
         blocks = range(len(widths.skeleton.layers))
         touched = [widths.skeleton.prefix(index) + name for index in blocks for name in widths.names(index)]
+        touched += widths.outside()
         nbytes = before.nbytes - _bytes(model)
         self._shape(model, units)
         exact = before.exact and self.decode is None
@@ -96,11 +113,12 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         if not model.blocks:
             return None
-        shards = in_shards(model)
-        walks = (1 + (self.target == "original")) * activation_bytes(shards, tokens, limit)
+        shards, hidden = in_shards(model), "hidden" in self.parts
+        walks = (1 + (hidden or self.target == "original")) * activation_bytes(shards, tokens, limit)
+        ends = ENDS * ends_bytes(shards) if hidden else 0
         solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
         chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
-        cutting = walks + 2 * largest_block_bytes(shards) + max(chunk, solving)
+        cutting = walks + ends + (2 + hidden) * largest_block_bytes(shards) + max(chunk, solving)
         return PROCESS_BYTES + max(cutting, self.measuring_bytes(shards.skeleton))
 
     def run(self, model: S, context: Context) -> S:
@@ -112,9 +130,11 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     @small_heap()
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         """Each block is on disk before the next one begins."""
-        widths = Widths(model.skeleton, model.folder, self.parts)
+        widths = DecoderWidths(model.skeleton, model.folder, self.parts)
         with self.times(context) as times:
             units = self._units(widths, times)
+        if "hidden" in units:
+            return narrow_decoder(model, context, widths, units, self._solver())
         rewriter = Rewriter(model, context.model_folder(), widths.changes(units), widths.built(units))
         walk = calibration_walk(model, context)
         original = walk.twin() if self.target == "original" else None
@@ -158,7 +178,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     def _widths(self, model: TorchStage) -> Widths[Any]:
         """What can be cut."""
         if model.blocks:
-            return Widths(in_shards(model).skeleton, in_shards(model).folder, self.parts)
+            return DecoderWidths(in_shards(model).skeleton, in_shards(model).folder, self.parts)
         return resident_widths(ConfiguredBlocks.of(in_memory(model)), self.parts)
 
     def _shape(self, model: TorchStage, units: Units) -> None:
