@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from squeeze.blocks.kept import End, Kept
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight
 from squeeze.progress import Progress
@@ -65,6 +66,16 @@ class Visit:
         finally:
             for name, value in now.items():
                 self.block.get_parameter(name).data = value
+
+    def keep(self, ends: list[End], most_bytes: int, own: bool = True) -> None:
+        """Keep what goes into the last linears of the block's parts once it is seen, of both walks.
+
+        Args:
+            own: Whether nothing that comes before an input changes once that was seen.
+        """
+        walks = [walk for walk in (self.original, self.walk if own else None) if walk is not None]
+        for walk in walks:
+            walk.kept = Kept(self.index, ends, most_bytes // len(walks))
 
     def put(self, weight: Weight, real: Tensor) -> None:
         """Give the block a weight's new value."""

@@ -18,6 +18,7 @@ from squeeze.algorithms.factor import factorize
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.osscar import channels, kept_units, refit
 from squeeze.blocks.hessians import block_inputs
+from squeeze.blocks.kept import ends_seen
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.walk import Walk
@@ -45,18 +46,23 @@ class Solver:
     compensate: bool
 
 
-def narrow_block(visit: Visit, cuts: Mapping[Part, list[Cut]], units: Units, solver: Solver) -> dict[str, Tensor]:
+def narrow_block(
+    visit: Visit, cuts: Mapping[Part, list[Cut]], units: Units, solver: Solver, kept_bytes: int
+) -> dict[str, Tensor]:
     """Cut a block's parts, in the order in which they run; gives its new tensors by name.
 
     Args:
         visit: Its parameters may be written to. Gets the facts, by matrix: units, and the squared error per token that
             cutting alone leaves of the outputs (``loss_cut``), and with the others making up (``loss``).
+        kept_bytes: That may be kept of what goes into its last linears.
     """
     walk = visit.walk
     assert walk is not None
     hidden = walk.hidden[next(walk.chunks())]
     readers = {Weight(own[0].name): part for part, own in cuts.items()}
-    groups = shared_inputs(visit.block, list(readers), lambda: walk.block(visit.index, hidden))
+    with ends_seen(visit.block) as ends:
+        groups = shared_inputs(visit.block, list(readers), lambda: walk.block(visit.index, hidden))
+    visit.keep(ends, kept_bytes)
     every = [Weight(name) for name, value in visit.block.named_parameters() if value.dim() == 2]  # those before as well
     places = find_places(visit.block, every, hidden, lambda: walk.block(visit.index, hidden))
     new: dict[str, Tensor] = {}

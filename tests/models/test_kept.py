@@ -17,6 +17,7 @@ from squeeze.blocks.watch import Weight
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes import calibration
 from squeeze.passes.calibration import calibration_walk
+from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.passes.quantize.gptq import Gptq
 
 
@@ -122,3 +123,15 @@ def test_a_part_that_gives_more_than_its_linear_does_is_left_alone() -> None:
     with ends_seen(block) as ends:
         block(torch.randn(1, 4))
     assert not ends
+
+
+@pytest.mark.parametrize("target", ["original", "given"])
+@pytest.mark.parametrize("write", [FAMILIES[name] for name in ("llama", "half precision", "phi3", "qwen2, biases")])
+def test_a_narrower_model_has_the_same_bytes_whether_inputs_are_kept_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, target: Any
+) -> None:
+    prune = PruneWidth(ratio=0.5, parts=("intermediate", "heads"), align=8, target=target)
+    folder = write(tmp_path / "model")
+    kept = stored(prune.run(LanguageModel(folder), context()))
+    monkeypatch.setattr(calibration, "KEPT_BYTES", 0)
+    assert stored(prune.run(LanguageModel(folder), context())) == kept

@@ -23,6 +23,7 @@ from squeeze.models.language.footprint import (
     activation_bytes,
     ends_bytes,
     forward_bytes,
+    kept_whole,
     largest_block_bytes,
     shared_shapes,
     weight_bytes,
@@ -33,7 +34,7 @@ from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
+from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk, kept_bytes
 from squeeze.passes.prune.goals import DecodeGoal, TokenCosts
 from squeeze.passes.prune.hidden_width import narrow_decoder
 from squeeze.surgery.fitting import Cost
@@ -114,7 +115,10 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         if not model.blocks:
             return None
         shards, hidden = in_shards(model), "hidden" in self.parts
-        walks = (1 + (hidden or self.target == "original")) * activation_bytes(shards, tokens, limit)
+        count = 1 + (hidden or self.target == "original")
+        walks = count * (
+            activation_bytes(shards, tokens, limit) + kept_whole(shards, tokens, kept_bytes(limit) // count)
+        )
         ends = ENDS * ends_bytes(shards) if hidden else 0
         solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
         chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
@@ -144,7 +148,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
             cuts = widths.cuts(index)
             with model.block_to_change(index, [own[0].name for own in cuts.values()]) as (block, was):
                 work = Visit(index, block, walk, original=original, was=was)
-                new = narrow_block(work, cuts, units, self._solver())
+                new = narrow_block(work, cuts, units, self._solver(), kept_bytes(context.memory_bytes))
                 rewriter.put_block(
                     index, new, {model.skeleton.prefix(index) + name: fact for name, fact in work.facts.items()}
                 )

@@ -20,7 +20,7 @@ from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.blocks.hessians import Inputs, block_inputs
-from squeeze.blocks.kept import End, Kept, ends_seen
+from squeeze.blocks.kept import ends_seen
 from squeeze.blocks.stream import find_places
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.formats.grid_kind import GridKind, ScaleType
@@ -134,7 +134,7 @@ class Gptq(CalibratedPass[TorchStage]):
         with ends_seen(work.block) as ends:
             groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
         places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
-        self._keep(work, ends, kept_bytes(context.memory_bytes))
+        work.keep(ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
         grids: Grids = {}
         stages = _stages(groups) if self.true_sequential else [groups]
         for together in stages:
@@ -150,12 +150,6 @@ class Gptq(CalibratedPass[TorchStage]):
         for weight in work.schemes:
             grids |= self._solve(work, [weight], inputs[weight])
         return grids
-
-    def _keep(self, work: BlockWork, ends: list[End], most: int) -> None:
-        """Keep what is looked at first: of the original's, and of one's own where nothing before it changes later."""
-        walks = [walk for walk in (work.original, work.walk if self.true_sequential else None) if walk is not None]
-        for walk in walks:
-            walk.kept = Kept(work.index, ends, most // len(walks))
 
     def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:
         walk = work.walk
