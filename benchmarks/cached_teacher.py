@@ -4,7 +4,8 @@
 
 The student is prose6M with noise of half their spread in the matrices of its blocks. The same text, order, steps and
 learning rate for all; KL divergence from the original and the next token's loss on text of the same domain that
-none has seen, each difference paired by document with its 95 % interval. Bytes are of one token of training text.
+none has seen, each difference paired by document with its 95 % interval; beside them, how far two seeds of the teacher
+itself are apart, which is what another order makes. Bytes are of one token of training text.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         student = damaged(original, Path(work) / "student")
         show("before", score(student, original, texts["held"]))
+        streamed = {}
         for seed in range(options.seeds):
             result = {}
             for name, pass_ in passes.items():
@@ -62,6 +64,9 @@ def main() -> None:
             for name in drawn:
                 for other in ("teacher", "text"):
                     compare(result, name, other, texts["held"])
+            streamed[f"teacher, seed {seed}"] = result["teacher"]
+            if seed:
+                compare(streamed, f"teacher, seed {seed}", "teacher, seed 0", texts["held"])
 
 
 def unique(text: str) -> int:
