@@ -18,11 +18,10 @@ from squeeze.algorithms.factor import factorize
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.osscar import channels, kept_units, refit
 from squeeze.blocks.hessians import block_inputs
-from squeeze.blocks.kept import ends_seen
-from squeeze.blocks.stream import find_places
+from squeeze.blocks.layout import layout_of
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.walk import Walk
-from squeeze.blocks.watch import Weight, shared_inputs
+from squeeze.blocks.watch import Weight
 from squeeze.errors import ModelError
 from squeeze.surgery.widths import Cut, Part, Units
 
@@ -56,19 +55,14 @@ def narrow_block(
             cutting alone leaves of the outputs (``loss_cut``), and with the others making up (``loss``).
         kept_bytes: That may be kept of what goes into its last linears.
     """
-    walk = visit.walk
-    assert walk is not None
-    hidden = walk.hidden[next(walk.chunks())]
     readers = {Weight(own[0].name): part for part, own in cuts.items()}
-    with ends_seen(visit.block) as ends:
-        groups = shared_inputs(visit.block, list(readers), lambda: walk.block(visit.index, hidden))
-    visit.keep(ends, kept_bytes)
-    every = [Weight(name) for name, value in visit.block.named_parameters() if value.dim() == 2]  # those before as well
-    places = find_places(visit.block, every, hidden, lambda: walk.block(visit.index, hidden))
+    layout = layout_of(visit, list(readers))
+    visit.keep(layout.ends, kept_bytes)
+    places = None if visit.original is None else layout.places
     new: dict[str, Tensor] = {}
-    for (reader,) in groups:
+    for (reader,) in layout.groups:
         part = readers[reader]
-        inputs = block_inputs(visit, [[reader]], None if visit.original is None else places)[reader]
+        inputs = block_inputs(visit, [[reader]], places)[reader]
         H, tokens = inputs.hessian.matrix(), inputs.hessian.tokens
         pull = MADE_UP_FOR * inputs.drift.pull() if inputs.drift is not None else None
         inputs.drift = None

@@ -20,9 +20,8 @@ from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
 from squeeze.blocks.hessians import Inputs, block_inputs
-from squeeze.blocks.kept import ends_seen
-from squeeze.blocks.stream import find_places
-from squeeze.blocks.watch import Weight, shared_inputs
+from squeeze.blocks.layout import layout_of
+from squeeze.blocks.watch import Weight
 from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, kept_whole, shared_shapes
@@ -127,14 +126,9 @@ class Gptq(CalibratedPass[TorchStage]):
         return replace(kind, negative=self.negative_scales and scheme.symmetric)
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
-        walk = work.walk
-        assert walk is not None
-        weights = list(work.schemes)
-        first = next(walk.chunks())
-        with ends_seen(work.block) as ends:
-            groups = shared_inputs(work.block, weights, lambda: walk.block(work.index, walk.hidden[first]))
-        places = self._places(work, groups, walk.hidden[first]) if self.follows_original() else None
-        work.keep(ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
+        layout = layout_of(work, list(work.schemes))
+        groups, places = layout.groups, layout.places if self.follows_original() else None
+        work.keep(layout.ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
         grids: Grids = {}
         stages = _stages(groups) if self.true_sequential else [groups]
         for together in stages:
@@ -150,12 +144,6 @@ class Gptq(CalibratedPass[TorchStage]):
         for weight in work.schemes:
             grids |= self._solve(work, [weight], inputs[weight])
         return grids
-
-    def _places(self, work: BlockWork, groups: list[list[Weight]], hidden: Tensor) -> dict[Weight, str]:
-        walk = work.walk
-        assert walk is not None
-        alone = [group[0] for group in groups if len(group) == 1]
-        return find_places(work.block, alone, hidden, lambda: walk.block(work.index, hidden))
 
     def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Grids:
         """All weights that share one input; output channels do not see each other, so they go a part at a time."""
