@@ -40,7 +40,8 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
 
     SLEB (Song et al., 2024, https://arxiv.org/abs/2402.09025): losses are measured, and measured again after each
     block that left: of a language model the cross-entropy, of an encoder or classifier how far its outputs move. The
-    result is a stock model with fewer layers; widths, and so kernels, stay as they are.
+    result is a stock model with fewer layers; widths, and so kernels, stay as they are. Attention or an MLP alone does
+    not leave: a config names whole layers. Time grows with the square of their number.
     """
 
     name: ClassVar[str] = "prune_depth"
