@@ -22,10 +22,10 @@ from squeeze.algorithms.factor import Factor, factorize
 from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.hidden_channels import Means, MeansOf, cut_reader, reader_loss, refit_reader
 from squeeze.blocks.inputs import Inputs, chunk_inputs
+from squeeze.blocks.layout import layout_of
 from squeeze.blocks.norms import norms_behind, watched_output, weight_offset
-from squeeze.blocks.stream import find_places
 from squeeze.blocks.visit import Visit
-from squeeze.blocks.watch import Weight, shared_inputs
+from squeeze.blocks.watch import Weight
 from squeeze.errors import ModelError
 from squeeze.surgery.narrow import MADE_UP_FOR, Solver, narrow_reader
 from squeeze.surgery.widths import Cut, Part, Units
@@ -56,29 +56,32 @@ class HiddenBlock:
         self.kept, self.solver, self.block, self.walk = kept, solver, visit.block, visit.walk
 
     @torch.no_grad()
-    def narrow(self, cuts: Mapping[Part, list[Cut]], units: Units) -> dict[str, Tensor]:
+    def narrow(self, cuts: Mapping[Part, list[Cut]], units: Units, kept_bytes: int) -> dict[str, Tensor]:
         """Every tensor of the block that may have changed, by name.
 
         Args:
             cuts: Of other parts that are cut at the same time, and how many units of each stay.
+            kept_bytes: That may be kept of what goes into its last linears, and the original's.
         """
         hidden = self.walk.hidden[next(self.walk.chunks())]
         run = partial(self.walk.block, self.visit.index, hidden)
         matrices = [Weight(name) for name, value in self.block.named_parameters() if value.dim() == 2]
-        places = find_places(self.block, matrices, hidden, run)
+        layout = layout_of(self.visit, matrices)
+        for visit in filter(None, (self.visit, self.original)):
+            visit.keep(layout.ends, kept_bytes // 2)
         behind = norms_behind(self.block, self.norms, matrices, run)
         part_of = {own[0].name: part for part, own in cuts.items()}
         cut: dict[str, Tensor] = {}
-        for group in shared_inputs(self.block, matrices, run):
+        for group in layout.groups:
             first = group[0]
             if {self.dims.get(weight.name) for weight in group} == {1}:
                 self._solve_readers(group)
             elif first.name in part_of:
                 part = part_of[first.name]
-                kept = self._cut_units(first, places.get(first), cuts[part], units[part])
+                kept = self._cut_units(first, layout.places.get(first), cuts[part], units[part])
                 cut |= {c.name: c.of(cut.get(c.name, self.block.get_parameter(c.name).data), kept) for c in cuts[part]}
             elif self.dims.get(first.name) == 0:
-                self._move_writer(first, places.get(first))
+                self._move_writer(first, layout.places.get(first))
             for norm in behind.get(first, []):
                 self._scale_norm(norm)
         return {name: cut.get(name, value.data) for name, value in self.block.named_parameters()}

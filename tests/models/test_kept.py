@@ -125,12 +125,12 @@ def test_a_part_that_gives_more_than_its_linear_does_is_left_alone() -> None:
     assert not ends
 
 
-@pytest.mark.parametrize("target", ["original", "given"])
+@pytest.mark.parametrize("parts", [("intermediate", "heads"), ("intermediate", "hidden")], ids=" and ".join)
 @pytest.mark.parametrize("write", [FAMILIES[name] for name in ("llama", "half precision", "phi3", "qwen2, biases")])
 def test_a_narrower_model_has_the_same_bytes_whether_inputs_are_kept_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, target: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, parts: Any
 ) -> None:
-    prune = PruneWidth(ratio=0.5, parts=("intermediate", "heads"), align=8, target=target)
+    prune = PruneWidth(ratio=0.5, parts=parts, align=8)
     folder = write(tmp_path / "model")
     kept = stored(prune.run(LanguageModel(folder), context()))
     monkeypatch.setattr(calibration, "KEPT_BYTES", 0)

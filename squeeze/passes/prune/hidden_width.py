@@ -20,7 +20,7 @@ from squeeze.models.language.memory import trim_heap
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.skeleton import Skeleton, fill
 from squeeze.passes.base import Context
-from squeeze.passes.calibration import calibration_walk
+from squeeze.passes.calibration import calibration_walk, kept_bytes
 from squeeze.surgery.hidden import narrowed
 from squeeze.surgery.hidden_choice import channel_importance
 from squeeze.surgery.hidden_ends import HiddenEnds
@@ -96,7 +96,7 @@ class _HiddenNarrowing:
             work = HiddenBlock(
                 visit, original, dims, self.hidden.norms(self.model.skeleton, index), self.kept, self.solver
             )
-            new = work.narrow(self.widths.cuts(index), self.units)
+            new = work.narrow(self.widths.cuts(index), self.units, kept_bytes(self.context.memory_bytes))
             self.rewriter.put_block(index, new, {prefix + name: fact for name, fact in visit.facts.items()})
             if index == 0:
                 with self.rewriter.block(index):
