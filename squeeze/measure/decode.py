@@ -32,6 +32,7 @@ BEYOND_CACHE_BYTES = 48 << 20  # weights of the longer graph
 LEAST_BLOCKS = 2  # in it
 SECONDS = 0.6  # that two graphs are timed in turns
 SCALE_BYTES = 4  # of a group of BLOCK weights
+COPIES = 4  # of weights while a graph is made and opened
 
 Product = tuple[int, int]  # outputs, inputs
 
@@ -143,16 +144,14 @@ def cheapest_block(model: Sizes, costs: Costs) -> float:
 
 def measure_block(size: BlockSize, most: int) -> float:
     """Seconds that one more block takes."""
-    beyond = -(-BEYOND_CACHE_BYTES // max(size.nbytes, 1))
-    long = max(LEAST_BLOCKS, min(most, beyond))
-    short = max(1, long // 3)
+    short, long = _lengths(size, most)
     calls = [_Blocks(size).of(count) for count in (short, long)]
     return processor_seconds_a_layer(calls[0], calls[1], long - short, SECONDS)
 
 
 def measure_head(size: Product) -> float:
     """Seconds of the product that gives the logits; of a large one, of a part of its outputs."""
-    rows = max(BLOCK, min(size[0], BEYOND_CACHE_BYTES // _bytes((1, size[1]), HEAD_BITS)))
+    rows = _rows(size)
     part = BlockSize(((rows, size[1]),), None)
     calls = [_Blocks(part, HEAD_BITS, between=False).of(count) for count in (1, LEAST_BLOCKS)]
     return processor_seconds_a_layer(calls[0], calls[1], LEAST_BLOCKS - 1, SECONDS) * size[0] / rows
@@ -160,8 +159,21 @@ def measure_head(size: Product) -> float:
 
 def measuring_bytes(model: Sizes) -> int:
     """Of memory, at most: two graphs, as bytes, as the runtime reads them and as its kernels pack them."""
-    largest = max(size.nbytes for size in block_sizes(model))
-    return 4 * max(2 * LEAST_BLOCKS * largest, 2 * BEYOND_CACHE_BYTES)
+    largest = max(block_sizes(model), key=lambda size: size.nbytes)
+    head = head_size(model)
+    blocks = sum(_lengths(largest, len(model.layers))) * largest.nbytes
+    return COPIES * max(blocks, (1 + LEAST_BLOCKS) * _bytes((_rows(head), head[1]), HEAD_BITS))
+
+
+def _lengths(size: BlockSize, most: int) -> tuple[int, int]:
+    """Blocks of the two graphs."""
+    long = max(LEAST_BLOCKS, min(most, -(-BEYOND_CACHE_BYTES // max(size.nbytes, 1))))
+    return max(1, long // 3), long
+
+
+def _rows(head: Product) -> int:
+    """Outputs of a head that are timed."""
+    return max(BLOCK, min(head[0], BEYOND_CACHE_BYTES // _bytes((1, head[1]), HEAD_BITS)))
 
 
 class _Blocks:

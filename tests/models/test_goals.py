@@ -18,6 +18,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Preview
 from squeeze.passes.prune.prune_depth import PruneDepth
 from squeeze.passes.prune.prune_width import PruneWidth
+from squeeze.passes.prune.times import read_times
 from squeeze.store import Journal
 
 FOUR = {"num_hidden_layers": 4}
@@ -112,7 +113,7 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
     lent = context()
     lent.root = tmp_path
     (tmp_path / "times.json").write_text("[1]")
-    with pytest.raises(DataError, match="no latency table; a JSON object of layer shape to seconds would be"):
+    with pytest.raises(DataError, match=r"no latency table; a run's measurements\.json, or seconds by layer, would do"):
         PruneWidth(decode="50 %", latency_table="times.json").run(LanguageModel(write_folder(tmp_path / "m")), lent)
 
 
@@ -156,3 +157,14 @@ def test_before_anything_is_measured_bytes_stand_in_for_times(tmp_path: Path) ->
     assert foretold.parameters is not None
     assert foretold.parameters < (before.parameters or 0)
     assert not isinstance(BytesRead(), DecodeTable)
+
+
+def test_the_times_of_a_run_s_report_are_taken_for_the_same_choice(tmp_path: Path) -> None:
+    report = {"rows": [{"measured": {}}, {"measured": {"latency_table": {"head_128x64": 0.5}}}, {}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert read_times(tmp_path / "report.json") == {"head_128x64": 0.5}
+    (tmp_path / "report.json").write_text(json.dumps({"ledger": report, "plan": {"passes": []}}))
+    assert read_times(tmp_path / "report.json") == {"head_128x64": 0.5}
+    (tmp_path / "other.json").write_text(json.dumps({"rows": [{"measured": {"seconds": {"pass": 1.0}}}]}))
+    with pytest.raises(DataError, match="no latency table"):
+        read_times(tmp_path / "other.json")

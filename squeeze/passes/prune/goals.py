@@ -36,9 +36,9 @@ class SizeGoal(BaseModel):
 
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
     parameters: Count | None = None
-    """What the whole model may keep, as in "75 %" of what it has, or "100M"."""
+    """Or what the whole model may keep, as in "75 %" of what it has, or "100M"."""
     size: Size | None = None
-    """Bytes that its weights may keep before anything quantizes them, as in "75 %" or "200 MB"."""
+    """Or the bytes that its weights may keep before anything quantizes them, as in "75 %" or "200 MB"."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -66,10 +66,10 @@ class DecodeGoal(SizeGoal):
     example: ClassVar[str] = 'ratio: 0.25, parameters: "75 %", size: "200 MB" or decode: "70 %"'
 
     decode: TimeShare | None = None
-    """Share of the time for one token that may stay, as in "70 %". Measured in ONNX Runtime on this host: blocks in 4
-    bits, the head in 8, 256 tokens before, one thread."""
+    """Or the share of the time for one token that may stay, as in "70 %". Measured in ONNX Runtime on this host: blocks
+    in 4 bits, the head in 8, 256 tokens before, one thread."""
     latency_table: str | None = None
-    """Of decode: JSON file of measured times, for the same choice on every host."""
+    """Of decode: a package's measurements.json or a report.json: the times of that run, for the same choice here."""
 
     @property
     def goal(self) -> Goal | None:

@@ -60,7 +60,7 @@ class PruneChannels(Pass[TorchModel, TorchModel]):
     samples: PositiveInt = 1024
     """Training examples that the taylor importance looks at."""
     latency_table: str | None = None
-    """JSON file of measured times: the same widths on every host."""
+    """A package's measurements.json or a report.json: the times of that run, for the same widths here."""
 
     @field_validator("macs")
     @classmethod

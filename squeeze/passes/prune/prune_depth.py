@@ -54,7 +54,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of the blocks to remove."""
     blocks: PositiveInt | None = None
-    """How many to remove."""
+    """Or how many to remove."""
     samples: PositiveInt = 32
     """Calibration sequences or examples that each loss is measured on; a measurement is a forward pass over them."""
 

@@ -53,7 +53,7 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of each block's experts to remove."""
     experts: PositiveInt | None = None
-    """How many of each block to remove."""
+    """Or how many of each block to remove."""
     merge: bool = False
     """Add those that leave to the ones whose answers are most like theirs (HC-SMoE), instead of dropping them."""
 

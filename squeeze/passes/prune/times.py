@@ -37,9 +37,19 @@ def keep_times(seconds: Mapping[str, float], context: Context) -> None:
 
 
 def read_times(file: Path) -> dict[str, float]:
-    """Seconds per layer shape, as ``measurements.json`` keeps them under ``latency_table``."""
+    """Seconds by what was measured: from a ``measurements.json`` or ``report.json``, or from a table alone.
+
+    Raises:
+        DataError: there is no such table in it.
+    """
     try:
-        times = json.loads(file.read_text())
-        return {str(key): float(value) for key, value in times.get(TABLE, times).items()}
+        values = json.loads(file.read_text())
+        values = values.get("ledger", values)  # of a report
+        rows = [row.get("measured", {}).get(TABLE, {}) for row in values.get("rows", [])]
+        tables = rows if "rows" in values else [values.get(TABLE, values)]
+        times = {str(key): float(value) for table in tables for key, value in table.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        raise DataError(f"{file}: no latency table; a JSON object of layer shape to seconds would be") from None
+        times = {}
+    if not times:
+        raise DataError(f"{file}: no latency table; a run's measurements.json, or seconds by layer, would do")
+    return times
