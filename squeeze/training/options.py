@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -24,6 +24,7 @@ class TrainingOptions(BaseModel):
     """Length, step size and optimizer of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    ranked: ClassVar[str] = "train: lora"  # what rank is of
 
     epochs: PositiveInt = 10
     """Times that all training examples are seen; each finished epoch is on disk before the next begins."""
@@ -100,7 +101,7 @@ class TrainingOptions(BaseModel):
         if self.train != "last_blocks":
             yield Unused("blocks", "goes with train: last_blocks")
         if not self.trains_adapters:
-            yield Unused("rank", "goes with train: lora")
+            yield Unused("rank", f"goes with {self.ranked}")
         if self.steps is not None:
             yield Unused("epochs", "is how long a training lasts that has no steps")
         if not self.held_out:

@@ -46,6 +46,7 @@ class Distill(TrainingPass):
     """
 
     name: ClassVar[str] = "distill"
+    ranked: ClassVar[str] = "train: lora or quantized: adapter"
 
     forwards: ClassVar[int] = 4  # the teacher's, too
 
