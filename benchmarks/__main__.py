@@ -17,6 +17,7 @@ NEEDS_REAL = {
     "cached_teacher",
     "chosen_data",
     "clock_noise",
+    "decode_goal",
     "gptq_perplexity",
     "int8_vs_onnxruntime",
     "overlap",
