@@ -13,7 +13,7 @@ from language_world import context, write_folder, write_tokenizer
 from tiny import faults, write_plan
 
 from squeeze.errors import DataError, ModelError
-from squeeze.measure.decode import BytesRead, DecodeTable, block_sizes, head_size
+from squeeze.measure.decode import BlockSize, BytesRead, DecodeTable, block_sizes, head_size
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Preview
 from squeeze.passes.prune.prune_depth import PruneDepth
@@ -79,7 +79,13 @@ def test_blocks_leave_until_the_times_of_a_table_are_met(tmp_path: Path) -> None
     assert result.blocks == 2
 
 
-def test_times_are_measured_where_none_are_given_and_a_killed_run_knows_them(tmp_path: Path) -> None:
+def test_times_are_measured_where_none_are_given_and_a_killed_run_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(size: BlockSize, _: int) -> float:
+        return 1e-9 * sum(out * inputs for out, inputs in size.products)
+
+    monkeypatch.setattr("squeeze.measure.decode.measure_block", measure)  # of so small ones the clock knows little
     dense = LanguageModel(write_folder(tmp_path / "model", intermediate_size=1024))
     lent = replace(context(), journal=Journal(tmp_path / "journal"))
     result = PruneWidth(decode="80 %").run(dense, lent)

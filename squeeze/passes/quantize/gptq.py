@@ -70,7 +70,8 @@ class Gptq(CalibratedPass[TorchStage]):
     refinements: NonNegativeInt = 2
     """Rounds of coordinate descent on scales and integers after rounding; each costs one H x W product."""
     true_sequential: bool = True
-    """Later weights of a block are calibrated on the outputs of its quantized earlier ones: more forward passes."""
+    """Later weights of a block are calibrated on the outputs of its quantized earlier ones: more forward passes where
+    what goes into its last products does not fit into 512 MB, or an eighth of the plan's memory."""
     target: Target = "original"
     """original: match the outputs of the unquantized model (GPTAQ); given: use current inputs only, half the cost."""
     correction: Annotated[float, Gt(0), Le(1)] = 0.5
