@@ -156,7 +156,7 @@ FAULTS = {
     "passes.1.temperature=2": "cached: the teacher is drawn from at temperature 1, not 2; leave temperature out",
     "passes.1.divergence=reverse": "cached: what is drawn can be learnt forward only; divergence: reverse needs all",
     'passes.1.features="model.layers.0"': "cached: features are the teacher's too, and it is not in memory",
-    "passes.1.cached=300": "cached is 300; input should be less than or equal to 64",
+    "passes.1.cached=300": "cached is 300; input should be less than or equal to 128",
     "passes.1.cached=0": "cached is 0; input should be greater than 0",
     "memory=200MB": "that distill (line 8) takes",
 }
