@@ -15,13 +15,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from _inputs import Arguments, model_path, open_model, positive, run
 from decode import Start, ort, timed
 
-from squeeze.algorithms.stats import ratio_of_medians
+from squeeze.algorithms.stats import Interval, ratio_of_medians
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.measure.decode import DecodeTable, token_cost
@@ -96,7 +97,9 @@ def packaged(model: LanguageModel, folder: Path, options: argparse.Namespace) ->
     return ort(export_decoder(quantized, folder), 1, PROMPT + options.new + 8)
 
 
-def compared(starts: dict[str, Start], vocabulary: int, options: argparse.Namespace, clock):  # type: ignore[no-untyped-def]
+def compared(
+    starts: dict[str, Start], vocabulary: int, options: argparse.Namespace, clock: Callable[[], float]
+) -> tuple[float, Interval]:
     """Time for a token of the second to that of the first."""
     prompt = np.random.default_rng(0).integers(5, vocabulary, PROMPT).tolist()
     seconds: dict[str, list[float]] = {name: [] for name in starts}

@@ -22,12 +22,12 @@ from squeeze.comparison import At, Margin
 from squeeze.errors import UsageError
 from squeeze.evaluate.metrics import Metric
 from squeeze.ledger import Row, Score
+from squeeze.models.options import BYTES
 
 Outcome = Literal["kept", "broken", "unproven"]
 PROOF_LEVEL = 0.99
 UNKNOWN = "unknown: it cannot be counted of this model, or of the original"
 ALIASES = {"size": "size_bytes"}
-BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 FORM = re.compile(r"^(<=|>=|\+|-)\s*(\d+(?:\.\d+)?)\s*(%|points?|[KMG]i?B|B)?(\s+of the original)?$", re.ASCII)
 MARGIN = re.compile(r"^(\d+(?:\.\d+)?)\s*(%|points?)$", re.ASCII)
 EXAMPLES = "'<= 30 %', '+2 %', '-1 points', '<= 0.05' or '<= 300 KB'"

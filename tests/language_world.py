@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import Killed
+from tiny import Killed, faults, write_plan
 from torch import Tensor, nn
 
 from squeeze.data.text import TokenDataset
@@ -53,6 +53,24 @@ def write_tokenizer(folder: Path) -> None:
     letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     letters.decoder = decoders.Fuse()
     PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>").save_pretrained(folder)
+
+
+CALIBRATED = """\
+model: {hf: .}
+data:
+  calibrate: {text: calibrate.txt, length: 16}
+  evaluate: {text: evaluate.txt, length: 16}
+metrics: [perplexity]
+passes:
+"""
+
+
+def plan_faults(folder: Path, plan: str) -> list[str]:
+    """What is wrong with a plan for a tiny Llama and two texts, all of which it finds beside itself."""
+    write_tokenizer(write_folder(folder))
+    (folder / "calibrate.txt").write_text("abc " * 40)
+    (folder / "evaluate.txt").write_text("the fox. " * 40)
+    return faults(write_plan(folder, plan))
 
 
 def open_with_bos(folder: Path) -> None:

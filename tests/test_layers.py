@@ -96,7 +96,18 @@ def test_every_room_has_a_rung() -> None:
 
 SUB_LADDERS = {
     "models": [
-        {"facts", "links", "hub", "tokenizer", "config_sizes", "digits_cnn", "shards", "weights", "structure"},
+        {
+            "facts",
+            "counts",
+            "links",
+            "hub",
+            "tokenizer",
+            "config_sizes",
+            "digits_cnn",
+            "shards",
+            "weights",
+            "structure",
+        },
         {"torch_macs", "torch_operations", "torch_layers", "ort_session", "resident"},
         {"base", "grid_file"},
         {"tasks", "options", "torch_stage", "torch_grid", "text_folder"},

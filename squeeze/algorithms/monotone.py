@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 
 def rising_curve(places: Sequence[float], measured: Sequence[float]) -> Callable[[float], float]:
@@ -17,5 +16,7 @@ def rising_curve(places: Sequence[float], measured: Sequence[float]) -> Callable
     Args:
         places: Where they were taken, rising.
     """
+    from scipy.optimize import isotonic_regression  # takes a while to load, and few plans need it
+
     values = isotonic_regression(np.asarray(measured, np.float64)).x
     return lambda place: float(np.interp(place, places, values))

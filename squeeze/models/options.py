@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
 
 def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
-from squeeze.budget import BYTES
 from squeeze.data.sources import DataSource
 from squeeze.evaluate.metrics import Metric
+from squeeze.models.options import BYTES
 from squeeze.plan.model_kinds import AnyKind
 from squeeze.plan.parts import PASSES, SOURCE, BranchPart, ListOf, MetricPart, TargetPart
 from squeeze.plan.plan import AnyPass

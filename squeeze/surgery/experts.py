@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
+from squeeze.models.counts import Counted
 from squeeze.models.language.build import accepted, text_values
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.surgery.counts import Counted
 
 NAMES = ("num_local_experts", "num_experts", "n_routed_experts")  # in a config
 USED = "num_experts_per_tok"

@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from squeeze.errors import ModelError
+from squeeze.models.options import BYTES
 from squeeze.surgery.fitting import Cost, most_channels
 from squeeze.surgery.hidden_goal import fewest_with_hidden, hidden_by_ratio, units_with_hidden
 from squeeze.surgery.widths import Part, Units, Widths
 
 Kind = Literal["parameters", "size", "decode"]
-FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B?)\s*", re.ASCII)
+FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMG]i?B|[KMB])\s*", re.ASCII)
 SCALES: dict[Kind, dict[str, int]] = {
     "parameters": {"K": 10**3, "M": 10**6, "B": 10**9},
-    "size": {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "size": BYTES,
     "decode": {},
 }
 EXAMPLES: dict[Kind, str] = {

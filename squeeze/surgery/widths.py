@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.osscar import channels
 from squeeze.errors import ModelError
+from squeeze.models import counts
 from squeeze.models.language.build import accepted, text_values
-from squeeze.surgery import counts
 
 Part = Literal["intermediate", "heads", "hidden"]
 Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads, channels between blocks

@@ -16,10 +16,9 @@ from squeeze.measure.decode import (
     block_sizes,
     cheapest_block,
     head_size,
-    measure_block,
-    measure_head,
     token_cost,
 )
+from squeeze.measure.decode_blocks import measure_block, measure_head
 from squeeze.models.language.language_model import LanguageModel
 
 SMALL = BlockSize(((64, 64), (32, 64), (32, 64), (64, 64), (96, 64), (96, 64), (64, 96)), (4, 2, 16))
@@ -60,8 +59,8 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
     def never(*_: object) -> float:
         raise AssertionError("it was measured before")
 
-    monkeypatch.setattr("squeeze.measure.decode.measure_block", never)
-    monkeypatch.setattr("squeeze.measure.decode.measure_head", never)
+    monkeypatch.setattr("squeeze.measure.decode_blocks.measure_block", never)
+    monkeypatch.setattr("squeeze.measure.decode_blocks.measure_head", never)
     assert token_cost(skeleton, DecodeTable(table.seconds)) == first
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from language_world import context, write_folder, write_tokenizer
-from tiny import faults, write_plan
+from language_world import CALIBRATED, context, plan_faults, write_folder
 
 from squeeze.errors import DataError, ModelError
-from squeeze.measure.decode import BlockSize, BytesRead, DecodeTable, block_sizes, head_size
+from squeeze.measure.decode import BlockSize, block_sizes, head_size
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Preview
 from squeeze.passes.prune.prune_depth import PruneDepth
@@ -85,7 +84,7 @@ def test_times_are_measured_where_none_are_given_and_a_killed_run_knows_them(
     def measure(size: BlockSize, _: int) -> float:
         return 1e-9 * sum(out * inputs for out, inputs in size.products)
 
-    monkeypatch.setattr("squeeze.measure.decode.measure_block", measure)  # of so small ones the clock knows little
+    monkeypatch.setattr("squeeze.measure.decode_blocks.measure_block", measure)
     dense = LanguageModel(write_folder(tmp_path / "model", intermediate_size=1024))
     lent = replace(context(), journal=Journal(tmp_path / "journal"))
     result = PruneWidth(decode="80 %").run(dense, lent)
@@ -123,17 +122,6 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
         PruneWidth(decode="50 %", latency_table="times.json").run(LanguageModel(write_folder(tmp_path / "m")), lent)
 
 
-PLAN = """\
-model: {hf: .}
-data:
-  calibrate: {text: calibrate.txt, length: 16}
-  evaluate: {text: evaluate.txt, length: 16}
-metrics: [perplexity]
-passes:
-  - {pass: prune_width, ratio: 0.5}
-"""
-
-
 @pytest.mark.parametrize(
     ("goal", "line"),
     [
@@ -148,21 +136,23 @@ passes:
     ],
 )
 def test_a_goal_that_a_plan_writes_wrongly_is_one_line(tmp_path: Path, goal: str, line: str) -> None:
-    write_tokenizer(write_folder(tmp_path))
-    (tmp_path / "calibrate.txt").write_text("abc " * 40)
-    (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
-    messages = faults(write_plan(tmp_path, PLAN.replace("ratio: 0.5", goal)))
+    messages = plan_faults(tmp_path, CALIBRATED + f"  - {{pass: prune_width, {goal}}}\n")
     assert any(line in fault for fault in messages), messages
 
 
-def test_before_anything_is_measured_bytes_stand_in_for_times(tmp_path: Path) -> None:
+def test_before_anything_is_measured_bytes_stand_in_for_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> float:
+        raise AssertionError("a check measures nothing")
+
+    monkeypatch.setattr("squeeze.measure.decode_blocks.measure_block", never)
+    monkeypatch.setattr("squeeze.measure.decode_blocks.measure_head", never)
     model = LanguageModel(write_folder(tmp_path))
     before = Preview((), model.parameters(), model.nbytes(), model.macs())
+    assert list(PruneWidth(decode="80 %", align=8).faults(model)) == []
     foretold = PruneWidth(decode="80 %", align=8).preview(model, before)
     assert not foretold.exact
     assert foretold.parameters is not None
     assert foretold.parameters < (before.parameters or 0)
-    assert not isinstance(BytesRead(), DecodeTable)
 
 
 def test_the_times_of_a_run_s_report_are_taken_for_the_same_choice(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from families import gemma3, text_model, write_family
-from language_world import context, edit, in_shards, logits, require_same_after_a_kill, write_folder, write_tokenizer
+from language_world import context, edit, in_shards, logits, plan_faults, require_same_after_a_kill, write_folder
 from packed_world import write_letters
 from test_minicpm import write as write_minicpm
 from test_prune_width import PLAN, stock, stock_logits
-from tiny import faults, write_plan
 from torch import Tensor, nn
 
 from squeeze.errors import ModelError
@@ -268,10 +267,7 @@ def test_a_family_whose_config_cannot_say_it_is_refused_by_name(tmp_path: Path, 
     ids=["misspelt", "no original", "no such size", "no step"],
 )
 def test_what_a_plan_asks_for_wrongly_is_one_line(tmp_path: Path, options: str, line: str) -> None:
-    write_tokenizer(write_folder(tmp_path))
-    (tmp_path / "calibrate.txt").write_text("abc " * 40)
-    (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
-    messages = faults(write_plan(tmp_path, PLAN.replace("ratio: 0.5", f"ratio: 0.5, {options}")))
+    messages = plan_faults(tmp_path, PLAN.replace("ratio: 0.5", f"ratio: 0.5, {options}"))
     assert [re.search(line, fault) for fault in messages].count(None) == len(messages) - 1, messages
 
 

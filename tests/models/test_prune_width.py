@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from families import gemma3, write_family
-from language_world import context, logits, require_same_after_a_kill, write_folder, write_tokenizer
+from language_world import CALIBRATED, context, logits, plan_faults, require_same_after_a_kill, write_folder
 from test_minicpm import write as write_minicpm
-from tiny import faults, write_plan
 from torch import Tensor
 
 from squeeze.errors import ModelError
@@ -191,15 +190,7 @@ def test_heads_that_a_config_of_the_family_cannot_name_are_rounded(tmp_path: Pat
     assert result.skeleton.config.num_attention_heads == 4
 
 
-PLAN = """\
-model: {hf: .}
-data:
-  calibrate: {text: calibrate.txt, length: 16}
-  evaluate: {text: evaluate.txt, length: 16}
-metrics: [perplexity]
-passes:
-  - {pass: prune_width, ratio: 0.5}
-"""
+PLAN = CALIBRATED + "  - {pass: prune_width, ratio: 0.5}\n"
 
 
 @pytest.mark.parametrize(
@@ -219,8 +210,5 @@ passes:
     ids=["none", "all", "no number", "quantized before", "memory", "no text"],
 )
 def test_what_a_plan_asks_for_wrongly_is_one_line(tmp_path: Path, old: str, new: str, line: str) -> None:
-    write_tokenizer(write_folder(tmp_path))
-    (tmp_path / "calibrate.txt").write_text("abc " * 40)
-    (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
-    messages = faults(write_plan(tmp_path, PLAN.replace(old, new)))
+    messages = plan_faults(tmp_path, PLAN.replace(old, new))
     assert [re.search(line, fault) for fault in messages].count(None) == len(messages) - 1, messages

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from language_world import context, edit, logits, write_folder, write_tokenizer
+from language_world import CALIBRATED, context, edit, logits, plan_faults, write_folder, write_tokenizer
 from safetensors.torch import load_file, save_file
 from tiny import faults, write_plan
 from torch import Tensor
@@ -195,28 +195,15 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path: Path, method: Any) -
         method.run(once, context())
 
 
-PLAN = """\
-model: {hf: .}
-data:
-  calibrate: {text: calibrate.txt, length: 16}
-  evaluate: {text: evaluate.txt, length: 16}
-metrics: [perplexity]
-passes:
-  - {pass: rtn, group_size: 16}
-  - {pass: gptq, group_size: 16}
-"""
+PLAN = CALIBRATED + "  - {pass: rtn, group_size: 16}\n  - {pass: gptq, group_size: 16}\n"
 
 
 def test_a_plan_that_quantizes_twice_is_refused_at_its_line(tmp_path: Path) -> None:
-    write_tokenizer(write_folder(tmp_path))
-    (tmp_path / "calibrate.txt").write_text("abc " * 40)
-    (tmp_path / "evaluate.txt").write_text("the fox. " * 40)
-    plan = write_plan(tmp_path, PLAN)
-    assert faults(plan) == ["8: gptq must come before rtn (line 7), which leaves the weights quantized"]
+    assert plan_faults(tmp_path, PLAN) == ["8: gptq must come before rtn (line 7), which leaves the weights quantized"]
     (folder := tmp_path / "quantized").mkdir()
     Rtn(group_size=16).run(LanguageModel(tmp_path), context()).save(folder)
     write_tokenizer(folder)
-    plan.write_text(PLAN.replace("hf: .", "hf: quantized").replace("  - {pass: gptq, group_size: 16}\n", ""))
-    assert faults(plan) == [
+    once = PLAN.replace("hf: .", "hf: quantized").replace("  - {pass: gptq, group_size: 16}\n", "")
+    assert faults(write_plan(tmp_path, once)) == [
         "7: rtn takes a model whose weights are floats; they are quantized in the plan's model already"
     ]

@@ -235,6 +235,8 @@ def test_a_killed_run_measures_no_distance_twice(tmp_path: Path, monkeypatch: An
         (PruneDepth(blocks=3), "blocks 3 removes 3 of 3 blocks; 1 to 2 would do"),
         (PruneDepth(ratio=0.1), "ratio 0.1 removes 0 of 3 blocks; 1 to 2 would do"),
         (PruneDepth(parameters="1 %"), "1 % cannot be reached by whole blocks"),
+        (PruneDepth(decode="70 %"), "decode: 70 % is of language models; parameters or size would do here"),
+        (PruneWidth(decode="70 %"), "decode: 70 % is of language models; parameters or size would do here"),
         (PruneWidth(ratio=0.9), r"ratio 0\.9 leaves 6 of 64 channels; 32 are the fewest"),
         (
             PruneWidth(ratio=0.5, parts=["heads"]),

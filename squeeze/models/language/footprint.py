@@ -9,7 +9,6 @@ from torch import Tensor
 
 from squeeze.blocks.wide_products import ROWS_VALUES
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.skeleton import Skeleton
 
 PROCESS_BYTES = 450_000_000  # Python, torch and transformers, and what the libraries of products keep for themselves
 FLOAT = 4  # bytes
@@ -20,11 +19,6 @@ WIDENED_BYTES = 3 * FLOAT * ROWS_VALUES  # the part of half-precision weights th
 def largest_block_bytes(model: LanguageModel) -> int:
     """Of the block with the largest weights, as stored dense."""
     return max(sum(p.nbytes for p in block.parameters()) for block in model.skeleton.layers)
-
-
-def weight_bytes(skeleton: Skeleton) -> int:
-    """Of all weights, tied ones once, as stored dense."""
-    return sum(value.nbytes for value in skeleton.module.parameters())
 
 
 def block_matrices(model: LanguageModel) -> list[tuple[str, Tensor]]:
@@ -57,19 +51,16 @@ def activation_bytes(model: LanguageModel, tokens: int, memory_bytes: int | None
     return nbytes if memory_bytes is None else min(nbytes, memory_bytes // 4)
 
 
-def kept_whole(model: LanguageModel, tokens: int, most: int) -> int:
-    """Of what goes into the matrices that write to the stream, as far as it may be kept: of each matrix all or nothing.
+def kept_inputs_bytes(model: LanguageModel, tokens: int, most: int) -> int:
+    """Of what goes into the matrices that write to the stream, as far as it may be kept: at most.
 
     Args:
         most: Bytes that may be kept.
     """
     embedding = model.skeleton.module.get_input_embeddings().weight  # type: ignore[operator]
-    hidden, kept = int(embedding.shape[1]), 0
-    for _, value in block_matrices(model):
-        nbytes = tokens * int(value.shape[-1]) * embedding.element_size()
-        if value.dim() == 2 and value.shape[0] == hidden and kept + nbytes <= most:
-            kept += nbytes
-    return kept
+    writing = [value for _, value in block_matrices(model) if value.dim() == 2 and len(value) == embedding.shape[1]]
+    each = [tokens * int(value.shape[1]) * int(embedding.element_size()) for value in writing]
+    return min(most, sum(nbytes for nbytes in each if nbytes <= most))  # of each all or nothing
 
 
 def forward_bytes(model: LanguageModel, tokens: int) -> int:

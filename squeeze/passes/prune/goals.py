@@ -13,17 +13,25 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from squeeze.algorithms.monotone import rising_curve
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.measure.decode import Costs, DecodeTable, Sizes, measuring_bytes, token_cost
+from squeeze.measure.decode import BytesRead, Costs, DecodeTable, Sizes, measuring_bytes, token_cost
+from squeeze.models import counts
 from squeeze.models.base import Model
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
 from squeeze.passes.prune.times import keep_times, known_times
-from squeeze.surgery import counts
 from squeeze.surgery.goal import Count, Goal, Size, TimeShare
 from squeeze.surgery.widths import Units, Widths
 
 MEASURED = 6  # widths
+
+
+FORESEEN = BytesRead()  # in place of times, while nothing is measured
+
+
+def weight_bytes(model: TorchStage) -> int:
+    """Of a model that may have no weights yet, as they are stored dense."""
+    return counts.nbytes(model) if model.blocks else model.nbytes()
 
 
 class SizeGoal(BaseModel):

@@ -14,24 +14,23 @@ from torch import nn
 
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
-from squeeze.measure.decode import BytesRead, Costs, cheapest_block, token_cost
+from squeeze.measure.decode import Costs, cheapest_block, token_cost
 from squeeze.models.configured import ConfiguredBlocks, restructure
-from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, weight_bytes
+from squeeze.models.counts import Alone
+from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.prune.goals import DecodeGoal
+from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, weight_bytes
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
 from squeeze.passes.prune.resident_depth import prune_resident_depth
-from squeeze.surgery.counts import Alone
 from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
 from squeeze.surgery.goal import Goal
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most; of a plan's memory a sixteenth
-FORESEEN = BytesRead()  # in place of times, while nothing is measured
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
@@ -65,10 +64,10 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
             yield f"{self.name}: {error}"
 
     def preview(self, model: TorchStage, before: Preview) -> Preview:
-        shape, was = self._shape(model), _bytes(model)
+        shape, was = self._shape(model), weight_bytes(model)
         shape()
         exact = before.exact and self.decode is None
-        return Preview((), model.parameters(), before.nbytes - was + _bytes(model), model.macs(), exact)
+        return Preview((), model.parameters(), before.nbytes - was + weight_bytes(model), model.macs(), exact)
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         if not model.blocks:
@@ -168,7 +167,3 @@ def _layers(model: TorchStage) -> nn.ModuleList:
 
 def _resumed_bytes(limit: int | None) -> int:
     return RESUMED_BYTES if limit is None else min(RESUMED_BYTES, limit // 16)
-
-
-def _bytes(model: TorchStage) -> int:
-    return weight_bytes(in_shards(model).skeleton) if model.blocks else model.nbytes()

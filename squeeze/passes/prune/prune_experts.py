@@ -15,12 +15,12 @@ from squeeze.algorithms.importance import least_important
 from squeeze.blocks.visit import visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.models import counts
 from squeeze.models.language.footprint import (
     PROCESS_BYTES,
     activation_bytes,
     forward_bytes,
     largest_block_bytes,
-    weight_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.memory import small_heap, trim_heap
@@ -28,7 +28,6 @@ from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk
 from squeeze.passes.prune.goals import SizeGoal
-from squeeze.surgery.counts import parameters
 from squeeze.surgery.experts import Experts, answer_of, watched
 from squeeze.surgery.goal import Goal
 
@@ -70,10 +69,10 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
         count = self._count(experts)
         blocks = range(model.blocks)
         touched = [model.skeleton.prefix(index) + name for index in blocks for name in experts.names(index)]
-        nbytes = before.nbytes - weight_bytes(model.skeleton)
+        nbytes = before.nbytes - counts.nbytes(model)
         model.restructure(experts.built(count))
         return Preview(
-            tuple(touched), experts.counted(count, parameters), nbytes + weight_bytes(model.skeleton), model.macs()
+            tuple(touched), experts.counted(count, counts.parameters), nbytes + counts.nbytes(model), model.macs()
         )
 
     def memory_bytes(

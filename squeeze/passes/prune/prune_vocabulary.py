@@ -13,7 +13,7 @@ from pydantic import AfterValidator, PositiveInt, model_validator
 from squeeze.algorithms.vocabulary import least_tokens, needed_tokens
 from squeeze.data.base import Dataset
 from squeeze.errors import DataError, ModelError
-from squeeze.models.language.footprint import weight_bytes
+from squeeze.models import counts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import OTHER_TOKENS, Context, Pass, Preview
 from squeeze.surgery.vocabulary import Tokens, with_tokens, write_with_tokens
@@ -70,9 +70,9 @@ class PruneVocabulary(Pass[LanguageModel, LanguageModel]):
         size = self._size(model, Tokens.read(model.folder))
         if size is None:  # the text decides it
             return replace(before, touched=tuple(model.ends), exact=False)
-        old_bytes, touched = weight_bytes(model.skeleton), tuple(model.ends)
+        old_bytes, touched = counts.nbytes(model), tuple(model.ends)
         model.restructure(with_tokens(model, size))
-        nbytes = before.nbytes - old_bytes + weight_bytes(model.skeleton)
+        nbytes = before.nbytes - old_bytes + counts.nbytes(model)
         return Preview(touched, model.parameters(), nbytes, model.macs())
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:

@@ -14,7 +14,7 @@ from squeeze.blocks.batches import BatchWalk
 from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
-from squeeze.measure.decode import BytesRead, Costs
+from squeeze.measure.decode import Costs
 from squeeze.models.base import Batch
 from squeeze.models.configured import ConfiguredBlocks, filled, restructure
 from squeeze.models.language.footprint import (
@@ -23,10 +23,9 @@ from squeeze.models.language.footprint import (
     activation_bytes,
     ends_bytes,
     forward_bytes,
-    kept_whole,
+    kept_inputs_bytes,
     largest_block_bytes,
     shared_shapes,
-    weight_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.language.memory import small_heap, trim_heap
@@ -35,7 +34,7 @@ from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk, kept_bytes
-from squeeze.passes.prune.goals import DecodeGoal, TokenCosts
+from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, TokenCosts, weight_bytes
 from squeeze.passes.prune.hidden_width import narrow_decoder
 from squeeze.surgery.fitting import Cost
 from squeeze.surgery.goal import units_by_ratio, units_within
@@ -46,7 +45,6 @@ from squeeze.surgery.widths import Part, Units, Widths
 
 COPIES = 5  # of a Hessian: it, its factor, its inverse, and both while units leave
 ENDS = 3  # copies of embedding and head while the hidden size is cut: as they were, narrow, solved anew
-FORESEEN = BytesRead()  # in place of times, while nothing is measured
 TOGETHER = 32  # examples of a batch, of a model in memory
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
@@ -106,10 +104,10 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         blocks = range(len(widths.skeleton.layers))
         touched = [widths.skeleton.prefix(index) + name for index in blocks for name in widths.names(index)]
         touched += widths.outside()
-        nbytes = before.nbytes - _bytes(model)
+        nbytes = before.nbytes - weight_bytes(model)
         self._shape(model, units)
         exact = before.exact and self.decode is None
-        return Preview(tuple(touched), widths.parameters(units), nbytes + _bytes(model), model.macs(), exact)
+        return Preview(tuple(touched), widths.parameters(units), nbytes + weight_bytes(model), model.macs(), exact)
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         if not model.blocks:
@@ -117,7 +115,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         shards, hidden = in_shards(model), "hidden" in self.parts
         count = 1 + (hidden or self.target == "original")
         walks = count * (
-            activation_bytes(shards, tokens, limit) + kept_whole(shards, tokens, kept_bytes(limit) // count)
+            activation_bytes(shards, tokens, limit) + kept_inputs_bytes(shards, tokens, kept_bytes(limit) // count)
         )
         ends = ENDS * ends_bytes(shards) if hidden else 0
         solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
@@ -127,6 +125,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
 
     def run(self, model: S, context: Context) -> S:
         """Walk the blocks in order."""
+        self.require_tokens(model)
         if model.blocks:
             return cast(S, self._decoder(in_shards(model), context))
         return cast(S, self._resident(in_memory(model), context))
@@ -204,10 +203,6 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         counts: dict[str, Cost] = {"parameters": widths.parameters, "size": widths.nbytes}
         counts["decode"] = TokenCosts(widths, costs, self.align)
         return units_within(widths, self.goal, counts[self.goal.kind], self.align)
-
-
-def _bytes(model: TorchStage) -> int:
-    return weight_bytes(in_shards(model).skeleton) if model.blocks else model.nbytes()
 
 
 def _masks(batches: Sequence[Batch]) -> list[Tensor | None]:

@@ -24,7 +24,7 @@ from squeeze.blocks.layout import layout_of
 from squeeze.blocks.watch import Weight
 from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
-from squeeze.models.language.footprint import FLOAT, kept_whole, shared_shapes
+from squeeze.models.language.footprint import FLOAT, kept_inputs_bytes, shared_shapes
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
@@ -89,7 +89,7 @@ class Gptq(CalibratedPass[TorchStage]):
 
     def kept_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
         walks = self.follows_original() + self.true_sequential
-        return walks * kept_whole(model, tokens, kept_bytes(limit) // max(walks, 1))
+        return walks * kept_inputs_bytes(model, tokens, kept_bytes(limit) // max(walks, 1))
 
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""

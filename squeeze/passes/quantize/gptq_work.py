@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from squeeze.algorithms.rtn import RATIOS
 from squeeze.models.language.effort import block_macs, block_values
-from squeeze.models.language.footprint import kept_whole, shared_shapes
+from squeeze.models.language.footprint import kept_inputs_bytes, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.calibration import KEPT_BYTES
 from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
@@ -30,7 +30,7 @@ def gptq_work(
     width = model.skeleton.hidden_size
     forward = Work({width: tokens * macs}, tokens * block_values(model, data.length))
     of_a_block = sum((_shared(*shape, tokens, walks, refinements) for shape in shared_shapes(model)), Work())
-    once = sequential and kept_whole(model, tokens, KEPT_BYTES // walks)
+    once = sequential and kept_inputs_bytes(model, tokens, KEPT_BYTES // walks)
     times = ONCE if once else stages * REACHED + 1
     return forward.times(walks * times) + (of_a_block + WRITTEN_BLOCK).times(model.blocks)
 
