@@ -69,6 +69,6 @@ def chunk_inputs(visit: Visit, walk: Walk, part: slice, places: Mapping[Weight, 
         for weight, place in joins.items():
             if place != OUTPUT:
                 open_.enter_context(watched_place(visit.block, place, partial(see_stream, weight)))
-        output = walk.chunk_through(visit.index, part)
+        output = walk.chunk_through(visit.index, part, places)
         streams |= {weight: output.flatten(0, 1) for weight, place in joins.items() if place == OUTPUT}
     return {weight: (torch.cat(tensors), streams.get(weight)) for weight, tensors in inputs.items()}

@@ -5,7 +5,7 @@ What is done with a block is the caller's business: quantizing, pruning, trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -75,7 +75,13 @@ class Visit:
         """
         walks = [walk for walk in (self.original, self.walk if own else None) if walk is not None]
         for walk in walks:
-            walk.kept = Kept(self.index, ends, most_bytes // len(walks))
+            walk.kept = Kept(self.index, ends, most_bytes // len(walks), final=walk is self.original)
+
+    def settle(self, weights: Iterable[Weight]) -> None:
+        """These weights of the block have their last values."""
+        if self.walk is not None and self.walk.kept is not None:
+            for weight in weights:
+                self.walk.kept.settle(weight)
 
     def put(self, weight: Weight, real: Tensor) -> None:
         """Give the block a weight's new value."""

@@ -9,7 +9,7 @@ embeddings, soft caps and logit scales are the model's own, in every family.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from functools import cached_property
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from squeeze.blocks.kept import Kept
 from squeeze.blocks.mapped import MappedTensor
+from squeeze.blocks.watch import Weight
 from squeeze.blocks.wide_products import wide_products
 from squeeze.errors import ModelError
 
@@ -145,11 +146,15 @@ class Walk:
             self._release(part)
         self.kept = None if keep else self.kept
 
-    def chunk_through(self, index: int, part: slice) -> Tensor:
-        """One block on a chunk of the activations; what is kept of it does not run again."""
+    def chunk_through(self, index: int, part: slice, watched: Collection[Weight] = ()) -> Tensor:
+        """One block on a chunk of the activations; what is kept of it does not run again.
+
+        Args:
+            watched: Weights whose inputs must be seen.
+        """
         if self.kept is None or self.kept.index != index:
             return self.block(index, self.hidden[part])
-        with self.kept.in_place(self.network.layers[index], part):
+        with self.kept.in_place(self.network.layers[index], part, watched):
             return self.block(index, self.hidden[part])
 
     @torch.no_grad()

@@ -68,6 +68,7 @@ def narrow_block(
         inputs.drift = None
         size = cuts[part][0].pieces[0][1]
         kept, facts = narrow_reader(reader.of(visit.block), H, pull, size, units[part], solver)
+        visit.settle([reader])
         visit.facts[str(reader)] = {"units": facts.pop("units"), "tokens": tokens} | facts
         for cut in cuts[part]:
             value = new.get(cut.name, visit.block.get_parameter(cut.name).data)

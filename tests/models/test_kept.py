@@ -13,7 +13,7 @@ from language_world import context, edit, write_folder
 from torch import nn
 
 from squeeze.blocks.kept import Kept, ends_seen
-from squeeze.blocks.watch import Weight
+from squeeze.blocks.watch import InputWatch, Weight
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes import calibration
 from squeeze.passes.calibration import calibration_walk
@@ -73,6 +73,41 @@ def test_what_comes_before_a_part_s_last_linear_runs_once_more_only(tmp_path: Pa
     assert with_room[1] <= probes + 2
     assert without[0] > with_room[0]
     assert without[1] > with_room[1]
+
+
+def test_a_part_s_last_linear_runs_once_in_the_original_and_twice_in_the_new_model(tmp_path: Path) -> None:
+    counted: list[str] = []
+    model = LanguageModel(write_folder(tmp_path))
+    linears_run(model.skeleton.layers[0], counted)
+    Gptq(bits=4, group_size=16).run(model, context())
+    probes, original, before, after = 1, 1, 1, 1  # one chunk tells how the weights lie; before and after rounding
+    assert counted.count("self_attn.o_proj") == probes + original + before + after
+    assert counted.count("mlp.down_proj") <= probes + original + before + after
+
+
+def test_a_watched_weight_is_seen_even_where_its_output_is_kept() -> None:
+    block = nn.ModuleDict({"part": nn.Sequential(nn.Linear(8, 8))})
+    x, weight = torch.randn(2, 3, 8), Weight("part.0.weight")
+    with ends_seen(block) as ends:
+        block["part"](x)
+    kept = Kept(0, ends, 1 << 20, final=True)
+    kept.keep(weight, slice(0, 2), x, 2)
+    with kept.in_place(block, slice(0, 2)):
+        expected = block["part"](x)
+    assert kept.outputs
+    assert not kept.inputs
+    seen: list[torch.Tensor] = []
+    with kept.in_place(block, slice(0, 2), [weight]), InputWatch(block, [weight], lambda _, value: seen.append(value)):
+        assert torch.equal(block["part"](x), expected)
+    assert len(seen) == 1
+
+
+def test_a_dropout_behind_a_part_is_not_taken_for_the_part(tmp_path: Path) -> None:
+    model = LanguageModel(write_family("phi3", tmp_path / "model"))
+    walk = calibration_walk(model, context())
+    with model.block(0) as block, ends_seen(block) as ends:
+        walk.block(0, walk.hidden)
+    assert [end.part for end in ends] == ["self_attn", "mlp"]
 
 
 def test_parts_that_end_in_a_linear_are_found(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ class Gptq(CalibratedPass[TorchStage]):
                 work.was.clear()  # last group: originals no longer needed, and mapped pages count towards RSS
             for group in together:
                 grids |= self._solve(work, group, inputs.pop(group[0]))  # each Hessian is freed when its group is done
+                work.settle(group)
         return grids
 
     def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
