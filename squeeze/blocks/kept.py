@@ -2,7 +2,7 @@
 
 A pass that calibrates one weight after the other sends the same activations through a block again and again. Where a
 part of the block (its attention, its MLP) gives the very tensor that its last linear gives, that linear alone gives it
-again, bit for bit, with whichever weights it has by then; and once those are final, what it gave is kept instead. What a
+again, bit for bit, with whichever weights it has by then. Once those are final, what it gave is kept instead. What a
 block's parts give is found by running it.
 """
 

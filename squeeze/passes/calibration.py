@@ -8,7 +8,7 @@ from squeeze.blocks.walk import Walk
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 
-CHUNK_TOKENS = 1024  # tokens that pass a block together: what they give fits the cache, larger tensors get new pages each time
+CHUNK_TOKENS = 1024  # tokens that pass a block together: what they give fits the cache
 KEPT_BYTES = 512 << 20  # of what goes into a block's last products, kept for the passes to come; of a plan's memory 1/8
 
 

@@ -182,6 +182,8 @@ def example_shapes(plan: Plan) -> Shapes | None:
     """The shape of one example by the data's names, as far as the plan's model or evaluation data says it."""
     if plan.model and plan.model.input:
         return {"image": plan.model.input}
+    if plan.model and plan.model.is_language(plan.root):
+        return None  # it reads tokens, however many, and cutting a text for their number takes seconds
     return _shapes(_first(evaluation_data(plan)))
 
 

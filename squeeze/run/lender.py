@@ -30,6 +30,7 @@ from squeeze.store import Store
 from squeeze.versions import content_digest
 from squeeze.work import work_folder, work_within
 
+EVALUATE = "evaluate"
 SELECTED = "data."  # what the report calls how a role's data was chosen: data.train
 BY_ORIGINAL = "written by the original"
 KNOWN = {BY_ORIGINAL, "prompts", "sequences", "chosen"}  # of a selection; all else is a reason and a count
@@ -43,12 +44,19 @@ class Lender:
     Args:
         model: Stands in for what the plan names.
         store: Where choices and texts are kept; None: in a folder that goes with the process.
+        evaluated: The evaluation data, where a check has opened it.
     """
 
     def __init__(
-        self, plan: Plan, model: Model | None = None, store: Store | None = None, progress: Progress | None = None
+        self,
+        plan: Plan,
+        model: Model | None = None,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        evaluated: Dataset | None = None,
     ) -> None:
         self.plan, self.stand_in, self.progress = plan, model, progress or Progress()
+        self.evaluated = evaluated
         self.store = store or Store(work_folder("lent"), self.progress)
 
     @cached_property
@@ -70,6 +78,8 @@ class Lender:
         Args:
             number: 0 for the samples that the plan names, 1 and on for others of the same source.
         """
+        if role == EVALUATE and self.evaluated is not None:
+            return self.evaluated
         source, folder = self.plan.source(role, number), self.plan.model_folder()
         if isinstance(source, SynthesizeData):
             return self._synthesized(source)

@@ -14,7 +14,7 @@ from tiny import Killed, faults, squeeze, write_plan, write_world
 
 from squeeze.api import compress, load
 from squeeze.data.selecting import Selection
-from squeeze.data.text import TokenDataset
+from squeeze.data.text import TextData, TokenDataset
 from squeeze.errors import DataError
 from squeeze.models.language.continued import Sampling, continued, writer_of
 from squeeze.models.language.language_model import LanguageModel
@@ -88,6 +88,17 @@ def test_a_run_chooses_once_and_tells_what_it_left_out(
     monkeypatch.setattr(Selection, "of", chosen_again)
     again = compress(load(world / "plan.yaml"), store=tmp_path / "store")
     assert again.ledger.original.facts == result.ledger.original.facts
+
+
+def test_evaluation_text_is_cut_once_for_check_and_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[str] = []
+    measured = TextData.measured
+    monkeypatch.setattr(TextData, "measured", lambda self, *args: (cut.append(self.text), measured(self, *args))[1])
+    write_plan(world, PLAN, (SELECT, "text: train.jsonl, length: 16"))
+    compress(load(world / "plan.yaml"), store=tmp_path / "store")
+    assert cut.count("evaluate.txt") == 1
 
 
 def test_a_plan_without_a_choice_tells_nothing(world: Path, tmp_path: Path) -> None:
