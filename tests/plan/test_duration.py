@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from language_world import write_folder, write_tokenizer
@@ -13,8 +14,13 @@ from squeeze.api import compress, load
 from squeeze.passes import effort
 from squeeze.passes.distill.finetune import Finetune
 from squeeze.passes.effort import HIGH, LOW, Amount, HostSpeed, Work, host_speed
+from squeeze.passes.export.export_onnx import TRACED_BLOCK, WRITTEN_STEPS, ExportOnnx
+from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.hqq import Hqq
 from squeeze.passes.quantize.language.awq import Awq
+from squeeze.passes.quantize.language.smooth import Smooth
+from squeeze.passes.quantize.rtn import Rtn
 from squeeze.plan.check import check
 from squeeze.report.duration import duration_lines, span
 from squeeze.report.html import html_report
@@ -31,7 +37,7 @@ data:
 metrics: [perplexity, kl, size]
 passes: [PASS]
 """
-GPTQ, AWQ = "{pass: gptq, bits: 4, group_size: 16}", "{pass: awq, bits: 4, group_size: 16}"
+GPTQ, SMOOTH = "{pass: gptq, bits: 4, group_size: 16}", "{pass: smooth}"
 
 
 @pytest.fixture
@@ -85,6 +91,33 @@ def test_what_costs_more_is_foretold_as_more(
     assert cheap < dear
 
 
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        (Awq(group_size=16, scale=False), Awq(group_size=16)),
+        (Awq(group_size=16, clip=False), Awq(group_size=16)),
+        (Rtn(group_size=16), Hqq(group_size=16)),
+        (PruneWidth(ratio=0.5, align=8, target="given"), PruneWidth(ratio=0.5, align=8)),
+        (PruneWidth(ratio=0.5, align=8), PruneWidth(ratio=0.5, align=8, parts=("intermediate", "heads"))),
+    ],
+    ids=["scales", "ranges", "rounds", "target", "parts"],
+)
+def test_other_passes_too_foretell_more_where_more_is_done(world: Path, less: Any, more: Any) -> None:
+    outline = load(planned(world)).model.outline(world)
+    speed, data = HostSpeed(dict.fromkeys(effort.WIDTHS, 1e9), 1e9, 1e6), Amount(64, 128)
+    cheap, dear = (speed.seconds(pass_.work(outline, data))[0] for pass_ in (less, more))
+    assert 0 < cheap < dear
+
+
+def test_an_export_is_foretold_by_blocks_and_weights(world: Path) -> None:
+    outline = load(planned(world)).model.outline(world)
+    work = ExportOnnx().work(outline, None)
+    assert work is not None
+    assert work.calls == TRACED_BLOCK * outline.blocks
+    assert work.alone == WRITTEN_STEPS * outline.parameters()
+    assert ExportOnnx().work(tiny_model(), None) is None  # an image model's takes a moment
+
+
 def test_a_training_takes_three_forward_passes_of_every_example() -> None:
     model = tiny_model()
     macs = model.macs()
@@ -97,7 +130,7 @@ def test_a_training_takes_three_forward_passes_of_every_example() -> None:
 
 def test_a_pass_that_cannot_tell_says_nothing(world: Path) -> None:
     outline = load(planned(world)).model.outline(world)
-    assert Awq(group_size=16).work(outline, Amount(4, 16)) is None
+    assert Smooth().work(outline, Amount(4, 16)) is None
 
 
 def test_a_check_without_explain_measures_nothing(world: Path) -> None:
@@ -113,7 +146,7 @@ def test_explain_prints_an_estimate_and_says_that_it_is_one(world: Path, capsys:
     assert squeeze("check", planned(world), "--explain") == 0
     assert "estimated time: " in (whole := capsys.readouterr().out)
     assert "at least" not in whole
-    assert squeeze("check", planned(world, AWQ), "--explain") == 0
+    assert squeeze("check", planned(world, SMOOTH), "--explain") == 0
     assert "estimated time: at least" in capsys.readouterr().out
 
 

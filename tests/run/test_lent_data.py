@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,12 @@ def test_evaluation_text_is_cut_once_for_check_and_run(
 ) -> None:
     cut: list[str] = []
     measured = TextData.measured
-    monkeypatch.setattr(TextData, "measured", lambda self, *args: (cut.append(self.text), measured(self, *args))[1])
+
+    def noted(source: TextData, *args: Any) -> TokenDataset:
+        cut.append(source.text)
+        return measured(source, *args)
+
+    monkeypatch.setattr(TextData, "measured", noted)
     write_plan(world, PLAN, (SELECT, "text: train.jsonl, length: 16"))
     compress(load(world / "plan.yaml"), store=tmp_path / "store")
     assert cut.count("evaluate.txt") == 1

@@ -33,6 +33,7 @@ from squeeze.models.torch_call import forward
 from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.effort import Amount, Work
 from squeeze.passes.export.torch_exporter import export_graph
 from squeeze.runtimes.onnx_decoder import OnnxDecoder
 from squeeze.writers.decoder.lowering import WeightEncoding
@@ -40,6 +41,8 @@ from squeeze.writers.onnx import BlockedWriter, DecoderWriter, NBitsWriter
 from squeeze.writers.onnx_grid import prove_grid, store_weights
 
 DECODER = "decoder"  # the folder, in the journal, that a language model is written into
+TRACED_BLOCK = 6_000  # operators on a few numbers that tracing a block takes as long as
+WRITTEN_STEPS = 28  # times that a weight is read or written: dequantized, packed, hashed, proven, run
 PREFIX = "module."  # where the wrapper keeps the user's module
 TOLERANCE = 1e-3  # relative to the largest logit: summation order explains less, a wrong export differs more
 
@@ -108,6 +111,12 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
             return None
         nbytes_of_run = PROCESS_BYTES + RUN_COPIES * (nbytes or model.nbytes())
         return nbytes_of_run if limit is None else min(nbytes_of_run, max(limit, PROCESS_BYTES))
+
+    def work(self, model: Any, data: Amount | None) -> Work | None:
+        """Of a language model: its graph is traced, weights are written and read back, a short text runs in both."""
+        if not model.blocks:
+            return None
+        return Work(calls=TRACED_BLOCK * model.blocks, alone=WRITTEN_STEPS * model.parameters())
 
     def _added_bytes(self, model: LanguageModel, before: Preview) -> int:
         """What a decoder's file holds beyond the model: tables of positions, whole blocks, scales of float32."""

@@ -34,8 +34,10 @@ from squeeze.models.torch_model import TorchModel, in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.calibration import CHUNK_TOKENS, calibration_walk, kept_bytes
+from squeeze.passes.effort import Amount, Work
 from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, TokenCosts, weight_bytes
 from squeeze.passes.prune.hidden_width import narrow_decoder
+from squeeze.passes.prune.width_work import width_work
 from squeeze.surgery.fitting import Cost
 from squeeze.surgery.goal import units_by_ratio, units_within
 from squeeze.surgery.hidden_widths import DecoderWidths
@@ -122,6 +124,16 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
         cutting = walks + ends + (2 + hidden) * largest_block_bytes(shards) + max(chunk, solving)
         return PROCESS_BYTES + max(cutting, self.measuring_bytes(shards.skeleton))
+
+    def work(self, model: TorchStage, data: Amount | None) -> Work | None:
+        if not model.blocks or data is None or "hidden" in self.parts or self.decode is not None:
+            return None
+        skeleton = in_shards(model).skeleton
+        first = {name: value.shape for name, value in skeleton.layers[0].named_parameters()}
+        readers = [first[own[0].name] for own in self._widths(model).cuts(0).values()]
+        return width_work(
+            in_shards(model), [(out, width) for out, width in readers], data, self.target == "original", self.rounds
+        )
 
     def run(self, model: S, context: Context) -> S:
         """Walk the blocks in order."""

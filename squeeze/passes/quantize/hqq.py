@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
-from squeeze.algorithms.hqq import half_quadratic
+from squeeze.algorithms.hqq import ROUNDS, half_quadratic
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context
+from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 from squeeze.passes.quantize.block_pass import BlockPass
 from squeeze.passes.quantize.work import BlockWork, Grids
+
+ROUND_STEPS = 60  # times that a weight is read or written in a round, its powers counted as several
 
 
 class Hqq(BlockPass[TorchStage]):
@@ -21,6 +25,11 @@ class Hqq(BlockPass[TorchStage]):
 
     symmetric: bool = False
     """The paper's grids have a zero point: false."""
+
+    def work(self, model: TorchStage, data: Amount | None) -> Work | None:
+        weights = sum(math.prod(shape.matrix) for shape in model.matrices().values())
+        written = WRITTEN_BLOCK.times(model.blocks)
+        return Work(values=weights * ROUNDS * ROUND_STEPS) + written if model.blocks else None
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
         return {

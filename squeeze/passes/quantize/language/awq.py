@@ -9,18 +9,24 @@ import torch
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor, clipped_share
-from squeeze.algorithms.awq import round_clipped, search_scale
+from squeeze.algorithms.awq import CLIPS, STEPS, round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
 from squeeze.blocks.watch import Weight, shared_inputs
+from squeeze.models.language.effort import block_macs, block_values
 from squeeze.models.language.footprint import FLOAT, shared_shapes
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
+from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass, S
 from squeeze.passes.quantize.hessians import FEW_TOKENS, block_hessians, fallback
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork, Grids
+
+FORWARDS = 2.2  # times that a block runs: to see its inputs, to go on, and on a chunk to see how its weights lie
+LOSSES = 2  # of plain rounding and of the result
+TRY_STEPS, RANGE_STEPS = 14, 18  # times that a weight is read or written for each scale, each range that is tried
 
 
 class Inputs(NamedTuple):
@@ -55,6 +61,22 @@ class Awq(CalibratedPass[LanguageModel]):
         shapes = shared_shapes(model)
         hessians = sum(width * width for _, width in shapes)
         return FLOAT * (hessians + max(2 * width * width + 5 * out * width for out, width in shapes))
+
+    def work(self, model: LanguageModel, data: Amount | None) -> Work | None:
+        macs = block_macs(model)
+        if data is None or macs is None or not data.tokens:
+            return None
+        forward = Work({model.skeleton.hidden_size: data.tokens * macs}, data.tokens * block_values(model, data.length))
+        of_a_block = sum((self._of_shape(*shape, data.tokens) for shape in shared_shapes(model)), Work())
+        return forward.times(FORWARDS) + (of_a_block + WRITTEN_BLOCK).times(model.blocks)
+
+    def _of_shape(self, out: int, width: int, tokens: int) -> Work:
+        """Weights ``[out, width]`` that share an input: its Hessian, tries of scales and ranges, and losses."""
+        tries, ranges = STEPS * self.scale, len(CLIPS) * self.clip
+        products = tokens * width * width / 2 + (tries + LOSSES) * out * width * width
+        in_groups = ranges * out * width * (self.group_size or width)
+        values = out * width * (TRY_STEPS * (tries + LOSSES) + RANGE_STEPS * ranges)
+        return Work({width: products}, values) + Work({self.group_size or width: in_groups})
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
         walk = work.walk
