@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from language_world import write_folder
+from language_world import edit, write_folder
 from torch import Tensor, nn
 
 from squeeze.blocks.end_loss import BackwardWalk, output_groups
-from squeeze.blocks.watch import Weight
-from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.matrices import block_weights, matrices
 
@@ -55,15 +54,31 @@ def by_autograd(model: LanguageModel, groups: int) -> dict[str, Tensor]:
     return found
 
 
+def halved(folder: Path) -> Path:
+    """The same weights in bfloat16, which the backward walk computes with in float32."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    return edit(folder, lambda weights: weights.update({name: value.bfloat16() for name, value in weights.items()}))
+
+
 @pytest.mark.parametrize("family", ["Llama", "Gemma2", "Qwen2", "Cohere"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 def test_squared_gradients_are_those_of_one_backward_over_the_whole_model(
-    tmp_path: Path, family: str, dtype: str
+    tmp_path: Path, family: str, half: bool
 ) -> None:
     """Gemma 2 caps its logits and has norms behind its linears, Cohere branches in parallel, Qwen 2 biases."""
-    model = LanguageModel(write_folder(tmp_path, family, dtype=dtype))
+    folder = write_folder(tmp_path, family)
+    model = LanguageModel(halved(folder) if half else folder)
+    assert model.skeleton.dtype == (torch.bfloat16 if half else torch.float32)
     walked, whole = by_walk(model, tmp_path, 3), by_autograd(model, 3)
     assert set(walked) == set(whole) == set(model.matrices())
     for name, squares in whole.items():
         torch.testing.assert_close(walked[name], squares, rtol=2e-3, atol=2e-4)
     assert not list(tmp_path.glob("input-*")), "inputs of blocks are gone with the gradient"
+
+
+@pytest.mark.parametrize(("out", "groups", "sizes"), [(8, 2, [4, 4]), (7, 3, [3, 2, 2]), (2, 4, [1, 1])])
+def test_every_output_is_in_one_group_and_no_group_is_empty(out: int, groups: int, sizes: list[int]) -> None:
+    rows = output_groups(out, groups)
+    assert [part.stop - part.start for part in rows] == sizes
+    assert [place for part in rows for place in range(part.start, part.stop)] == list(range(out))

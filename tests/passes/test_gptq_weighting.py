@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 from squeeze.blocks.hessians import weighted_inputs
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.watch import Weight
+from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.passes.base import Context
 from squeeze.passes.effort import Amount
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.weighting import TokenWeights
@@ -23,6 +24,7 @@ from squeeze.store import Journal
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 QUERY = Weight("self_attn.q_proj.weight")
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 OPTIONS: dict[str, Any] = {"bits": 2, "group_size": 16}
 PLAN = """\
 model: {{hf: .}}
@@ -61,9 +63,7 @@ def test_each_group_of_outputs_has_the_hessian_of_tokens_as_they_weigh(tmp_path:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_errors_are_smaller_where_they_weigh_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
-) -> None:
+def test_errors_are_smaller_where_they_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
     """It pays elsewhere: counted equally, the error is larger than gptq's own."""
     model = LanguageModel(write_folder(tmp_path))
     X, weights = first_inputs(model), heavy_tailed(TOKENS.size, groups)
@@ -91,9 +91,7 @@ def test_tokens_that_weigh_the_same_change_nothing_but_last_digits(
     model = LanguageModel(write_folder(tmp_path))
     ones = torch.ones(TOKENS.size, 1)
     monkeypatch.setattr(TokenWeights, "_write", lambda self: None)
-    monkeypatch.setattr(
-        TokenWeights, "of", lambda self, index: {Weight(name): ones for name in self.names[index]}
-    )
+    monkeypatch.setattr(TokenWeights, "of", lambda self, index: {Weight(name): ones for name in self.names[index]})
     results = [Gptq(**OPTIONS, weighting=weighting).run(model, context(TOKENS)) for weighting in ("equal", "end_loss")]
     for name in model.matrices():
         same = results[0].quantized(name).q == results[1].quantized(name).q
@@ -108,21 +106,29 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
 
 def test_gradients_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A try that was killed behind them leaves them to the next one."""
-    model, journal = LanguageModel(write_folder(tmp_path / "model")), Journal(tmp_path / "journal")
-    first = TokenWeights(model, model.matrices(), 2, Context(calibration_data=context().calibration, journal=journal))
+    model, kept = LanguageModel(write_folder(tmp_path / "model")), context()
+    kept.journal = Journal(tmp_path / "journal")
+    first = TokenWeights(model, model.matrices(), 2, 0.5, kept)
     expected = first.of(1)
     monkeypatch.setattr(TokenWeights, "_write", lambda self: pytest.fail("taken again"))
-    second = TokenWeights(model, model.matrices(), 2, Context(calibration_data=context().calibration, journal=journal))
+    second = TokenWeights(model, model.matrices(), 2, 0.5, kept)
     assert expected[QUERY].shape == (16 * 16, 2)
     assert torch.equal(second.of(1)[QUERY], expected[QUERY])
     torch.testing.assert_close(expected[QUERY].mean(0), torch.ones(2))
+
+
+def test_a_smaller_power_lets_tokens_count_more_alike(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path))
+    whole, root = (TokenWeights(model, model.matrices(), 1, power, context()).of(0)[QUERY] for power in (1.0, 0.5))
+    torch.testing.assert_close(root, whole.sqrt() / whole.sqrt().mean(0))
+    assert float(root.max()) < float(whole.max())
 
 
 def test_gradients_may_lie_on_disk(tmp_path: Path) -> None:
     model = LanguageModel(write_folder(tmp_path))
     in_memory, on_disk = context(), context()
     on_disk.memory_bytes = 1
-    weights = [TokenWeights(model, model.matrices(), 1, each).of(0) for each in (in_memory, on_disk)]
+    weights = [TokenWeights(model, model.matrices(), 1, 0.5, each).of(0) for each in (in_memory, on_disk)]
     assert all(torch.equal(weights[0][weight], weights[1][weight]) for weight in weights[0])
 
 
@@ -144,17 +150,26 @@ def test_check_names_options_that_do_not_go_together(tmp_path: Path, options: st
     assert any(expected in fault for fault in plan_faults(tmp_path, PLAN.format(options=options)))
 
 
-def test_experts_are_refused_before_and_while_it_runs(tmp_path: Path) -> None:
-    """They do not see every token; without a check, the run says so too."""
-    model = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1))
-    pass_ = Gptq(**OPTIONS, weighting="end_loss")
-    assert any("hold experts, which do not see every token" in fault for fault in pass_.faults(model))
-    with pytest.raises(Exception, match="of which weighting: end_loss needs every one once; exclude it"):
-        pass_.run(model, context())
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("weighting: end_loss", "weights hold experts, which do not see every token"),
+        ("order: act_order", "weights hold their experts in one tensor"),
+    ],
+)
+def test_check_refuses_what_experts_cannot_have(tmp_path: Path, options: str, expected: str) -> None:
+    found = plan_faults(tmp_path, PLAN.format(options=options), "Mixtral", **EXPERTS)
+    assert any(re.search(expected, fault) for fault in found), found
+
+
+def test_a_run_without_check_refuses_experts_too(tmp_path: Path) -> None:
+    model = LanguageModel(write_folder(tmp_path, "Mixtral", **EXPERTS))
+    with pytest.raises(ModelError, match=r"1.mlp.experts.* sees \d+ of 256 tokens, .*; exclude it, or"):
+        Gptq(**OPTIONS, weighting="end_loss").run(model, context())
 
 
 def test_weights_beside_experts_can_be_weighted(tmp_path: Path) -> None:
-    model = LanguageModel(write_folder(tmp_path, "Mixtral", num_local_experts=2, num_experts_per_tok=1))
+    model = LanguageModel(write_folder(tmp_path, "Mixtral", **EXPERTS))
     pass_ = Gptq(**OPTIONS, weighting="end_loss", exclude=("*.experts.*",))
     assert not list(pass_.faults(model))
     assert all("self_attn" in name for name in pass_.run(model, context()).grid)
@@ -162,9 +177,11 @@ def test_weights_beside_experts_can_be_weighted(tmp_path: Path) -> None:
 
 def test_more_memory_and_time_are_foretold(tmp_path: Path) -> None:
     model, data = LanguageModel(write_folder(tmp_path)), Amount(128, 512)
-    equal, one, four = Gptq(**OPTIONS), Gptq(**OPTIONS, weighting="end_loss"), None
+    equal, one = Gptq(**OPTIONS), Gptq(**OPTIONS, weighting="end_loss")
     four = Gptq(**OPTIONS, weighting="end_loss", weighting_groups=4)
     memory = [pass_.memory_bytes(model, data.tokens, None) for pass_ in (equal, one, four)]
-    products = [sum((pass_.work(model, data) or pytest.fail()).products.values()) for pass_ in (equal, one, four)]
+    works = [pass_.work(model, data) for pass_ in (equal, one, four)]
+    products = [sum(work.products.values()) for work in works if work is not None]
     assert memory[0] < memory[1] <= memory[2]
+    assert len(products) == 3
     assert products[0] < products[1] < products[2]

@@ -83,7 +83,10 @@ class Gptq(CalibratedPass[TorchStage]):
     (GuidedQuant), by one backward pass over the calibration text, whose activations lie on disk meanwhile; a language
     model's alone. equal: the same for every token."""
     weighting_groups: PositiveInt = 1
-    """Groups of output channels of each weight that get their own Hessian; goes with weighting: end_loss."""
+    """Groups of output channels of each weight that get a Hessian of their own; goes with weighting: end_loss."""
+    weighting_power: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Power of the squared gradient with which an error counts. 1: as in the paper, where a few tokens of a short text
+    may count more than all others together; nearer to 0, all count more alike."""
 
     def follows_original(self) -> bool:
         return self.target == "original"
@@ -95,7 +98,7 @@ class Gptq(CalibratedPass[TorchStage]):
     def token_weights(self, model: LanguageModel, context: Context) -> TokenWeights | None:
         if not self.weighted():
             return None
-        return TokenWeights(model, set(self.schemes(model)), self.weighting_groups, context)
+        return TokenWeights(model, set(self.schemes(model)), self.weighting_groups, self.weighting_power, context)
 
     def advances(self) -> bool:
         return self.true_sequential
@@ -174,7 +177,7 @@ class Gptq(CalibratedPass[TorchStage]):
         if not self.follows_original():
             yield Unused("correction", "goes with target: original")
         if not self.weighted():
-            yield Unused("weighting_groups", "goes with weighting: end_loss")
+            yield from (Unused(f"weighting_{one}", "goes with weighting: end_loss") for one in ("groups", "power"))
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
         kind = kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)

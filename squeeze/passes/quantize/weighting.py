@@ -26,15 +26,18 @@ LOGIT_COPIES = 4  # logits, their probabilities, and both on their way
 
 
 class TokenWeights:
-    """Squared gradients of the end loss by the outputs of weights, a block's at a time, on disk.
+    """Squared gradients of the end loss by the outputs of weights, or a power of them, a block's at a time, on disk.
 
     Args:
         names: Of the weights that are looked at, in the whole model.
         groups: Groups of output channels of each.
+        power: Of the squared gradient.
     """
 
-    def __init__(self, model: LanguageModel, names: Collection[str], groups: int, context: Context) -> None:
-        self.model, self.groups, self.context = model, groups, context
+    def __init__(
+        self, model: LanguageModel, names: Collection[str], groups: int, power: float, context: Context
+    ) -> None:
+        self.model, self.groups, self.power, self.context = model, groups, power, context
         self.names = [_inside(model.skeleton, index, names) for index in range(model.blocks)]
         self.journal = context.journal or Journal(context.work_folder())
         if any(self.journal.open(_piece(index)) is None for index in self._indices()):
@@ -61,9 +64,8 @@ class TokenWeights:
                 backward.through(index)
         with model.outside(wide=True):
             backward.turn(self.context.seed)
-        for index in progress.track(
-            range(model.blocks - 1, first - 1, -1), "end loss, backwards", model.blocks - first
-        ):
+        indices = range(model.blocks - 1, first - 1, -1)
+        for index in progress.track(indices, "end loss, backwards", len(indices)):
             with model.block(index, wide=True) as block:
                 self._note(backward, index, block)
             trim_heap()
@@ -75,7 +77,8 @@ class TokenWeights:
         except ModelError as error:
             raise ModelError(f"{self.model.skeleton.prefix(index)}{error}") from None
         if squares:
-            self.journal.put(_piece(index), {weight.name: value for weight, value in squares.items()})
+            pieces = {weight.name: square.pow(self.power) for weight, square in squares.items()}
+            self.journal.put(_piece(index), {name: value / value.mean(0) for name, value in pieces.items()})
 
 
 def end_loss_bytes(model: LanguageModel, tokens: int, limit: int | None) -> int:
