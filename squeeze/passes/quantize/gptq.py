@@ -50,7 +50,9 @@ class Gptq(CalibratedPass[TorchStage]):
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323; towards the original model's outputs as in GPTAQ (Li et al.,
     2025, https://arxiv.org/abs/2504.02692), then coordinate descent as in QuantEase (Behdin et al., 2023,
     https://arxiv.org/abs/2309.01885). Weights that share an input (q, k, v; gate, up) share one Hessian and one
-    factorization. A convolution is a product with its unfolded inputs (im2col), for each group of its channels.
+    factorization, unless errors are weighted by the end loss (Kim et al., "GuidedQuant", 2025,
+    https://arxiv.org/abs/2505.07004). A convolution is a product with its unfolded inputs (im2col), for each group of
+    its channels.
     """
 
     name: ClassVar[str] = "gptq"
@@ -77,11 +79,10 @@ class Gptq(CalibratedPass[TorchStage]):
     correction: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of the way to the original's outputs that a weight is moved before it is rounded. 1: all of it, as in the
     paper, which fits the calibration text's own noise too; gptqmodel takes 0.25."""
-
     weighting: Weighting = "equal"
-    """What an error in a token's output costs. end_loss: as much as the loss of the whole model feels it there
-    (GuidedQuant), by one backward pass over the calibration text, whose activations lie on disk meanwhile; a language
-    model's alone. equal: the same for every token."""
+    """What an error in a token's output costs. equal: the same in every token; end_loss: as much as the loss of the
+    whole model feels it there (GuidedQuant), by one backward pass over the calibration text; meanwhile 4 bytes x blocks
+    x tokens x hidden size lie on disk. Language models alone, and no experts."""
     weighting_groups: PositiveInt = 1
     """Groups of output channels of each weight that get a Hessian of their own; goes with weighting: end_loss."""
     weighting_power: Annotated[float, Gt(0), Le(1)] = 0.5
@@ -113,7 +114,8 @@ class Gptq(CalibratedPass[TorchStage]):
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
         if self.weighted():
-            return max(self._weighted_bytes(outs, width) for outs, width in beside_shapes(model))
+            every = [self._weighted_bytes(outs, width) for outs, width in beside_shapes(model)]
+            return max(every) if self.true_sequential else sum(every)
         return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
 
     def _shared_bytes(self, out: int, width: int) -> int:
@@ -139,10 +141,8 @@ class Gptq(CalibratedPass[TorchStage]):
     def work(self, model: TorchStage, data: Amount | None) -> Work | None:
         if not model.blocks or data is None:
             return None
-        groups = self.weighting_groups if self.weighting == "end_loss" else None
-        return gptq_work(
-            in_shards(model), data, self.follows_original(), self.true_sequential, self.refinements, groups
-        )
+        options = self.follows_original(), self.true_sequential, self.refinements
+        return gptq_work(in_shards(model), data, *options, self.weighting_groups if self.weighted() else None)
 
     def faults_before(self, model: TorchStage, holds: Holds) -> Iterator[str]:
         yield from super().faults_before(model, holds)
