@@ -202,6 +202,7 @@ OURS = {
     "awq": ours("awq"),
     "gptq, plain": ours("gptq", target="given", refinements=0, negative_scales=False, true_sequential=False),
     "gptq": ours("gptq"),
+    "gptq-end-loss": ours("gptq", weighting="end_loss"),
 }
 PEERS = {  # by the module that must be there
     "llm-compressor": ("llmcompressor", llm_compressor),

@@ -65,9 +65,9 @@ passes:
 """
 
 
-def plan_faults(folder: Path, plan: str) -> list[str]:
-    """What is wrong with a plan for a tiny Llama and two texts, all of which it finds beside itself."""
-    write_tokenizer(write_folder(folder))
+def plan_faults(folder: Path, plan: str, family: str = "Llama", **changes: Any) -> list[str]:
+    """What is wrong with a plan for a tiny model and two texts, all of which it finds beside itself."""
+    write_tokenizer(write_folder(folder, family, **changes))
     (folder / "calibrate.txt").write_text("abc " * 40)
     (folder / "evaluate.txt").write_text("the fox. " * 40)
     return faults(write_plan(folder, plan))

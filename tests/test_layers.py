@@ -122,7 +122,7 @@ SUB_LADDERS = {
     "passes/quantize": [
         {"scheme", "selection", "int8_sizes", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
         {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},
-        {"hessians", "blocks", "layers", "gptq_work"},
+        {"hessians", "blocks", "layers", "gptq_work", "gptq_parts", "weighting"},
         {"block_pass"},
         {"gptq", "hqq", "rtn", "language"},
     ],

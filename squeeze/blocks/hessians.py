@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
+from squeeze.blocks.end_loss import output_groups
 from squeeze.blocks.inputs import Inputs as ChunkInputs
 from squeeze.blocks.inputs import chunk_inputs
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.watch import Weight
+
+Places = Mapping[Weight, str]
+Chunk = dict[Weight, ChunkInputs]
 
 
 @dataclass
@@ -30,36 +35,98 @@ class Inputs:
     drift: Drift | None = None
     place: str | None = None
 
+    @classmethod
+    def of(cls, weight: Tensor, place: str | None, follows_original: bool) -> Inputs:
+        """Of nothing yet, for a weight ``[out, in]``, or several, one under the other."""
+        drift = Drift(weight, place is not None) if follows_original else None
+        return cls(Hessian(weight.shape[1]), drift, place)
 
-def block_inputs(
-    visit: Visit, groups: list[list[Weight]], places: Mapping[Weight, str] | None = None
-) -> dict[Weight, Inputs]:
+
+def block_inputs(visit: Visit, groups: list[list[Weight]], places: Places | None = None) -> dict[Weight, Inputs]:
     """The inputs of each group of weights that share theirs, by its first weight.
 
     Args:
         places: Of those weights that write into the stream, where; given, the original model is walked along and it
             is noted how far apart the two are.
     """
-    walk, original = visit.walk, visit.original if places is not None else None
-    assert walk is not None
-    inputs_of = {group[0]: Inputs(Hessian(group[0].of(visit.block).shape[1])) for group in groups}
-    if original is not None and places is not None:
-        for group in groups:
-            place = places.get(group[0]) if len(group) == 1 else None
-            together = torch.cat([weight.of(visit.block) for weight in group])
-            inputs_of[group[0]].drift, inputs_of[group[0]].place = Drift(together, place is not None), place
-    watched = {weight: inputs.place for weight, inputs in inputs_of.items()}
-    for part in walk.chunks():
-        current = chunk_inputs(visit, walk, part, watched)
-        for weight, (X, _) in current.items():
-            inputs_of[weight].hessian.add(X)
-        if original is not None:
-            with visit.with_original_weights():
-                before = chunk_inputs(visit, original, part, watched)
-            tokens = walk.hidden[part].shape[:2].numel()
-            for weight, now in current.items():
+    follows = visit.original is not None and places is not None
+    watched = _watched(groups, places)
+    inputs_of = {}
+    for group in groups:
+        together = torch.cat([weight.of(visit.block) for weight in group]) if follows else group[0].of(visit.block)
+        inputs_of[group[0]] = Inputs.of(together, watched[group[0]], follows)
+    for part, current, before in _chunks(visit, watched, follows):
+        span = _tokens(visit, part)
+        tokens = span.stop - span.start
+        for weight, now in current.items():
+            inputs_of[weight].hessian.add(now[0])
+            if before is not None:
                 _add_drift(inputs_of[weight], before.get(weight), now, tokens)
     return inputs_of
+
+
+def weighted_inputs(
+    visit: Visit, groups: list[list[Weight]], places: Places | None, token_weights: Mapping[Weight, Tensor]
+) -> dict[Weight, list[Inputs]]:
+    """The inputs of each weight, once for each group of its output channels, in order.
+
+    Args:
+        token_weights: float32 ``[tokens, groups]`` by weight: what a squared error of a token's output costs.
+    """
+    follows = visit.original is not None and places is not None
+    watched = _watched(groups, places)
+    inputs_of: dict[Weight, list[Inputs]] = {}
+    for group in groups:
+        for weight in group:
+            real, parts = weight.of(visit.block), token_weights[weight].shape[1]
+            rows = output_groups(len(real), parts)
+            inputs_of[weight] = [Inputs.of(real[part], watched[group[0]], follows) for part in rows]
+    firsts = {weight: group[0] for group in groups for weight in group}
+    for part, current, before in _chunks(visit, watched, follows):
+        tokens = _tokens(visit, part)
+        for weight, first in firsts.items():
+            roots = token_weights[weight][tokens].sqrt()
+            rows = output_groups(len(weight.of(visit.block)), roots.shape[1])
+            for inputs, channels, root in zip(inputs_of[weight], rows, roots.unbind(1), strict=True):
+                now = _scaled(current[first], root[:, None], channels)
+                inputs.hessian.add(now[0])
+                if before is not None:
+                    _add_drift(inputs, _scaled(before[first], root[:, None], channels), now, len(root))
+    return inputs_of
+
+
+def _watched(groups: list[list[Weight]], places: Places | None) -> dict[Weight, str | None]:
+    """The first weight of each group, and where the stream is behind it, should it be alone."""
+    return {group[0]: (places or {}).get(group[0]) if len(group) == 1 else None for group in groups}
+
+
+def _chunks(
+    visit: Visit, watched: Mapping[Weight, str | None], follows_original: bool
+) -> Iterator[tuple[slice, Chunk, Chunk | None]]:
+    """Sequences, and what they put into each watched weight: as it is now, and as the original has it."""
+    assert visit.walk is not None
+    for part in visit.walk.chunks():
+        current = chunk_inputs(visit, visit.walk, part, watched)
+        if not follows_original:
+            yield part, current, None
+            continue
+        assert visit.original is not None
+        with visit.with_original_weights():
+            before = chunk_inputs(visit, visit.original, part, watched)
+        yield part, current, before
+
+
+def _tokens(visit: Visit, part: slice) -> slice:
+    """The tokens of some sequences, counted through all of them."""
+    assert visit.walk is not None
+    length = visit.walk.tokens.shape[1]
+    return slice(part.start * length, part.stop * length)
+
+
+def _scaled(inputs: ChunkInputs, root: Tensor, channels: slice) -> ChunkInputs:
+    """Inputs and stream of some output channels such that products of two tokens' values count as they weigh."""
+    value, stream = inputs
+    return value.float() * root, None if stream is None else stream[:, channels].float() * root
 
 
 def _add_drift(inputs: Inputs, original: ChunkInputs | None, current: ChunkInputs, tokens: int) -> None:

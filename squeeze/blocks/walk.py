@@ -113,7 +113,7 @@ class Walk:
             if not len(self.hidden):
                 self.hidden = self._room(first)
             self.hidden[part] = first
-            self._release(part)
+            self.release(part)
 
     def twin(self) -> Walk:
         """An independent copy of the walk; its activations lie in a file if this walk's do."""
@@ -143,7 +143,7 @@ class Walk:
                 self.hidden[part] = output
             if each is not None:
                 each(part)
-            self._release(part)
+            self.release(part)
         self.kept = None if keep else self.kept
 
     def chunk_through(self, index: int, part: slice, watched: Collection[Weight] = ()) -> Tensor:
@@ -160,6 +160,10 @@ class Walk:
     @torch.no_grad()
     def block(self, index: int, hidden: Tensor) -> Tensor:
         """One block on some activations ``[n, length, hidden]``."""
+        return self.traced_block(index, hidden)
+
+    def traced_block(self, index: int, hidden: Tensor) -> Tensor:
+        """The same; gradients can flow back through it where they are enabled."""
         args, kwargs = self.calls[len(hidden)][index]
         with wide_products(hidden.dtype, self.wide):
             output = self.network.layers[index](hidden, *args, **kwargs)
@@ -170,7 +174,7 @@ class Walk:
         """Logits float32 ``[n, length, vocabulary]`` of each chunk."""
         for part in self.chunks():
             yield part, self.behind(self.hidden[part], self.tokens[part])
-            self._release(part)
+            self.release(part)
 
     def finish_at(self, is_scored: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
         """Logits of some tokens alone.
@@ -195,7 +199,7 @@ class Walk:
         """
         row, column = places.unbind(1)
         hidden, tokens = self.hidden[row, column][:, None], self.tokens[row, column][:, None]
-        self._release(slice(int(row[0]), int(row[-1]) + 1))
+        self.release(slice(int(row[0]), int(row[-1]) + 1))
         return self.behind(hidden, tokens)[:, 0]
 
     def behind(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -253,7 +257,7 @@ class Walk:
         self.mapped = MappedTensor.create(self.spill, shape, first.dtype)
         return self.mapped.tensor
 
-    def _release(self, part: slice) -> None:
+    def release(self, part: slice) -> None:
         """Free the memory of activations that lie in a file."""
         if self.mapped is not None:
             self.mapped.release(part)

@@ -1,4 +1,5 @@
-"""What goes into each weight of a block while it runs: every product with a weight is seen, experts' slices too.
+"""What goes into each weight of a block while it runs, or what it gives: every product with a weight is seen, experts'
+slices too.
 
 Weights are told apart by where they lie in memory, so nothing depends on how a family names or fuses its linears.
 """
@@ -33,22 +34,41 @@ class Weight:
 See = Callable[[Weight, Tensor], None]
 
 
-class InputWatch(TorchFunctionMode):
-    """While open, calls ``see(weight, input)`` for each product of an input ``[..., in]`` with a watched weight."""
+class _ProductWatch(TorchFunctionMode):
+    """While open, looks at each product with a watched weight."""
 
     def __init__(self, block: nn.Module, weights: list[Weight], see: See) -> None:
         super().__init__()
         self.owners: Mapping[int, Weight] = {weight.of(block).data_ptr(): weight for weight in weights}
         self.see = see
 
+    def factors(self, func: Any, args: Any, keywords: Any) -> tuple[Weight | None, Any]:
+        """The watched weight that a call multiplies, and with what; None: it is another call."""
+        if func is not functional.linear:
+            return None, None
+        value, factor = (*args, *(keywords[key] for key in ("input", "weight") if key in keywords))[:2]
+        return self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None, value
+
+
+class InputWatch(_ProductWatch):
+    """While open, calls ``see(weight, input)`` for each product of an input ``[..., in]`` with a watched weight."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        keywords = kwargs or {}
-        if func is functional.linear:
-            value, factor = (*args, *(keywords[key] for key in ("input", "weight") if key in keywords))[:2]
-            weight = self.owners.get(factor.data_ptr()) if isinstance(factor, Tensor) else None
-            if weight is not None:
-                self.see(weight, value)
-        return func(*args, **keywords)
+        weight, value = self.factors(func, args, kwargs or {})
+        if weight is not None:
+            self.see(weight, value)
+        return func(*args, **(kwargs or {}))
+
+
+class OutputWatch(_ProductWatch):
+    """While open, calls ``see(weight, output)`` with what each product with a watched weight gives, ``[..., out]``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        weight, _ = self.factors(func, args, kwargs or {})
+        output = func(*args, **(kwargs or {}))
+        if weight is not None:
+            self.see(weight, output)
+        return output
 
 
 def shared_inputs(block: nn.Module, weights: list[Weight], run: Callable[[], object]) -> list[list[Weight]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from squeeze.blocks.walk import Walk
 from squeeze.models.language.language_model import LanguageModel
@@ -17,9 +18,13 @@ def kept_bytes(limit: int | None) -> int:
     return KEPT_BYTES if limit is None else min(KEPT_BYTES, limit // 8)
 
 
+def calibration_tokens(context: Context) -> Tensor:
+    """int64 ``[sequences, length]``."""
+    return torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])
+
+
 def calibration_walk(model: LanguageModel, context: Context) -> Walk:
     """The calibration sequences, embedded."""
-    data = context.calibration
-    tokens = torch.cat([batch.inputs["input_ids"] for batch in data.batches(64)])
+    tokens = calibration_tokens(context)
     spill = context.spill(tokens.numel() * model.skeleton.token_bytes)
     return model.walk(tokens, max(1, CHUNK_TOKENS // tokens.shape[1]), spill)

@@ -19,7 +19,8 @@ from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.matrices import block_weights, matrices
 from squeeze.passes.base import Context
-from squeeze.passes.quantize.gptq import Gptq, _stages
+from squeeze.passes.quantize.gptq import Gptq
+from squeeze.passes.quantize.gptq_parts import stages_of
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 
@@ -99,5 +100,5 @@ def test_activations_of_both_models_may_lie_on_disk(tmp_path: Path) -> None:
 
 def test_experts_wait_for_nobody_but_the_stage_before() -> None:
     groups = [[Weight(f"mlp.experts.{n}.{name}.weight")] for n in range(3) for name in ("w1", "w2")]
-    assert [len(stage) for stage in _stages(groups)] == [3, 3]
-    assert [len(stage) for stage in _stages([[Weight("up", 0)], [Weight("down", 0)], [Weight("up", 1)]])] == [2, 1]
+    assert [len(stage) for stage in stages_of(groups)] == [3, 3]
+    assert [len(stage) for stage in stages_of([[Weight("up", 0)], [Weight("down", 0)], [Weight("up", 1)]])] == [2, 1]

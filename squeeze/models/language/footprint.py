@@ -73,9 +73,20 @@ def forward_bytes(model: LanguageModel, tokens: int) -> int:
 
 def shared_shapes(model: LanguageModel) -> list[tuple[int, int]]:
     """``(out, in)`` of matrices that may share an input, one under the other: those beside each other, equally wide."""
-    groups: dict[tuple[str, int], int] = {}
+    return [(sum(outs), width) for outs, width in beside_shapes(model)]
+
+
+def beside_shapes(model: LanguageModel) -> list[tuple[list[int], int]]:
+    """The same with the ``out`` of each matrix."""
+    groups: dict[tuple[str, int], list[int]] = {}
     for name, value in block_matrices(model):
         out, width = value.shape[-2:]
         beside = name.rpartition(".")[0].rpartition(".")[0]
-        groups[beside, width] = groups.get((beside, width), 0) + out
-    return [(out, width) for (_, width), out in groups.items()]
+        groups.setdefault((beside, width), []).append(out)
+    return [(outs, width) for (_, width), outs in groups.items()]
+
+
+def gradient_bytes(model: LanguageModel, tokens: int) -> int:
+    """Of a chunk of float32 tokens inside a block that gradients flow back through: what is kept, and the gradients."""
+    each = sum(sum(value.shape[-2:]) for _, value in block_matrices(model))
+    return 2 * FLOAT * tokens * each + WIDENED_BYTES

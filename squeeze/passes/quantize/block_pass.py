@@ -31,6 +31,7 @@ from squeeze.passes.calibration import CHUNK_TOKENS
 from squeeze.passes.quantize.blocks import quantize_blocks
 from squeeze.passes.quantize.layers.quantize import quantize_layers
 from squeeze.passes.quantize.scheme import Scheme, WeightOptions, kind_of
+from squeeze.passes.quantize.weighting import TokenWeights
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 M = TypeVar("M", bound=TorchStage)
@@ -55,6 +56,10 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
     def advances(self) -> bool:
         """Whether a layer's inputs are those that the quantized layers before it give."""
         return self.looks_at_data
+
+    def token_weights(self, model: LanguageModel, context: Context) -> TokenWeights | None:
+        """What an error in each token's output costs, by block; None: all tokens the same."""
+        return None
 
     @abstractmethod
     def quantize(self, work: BlockWork, context: Context) -> Grids:

@@ -44,6 +44,7 @@ class _Blocks:
     def __init__(self, pass_: BlockPass[Any], model: LanguageModel, context: Context) -> None:
         self.pass_, self.model, self.context = pass_, model, context
         self.rewriter = Rewriter(model, context.model_folder())
+        self.token_weights = pass_.token_weights(model, context)  # done before any other activations are in memory
         self.walk: Walk | None = calibration_walk(model, context) if pass_.looks_at_data else None
         self.original = self.walk.twin() if self.walk is not None and pass_.follows_original() else None
         self.schemes: dict[str, Scheme] = pass_.schemes(model)
@@ -71,6 +72,7 @@ class _Blocks:
                 was.clear()  # mapped pages count as memory
             schemes = {weight: self.schemes[prefix + name] for name in names for weight in parts[name]}
             work = BlockWork(index, block, self.walk, original=self.original, was=was, schemes=schemes)
+            work.token_weights = self.token_weights.of(index) if self.token_weights else None
             try:
                 grids = self.pass_.quantize(work, self.context)
             except SqueezeError as error:

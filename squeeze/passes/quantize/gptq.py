@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Gt, Le
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.drift import Drift, moved
 from squeeze.algorithms.factor import Factor, Order, factorize
-from squeeze.algorithms.gptq import Solved, solve
+from squeeze.algorithms.gptq import solve
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
-from squeeze.blocks.hessians import Inputs, block_inputs
+from squeeze.blocks.hessians import Inputs
 from squeeze.blocks.layout import layout_of
 from squeeze.blocks.watch import Weight
 from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
-from squeeze.models.language.footprint import FLOAT, kept_inputs_bytes, shared_shapes
+from squeeze.models.language.footprint import FLOAT, beside_shapes, block_matrices, kept_inputs_bytes, shared_shapes
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
-from squeeze.passes.base import Context
+from squeeze.passes.base import Context, Holds
 from squeeze.passes.calibration import kept_bytes
 from squeeze.passes.effort import Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass
+from squeeze.passes.quantize.gptq_parts import PART_VALUES, Part, Share, every_row, shares_of, stages_of
 from squeeze.passes.quantize.gptq_work import gptq_work
 from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
+from squeeze.passes.quantize.weighting import TokenWeights, Weighting, end_loss_bytes
 from squeeze.passes.quantize.work import BlockWork, Grids
 
 Target = Literal["original", "given"]  # outputs to match: the original model's, or the current weights'
 
 ROWS = 1024  # rows of a weight at a time
-PART_VALUES = 1 << 24  # weight values solved at once: each copy takes 64 MB
 COPIES = 9  # copies of a part while it is shifted, solved and refined
 
 
@@ -50,7 +50,9 @@ class Gptq(CalibratedPass[TorchStage]):
     Frantar et al., 2022, https://arxiv.org/abs/2210.17323; towards the original model's outputs as in GPTAQ (Li et al.,
     2025, https://arxiv.org/abs/2504.02692), then coordinate descent as in QuantEase (Behdin et al., 2023,
     https://arxiv.org/abs/2309.01885). Weights that share an input (q, k, v; gate, up) share one Hessian and one
-    factorization. A convolution is a product with its unfolded inputs (im2col), for each group of its channels.
+    factorization, unless errors are weighted by the end loss (Kim et al., "GuidedQuant", 2025,
+    https://arxiv.org/abs/2505.07004). A convolution is a product with its unfolded inputs (im2col), for each group of
+    its channels.
     """
 
     name: ClassVar[str] = "gptq"
@@ -77,9 +79,27 @@ class Gptq(CalibratedPass[TorchStage]):
     correction: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of the way to the original's outputs that a weight is moved before it is rounded. 1: all of it, as in the
     paper, which fits the calibration text's own noise too; gptqmodel takes 0.25."""
+    weighting: Weighting = "equal"
+    """What an error in a token's output costs. equal: the same in every token; end_loss: as much as the loss of the
+    whole model feels it there (GuidedQuant), by one backward pass over the calibration text; meanwhile 4 bytes x blocks
+    x tokens x hidden size lie on disk. Language models alone, and no experts."""
+    weighting_groups: PositiveInt = 1
+    """Groups of output channels of each weight that get a Hessian of their own; goes with weighting: end_loss."""
+    weighting_power: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Power of the squared gradient with which an error counts. 1: as in the paper, where a few tokens of a short text
+    may count more than all others together; nearer to 0, all count more alike."""
 
     def follows_original(self) -> bool:
         return self.target == "original"
+
+    def weighted(self) -> bool:
+        """Whether some tokens count more than others."""
+        return self.weighting == "end_loss"
+
+    def token_weights(self, model: LanguageModel, context: Context) -> TokenWeights | None:
+        if not self.weighted():
+            return None
+        return TokenWeights(model, set(self.schemes(model)), self.weighting_groups, self.weighting_power, context)
 
     def advances(self) -> bool:
         return self.true_sequential
@@ -93,6 +113,9 @@ class Gptq(CalibratedPass[TorchStage]):
 
     def work_bytes(self, model: LanguageModel) -> int:
         """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
+        if self.weighted():
+            every = [self._weighted_bytes(outs, width) for outs, width in beside_shapes(model)]
+            return max(every) if self.true_sequential else sum(every)
         return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
 
     def _shared_bytes(self, out: int, width: int) -> int:
@@ -100,19 +123,51 @@ class Gptq(CalibratedPass[TorchStage]):
         part = COPIES * min(PART_VALUES, out * width)
         return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
 
+    def _weighted_bytes(self, outs: list[int], width: int) -> int:
+        """A Hessian and a drift for each group of outputs of the weights that share an input, all at once."""
+        groups = [-(-out // self.weighting_groups) for out in outs]
+        every = len(outs) * self.weighting_groups * width * width
+        drifted = sum(self.weighting_groups * min(out, width) for out in groups) * width * self.follows_original()
+        return FLOAT * (every + drifted) + self._shared_bytes(max(groups), width) + sum(outs) * width
+
+    def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
+        takes = super().memory_bytes(model, tokens, limit, nbytes)
+        if takes is None or not self.weighted():
+            return takes
+        shards = in_shards(model)
+        weights = FLOAT * tokens * self.weighting_groups * len(block_matrices(shards))  # of a block's tokens
+        return max(takes + weights, end_loss_bytes(shards, tokens, limit))
+
     def work(self, model: TorchStage, data: Amount | None) -> Work | None:
         if not model.blocks or data is None:
             return None
-        return gptq_work(in_shards(model), data, self.follows_original(), self.true_sequential, self.refinements)
+        options = self.follows_original(), self.true_sequential, self.refinements
+        return gptq_work(in_shards(model), data, *options, self.weighting_groups if self.weighted() else None)
 
-    def faults(self, model: TorchStage) -> Iterator[str]:
-        yield from super().faults(model)
+    def faults_before(self, model: TorchStage, holds: Holds) -> Iterator[str]:
+        yield from super().faults_before(model, holds)
+        yield from self._weighting_faults(model)
         if self.order == "act_order":
             shapes = model.matrices()
             experts = [n for n, scheme in self.schemes(model).items() if shapes[n].experts and scheme.group_size]
             if experts:
                 what = f"{len(experts)} weights hold their experts in one tensor, {experts[0]} for one"
                 yield f"{self.name}: order act_order: {what}, which has one group index; group_aware or given would do"
+
+    def _weighting_faults(self, model: TorchStage) -> Iterator[str]:
+        """Where gradients of the end loss cannot be taken, or cannot be used."""
+        if not self.weighted():
+            return
+        where = f"{self.name}: weighting end_loss"
+        shapes = model.matrices()
+        experts = [name for name in self.schemes(model) if shapes[name].experts]
+        if not model.blocks:
+            yield f"{where}: is of language models, which this is not; equal would do"
+        elif experts:
+            what = f"{len(experts)} weights hold experts, which do not see every token, {experts[0]} for one"
+            yield f"{where}: {what}; exclude them, or weighting: equal"
+        elif self.order == "act_order" and self.weighting_groups > 1:
+            yield f"{where}: order act_order has one order for all outputs of a weight; weighting_groups: 1 would do"
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         yield from super().unused(model, grid)
@@ -121,6 +176,8 @@ class Gptq(CalibratedPass[TorchStage]):
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
         if not self.follows_original():
             yield Unused("correction", "goes with target: original")
+        if not self.weighted():
+            yield from (Unused(f"weighting_{one}", "goes with weighting: end_loss") for one in ("groups", "power"))
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
         kind = kind_of(shape.matrix, scheme, ordered=self.order == "act_order" and scheme.group_size is not None)
@@ -131,53 +188,55 @@ class Gptq(CalibratedPass[TorchStage]):
         groups, places = layout.groups, layout.places if self.follows_original() else None
         work.keep(layout.ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
         grids: Grids = {}
-        stages = _stages(groups) if self.true_sequential else [groups]
+        stages = stages_of(groups) if self.true_sequential else [groups]
         for together in stages:
-            inputs = block_inputs(work, together, places)
+            shares = shares_of(work, together, places)
             if together is stages[-1]:
                 work.was.clear()  # last group: originals no longer needed, and mapped pages count towards RSS
-            for group in together:
-                grids |= self._solve(work, group, inputs.pop(group[0]))  # each Hessian is freed when its group is done
-                work.settle(group)
+            solved = []
+            while shares:
+                solved.append(self._solve(work, shares.pop(0)))  # each Hessian is freed when its share is done
+            weights = [weight for group in together for weight in group]
+            for weight in weights:
+                grids[weight] = QuantizedTensor.stack([parts[weight] for parts in solved if weight in parts])
+            work.settle(weights)
         return grids
 
     def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
         grids: Grids = {}
         for weight in work.schemes:
-            grids |= self._solve(work, [weight], inputs[weight])
+            grids |= self._solve(work, Share({weight: every_row(work, weight)}, inputs[weight]))
         return grids
 
-    def _solve(self, work: BlockWork, group: list[Weight], inputs: Inputs) -> Grids:
-        """All weights that share one input; output channels do not see each other, so they go a part at a time."""
-        tokens = inputs.hessian.tokens
+    def _solve(self, work: BlockWork, share: Share) -> Grids:
+        """Output channels that share a Hessian; they do not see each other, so they go a part at a time."""
+        inputs, tokens = share.inputs, share.inputs.hessian.tokens
         if tokens < FEW_TOKENS:
-            return {weight: fallback(work, weight, tokens) for weight in group}
+            return {w: fallback(work, w, tokens).rows(slice(r.start, r.stop)) for w, r in share.rows.items()}
         H, drift = inputs.hessian.matrix(), inputs.drift
         inputs.drift = None
         grids: Grids = {}
-        for scheme, members in _by_scheme(work, group):
+        for scheme, members in share.by_scheme(work):
             factor = factorize(H, self.damping, self.order, scheme.group_size)
             facts: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
             parts = {
-                weight: [self._round(work, part, drift, factor, scheme) for part in _parts(work, group, weight)]
+                weight: [self._round(work, part, drift, factor, scheme) for part in share.parts(work, weight)]
                 for weight in members
             }
             added = factor.added
             del factor  # as large as the Hessian; freed before the next step
             for weight in members:
                 refined = [self._refine(work, part, H, added, scheme) for part in parts.pop(weight)]
-                grid = QuantizedTensor.stack([grid for grid, _ in refined])
-                losses = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss")}
-                beyond = sum(loss["beyond"] for _, loss in refined) / grid.q.numel()
-                work.facts[str(weight)] = facts | losses | {"clipped": beyond}
-                grids[weight] = grid
+                grids[weight] = QuantizedTensor.stack([grid for grid, _ in refined])
+                sums = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss", "clipped")}
+                _note(work, weight, facts, sums)
         return grids
 
     def _round(self, work: BlockWork, part: Part, drift: Drift | None, factor: Factor, scheme: Scheme) -> Part:
         """Round some output channels; where drift is known, towards the original model's outputs."""
         part.target = part.own(work).float()
         if drift is not None:
-            part.target = moved(part.target, self.correction * drift.pull(part.in_group), factor)
+            part.target = moved(part.target, self.correction * drift.pull(part.in_share), factor)
         kind = scheme.bits, scheme.group_size, scheme.symmetric
         stored, negative = scheme.scale_dtype, self.negative_scales
         part.solved = solve(part.target, factor, *kind, self.clip, scale_dtype=stored, negative_scales=negative)
@@ -194,7 +253,7 @@ class Gptq(CalibratedPass[TorchStage]):
         facts = {
             "loss_rtn": _loss_of_rounding(own, target, scheme, H),
             "loss": float((solved.loss - refined.gain).clamp_min(0).sum()),
-            "beyond": clipped_share(own, refined.grid) * own.numel(),
+            "clipped": clipped_share(own, refined.grid) * own.numel(),
         }
         part.solved = part.target = None
         if self.true_sequential:
@@ -202,47 +261,14 @@ class Gptq(CalibratedPass[TorchStage]):
         return refined.grid, facts
 
 
-@dataclass
-class Part:
-    """Some output channels of a weight while they are quantized.
-
-    Args:
-        rows: Of the weight.
-        in_group: The same, of all weights that share the input, one under the other.
-    """
-
-    weight: Weight
-    rows: slice
-    in_group: slice
-    target: Tensor | None = None
-    solved: Solved | None = None
-
-    def own(self, work: BlockWork) -> Tensor:
-        """``[rows, in]``, a view into the block's parameter."""
-        return self.weight.of(work.block)[self.rows]
-
-
-def _parts(work: BlockWork, group: list[Weight], weight: Weight) -> Iterator[Part]:
-    """As many output channels at once as fill PART_VALUES."""
-    sizes = {each: len(each.of(work.block)) for each in group}
-    before = sum(size for each, size in list(sizes.items())[: group.index(weight)])
-    rows = max(1, PART_VALUES // weight.of(work.block).shape[1])
-    for start in range(0, sizes[weight], rows):
-        stop = min(start + rows, sizes[weight])
-        yield Part(weight, slice(start, stop), slice(before + start, before + stop))
-
-
-def _stages(groups: list[list[Weight]]) -> list[list[list[Weight]]]:
-    """Groups by their dependencies; experts (a number in the name) do not depend on each other."""
-    stages: dict[str, list[list[Weight]]] = {}
-    for group in groups:
-        stages.setdefault(re.sub(r"\.\d+\.", ".*.", group[0].name), []).append(group)
-    return list(stages.values())
-
-
-def _by_scheme(work: BlockWork, group: list[Weight]) -> Iterator[tuple[Scheme, list[Weight]]]:
-    for scheme in dict.fromkeys(work.schemes[weight] for weight in group):
-        yield scheme, [weight for weight in group if work.schemes[weight] == scheme]
+def _note(work: BlockWork, weight: Weight, facts: dict[str, Any], sums: dict[str, float]) -> None:
+    """Add what became of some output channels to the facts of their weight."""
+    known = work.facts.get(str(weight), {})
+    share = sums.pop("clipped") / weight.of(work.block).numel()
+    losses = {name: known.get(name, 0.0) + value for name, value in sums.items()}
+    damping, dead = (max(known.get(name, 0), facts[name]) for name in ("damping", "dead"))
+    together = {"damping": damping, "dead": dead, "clipped": known.get("clipped", 0.0) + share}
+    work.facts[str(weight)] = facts | losses | together
 
 
 def _loss_of_rounding(weight: Tensor, target: Tensor, scheme: Scheme, H: Tensor) -> float:
