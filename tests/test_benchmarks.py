@@ -65,8 +65,8 @@ def test_a_benchmark_that_is_given_a_folder_asks_whether_it_is_there(name: str) 
         ("separable", ["--epochs", "-1"], "argument --epochs: -1 is none; a whole number from 1 on would do"),
         (
             "cached_teacher",
-            ["--cached", "129"],
-            "argument --cached: 129 is none; a whole number from 1 to 128 would do",
+            ["--cached", "257"],
+            "argument --cached: 257 is none; a whole number from 1 to 256 would do",
         ),
         ("peers", ["--make", "/dev/null/x"], "--make: /dev/null/x cannot be made a folder (Not a directory)"),
     ],
