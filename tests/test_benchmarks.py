@@ -237,3 +237,27 @@ def test_pruned_decoders_are_compared_before_and_after_as_much_distillation(
     lines, steps = capsys.readouterr().out.splitlines(), "+ 2 steps"
     assert [line[:14].strip() for line in lines[1:]] == ["original", "prune_width", steps, "magnitude", steps]
     assert ["x " in line for line in lines[1:]] == [False, False, False, True, True]
+
+
+@pytest.mark.usefixtures("scripts")
+def test_blocks_replaced_by_maps_are_those_that_were_skipped_before_and_are_measured_once(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth = importlib.import_module("squeeze.passes.prune.prune_depth")
+    measured, measure = list[frozenset[int]](), depth.loss_without
+    monkeypatch.setattr(depth, "loss_without", lambda *some: (measured.append(some[2]), measure(*some))[1])
+    texts = [f"--{name}={world / name}.txt" for name in ("calibrate", "evaluate")]
+    sizes = ["--samples=8", "--depth-samples=4", "--scored=8", "--length=16", "--parameters=0.9"]
+    run(
+        monkeypatch,
+        "pruning_language",
+        f"--model={world / 'model'}",
+        *texts,
+        *sizes,
+        "--only",
+        "prune_depth",
+        "depth-maps",
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14].strip() for line in lines[1:]] == ["original", "prune_depth", "depth-maps"]
+    assert measured.count(frozenset({0})) == 1

@@ -24,7 +24,7 @@ def pack_ascending(numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     gaps[first] = numbers[first]
     assert gaps.min(initial=0) >= 0, "numbers of a list ascend"
     assert gaps.max(initial=0) < 1 << BITS * MOST_BYTES, "no vocabulary is as large"
-    sizes = 1 + sum((gaps >= 1 << BITS * place).astype(np.int64) for place in range(1, MOST_BYTES))
+    sizes = np.stack([gaps >= (1 << BITS * place if place else 0) for place in range(MOST_BYTES)]).sum(0)
     starts, packed = np.cumsum(sizes) - sizes, np.zeros(sizes.sum(), np.uint8)
     for place in range(MOST_BYTES):
         some = sizes > place
@@ -42,7 +42,8 @@ def unpack_ascending(packed: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     places = np.arange(len(packed)) - np.repeat(starts, sizes)
     gaps = np.add.reduceat((packed % MORE).astype(np.int64) << BITS * places, starts)
     sums, first = np.cumsum(gaps), (np.cumsum(lengths) - lengths)[lengths > 0]
-    return sums - np.repeat(sums[first] - gaps[first], lengths[lengths > 0])
+    numbers: np.ndarray = sums - np.repeat(sums[first] - gaps[first], lengths[lengths > 0])
+    return numbers
 
 
 def most_packed_bytes(numbers: int, below: int) -> float:
