@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from language_world import LETTERS, write_folder, write_tokenizer
@@ -245,7 +246,12 @@ def test_blocks_replaced_by_maps_are_those_that_were_skipped_before_and_are_meas
 ) -> None:
     depth = importlib.import_module("squeeze.passes.prune.prune_depth")
     measured, measure = list[frozenset[int]](), depth.loss_without
-    monkeypatch.setattr(depth, "loss_without", lambda *some: (measured.append(some[2]), measure(*some))[1])
+
+    def noted(*arguments: Any) -> float:
+        measured.append(arguments[2])
+        return float(measure(*arguments))
+
+    monkeypatch.setattr(depth, "loss_without", noted)
     texts = [f"--{name}={world / name}.txt" for name in ("calibrate", "evaluate")]
     sizes = ["--samples=8", "--depth-samples=4", "--scored=8", "--length=16", "--parameters=0.9"]
     run(

@@ -13,7 +13,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.surgery.replaced import Changed, Parameters, Run, folded, last_linear, measure_gap, runs_of, walk_to_runs
 
-DAMPINGS = (0.01, 0.1, 1.0)  # shares of the mean diagonal that are tried; the more, the nearer to no map at all
+DAMPINGS = (0.001, 0.01, 0.1)  # shares of the mean diagonal that are tried; the more, the nearer to no map at all
 LOSS, DAMPING = "loss", "damping"  # in a run's piece of the journal, beside its parameters
 
 Judge = Callable[[Changed], float]  # loss of the model without its blocks, some parameters being others
@@ -49,7 +49,7 @@ def replace_runs(
         return changed
 
     walk_to_runs(model, start, context.progress.track(runs, f"{name}: linear maps", len(runs)), visit)
-    context.facts["replaced"] = {"maps": facts, "kept": len(changed), "fitted": len(runs)}
+    context.facts["replaced"] = {"kept": len(changed), "fitted": len(runs), "maps": facts}
     return changed, loss
 
 
