@@ -1,6 +1,6 @@
 """A teacher drawn once against the teacher itself and against the text alone: what a student of each has learnt.
 
-    python benchmarks/cached_teacher.py [--real FOLDER] [--cached 12 64 128] [--steps 250] [--seeds 3] [--threads 2]
+    python benchmarks/cached_teacher.py [--real FOLDER] [--cached 12 64 256] [--steps 250] [--seeds 3] [--threads 2]
 
 The student is prose6M with noise of half their spread in the matrices of its blocks. The same text, order, steps and
 learning rate for all; KL divergence from the original and the next token's loss on text of the same domain that
@@ -33,7 +33,7 @@ NOISE = 0.5  # of a matrix's own standard deviation
 
 def main() -> None:
     parser = parser_of(__doc__.splitlines()[0])
-    parser.add_argument("--cached", type=unique, nargs="+", default=[12, 64, 128], help="different tokens a position")
+    parser.add_argument("--cached", type=unique, nargs="+", default=[12, 64, 256], help="different tokens a position")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.real / "models" / "prose6M"

@@ -6,6 +6,8 @@
     python benchmarks/pruning_language.py --real FOLDER
 
 prune_width, prune_depth   ours, by their defaults
+depth-maps                 prune_depth with replace: linear, fitted to the samples behind --depth-samples; after
+                           prune_depth it takes its losses, and its time is that of the maps
 width-hidden, width-all    prune_width with parts: [heads, hidden], and [intermediate, heads, hidden]
 magnitude                  MLP channels of the smallest weights leave, no data (as many in every block, as all below)
 wanda-sp                   by weights times inputs, nothing made up for (Sun et al., 2023, arXiv:2306.11695)
@@ -22,6 +24,7 @@ sequences, documents as units.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -46,6 +49,7 @@ from squeeze.models.language.rewriter import Rewriter
 from squeeze.models.language.skeleton import Skeleton
 from squeeze.passes.base import Context
 from squeeze.passes.distill.distill import Distill
+from squeeze.passes.prune.losses import LOSSES
 from squeeze.passes.prune.prune_depth import PruneDepth
 from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.progress import Progress
@@ -210,6 +214,16 @@ def shortgpt(bench: Bench, folder: Path) -> LanguageModel:
     return write_shallow(model, [index for index in range(model.blocks) if index not in removed], folder / "model")
 
 
+def depth_maps(bench: Bench, folder: Path) -> LanguageModel:
+    """Blocks that are replaced by linear maps; prune_depth's losses are not measured twice."""
+    measured = bench.folder / "prune_depth" / f"{LOSSES}.safetensors"
+    if measured.exists():
+        shutil.copy(measured, folder)
+    samples = bench.options.depth_samples
+    pass_ = PruneDepth(parameters=bench.goal, samples=samples, replace="linear", replace_samples=bench.options.samples)
+    return bench.passed(pass_, folder)
+
+
 CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {
     "prune_width": lambda bench, folder: bench.passed(PruneWidth(parameters=bench.goal), folder),
     "width-hidden": lambda bench, folder: bench.passed(
@@ -221,6 +235,7 @@ CANDIDATES: dict[str, Callable[[Bench, Path], LanguageModel]] = {
     "prune_depth": lambda bench, folder: bench.passed(
         PruneDepth(parameters=bench.goal, samples=bench.options.depth_samples), folder
     ),
+    "depth-maps": depth_maps,
     "magnitude": by_score(lambda W, mean, square: W.square().sum(0)),
     "wanda-sp": by_score(lambda W, mean, square: W.square().sum(0) * square),
     "flap": by_score(lambda W, mean, square: W.square().sum(0) * (square - mean.square()), bias=True),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from language_world import LETTERS, write_folder, write_tokenizer
@@ -65,8 +66,8 @@ def test_a_benchmark_that_is_given_a_folder_asks_whether_it_is_there(name: str) 
         ("separable", ["--epochs", "-1"], "argument --epochs: -1 is none; a whole number from 1 on would do"),
         (
             "cached_teacher",
-            ["--cached", "129"],
-            "argument --cached: 129 is none; a whole number from 1 to 128 would do",
+            ["--cached", "257"],
+            "argument --cached: 257 is none; a whole number from 1 to 256 would do",
         ),
         ("peers", ["--make", "/dev/null/x"], "--make: /dev/null/x cannot be made a folder (Not a directory)"),
     ],
@@ -237,3 +238,32 @@ def test_pruned_decoders_are_compared_before_and_after_as_much_distillation(
     lines, steps = capsys.readouterr().out.splitlines(), "+ 2 steps"
     assert [line[:14].strip() for line in lines[1:]] == ["original", "prune_width", steps, "magnitude", steps]
     assert ["x " in line for line in lines[1:]] == [False, False, False, True, True]
+
+
+@pytest.mark.usefixtures("scripts")
+def test_blocks_replaced_by_maps_are_those_that_were_skipped_before_and_are_measured_once(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth = importlib.import_module("squeeze.passes.prune.prune_depth")
+    measured, measure = list[frozenset[int]](), depth.loss_without
+
+    def noted(*arguments: Any) -> float:
+        measured.append(arguments[2])
+        return float(measure(*arguments))
+
+    monkeypatch.setattr(depth, "loss_without", noted)
+    texts = [f"--{name}={world / name}.txt" for name in ("calibrate", "evaluate")]
+    sizes = ["--samples=8", "--depth-samples=4", "--scored=8", "--length=16", "--parameters=0.9"]
+    run(
+        monkeypatch,
+        "pruning_language",
+        f"--model={world / 'model'}",
+        *texts,
+        *sizes,
+        "--only",
+        "prune_depth",
+        "depth-maps",
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14].strip() for line in lines[1:]] == ["original", "prune_depth", "depth-maps"]
+    assert measured.count(frozenset({0})) == 1

@@ -1,95 +1,133 @@
-"""A teacher's predictions as a few tokens drawn from them, with counts: an unbiased target that takes little space.
+"""A teacher's predictions as a few tokens of each position: an unbiased target that takes little space.
 
-Random Sampling KD, 2025, https://arxiv.org/abs/2503.16870: at each position N tokens are drawn at temperature 1, and
-``counts / N`` is the target. Drawn systematically (Carpenter, Clifford and Fearnhead, 1999, "Improved particle filter
-for nonlinear problems"), at N evenly spaced places of the cumulative distribution with one random offset, a count is
-``N p`` rounded up or down: as unbiased as independent draws, with a small part of their noise. N is the largest of a
-few that are expected to give at most so many different tokens: it depends on the predictions alone and not on what is
-drawn, so that the target stays unbiased.
+Random Sampling KD, 2025, https://arxiv.org/abs/2503.16870, learns from tokens drawn at temperature 1 and their counts.
+Threshold sampling (Horvitz and Thompson, 1952; Duffield, Lund and Thorup, 2007, https://arxiv.org/abs/cs/0509026) is as
+unbiased with less noise: a token of probability ``p >= tau`` is kept as it is, any other is drawn with chance about
+``p / tau`` and then has the share ``tau``. Where all positions have one ``tau``, no entry reduces the noise more than
+another: flat predictions get many, peaked ones few. The drawn tokens of a position divide exactly what the kept ones
+leave, so that its shares add up to 1.
 
-Shapes: ``rows`` positions, ``vocabulary`` tokens, ``entries`` different tokens of all positions, one after the other.
+Shapes: ``rows`` positions, ``vocabulary`` tokens, ``entries`` tokens of all positions, one after the other.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ENTRY_BYTES = 3  # bytes of one stored token and its count
-ENTRY_VALUES = 1 << 8 * ENTRY_BYTES
-DRAWS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)  # draws tried, as multiples of the distinct tokens asked for
-VALUES = 1 << 22  # probabilities in memory at once, in float64: 32 MB
-MOST_UNIQUE = 128  # entries of a position are counted in one byte, and large counts take several entries
+UNIT = (1 << 16) - 1  # a kept probability is this many units or fewer, in two bytes
+VALUES = 1 << 22  # probabilities in memory at once, in float64: 32 MB; their positions have one threshold
+MOST_UNIQUE = 256
+SPREAD = 4  # times as many entries as asked for: the most of one position
 
 
-def number_of_draws(probabilities: Tensor, unique: int) -> Tensor:
-    """``[rows]``: the most draws of :data:`DRAWS` that give ``unique`` different tokens or fewer, as expected.
+class Sampled(NamedTuple):
+    """Targets of some positions."""
+
+    counts: np.ndarray
+    """``[rows, 2]``: how many tokens are kept, and how many drawn."""
+    tokens: np.ndarray
+    """``[entries]``: of each position the kept ones in ascending order, then the drawn ones so."""
+    values: np.ndarray
+    """uint16, of all kept tokens: their probabilities in units of 1 / :data:`UNIT`."""
+
+
+def threshold(probabilities: Tensor, unique: int) -> float:
+    """The ``tau`` at which ``unique`` entries a position are expected, or more where one would get too many.
+
+    It depends on the predictions alone and not on what is drawn, so that targets stay unbiased.
 
     Args:
         probabilities: ``[rows, vocabulary]``.
     """
-    steps = torch.tensor([int(unique * factor) for factor in DRAWS])
-    low, high = torch.zeros(len(probabilities), dtype=torch.int64), torch.full((len(probabilities),), len(DRAWS))
-    while bool((high - low > 1).any()):
-        middle = (low + high) // 2
-        different = (steps[middle, None] * probabilities).clamp_(max=1).sum(1)  # the chance that each is drawn
-        low, high = torch.where(different <= unique, middle, low), torch.where(different <= unique, high, middle)
-    return steps[low]
+    least, entries = 1 / (SPREAD * unique), unique * len(probabilities)
+    likely = probabilities[probabilities >= least].sort(descending=True).values.double()
+    number = torch.arange(len(likely) + 1)
+    rest = probabilities.sum(dtype=torch.float64) - torch.cat([torch.zeros(1), likely.cumsum(0)])
+    tau = rest / (entries - number).clamp(min=1)  # if so many of the likeliest are kept, and none besides
+    next_ones = torch.cat([likely, torch.zeros(1)])
+    enough = (next_ones < tau) & (number < entries)
+    return max(least, float(tau[enough][0])) if bool(enough.any()) else least
 
 
-def draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(logits: Tensor, unique: int, generator: torch.Generator) -> Sampled:
     """Draw a target for each position.
 
     Args:
         logits: ``[rows, vocabulary]``.
         unique: Different tokens a position, about.
-
-    Returns:
-        ``[rows]`` how many entries each position has, ``[entries]`` tokens and ``[entries]`` counts.
     """
     parts = [_draw(some, unique, generator) for some in torch.split(logits, max(1, VALUES // logits.shape[1]))]
-    lengths, tokens, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return lengths, tokens, counts
+    return Sampled(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _draw(logits: Tensor, unique: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a few rows: all their distributions lie one behind the other, row ``r`` from ``r`` to ``r + 1``."""
-    rows, vocabulary = logits.shape
+def _draw(logits: Tensor, unique: int, generator: torch.Generator) -> Sampled:
+    rows = len(logits)
     probabilities = logits.float().softmax(1)
-    draws = number_of_draws(probabilities, unique)
-    cumulative = probabilities.cumsum(1).double()
-    cumulative.div_(cumulative[:, -1:].clone()).add_(torch.arange(rows)[:, None])
+    tau = threshold(probabilities, unique)
+    kept = torch.nonzero(probabilities >= tau)
+    row, share = kept[:, 0], probabilities[kept[:, 0], kept[:, 1]].double()
+    sums = torch.zeros(rows, dtype=torch.float64).index_add_(0, row, share)
+    above = share.cumsum(0) - (sums.cumsum(0) - sums)[row]
+    below = probabilities.masked_fill_(probabilities >= tau, 0).cumsum(1, dtype=torch.float64)
+    rest = below[:, -1].clone()
+    drawn = _systematic(below, torch.where(rest > 0, (rest / tau).long().clamp(min=1), 0), generator)
+    values = _units(above / (sums + rest)[row], row, torch.rand(rows, generator=generator, dtype=torch.float64))
+    kind = torch.cat([2 * row, 2 * drawn[:, 0] + 1])
+    tokens = torch.cat([kept[:, 1], drawn[:, 1]])[kind.argsort(stable=True)]
+    counts = torch.bincount(kind, minlength=2 * rows).reshape(rows, 2)
+    return Sampled(counts.numpy(), tokens.numpy(), values.numpy().astype(np.uint16))
+
+
+def _systematic(cumulative: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
+    """``[drawn, 2]`` rows and tokens at evenly spaced places of each row, from one random offset on.
+
+    Args:
+        cumulative: ``[rows, vocabulary]``, growing; it is overwritten.
+        numbers: How many of each row; a row of zeros has none.
+    """
+    rows, vocabulary = cumulative.shape
+    last = cumulative[:, -1:].clone()
+    cumulative.div_(torch.where(last > 0, last, 1)).add_(torch.arange(rows)[:, None])  # row r from r to r + 1
     offsets = torch.rand(rows, generator=generator, dtype=torch.float64)
-    row = torch.repeat_interleave(torch.arange(rows), draws)
-    number = torch.arange(len(row)) - (draws.cumsum(0) - draws)[row]
-    places = torch.searchsorted(cumulative.flatten(), row + (number + offsets[row]) / draws[row], right=True)
+    row = torch.repeat_interleave(torch.arange(rows), numbers)
+    number = torch.arange(len(row)) - (numbers.cumsum(0) - numbers)[row]
+    places = torch.searchsorted(cumulative.flatten(), row + (number + offsets[row]) / numbers[row], right=True)
     places = torch.minimum(places, (row + 1) * vocabulary - 1)  # where an offset of almost 1 was rounded up
-    drawn, counts = torch.unique_consecutive(places, return_counts=True)
-    lengths = torch.bincount(drawn // vocabulary, minlength=rows)
-    return lengths.numpy(), (drawn % vocabulary).numpy(), counts.numpy()
+    return torch.stack([row, places % vocabulary], 1)
 
 
-def pack(lengths: np.ndarray, tokens: np.ndarray, counts: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """``[rows]`` lengths and ``[entries, 3]``, both uint8; a count too large for three bytes takes several entries."""
-    most = ENTRY_VALUES // vocabulary - 1
-    parts = -(-counts // most)
-    rows = np.repeat(np.repeat(np.arange(len(lengths)), lengths), parts)
-    last = np.cumsum(parts) - 1
-    split = np.full(len(rows), most)
-    split[last] = counts - most * (parts - 1)
-    values = np.repeat(tokens, parts) * (most + 1) + split
-    entries = np.bincount(rows, minlength=len(lengths))
-    assert entries.max(initial=0) < 256, "the number of a position's entries is kept in one byte"
-    packed = values.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :ENTRY_BYTES]
-    return entries.astype(np.uint8), np.ascontiguousarray(packed)
+def _units(cumulative: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+    """Probabilities in whole units, each rounded up or down without bias, so that their sum is rounded, too.
+
+    Args:
+        cumulative: ``[kept]``, in each row up to what all its kept tokens are together.
+        row: ``[kept]``, ascending.
+        offsets: ``[rows]``, random, from 0 to 1.
+    """
+    ends = (cumulative * UNIT + offsets[row]).long().clamp(max=UNIT)
+    before = torch.where(row == row.roll(1), ends.roll(1), 0)
+    if len(before):
+        before[0] = 0
+    return ends - before
 
 
-def unpack(packed: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and counts of ``[..., 3]`` entries; a count of 0 is no entry."""
-    values = packed.astype(np.int64) @ (1 << 8 * np.arange(ENTRY_BYTES))
-    size = ENTRY_VALUES // vocabulary
-    return values // size, values % size
+def shares(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the entries of each position are, and their shares: bool and float32, ``[rows, most]``.
+
+    Args:
+        counts, values: As :class:`Sampled` has them.
+    """
+    number = np.arange(counts.sum(1).max(initial=1))
+    place, kept = number < counts.sum(1)[:, None], number < counts[:, :1]
+    result = np.zeros(place.shape)
+    result[kept] = values / UNIT
+    rest = (1 - result.sum(1)) / np.maximum(counts[:, 1], 1)
+    result = np.where(place & ~kept, np.maximum(rest, 0)[:, None], result)
+    return place, result.astype(np.float32)
 
 
 def sampled_loss(student: Tensor, tokens: Tensor, shares: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ from squeeze.models.language.build import text_values
 from squeeze.models.language.dense import write_dense
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton
+from squeeze.surgery.replaced import Changed, changed_block
 
+NONE: Changed = {}
 COUNT = "num_hidden_layers"
 PER_BLOCK = ("layer", "block")  # in the name of a config's list that has an entry for each block
 
@@ -64,14 +66,21 @@ def shallow(model: LanguageModel, kept: Sequence[int]) -> Skeleton:
     return skeleton
 
 
-def write_shallow(model: LanguageModel, kept: Sequence[int], folder: Path) -> LanguageModel:
-    """The decoder with these blocks alone, as a folder that stock transformers loads."""
+def write_shallow(model: LanguageModel, kept: Sequence[int], folder: Path, changed: Changed = NONE) -> LanguageModel:
+    """The decoder with these blocks alone, as a folder that stock transformers loads.
+
+    Args:
+        changed: Parameters that are others, by the block's old number.
+    """
     skeleton = shallow(model, kept)
     old = {skeleton.prefix(new): model.skeleton.prefix(index) for new, index in enumerate(kept)}
 
+    new_values = {model.skeleton.prefix(i) + name: value for i, some in changed.items() for name, value in some.items()}
+
     def tensor(name: str) -> torch.Tensor:
         prefix = next((prefix for prefix in old if name.startswith(prefix)), None)
-        return model.tensor(name if prefix is None else old[prefix] + name.removeprefix(prefix))
+        was = name if prefix is None else old[prefix] + name.removeprefix(prefix)
+        return new_values[was] if was in new_values else model.tensor(was)
 
     write_dense(skeleton, tensor, model.folder, folder)
     (folder / "config.json").write_text(json.dumps(shallow_values(model, kept), indent=2, sort_keys=True) + "\n")
@@ -110,14 +119,21 @@ def _before(skipped: frozenset[int], index: int) -> frozenset[int]:
     return frozenset(each for each in skipped if each < index)
 
 
-def loss_without(model: LanguageModel, start: Walk, skipped: frozenset[int], resumed: Resumed | None = None) -> float:
+def loss_without(
+    model: LanguageModel,
+    start: Walk,
+    skipped: frozenset[int],
+    resumed: Resumed | None = None,
+    changed: Changed = NONE,
+) -> float:
     """Mean cross-entropy per token, in nats, of the model with some blocks skipped; one block in memory.
 
     Activations are float32, and factors of products bf16 where the CPU has units for that: losses are for comparing.
 
     Args:
         start: The embedded tokens, wide; left as they are.
-        resumed: Of the same start; what this measurement goes through is added.
+        resumed: Of the same start, and of no changed blocks; what this measurement goes through is added.
+        changed: Parameters that are others, by block.
     """
     walk, total, count = start.twin(), 0.0, 0
     first, hidden = resumed.latest(skipped) if resumed else (0, None)
@@ -128,7 +144,7 @@ def loss_without(model: LanguageModel, start: Walk, skipped: frozenset[int], res
             if resumed:
                 resumed.put(skipped, index, walk.hidden)
             if index not in skipped:
-                with model.block(index, wide=True):
+                with changed_block(model, index, changed):
                     walk.through(index)
         with model.outside(wide=True):
             for part, logits in walk.finish():

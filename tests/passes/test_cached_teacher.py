@@ -115,7 +115,7 @@ def test_drawing_goes_on_after_the_last_whole_piece(tmp_path, folder, student, m
         PASS.run(LanguageModel(student), again)
     PASS.run(LanguageModel(student), again)
     assert samples == [0, 1, "killed", 2, 3]
-    one, other = (next(context.store.folder.glob("entries/*/entries.npy")) for context in (whole, again))
+    one, other = (next(context.store.folder.glob("entries/*/tokens.npy")) for context in (whole, again))
     assert one.read_bytes() == other.read_bytes()
     assert not list((again.store.folder / "journals").rglob("teacher-*"))
 
@@ -156,7 +156,7 @@ FAULTS = {
     "passes.1.temperature=2": "cached: the teacher is drawn from at temperature 1, not 2; leave temperature out",
     "passes.1.divergence=reverse": "cached: what is drawn can be learnt forward only; divergence: reverse needs all",
     'passes.1.features="model.layers.0"': "cached: features are the teacher's too, and it is not in memory",
-    "passes.1.cached=300": "cached is 300; input should be less than or equal to 128",
+    "passes.1.cached=300": "cached is 300; input should be less than or equal to 256",
     "passes.1.cached=0": "cached is 0; input should be greater than 0",
     "memory=200MB": "that distill (line 8) takes",
 }
@@ -182,7 +182,7 @@ def test_what_a_cached_teacher_cannot_teach_is_a_fault(world: Path, setting: str
 def test_the_bytes_are_told_before_and_the_row_tells_what_came_back(world: Path, capsys) -> None:
     assert squeeze("check", world / "plan.yaml", "--explain") == 0
     assert (
-        "distill: the store keeps about 37 bytes of the teacher for each token of data.train" in capsys.readouterr().out
+        "distill: the store keeps about 23 bytes of the teacher for each token of data.train" in capsys.readouterr().out
     )
     assert squeeze("run", world / "plan.yaml", "--store", world / "store", "--out", world / "out") == 0
     output = " ".join(capsys.readouterr().out.split())

@@ -290,3 +290,10 @@ def test_distillation_export_and_int8_follow_in_one_plan(tmp_path: Path) -> None
     cosines = {row.name: row.scores["cosine"].value for row in rows}
     assert (cosines["distill"] or 0) > (cosines["prune_depth"] or 1)
     assert (rows[-1].scores["parameters"].value or 1) < (rows[0].scores["parameters"].value or 0)
+
+
+def test_a_linear_map_in_place_of_an_encoders_block_is_refused(tmp_path: Path) -> None:
+    pass_, model = PruneDepth(blocks=1, replace="linear"), bert(tmp_path)
+    assert list(pass_.faults(model)) == ["prune_depth: replace: linear is of language models; leave it out"]
+    with pytest.raises(ModelError, match="replace: linear is of language models"):
+        pass_.run(model, Context(calibration_data=DATA))

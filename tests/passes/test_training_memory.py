@@ -77,6 +77,14 @@ def test_depth_pruning_keeps_within_what_the_plan_allows(model: LanguageModel) -
     assert unbound - bound >= RESUMED_BYTES // 4
 
 
+def test_linear_maps_take_the_activations_they_are_fitted_to_and_their_sums(model: LanguageModel) -> None:
+    tokens, width = 1 << 12, model.skeleton.hidden_size
+    plain, maps = (PruneDepth(blocks=1, replace=kind).memory_bytes(model, tokens, None) for kind in ("none", "linear"))
+    assert plain is not None
+    assert maps is not None
+    assert maps - plain >= 2 * model.hidden_bytes(tokens) + 2 * 8 * width**2
+
+
 def takes(pass_: TrainingPass, model: LanguageModel) -> int:
     result = pass_.memory_bytes(model, 256, None)
     assert result is not None

@@ -27,7 +27,7 @@ from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import OTHER_TOKENS, Context, Preview
 from squeeze.passes.distill.cached import cached_teacher, loss_from_cache, require_same_width
 from squeeze.passes.distill.training import TrainingPass, require_targets
-from squeeze.training.cached_teacher import Taught, most_bytes
+from squeeze.training.cached_teacher import Taught, expected_bytes
 from squeeze.training.features import FeaturePairs, feature_faults
 from squeeze.training.footprint import training_bytes
 from squeeze.training.loop import Loss
@@ -65,8 +65,9 @@ class Distill(TrainingPass):
     through the grid that is written; adapter: all of it stays, and low-rank adapters beside its linears are trained
     and kept in a file of their own, for llama.cpp (target: gguf) and PEFT. null: the model has floats."""
     cached: Annotated[int, Gt(0), Le(MOST_UNIQUE)] | None = None
-    """Of a language model: draw the teacher's predictions once and keep them in the store for every student, about so
-    many different tokens a position, 3 bytes each; the paper takes 12. null: the teacher is in memory all along."""
+    """Of a language model: draw the teacher's predictions once and keep them in the store for every student, so many
+    different tokens a position in the mean, each in about 2 bytes: likely ones with their probability, the others by
+    chance. The paper takes 12; 256 are hardly told from all. null: the teacher is in memory all along."""
     features: Patterns | dict[str, str] = ()
     """Layers, by name, whose outputs should equal the teacher's; {layers.2: layers.5} compares two of other names.
     Where a student is narrower, the linear map that takes its outputs nearest to the teacher's stands between, solved
@@ -167,8 +168,9 @@ class Distill(TrainingPass):
     def keeps(self, model: TorchStage) -> str | None:
         if self.cached is None:
             return None
-        size = f"about {most_bytes(self.cached)} bytes of the teacher for each token of data.train"
-        return f"{self.name}: the store keeps {size}"
+        assert model.vocabulary is not None, "only texts are learnt from so"
+        size = expected_bytes(self.cached, model.vocabulary)
+        return f"{self.name}: the store keeps about {size} bytes of the teacher for each token of data.train"
 
     def asks_original(self) -> bool:
         return self.cached is None

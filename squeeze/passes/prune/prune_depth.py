@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, ClassVar, TypeVar, cast
+from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
 import torch
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt
 from torch import nn
 
+from squeeze.blocks.walk import Walk
 from squeeze.errors import EffectError, ModelError
 from squeeze.evaluate.tokens import chunk_sequences, scoring_bytes
+from squeeze.formats.grid_kind import GridKind
 from squeeze.measure.decode import Costs, cheapest_block, token_cost
+from squeeze.models.base import Model
 from squeeze.models.configured import ConfiguredBlocks, restructure
 from squeeze.models.counts import Alone
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel, in_shards
+from squeeze.models.options import Unused
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
 from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, weight_bytes
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
+from squeeze.passes.prune.replacing import replace_runs
 from squeeze.passes.prune.resident_depth import prune_resident_depth
 from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
 from squeeze.surgery.goal import Goal
+from squeeze.surgery.replaced import Changed, last_linear
 from squeeze.surgery.resident_depth import shallow_blocks
 
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most; of a plan's memory a sixteenth
+MAP_BYTES = 56  # of each of width x width: sums in float64, their factor and its solution, products in float32
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
@@ -57,11 +64,23 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     samples: PositiveInt = 32
     """Calibration sequences or examples that each loss is measured on; a measurement is a forward pass over them."""
 
+    replace: Literal["none", "linear"] = "none"
+    """What stands in for removed blocks of a language model. linear: a map that takes the stream nearest to where they
+    took it (ReplaceMe, https://arxiv.org/abs/2505.02819), folded into the last weight of the block before them, where
+    the loss on other sequences falls by it; the model has no more parameters."""
+    replace_samples: PositiveInt = 64
+    """Calibration sequences behind the first `samples` that maps are fitted to, or as many as there are."""
+
     def faults(self, model: TorchStage) -> Iterator[str]:
         try:
             self._shape(model)
         except ModelError as error:
             yield f"{self.name}: {error}"
+
+    def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
+        yield from super().unused(model, grid)
+        if self.replace == "none":
+            yield Unused("replace_samples", "goes with replace: linear")
 
     def preview(self, model: TorchStage, before: Preview) -> Preview:
         shape, was = self._shape(model), weight_bytes(model)
@@ -77,7 +96,8 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
         resumed = min(_resumed_bytes(limit), shards.blocks * activations)
         walked = activations if limit is None else min(activations, limit // 2)
         measuring = PROCESS_BYTES + self.measuring_bytes(shards.skeleton)
-        return max(scoring_bytes(shards, length=1) + walked + resumed, measuring)
+        maps = walked + MAP_BYTES * int(shards.skeleton.hidden_size) ** 2 if self.replace == "linear" else 0
+        return max(scoring_bytes(shards, length=1) + walked + resumed + maps, measuring)
 
     def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
@@ -89,18 +109,40 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         with self.times(context) as times:
             count = self._count(model, times)
-        tokens = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])[: self.samples]
+        every = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])
+        tokens, others = every[: self.samples], every[self.samples :][: self.replace_samples]
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
+        if self.replace == "linear":
+            self._require_replaceable(model, start, len(others))
         resumed = Resumed(_resumed_bytes(context.memory_bytes) // FLOAT)
         loss = kept_on_disk(lambda skipped: loss_without(model, start, skipped, resumed), context)
         removed = blocks_to_remove(loss, model.blocks, count, context, self.name)
-        gone = {index for index, _ in removed}
-        made = write_shallow(model, [i for i in range(model.blocks) if i not in gone], context.model_folder())
-        context.facts["loss"] = {"before": loss(frozenset()), "after": removed[-1][1], "tokens": tokens.numel()}
-        self._require_same(loss_without(made, made.walk(tokens, chunk, spill, wide=True), frozenset()), removed[-1][1])
+        gone, after = frozenset(index for index, _ in removed), removed[-1][1]
+        changed: Changed = {}
+        if self.replace == "linear":
+            resumed.states.clear()  # their memory is the maps'
+            place = context.spill(model.hidden_bytes(others.numel()))
+            fitted = model.walk(others, chunk, place and place.with_name(f"{place.name}-fitted"), wide=True)
+            judge = partial(loss_without, model, start, gone, None)
+            changed, after = replace_runs(model, fitted, gone, judge, after, context, self.name)
+        kept = [index for index in range(model.blocks) if index not in gone]
+        made = write_shallow(model, kept, context.model_folder(), changed)
+        context.facts["loss"] = {"before": loss(frozenset()), "after": after, "tokens": tokens.numel()}
+        self._require_same(loss_without(made, made.walk(tokens, chunk, spill, wide=True), frozenset()), after)
         return made
+
+    def _require_replaceable(self, model: LanguageModel, start: Walk, sequences: int) -> None:
+        """Raise before anything is measured.
+
+        Raises:
+            ModelError: there is nothing to fit a map to, or no weight that takes one in.
+        """
+        if not sequences:
+            what = f"replace: linear is fitted to calibration sequences behind the first {self.samples}"
+            raise ModelError(f"{self.name}: {what}, and there are none; fewer samples or more data.calibrate would do")
+        last_linear(model, start, 0)
 
     def _shape(self, model: TorchStage) -> Callable[[], None]:
         """What makes a model without weights as shallow as the result.
@@ -121,8 +163,10 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
             costs: Of a token.
 
         Raises:
-            ModelError: none would, or none would stay.
+            ModelError: none would, or none would stay; or nothing can stand in for them.
         """
+        if self.replace != "none" and not model.blocks:
+            raise ModelError(f"replace: {self.replace} is of language models; leave it out")
         blocks = len(_layers(model))
         if self.goal is not None:
             return self._within(model, self.goal, costs)
