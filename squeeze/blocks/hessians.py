@@ -28,18 +28,19 @@ class Inputs:
         hessian: Of the inputs that they are given now.
         drift: How far those are from the original's by then; None where nobody asked, or where the two models send
             other tokens to an expert.
-        place: Where what the weight gives is in the residual stream; None where that is not known.
     """
 
     hessian: Hessian
     drift: Drift | None = None
-    place: str | None = None
 
     @classmethod
     def of(cls, weight: Tensor, place: str | None, follows_original: bool) -> Inputs:
-        """Of nothing yet, for a weight ``[out, in]``, or several, one under the other."""
-        drift = Drift(weight, place is not None) if follows_original else None
-        return cls(Hessian(weight.shape[1]), drift, place)
+        """Of nothing yet, for a weight ``[out, in]``, or several, one under the other.
+
+        Args:
+            place: Where what the weight gives is in the residual stream; None where that is not known.
+        """
+        return cls(Hessian(weight.shape[1]), Drift(weight, place is not None) if follows_original else None)
 
 
 def block_inputs(visit: Visit, groups: list[list[Weight]], places: Places | None = None) -> dict[Weight, Inputs]:

@@ -221,14 +221,15 @@ def _walk(
         if state.model is not None and not faults:
             warnings = step.pass_.warnings(state.model)
             result.warnings += [Fault(step.place, f"{step.pass_.name}: {message}") for message in warnings]
-        preview = _previewed(step, state) if not faults else None
+        takes = work = preview = None
+        if not faults:  # what it takes first: a preview may make the outline the result's
+            takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
+            work, preview = work_of(plan, step, state.model), _previewed(step, state)
         if preview and state.model is not None:
             result.warnings += [Fault(step.place, line) for line in float_tables(step.pass_, state.model, preview)]
         if preview:
             explained = _explained(step, branch, state, preview)
-            takes = memory_of(plan, step, state.model, state.preview.nbytes if state.preview else None)
-            scoring = scoring_of(plan, explained.gives, state.model, result.evaluated)
-            effort = Effort(work_of(plan, step, state.model), scoring)
+            effort = Effort(work, scoring_of(plan, explained.gives, state.model, result.evaluated))
             again = done in result.done
             row = replace(explained, memory_bytes=takes, effort=effort, place=step.place, again=again)
             result.explained.append(row)

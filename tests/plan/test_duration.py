@@ -188,6 +188,15 @@ def test_a_span_whose_ends_read_alike_is_one() -> None:
     assert (span(0.01, 0.02), span(3.0, 75.0)) == ("under 0.1 s", "3.0 s to 1 min 15 s")
 
 
+def test_what_a_pass_takes_is_foretold_of_the_model_that_it_is_given(world: Path) -> None:
+    """A preview makes the outline as narrow as the result; the work and the memory are the whole one's."""
+    pass_ = PruneWidth(ratio=0.5, align=8)
+    (row,) = check(load(planned(world, "{pass: prune_width, ratio: 0.5, align: 8}"))).explained
+    whole = load(planned(world)).model.outline(world)
+    assert row.effort.of_pass == pass_.work(whole, Amount(4, 16))
+    assert row.memory_bytes == pass_.memory_bytes(whole, 4 * 16, None, whole.nbytes())
+
+
 def test_check_keeps_efforts_of_every_row(world: Path) -> None:
     checked = check(load(planned(world)))
     assert all(work is not None for one in checked.efforts for work in (one.of_pass, one.scoring))

@@ -8,7 +8,7 @@ from squeeze.models.language.effort import block_macs, block_values
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 
-FORWARDS = 1.7  # times that a block runs in each walk, looks at how its weights lie and going on included
+FORWARDS = 1.2  # times that a block runs in each walk, looks at how its weights lie and going on included
 INVERSES = 1.5  # products of a Hessian's size: two factors, an inverse, units leaving, weights solved anew
 MOVES = 6  # products of a matrix with its Hessian: moved twice, two losses, what leaves made up for
 ROUND_STEPS = 8  # times that the inverse is read or written in each round

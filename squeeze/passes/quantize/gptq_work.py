@@ -11,7 +11,7 @@ from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 
 STAGES = 4  # q, k, v; o; gate, up; down: each is calibrated on the quantized ones before it
 REACHED = 0.6  # share of a block that runs until a stage's inputs are seen, on average
-ONCE = 1.3  # times that a block runs where what goes into its last products is kept, first looks at it included
+ONCE = 1.2  # times that a block runs where what goes into its last products is kept, first looks at it included
 SHARING = 3  # weights that share an input, and so a Hessian, at most
 SOLVE, PULL, SWEEP, LOSS = 0.5, 1.5, 1.2, 1.0  # products of H and W: solver, drift, a sweep, loss of plain rounding
 SEARCH_STEPS = 10  # times that a weight is read or written for each scale that is tried

@@ -24,7 +24,7 @@ from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork, Grids
 
-FORWARDS = 2.2  # times that a block runs: to see its inputs, to go on, and on a chunk to see how its weights lie
+FORWARDS = 2.0  # times that a block runs: to see its inputs, and to go on
 LOSSES = 2  # of plain rounding and of the result
 TRY_STEPS, RANGE_STEPS = 14, 18  # times that a weight is read or written for each scale, each range that is tried
 
