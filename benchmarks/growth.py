@@ -43,17 +43,20 @@ UPDATES = 3 * HIDDEN**3 + 2 * INTERMEDIATE * HIDDEN**2 + HIDDEN * INTERMEDIATE**
 
 @dataclass(frozen=True)
 class Case:
-    """A pass of that name, its options, and the multiply-accumulates that it cannot do without.
+    """A pass, its options, and the multiply-accumulates that it cannot do without.
 
     Args:
+        name: Of the row.
         macs: Of layers and tokens.
         rounds: Whether its products round to bf16 where the CPU can.
+        of: The pass, where the row has a name of its own.
     """
 
     name: str
     options: dict[str, Any]
     macs: Callable[[int, int], float]
     rounds: bool
+    of: str = ""
 
 
 CASES = [
@@ -66,6 +69,8 @@ CASES = [
     Case("prune_depth", {"ratio": 0.25, "samples": SEQUENCES * 4},
          lambda layers, tokens: layers * tokens * (layers * BLOCK / 2 + HEAD), True),
     Case("distill", {"epochs": 1, "batch_size": 8}, lambda layers, tokens: 4 * tokens * (layers * BLOCK + HEAD), True),
+    Case("distill-disk", {"epochs": 1, "batch_size": 8, "train": "lora", "frozen": "disk"},
+         lambda layers, tokens: tokens * (4 * layers * BLOCK + 3 * HEAD), True, "distill"),
 ]  # fmt: skip
 NAMED = {case.name: case for case in CASES}
 
@@ -130,7 +135,7 @@ def child(options: argparse.Namespace) -> None:
             threads=options.threads, calibration_data=data, train_data=data, journal=Journal(Path(work)),
             original=lambda: LanguageModel(options.child),
         )  # fmt: skip
-        model, pass_ = LanguageModel(options.child), registry.load("passes", case.name)(**case.options)
+        model, pass_ = LanguageModel(options.child), registry.load("passes", case.of or case.name)(**case.options)
         began = time.perf_counter()
         pass_.run(model, context)
         print(json.dumps([time.perf_counter() - began, peak_memory_bytes()]))

@@ -216,8 +216,12 @@ class Model(ABC):
         """What a runtime runs for one example, or for one token behind ``cached`` others; None: not known."""
         return None
 
-    def resident(self) -> Resident:
+    def resident(self, on_disk: bool = False) -> Resident:
         """The model as one module with gradients, all weights in memory.
+
+        Args:
+            on_disk: Weights of blocks that are not trained are read when they are computed with, where the model lies
+                in shards.
 
         Raises:
             ModelError: a model of this form has no gradients.

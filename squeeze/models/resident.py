@@ -27,10 +27,12 @@ class Beside:
     Args:
         grids: Of weights that lie on one.
         updates: What an adapter adds to weights that stay.
+        merged: What is added to weights as they are written.
     """
 
     grids: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     updates: Mapping[str, LowRank] = field(default_factory=dict)
+    merged: Mapping[str, LowRank] = field(default_factory=dict)
 
 
 NOTHING = Beside()
@@ -72,7 +74,7 @@ class Resident(ABC):
 
         Args:
             folder: Empty; where a model lies whose weights are kept on disk.
-            beside: Only a language model has any.
+            beside: Grids and updates are a language model's alone.
         """
 
     @property
@@ -88,9 +90,16 @@ class Resident(ABC):
         """Parts of the module that are called one after the other and share no weight: blocks, and others like them."""
         return self.blocks()
 
-    def grids(self) -> dict[str, QuantizedTensor]:
-        """The grids of quantized weights that can be trained, by name."""
+    def grids(self) -> Mapping[str, QuantizedTensor]:
+        """The grids of quantized weights that can be trained, by name; each is read when it is asked for."""
         return {}
+
+    def value(self, name: str) -> Tensor:
+        """A weight that the module computes with, wherever it lies."""
+        return self.module.get_parameter(name).detach()
+
+    def read_trained(self) -> None:  # noqa: B027, most have all weights in memory
+        """Take the weights that gradients reach into memory, where they are not."""
 
     def fixed(self) -> list[str]:
         """Names of quantized weights that stay as they are."""
@@ -120,6 +129,8 @@ class ResidentTorchModel(Resident):
 
     def commit(self, folder: Path, beside: Beside = NOTHING) -> TorchModel:
         self.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        for name, update in beside.merged.items():
+            self.value(name).add_(update.weight())
         return self.model
 
 

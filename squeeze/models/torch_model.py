@@ -94,7 +94,7 @@ class TorchModel(TorchStage):
         """Logits ``[n, classes]`` with gradients as torch has them switched; what training calls."""
         return forward(self.module, inputs)
 
-    def resident(self) -> ResidentTorchModel:
+    def resident(self, on_disk: bool = False) -> ResidentTorchModel:
         """The model as a training loop sees it.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Low-rank adapters: ``W + factor * up @ down``, where only ``up`` and ``down`` are trained, merged in the end.
+"""Low-rank adapters: ``W + factor * up @ down``, where only ``up`` and ``down`` are trained.
 
 Hu et al., 2021, https://arxiv.org/abs/2106.09685. ``factor`` is constant, so that one learning rate fits every rank.
 """
@@ -43,7 +43,7 @@ class Adapter(nn.Module):
 
 
 class Adapters:
-    """Adapters of some linears, each a child of its linear until they are merged or taken off."""
+    """Adapters of some linears, each a child of its linear until they are taken off."""
 
     def __init__(self, linears: Iterable[nn.Linear], rank: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -51,12 +51,6 @@ class Adapters:
         for linear in self.linears:
             linear.add_module(NAME, Adapter(linear, rank, generator))
         self.handles = [linear.register_forward_hook(_add) for linear in self.linears]
-
-    def merge(self) -> None:
-        """The linears themselves compute what they did with their adapters."""
-        for linear, update in zip(self.linears, self.take_off(), strict=True):
-            with torch.no_grad():
-                linear.weight += update.weight()
 
     def take_off(self) -> list[LowRank]:
         """The linears compute what they did before; gives what was added to each."""

@@ -15,8 +15,10 @@ LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
 STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # values that an optimizer keeps of each weight
 STEP_COPIES = {"adafactor": 3}  # of the largest weight, while its step is worked out; fused steps need none
 HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
+READ_VALUES = 2  # of each weight on disk: as it lies there, and as it is computed with
 STEP_VALUES = 6  # of each trained weight, once a step: it, its gradient and the optimizer's state, read and written
 REST_COPIES, PIECE_COPIES = 2, 3  # of weights in parts: whole and as sent; of a block the next one's, too
+BLOCK_COPIES = 2  # of a block whose weights are read: as it computes, and of the one before, not yet let go
 GRID_COPIES = 8  # copies of a weight on its grid: integers, rounded and clipped values, and gradients
 
 
@@ -37,6 +39,10 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     state = trained * (1 + STATE[optimizer])
     on_grid = _grid_values(shards, quantized)
     step = STEP_COPIES.get(optimizer, 0) * max(value.numel() for value in shards.skeleton.module.parameters())
+    if options.on_disk:
+        read = BLOCK_COPIES * max(map(_count, shards.skeleton.layers))
+        values = _ends(shards) * (1 + teacher) + trained + state + read
+        return PROCESS_BYTES + FLOAT * (values + _activations(shards, options, length, teacher))
     values = weights * (1 + teacher) + state + step
     within = on_grid + _activations(shards, options, length, teacher)
     processes = launched_processes() if options.sharded else 1
@@ -45,6 +51,11 @@ def training_bytes(model: Model, options: TrainingOptions, length: int, quantize
     whole = weights + weights * (1 + teacher) // processes  # as a model is read, and as the student is written
     parts = values // processes + _gathered(shards, trained / weights) + within
     return PROCESS_BYTES + FLOAT * max(whole, parts)
+
+
+def _ends(model: LanguageModel) -> int:
+    """Values outside of the blocks."""
+    return model.parameters() - sum(map(_count, model.skeleton.layers))
 
 
 def _gathered(model: LanguageModel, trained: float) -> int:
@@ -72,10 +83,15 @@ def trained_weights(model: LanguageModel, options: TrainingOptions, quantized: s
 
 def _activations(model: LanguageModel, options: TrainingOptions, length: int, teacher: bool) -> int:
     """Values of one micro-batch."""
-    sequences = min(options.batch_size, max(1, LOGITS_VALUES // max(length * model.vocabulary, 1)))
-    tokens, hidden, block = sequences * length, int(model.skeleton.hidden_size), _block_values(model)
-    block_values = model.blocks * hidden + block if options.recompute else model.blocks * block
+    tokens = _sequences(model, options, length) * length
+    hidden, block = int(model.skeleton.hidden_size), _block_values(model)
+    block_values = model.blocks * hidden + block if options.computes_again else model.blocks * block
     return tokens * (block_values + (LOGITS_COPIES + teacher) * model.vocabulary)
+
+
+def _sequences(model: LanguageModel, options: TrainingOptions, length: int) -> int:
+    """Of one micro-batch."""
+    return min(options.batch_size, max(1, LOGITS_VALUES // max(length * model.vocabulary, 1)))
 
 
 def touched_values(
@@ -91,7 +107,11 @@ def touched_values(
     heads = int(getattr(model.skeleton.config.get_text_config(), "num_attention_heads", 1))
     seen = forwards * tokens * model.blocks * (_block_values(model) + heads * length)
     weights = trained_weights(model, options, quantized) + _grid_values(model, quantized)
-    return seen + STEP_VALUES * weights * tokens / max(length * options.batch_size, 1)
+    stepped = STEP_VALUES * weights * tokens / max(length * options.batch_size, 1)
+    if not options.on_disk:
+        return seen + stepped
+    passes = tokens / max(_sequences(model, options, length) * length, 1)
+    return seen + stepped + READ_VALUES * forwards * (model.parameters() - _ends(model)) * passes
 
 
 def _grid_values(model: LanguageModel, quantized: str | None) -> int:

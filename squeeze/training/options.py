@@ -65,6 +65,9 @@ class TrainingOptions(BaseModel):
     """Looks without a lower loss after which the training stops."""
     recompute: bool = False
     """Work out what lies inside a block again for its gradient: less memory, every block computed once more."""
+    frozen: Literal["memory", "disk"] = "memory"
+    """Where weights of a language model lie that are not trained. disk: a block's are read as it computes, a teacher's
+    too, and every block computes once more, as with recompute: memory hardly grows with the number of blocks."""
     sharded: bool = False
     """Where torchrun started several processes, each keeps its part of weights, gradients and optimizer state
     (PyTorch's FSDP2) and is sent the others' block by block: less memory in each, more to send. Started alone: as
@@ -92,6 +95,16 @@ class TrainingOptions(BaseModel):
         return self.train == "lora"
 
     @property
+    def on_disk(self) -> bool:
+        """Whether frozen weights are read as they are computed with."""
+        return self.frozen == "disk"
+
+    @property
+    def computes_again(self) -> bool:
+        """Whether each block computes a second time, for its gradient."""
+        return self.recompute or self.on_disk
+
+    @property
     def rounds(self) -> bool:
         """Whether products round their factors on this CPU; of a pass whose options are settled."""
         return self.products == "bfloat16" and multiplies(torch.bfloat16)
@@ -102,6 +115,8 @@ class TrainingOptions(BaseModel):
             yield Unused("blocks", "goes with train: last_blocks")
         if not self.trains_adapters:
             yield Unused("rank", f"goes with {self.ranked}")
+        if self.on_disk:
+            yield Unused("recompute", "is what frozen: disk does in any case")
         if self.steps is not None:
             yield Unused("epochs", "is how long a training lasts that has no steps")
         if not self.held_out:

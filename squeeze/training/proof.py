@@ -6,24 +6,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import EffectError
 from squeeze.models.base import Model
 from squeeze.models.language.adapter import LowRank
 from squeeze.models.language.language_model import in_shards
+from squeeze.models.resident import Resident
 
 PARTS = {"q": "integers", "scale": "scales", "zero_point": "zero points"}  # of a grid, in words
 
 
 def require_written(
-    module: nn.Module, model: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
+    student: Resident, model: Model, trained: Mapping[str, QuantizedTensor], before: Mapping[str, QuantizedTensor]
 ) -> dict[str, Any]:
     """Read every grid of a stored model back and hold it against the one that was trained.
 
     Args:
-        module: It computes with the weights as they were in the last forward of the training.
+        student: It computes with the weights as they were in the last forward of the training.
         before: The grids that the training began with.
 
     Returns:
@@ -34,7 +35,7 @@ def require_written(
     """
     counts = {"weights": [0, len(trained)], "integers": [0, 0], "scales": [0, 0]}
     for name, grid in trained.items():
-        stored, weight = in_shards(model).quantized(name), module.get_parameter(name)
+        stored, weight = in_shards(model).quantized(name), student.value(name)
         same = all(torch.equal(getattr(stored, part), getattr(grid, part)) for part in ("q", "scale", "zero_point"))
         if not same or not torch.equal(stored.dequantize().reshape(weight.shape), weight):
             raise EffectError(f"distill: {name}: what was written is not what was trained")

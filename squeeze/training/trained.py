@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from squeeze.errors import SqueezeError
-from squeeze.models.language.adapter import adaptable
+from squeeze.models.language.adapter import LowRank, adaptable
 from squeeze.models.resident import Beside, Resident
 from squeeze.training.adapters import Adapters
 from squeeze.training.on_grid import put_on_grid, take_off_grid
@@ -39,16 +39,14 @@ def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: 
     module = student.module.requires_grad_(train == "all")
     if train == "lora":
         module.requires_grad_(False)
-        adapters = Adapters(_linears(student.blocks() or [module]), rank, seed)
-
-        def merged() -> Beside:
-            adapters.merge()
-            return Beside()
-
-        return TrainedWeights(_trained(module, train), merged)
+        linears = _linears(module, student.blocks() or [module])
+        adapters = Adapters(linears.values(), rank, seed)
+        count = _trained(module, train)
+        return TrainedWeights(count, lambda: Beside(merged=_updates(linears, adapters)))
     parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
     for part in parts:
         part.requires_grad_(True)
+    student.read_trained()
     return TrainedWeights(_trained(module, train), Beside)
 
 
@@ -70,17 +68,26 @@ def train_on_grid(student: Resident, how: OnGrids, rank: int, seed: int) -> Trai
 def _train_beside(student: Resident, rank: int, seed: int) -> TrainedWeights:
     """Adapters of the linears whose weights lie on a grid, which stays."""
     module, grids = student.module.requires_grad_(False), student.grids()
-    for name, grid in grids.items():
+    for name in grids:
         weight = module.get_parameter(name)
-        weight.data.copy_(grid.dequantize().reshape(weight.shape))
+        if not weight.is_meta:
+            weight.data.copy_(grids[name].dequantize().reshape(weight.shape))
     linears = adaptable(module, grids)
     adapters = Adapters(linears.values(), rank, seed)
     count = _trained(module, "quantized: adapter")
-    return TrainedWeights(count, lambda: Beside(grids, dict(zip(linears, adapters.take_off(), strict=True))))
+    return TrainedWeights(count, lambda: Beside(grids, _updates(linears, adapters)))
 
 
-def _linears(parts: Iterable[nn.Module]) -> list[nn.Linear]:
-    return [child for part in parts for child in part.modules() if isinstance(child, nn.Linear)]
+def _updates(linears: Iterable[str], adapters: Adapters) -> dict[str, LowRank]:
+    """What the adapters learnt, by their weights' names."""
+    return dict(zip(linears, adapters.take_off(), strict=True))
+
+
+def _linears(module: nn.Module, parts: Iterable[nn.Module]) -> dict[str, nn.Linear]:
+    """Those of some parts of a module, by the full names of their weights."""
+    names = {id(child): name for name, child in module.named_modules()}
+    every = (child for part in parts for child in part.modules())
+    return {f"{names[id(child)]}.weight": child for child in every if isinstance(child, nn.Linear)}
 
 
 def _norms(module: nn.Module) -> list[nn.Module]:

@@ -178,10 +178,14 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         with self.outside(wide=True):
             yield lambda part: walk.logits_at(places[part])
 
-    def whole(self) -> nn.Module:
-        """A stock transformers model with all weights in memory, quantized ones as what they stand for."""
+    def whole(self, blocks: bool = True) -> nn.Module:
+        """A stock transformers model with all weights in memory, quantized ones as what they stand for.
+
+        Args:
+            blocks: Off: those of the blocks stay where they are.
+        """
         module = Skeleton.read(self.folder).module
-        for name in self.skeleton.names():
+        for name in self.skeleton.names() if blocks else self.skeleton.outside:
             fill(module, name, self.tensor(name).clone())
         module.tie_weights()  # type: ignore[operator]
         return module.eval()
@@ -190,9 +194,8 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         narrow = str(self.skeleton.dtype).removeprefix("torch.")
         return "torch: float32 activations, head and logits" + ("" if narrow == "float32" else f", {narrow} weights")
 
-    def resident(self) -> ResidentLanguageModel:
-        """The model as a training loop sees it, all weights in memory."""
-        return ResidentLanguageModel(self)
+    def resident(self, on_disk: bool = False) -> ResidentLanguageModel:
+        return ResidentLanguageModel(self, on_disk)
 
     def layers(self) -> list[Layer]:
         return [self._layer(name, value) for name, value in self.skeleton.module.named_parameters()]

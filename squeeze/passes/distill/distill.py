@@ -194,7 +194,7 @@ class Distill(TrainingPass):
             yield loss_from_cache(student, self.alpha)
             return
         assert self.temperature is not None, "run has settled it"
-        temperature, teacher = self.temperature, self._teacher(context).resident()
+        temperature, teacher = self.temperature, self._teacher(context).resident(self.on_disk)
         teacher.module.requires_grad_(False)
         if context.peers is not None:
             context.peers.divide(teacher)

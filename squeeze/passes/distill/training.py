@@ -16,6 +16,7 @@ from squeeze.errors import DataError, ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import in_shards
+from squeeze.models.language.memory import small_heap
 from squeeze.models.options import Unused
 from squeeze.models.resident import Resident
 from squeeze.models.torch_stage import TorchStage
@@ -39,6 +40,7 @@ SAVING: dict[str, dict[str, object]] = {  # the first that fits is proposed
     "optimizer: adafactor, recompute: true": {"optimizer": "adafactor", "recompute": True},
     "train: lora": {"train": "lora"},
     "train: lora, recompute: true": {"train": "lora", "recompute": True},
+    "train: lora, frozen: disk": {"train": "lora", "frozen": "disk"},
 }
 S = TypeVar("S", bound=TorchStage)  # one type per call: the kind of weights stays the same
 
@@ -58,7 +60,8 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         """Give the loss of a batch while the training lasts; a process that helps has no data to look at."""
 
     def run(self, model: S, context: Context) -> S:
-        return cast(S, self.settled(model)._trained(model, context))
+        with small_heap() if model.blocks else nullcontext():  # what a block leaves for its gradient goes back at once
+            return cast(S, self.settled(model)._trained(model, context))
 
     def _trained(self, model: TorchStage, context: Context) -> TorchStage:
         student = self._student(model)
@@ -77,7 +80,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         beside = trained.finish()
         result = student.commit(context.model_folder(), beside)
         if beside.grids:
-            context.facts["grid"] = require_written(student.module, result, beside.grids, student.grids())
+            context.facts["grid"] = require_written(student, result, beside.grids, student.grids())
         if beside.updates:
             context.facts["adapter"] = require_adapter(result, beside.updates)
         return result
@@ -105,8 +108,8 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             yield
 
     def _student(self, model: TorchStage) -> Resident:
-        student = model.resident()
-        if self.recompute and not student.recompute():
+        student = model.resident(self.on_disk)
+        if self.recompute and not self.on_disk and not student.recompute():
             raise ModelError(f"{self.name}: recompute: this model is not made of blocks that can do so; leave it out")
         return student
 
@@ -163,7 +166,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
             return None
         seen = self.steps * self.batch_size if self.steps else self.epochs * (data.examples if data else 0)
         length = data.length if data else 1
-        products = (self.forwards + self.recompute) * macs * seen * length
+        products = (self.forwards + self.computes_again) * macs * seen * length
         if not model.blocks:
             return Work({USUAL_WIDTH: products})
         shards, settled = in_shards(model), self.settled(model)
@@ -181,9 +184,23 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         elif self.train == "last_blocks" and self.blocks > model.blocks:
             yield f"{self.name}: blocks: {self.blocks} are the last of the model's {model.blocks}; fewer would do"
         yield from (f"{self.name}: sharded: {line}" for line in self._part_faults(model))
+        yield from (f"{self.name}: frozen: disk {line}" for line in self._frozen_faults(model))
         if self.optimizer == "adafactor" and self.trains_adapters:
             what = "adafactor measures its steps by a weight's own size, and half of LoRA's begin at zero"
             yield f"{self.name}: optimizer: {what}; adamw, whose memory of so few is small, would do"
+
+    def _frozen_faults(self, model: Model) -> Iterator[str]:
+        """What leaves no weights on disk."""
+        if not self.on_disk:
+            return
+        if not model.blocks:
+            yield "is for language models, whose weights lie in shards; leave it out"
+        elif self.on_grid() in ("scales", "all"):
+            yield f"leaves nothing on disk with quantized: {self.on_grid()}, which trains every grid; adapter would"
+        elif self.on_grid() is None and self.train == "all":
+            yield "leaves nothing on disk with train: all, which freezes no weight; lora, norms or last_blocks would do"
+        if self.sharded:
+            yield "reads whole weights, and sharded: true keeps parts of them; one of the two would do"
 
     def _part_faults(self, model: Model) -> Iterator[str]:
         """What cannot lie in parts, one per process."""
