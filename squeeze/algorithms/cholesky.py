@@ -9,14 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from squeeze.algorithms.space import MEMORY, Space
+
 PANEL = 256
 
 
-def cholesky_(A: Tensor, panel: int = PANEL) -> bool:
+def cholesky_(A: Tensor, panel: int = PANEL, space: Space = MEMORY) -> bool:
     """Overwrite the lower triangle of ``A`` with ``L``, where ``A = L L^T``.
 
     Args:
         A: float32 ``[n, n]``; only the lower triangle is read, what stands above the diagonal is left undefined.
+        space: Where it lies.
 
     Returns:
         False when ``A`` is not positive definite (or not finite); ``A`` is then spoilt.
@@ -25,11 +28,14 @@ def cholesky_(A: Tensor, panel: int = PANEL) -> bool:
     identity = torch.eye(min(panel, n), dtype=A.dtype, device=A.device)
     for start in range(0, n, panel):
         stop = min(start + panel, n)
-        A[start:, start:stop].addmm_(A[start:, :start], A[start:stop, :start].t(), alpha=-1)
+        for rows in space.parts(start, n):
+            A[rows, start:stop].addmm_(A[rows, :start], A[start:stop, :start].t(), alpha=-1)
+            space.release()
         block, failed = torch.linalg.cholesky_ex(A[start:stop, start:stop])
         if int(failed) or not bool(torch.isfinite(block.diagonal()).all()):
             return False
         A[start:stop, start:stop] = block
         inverse = torch.linalg.solve_triangular(block, identity[: stop - start, : stop - start], upper=False)
         A[stop:, start:stop] = A[stop:, start:stop] @ inverse.t()
+        space.release()
     return True

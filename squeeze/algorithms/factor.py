@@ -15,6 +15,7 @@ from torch import Tensor
 
 from squeeze.algorithms.cholesky import cholesky_
 from squeeze.algorithms.rtn import require_finite, require_group_size
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.errors import SqueezeError
 
 Order = Literal["given", "act_order", "group_aware"]
@@ -35,6 +36,7 @@ class Factor:
         damping: Share of the mean diagonal that was added for the factorization to succeed.
         added: That share as a number, in units of ``H``.
         dead: Input channels that were zero in every sample.
+        space: Where ``lower`` lies.
     """
 
     lower: Tensor
@@ -44,9 +46,16 @@ class Factor:
     damping: float
     added: float
     dead: int
+    space: Space = MEMORY
 
 
-def factorize(H: Tensor, damping: float = 0.01, order: Order = "given", group_size: int | None = None) -> Factor:
+def factorize(
+    H: Tensor,
+    damping: float = 0.01,
+    order: Order = "given",
+    group_size: int | None = None,
+    space: Space = MEMORY,
+) -> Factor:
     """Factorize a Hessian once for all weights that share it.
 
     Args:
@@ -56,29 +65,31 @@ def factorize(H: Tensor, damping: float = 0.01, order: Order = "given", group_si
             groups are formed in that order. ``group_aware`` does so for whole groups, and within each group, so that
             groups stay consecutive channels.
         group_size: Needed by ``group_aware``.
+        space: Where ``H`` lies, and its factor will.
 
     Raises:
         SqueezeError: H is not finite, or no damping makes it positive definite.
     """
-    diagonal = H.diagonal().float()
+    diagonal = H.diagonal().float().clone()
     require_finite(diagonal, "Hessian")
     columns = _rounding_order(diagonal, order, group_size).flip(0)
     mean = float(diagonal.mean()) or 1.0
     for share in _rising(damping):
-        lower = _lower_triangle(H, columns)
+        lower = _lower_triangle(H, columns, space)
         lower.diagonal().add_(share * mean if diagonal.any() else 1.0)
-        if cholesky_(lower):
-            return Factor(lower, columns, order, group_size, share, share * mean, int((diagonal == 0).sum()))
+        if cholesky_(lower, space=space):
+            return Factor(lower, columns, order, group_size, share, share * mean, int((diagonal == 0).sum()), space)
     raise SqueezeError(f"Hessian has no Cholesky factor, even with damping {share:g}: is it X^T X of finite inputs?")
 
 
-def _lower_triangle(H: Tensor, columns: Tensor) -> Tensor:
+def _lower_triangle(H: Tensor, columns: Tensor, space: Space) -> Tensor:
     """float32, ``H`` with rows and columns as listed; above the diagonal memory is never touched."""
-    lower = torch.empty(H.shape, device=H.device)
+    lower = space.zeros(*H.shape)
     for start in range(0, len(columns), TILE):
         rows = H.index_select(0, columns[start : start + TILE])
         stop = start + len(rows)
         lower[start:stop, :stop] = rows.index_select(1, columns[:stop])
+        space.release()
     return lower
 
 

@@ -133,7 +133,7 @@ class _Solver:
         self.group //= size
         self.scale = torch.ones(n // size, weight.shape[0])
         self.zero_point = torch.zeros_like(self.scale)
-        self.pivots = factor.lower.diagonal()
+        self.pivots = factor.lower.diagonal().clone()
         self.loss, self.clipped = torch.zeros(weight.shape[0]), 0
         self.fitted = False
 
@@ -149,6 +149,7 @@ class _Solver:
         self.coupling = self.factor.lower[start:, start:stop] / self.pivots[start:stop]
         self.target = self.rest[start:stop].clone()
         _add_product(self.target, self.coupling[stop - start :], self.rest[stop:])
+        self.factor.space.release()
         self._halve(0, stop - start)
 
     def _halve(self, low: int, high: int) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.algorithms.units import multiplies, multiplies_int8
 from squeeze.errors import ShapeError
 
@@ -34,12 +35,13 @@ class Hessian:
 
     Args:
         channels: Input channels, ``in``.
+        space: Where the sums lie.
     """
 
-    def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
-        self.tokens = 0
-        self._lower = torch.zeros(channels, channels, device=device)
-        self._int8 = multiplies_int8() and torch.device(device).type == "cpu"
+    def __init__(self, channels: int, space: Space = MEMORY) -> None:
+        self.tokens, self.space = 0, space
+        self._lower = space.zeros(channels, channels)
+        self._int8 = multiplies_int8()
 
     def add(self, X: Tensor) -> None:
         """Count a batch ``[..., in]``; leading dimensions are tokens."""
@@ -56,6 +58,7 @@ class Hessian:
         for start in range(0, X.shape[1] if len(X) else 0, TILE):
             stop = min(start + TILE, X.shape[1])
             self._lower[start:stop, :stop].addmm_(X[:, start:stop].t(), X[:, :stop])
+            self.space.release()
 
     def _add_usual(self, X: Tensor) -> Tensor:
         """Add all tokens but the outliers as int8, and give those back."""
@@ -66,6 +69,7 @@ class Hessian:
             stop = min(start + INT8_TILE, X.shape[1])
             sums = torch._int_mm(q[:, start:stop].t(), q[:, :stop]).float()
             self._lower[start:stop, :stop].addcmul_(sums.mul_(scale[start:stop, None]), scale[:stop])
+            self.space.release()
         return X[outliers]
 
     def matrix(self) -> Tensor:
@@ -75,7 +79,11 @@ class Hessian:
             self._lower[:start, start:stop] = self._lower[start:stop, :start].t()
             block = self._lower[start:stop, start:stop]
             block.copy_(block.tril() + block.tril(-1).t())
-        return self._lower.div_(max(self.tokens, 1))
+            self.space.release()
+        for rows in self.space.parts(0, len(self._lower)):
+            self._lower[rows].div_(max(self.tokens, 1))
+            self.space.release()
+        return self._lower
 
 
 def _rounded(X: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +114,15 @@ def bf16_products(enabled: bool = True) -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def hessian_loss(error: Tensor, H: Tensor) -> Tensor:
-    """``[out]``, the diagonal of ``error H error^T`` for an error ``[out, in]``; the sum is GPTQ's loss."""
-    return ((error.float() @ H.float()) * error.float()).sum(dim=1)
+def hessian_loss(error: Tensor, H: Tensor, space: Space = MEMORY) -> Tensor:
+    """``[out]``, the diagonal of ``error H error^T`` for an error ``[out, in]``; the sum is GPTQ's loss.
+
+    Args:
+        space: Where ``H`` lies.
+    """
+    error = error.float()
+    loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
+    for part in space.parts(0, len(H)):
+        loss += ((error @ H[:, part].float()) * error[:, part]).sum(dim=1)
+        space.release()
+    return loss

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor, integer_range
 from squeeze.algorithms.rtn import storable
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.algorithms.threads import one_thread
 
 ROWS = 4096  # output channels at once
@@ -44,6 +45,7 @@ def quantease(
     rounds: int,
     added: float = 0.0,
     scale_dtype: torch.dtype = torch.float16,
+    space: Space = MEMORY,
 ) -> Refined:
     """Lower the loss of a grid that another method chose.
 
@@ -53,6 +55,7 @@ def quantease(
         rounds: Most updates of each scale and integer; ends earlier when no integer changes.
         added: Damping added to the diagonal of ``H``, in its units; the damped loss is minimised.
         scale_dtype: Scales are exactly representable in it afterwards.
+        space: Where ``H`` lies.
     """
     if not rounds:
         return Refined(grid, torch.zeros(len(weight)))
@@ -60,7 +63,7 @@ def quantease(
     for start in range(0, len(weight), ROWS):
         part = _Part(weight[start : start + ROWS], grid.rows(slice(start, start + ROWS)), H, added, scale_dtype)
         for _ in range(rounds):
-            if not part.update():
+            if not part.update(space):
                 break
         parts.append(part)
     q, scale = torch.cat([part.q.t().to(torch.int8) for part in parts]), torch.cat([part.scale.t() for part in parts])
@@ -84,9 +87,13 @@ class _Part:
         self.groups = _members(grid)
         self.gain, self.squares = torch.zeros(len(weight)), self.error.square().sum(0)
 
-    def update(self) -> int:
+    def update(self, space: Space) -> int:
         """Update every group once; returns the number of integers that changed."""
-        return sum(self._update_group(number, columns) for number, columns in enumerate(self.groups))
+        changed = 0
+        for number, columns in enumerate(self.groups):
+            changed += self._update_group(number, columns)
+            space.release()
+        return changed
 
     def undamped_gain(self) -> Tensor:
         """``[out]``, the decrease of the loss without the damping term."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.blocks.end_loss import output_groups
 from squeeze.blocks.inputs import Inputs as ChunkInputs
 from squeeze.blocks.inputs import chunk_inputs
@@ -34,13 +34,15 @@ class Inputs:
     drift: Drift | None = None
 
     @classmethod
-    def of(cls, weight: Tensor, place: str | None, follows_original: bool) -> Inputs:
-        """Of nothing yet, for a weight ``[out, in]``, or several, one under the other.
+    def of(cls, weights: list[Tensor], place: str | None, follows_original: bool, space: Space = MEMORY) -> Inputs:
+        """Of nothing yet, for weights ``[out, in]``, one under the other.
 
         Args:
             place: Where what the weight gives is in the residual stream; None where that is not known.
+            space: Where their sums lie.
         """
-        return cls(Hessian(weight.shape[1]), Drift(weight, place is not None) if follows_original else None)
+        drift = Drift(weights, place is not None, space) if follows_original else None
+        return cls(Hessian(weights[0].shape[1], space), drift)
 
 
 def block_inputs(visit: Visit, groups: list[list[Weight]], places: Places | None = None) -> dict[Weight, Inputs]:
@@ -54,8 +56,9 @@ def block_inputs(visit: Visit, groups: list[list[Weight]], places: Places | None
     watched = _watched(groups, places)
     inputs_of = {}
     for group in groups:
-        together = torch.cat([weight.of(visit.block) for weight in group]) if follows else group[0].of(visit.block)
-        inputs_of[group[0]] = Inputs.of(together, watched[group[0]], follows)
+        together = [weight.of(visit.block) for weight in group]
+        space = visit.space(together[0].shape[1])
+        inputs_of[group[0]] = Inputs.of(together, watched[group[0]], follows, space)
     for part, current, before in _chunks(visit, watched, follows):
         span = _tokens(visit, part)
         tokens = span.stop - span.start
@@ -81,7 +84,8 @@ def weighted_inputs(
         for weight in group:
             real, parts = weight.of(visit.block), token_weights[weight].shape[1]
             rows = output_groups(len(real), parts)
-            inputs_of[weight] = [Inputs.of(real[part], watched[group[0]], follows) for part in rows]
+            space = visit.space(real.shape[1])
+            inputs_of[weight] = [Inputs.of([real[part]], watched[group[0]], follows, space) for part in rows]
     firsts = {weight: group[0] for group in groups for weight in group}
     for part, current, before in _chunks(visit, watched, follows):
         tokens = _tokens(visit, part)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from squeeze.algorithms.space import Space
+
+PART = 1024  # rows or columns of a matrix on disk that are worked on at once
 
 
 class MappedTensor:
@@ -16,11 +22,12 @@ class MappedTensor:
 
     Args:
         tensor: All of it; parts come into memory as they are read or written.
+        file: As long as the tensor lives, so does it.
     """
 
     def __init__(self, file: mmap.mmap, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.tensor = torch.frombuffer(file, dtype=dtype, count=prod(shape)).reshape(*shape)
-        self._file = file
+        self.file = file
 
     @classmethod
     def create(cls, path: Path, shape: Sequence[int], dtype: torch.dtype) -> MappedTensor:
@@ -45,8 +52,38 @@ class MappedTensor:
 
     def release(self, part: slice) -> None:
         """Let these rows leave memory; the file keeps what was written through, and gives it again when asked."""
-        if not hasattr(self._file, "madvise"):
+        if not hasattr(self.file, "madvise"):
             return
         row = self.tensor[0].nbytes
         start = part.start * row // mmap.PAGESIZE * mmap.PAGESIZE
-        self._file.madvise(mmap.MADV_DONTNEED, start, min(part.stop * row, len(self._file)) - start)
+        self.file.madvise(mmap.MADV_DONTNEED, start, min(part.stop * row, len(self.file)) - start)
+
+
+class DiskSpace(Space):
+    """Matrices lie in files, and what was last used of them in memory.
+
+    Files have no names: each is gone with its tensor, whatever becomes of the process.
+
+    Args:
+        folder: Where the files lie; not where a file system keeps its files in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: list[weakref.ref[mmap.mmap]] = []
+
+    def zeros(self, rows: int, columns: int) -> Tensor:
+        path = self.folder / "matrix"
+        mapped = MappedTensor.create(path, (rows, columns), torch.float32)
+        path.unlink()
+        self._files = [one for one in self._files if one() is not None] + [weakref.ref(mapped.file)]
+        return mapped.tensor
+
+    def release(self) -> None:
+        for file in (one() for one in self._files):
+            if file is not None and hasattr(file, "madvise"):
+                file.madvise(mmap.MADV_DONTNEED)
+
+    def parts(self, start: int, stop: int) -> Iterator[slice]:
+        for first in range(start, stop, PART):
+            yield slice(first, min(first + PART, stop))

@@ -12,10 +12,16 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.blocks.kept import End, Kept
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight
 from squeeze.progress import Progress
+
+
+def in_memory(_: int) -> Space:
+    """Where a Hessian of so many channels lies, if nobody says otherwise."""
+    return MEMORY
 
 
 class BlockWeights(Protocol):
@@ -45,6 +51,7 @@ class Visit:
         changed: Parameters that are stored as the block has them when it is done.
         original: The activations that the original model has here, where a pass asks for them.
         was: The parameters that are to be changed, before anything is.
+        space: By how many channels go into a weight, where its Hessian and the like lie.
     """
 
     index: int
@@ -54,6 +61,7 @@ class Visit:
     changed: set[str] = field(default_factory=set)
     original: Walk | None = None
     was: dict[str, Tensor] = field(default_factory=dict)
+    space: Callable[[int], Space] = in_memory
 
     @contextmanager
     def with_original_weights(self) -> Iterator[None]:

@@ -87,9 +87,13 @@ class Context:
         """A file for activations of that size, where a quarter of the plan's memory would not hold them."""
         if self.memory_bytes is None or size_bytes <= self.memory_bytes / 4:
             return None
+        return self.disk_folder() / "activations"
+
+    def disk_folder(self) -> Path:
+        """A folder for what memory would not hold: in the store, where there is one."""
         folder = self.journal.folder if self.journal else self.work_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / "activations"
+        return folder
 
     @property
     def calibration(self) -> Dataset:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from squeeze.models.language.memory import trim_heap
 from squeeze.models.language.skeleton import empty, fill
 
 
@@ -51,3 +52,4 @@ def _filled(block: nn.Module, read: Callable[[str], Tensor]) -> Iterator[None]:
         yield
     finally:
         empty(block, names)
+        trim_heap()

@@ -99,7 +99,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         walks += self.kept_bytes(model, tokens, limit)
         block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
-        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model))  # old and new; new and integers
+        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model, limit))  # old and new; new and integers
         ends = largest_end_bytes(model) * 3 // 2  # checked for NaN and infinity
         return PROCESS_BYTES + max(ends, walks + busy)
 
@@ -107,7 +107,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         """What is kept of the activations inside a block."""
         return 0
 
-    def work_bytes(self, model: LanguageModel) -> int:
+    def work_bytes(self, model: LanguageModel, limit: int | None) -> int:
         """What quantizing the largest weights of a block takes beside them."""
         largest = max(value[0].numel() if value.dim() > 2 else value.numel() for _, value in block_matrices(model))
         return FLOAT * largest

@@ -18,6 +18,7 @@ from squeeze.algorithms.gptq import solve
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.quantease import quantease
 from squeeze.algorithms.rtn import Clip, round_to_nearest
+from squeeze.algorithms.space import Space
 from squeeze.blocks.hessians import Inputs
 from squeeze.blocks.layout import layout_of
 from squeeze.blocks.watch import Weight
@@ -31,7 +32,17 @@ from squeeze.passes.base import Context, Holds
 from squeeze.passes.calibration import kept_bytes
 from squeeze.passes.effort import Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass
-from squeeze.passes.quantize.gptq_parts import PART_VALUES, Part, Share, every_row, shares_of, stages_of
+from squeeze.passes.quantize.gptq_parts import (
+    COPIES,
+    Part,
+    Share,
+    every_row,
+    part_values,
+    shares_of,
+    space_for,
+    square_bytes,
+    stages_of,
+)
 from squeeze.passes.quantize.gptq_work import gptq_work
 from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.scheme import Scheme, kind_of
@@ -41,7 +52,6 @@ from squeeze.passes.quantize.work import BlockWork, Grids
 Target = Literal["original", "given"]  # outputs to match: the original model's, or the current weights'
 
 ROWS = 1024  # rows of a weight at a time
-COPIES = 9  # copies of a part while it is shifted, solved and refined
 
 
 class Gptq(CalibratedPass[TorchStage]):
@@ -112,24 +122,24 @@ class Gptq(CalibratedPass[TorchStage]):
         walks = self.follows_original() + self.true_sequential
         return walks * kept_inputs_bytes(model, tokens, kept_bytes(limit) // max(walks, 1))
 
-    def work_bytes(self, model: LanguageModel) -> int:
-        """Hessian, factor and drift; targets and integers of all weights that share them; a part's copies."""
+    def work_bytes(self, model: LanguageModel, limit: int | None) -> int:
+        """Hessian, factor and drift; integers of all weights that share them; a part's copies."""
         if self.weighted():
-            every = [self._weighted_bytes(outs, width) for outs, width in beside_shapes(model)]
+            every = [self._weighted_bytes(outs, width, limit) for outs, width in beside_shapes(model)]
             return max(every) if self.true_sequential else sum(every)
-        return max(self._shared_bytes(out, width) for out, width in shared_shapes(model))
+        return max(self._shared_bytes(out, width, limit) for out, width in shared_shapes(model))
 
-    def _shared_bytes(self, out: int, width: int) -> int:
-        drifted = min(out, width) * width if self.follows_original() else 0
-        part = COPIES * min(PART_VALUES, out * width)
-        return FLOAT * (2 * width * width + drifted + out * width + part) + out * width
+    def _shared_bytes(self, out: int, width: int, limit: int | None) -> int:
+        squares = square_bytes(width, limit)
+        drifted = squares * min(out, width) // width if self.follows_original() else 0
+        return 2 * squares + drifted + FLOAT * COPIES * min(part_values(limit), out * width) + out * width
 
-    def _weighted_bytes(self, outs: list[int], width: int) -> int:
+    def _weighted_bytes(self, outs: list[int], width: int, limit: int | None) -> int:
         """A Hessian and a drift for each group of outputs of the weights that share an input, all at once."""
-        groups = [-(-out // self.weighting_groups) for out in outs]
-        every = len(outs) * self.weighting_groups * width * width
-        drifted = sum(self.weighting_groups * min(out, width) for out in groups) * width * self.follows_original()
-        return FLOAT * (every + drifted) + self._shared_bytes(max(groups), width) + sum(outs) * width
+        groups, squares = [-(-out // self.weighting_groups) for out in outs], square_bytes(width, limit)
+        every = len(outs) * self.weighting_groups * squares
+        drifts = sum(min(out, width) for out in groups) * self.weighting_groups * self.follows_original()
+        return every + squares * drifts // width + self._shared_bytes(max(groups), width, limit) + sum(outs) * width
 
     def memory_bytes(self, model: TorchStage, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         takes = super().memory_bytes(model, tokens, limit, nbytes)
@@ -185,7 +195,7 @@ class Gptq(CalibratedPass[TorchStage]):
         return replace(kind, negative=self.negative_scales and scheme.symmetric)
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
-        layout = layout_of(work, list(work.schemes))
+        layout, work.space = layout_of(work, list(work.schemes)), space_for(context)
         groups, places = layout.groups, layout.places if self.follows_original() else None
         work.keep(layout.ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
         grids: Grids = {}
@@ -196,7 +206,7 @@ class Gptq(CalibratedPass[TorchStage]):
                 work.was.clear()  # last group: originals no longer needed, and mapped pages count towards RSS
             solved = []
             while shares:
-                solved.append(self._solve(work, shares.pop(0)))  # each Hessian is freed when its share is done
+                solved.append(self._solve(work, shares.pop(0), context))  # each Hessian is freed when its share is done
             weights = [weight for group in together for weight in group]
             for weight in weights:
                 grids[weight] = QuantizedTensor.stack([parts[weight] for parts in solved if weight in parts])
@@ -206,57 +216,48 @@ class Gptq(CalibratedPass[TorchStage]):
     def quantize_layer(self, work: BlockWork, inputs: Mapping[Weight, Inputs], context: Context) -> Grids:
         grids: Grids = {}
         for weight in work.schemes:
-            grids |= self._solve(work, Share({weight: every_row(work, weight)}, inputs[weight]))
+            grids |= self._solve(work, Share({weight: every_row(work, weight)}, inputs[weight]), context)
         return grids
 
-    def _solve(self, work: BlockWork, share: Share) -> Grids:
+    def _solve(self, work: BlockWork, share: Share, context: Context) -> Grids:
         """Output channels that share a Hessian; they do not see each other, so they go a part at a time."""
         inputs, tokens = share.inputs, share.inputs.hessian.tokens
         if tokens < FEW_TOKENS:
             return {w: fallback(work, w, tokens).rows(slice(r.start, r.stop)) for w, r in share.rows.items()}
-        H, drift = inputs.hessian.matrix(), inputs.drift
-        inputs.drift = None
+        H, values = inputs.hessian.matrix(), part_values(context.memory_bytes)
         grids: Grids = {}
         for scheme, members in share.by_scheme(work):
-            factor = factorize(H, self.damping, self.order, scheme.group_size)
+            factor = factorize(H, self.damping, self.order, scheme.group_size, inputs.hessian.space)
             facts: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
-            parts = {
-                weight: [self._round(work, part, drift, factor, scheme) for part in share.parts(work, weight)]
-                for weight in members
-            }
-            added = factor.added
-            del factor  # as large as the Hessian; freed before the next step
             for weight in members:
-                refined = [self._refine(work, part, H, added, scheme) for part in parts.pop(weight)]
+                parts = share.parts(work, weight, values)
+                refined = [self._rounded(work, part, inputs.drift, H, factor, scheme) for part in parts]
                 grids[weight] = QuantizedTensor.stack([grid for grid, _ in refined])
                 sums = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss", "clipped")}
                 _note(work, weight, facts, sums)
+            del factor  # as large as the Hessian; freed before the next one
         return grids
 
-    def _round(self, work: BlockWork, part: Part, drift: Drift | None, factor: Factor, scheme: Scheme) -> Part:
-        """Round some output channels; where drift is known, towards the original model's outputs."""
-        part.target = part.own(work).float()
-        if drift is not None:
-            part.target = moved(part.target, self.correction * drift.pull(part.in_share), factor)
-        kind = scheme.bits, scheme.group_size, scheme.symmetric
-        stored, negative = scheme.scale_dtype, self.negative_scales
-        part.solved = solve(part.target, factor, *kind, self.clip, scale_dtype=stored, negative_scales=negative)
-        return part
-
-    def _refine(
-        self, work: BlockWork, part: Part, H: Tensor, added: float, scheme: Scheme
+    def _rounded(
+        self, work: BlockWork, part: Part, drift: Drift | None, H: Tensor, factor: Factor, scheme: Scheme
     ) -> tuple[QuantizedTensor, dict[str, float]]:
-        """Refine a part by coordinate descent and record its loss; from then on the block uses the result."""
-        solved, target, own = part.solved, part.target, part.own(work)
-        assert solved is not None
-        assert target is not None
-        refined = quantease(target, solved.grid(), H, self.refinements, added, scheme.scale_dtype)
+        """Some output channels on the grid, and their losses; from then on the block uses the result.
+
+        Where drift is known, they are rounded towards the original model's outputs; then coordinate descent refines.
+        """
+        own = part.own(work)
+        target = own.float()
+        if drift is not None:
+            target = moved(target, self.correction * drift.pull(part.in_share), factor)
+        kind = scheme.bits, scheme.group_size, scheme.symmetric
+        stored, negative, space = scheme.scale_dtype, self.negative_scales, factor.space
+        solved = solve(target, factor, *kind, self.clip, scale_dtype=stored, negative_scales=negative)
+        refined = quantease(target, solved.grid(), H, self.refinements, factor.added, stored, space)
         facts = {
-            "loss_rtn": _loss_of_rounding(own, target, scheme, H),
+            "loss_rtn": _loss_of_rounding(own, target, scheme, H, space),
             "loss": float((solved.loss - refined.gain).clamp_min(0).sum()),
             "clipped": clipped_share(own, refined.grid) * own.numel(),
         }
-        part.solved = part.target = None
         if self.true_sequential:
             own.copy_(refined.grid.dequantize())
         return refined.grid, facts
@@ -272,10 +273,10 @@ def _note(work: BlockWork, weight: Weight, facts: dict[str, Any], sums: dict[str
     work.facts[str(weight)] = facts | losses | together
 
 
-def _loss_of_rounding(weight: Tensor, target: Tensor, scheme: Scheme, H: Tensor) -> float:
+def _loss_of_rounding(weight: Tensor, target: Tensor, scheme: Scheme, H: Tensor, space: Space) -> float:
     """The loss of plain rounding per token, for comparison in the report; computed a few rows at a time."""
     loss = 0.0
     for rows, target_rows in zip(torch.split(weight, ROWS), torch.split(target, ROWS), strict=True):
         rounded = round_to_nearest(rows, scheme.bits, scheme.group_size, scheme.symmetric).dequantize()
-        loss += float(hessian_loss(rounded - target_rows, H).sum())
+        loss += float(hessian_loss(rounded - target_rows, H, space).sum())
     return loss

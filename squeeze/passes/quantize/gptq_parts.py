@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from squeeze.algorithms.gptq import Solved
+from squeeze.algorithms.space import MEMORY, Space
 from squeeze.blocks.end_loss import output_groups
 from squeeze.blocks.hessians import Inputs, block_inputs, weighted_inputs
+from squeeze.blocks.mapped import PART, DiskSpace
 from squeeze.blocks.watch import Weight
+from squeeze.models.language.footprint import FLOAT
+from squeeze.passes.base import Context
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
 
 PART_VALUES = 1 << 24  # weight values solved at once: each copy takes 64 MB
+COPIES = 9  # of a part while it is shifted, solved and refined
+SQUARE_BYTES = 512 << 20  # of a Hessian in memory, at most; of a plan's memory a sixteenth
+
+
+def part_values(limit: int | None) -> int:
+    """Weight values that are solved at once: all their copies take a sixteenth of a plan's memory."""
+    return PART_VALUES if limit is None else min(PART_VALUES, limit // (16 * COPIES * FLOAT))
+
+
+def on_disk(channels: int, limit: int | None) -> bool:
+    """Whether the Hessian of a weight with so many inputs, and what goes with it, lies on disk."""
+    most = SQUARE_BYTES if limit is None else min(SQUARE_BYTES, limit // 16)
+    return FLOAT * channels * channels > most
+
+
+def square_bytes(channels: int, limit: int | None) -> int:
+    """What of such a Hessian is in memory: all of it, or as many columns, row by row, as are worked on at once."""
+    whole = FLOAT * channels * channels
+    return min(whole, channels * max(mmap.PAGESIZE, FLOAT * PART)) if on_disk(channels, limit) else whole
+
+
+def space_for(context: Context) -> Callable[[int], Space]:
+    """Where Hessians lie, by their channels."""
+
+    def space(channels: int) -> Space:
+        return DiskSpace(context.disk_folder()) if on_disk(channels, context.memory_bytes) else MEMORY
+
+    return space
 
 
 @dataclass
@@ -34,10 +66,10 @@ class Share:
         for scheme in dict.fromkeys(work.schemes[weight] for weight in self.rows):
             yield scheme, [weight for weight in self.rows if work.schemes[weight] == scheme]
 
-    def parts(self, work: BlockWork, weight: Weight) -> Iterator[Part]:
-        """As many output channels of a weight at once as fill PART_VALUES."""
+    def parts(self, work: BlockWork, weight: Weight, values: int) -> Iterator[Part]:
+        """As many output channels of a weight at once as hold so many values."""
         before = sum(len(self.rows[each]) for each in list(self.rows)[: list(self.rows).index(weight)])
-        rows, most = self.rows[weight], max(1, PART_VALUES // weight.of(work.block).shape[1])
+        rows, most = self.rows[weight], max(1, values // weight.of(work.block).shape[1])
         for start in rows[::most]:
             stop = min(start + most, rows.stop)
             yield Part(weight, slice(start, stop), slice(before + start - rows.start, before + stop - rows.start))
@@ -55,8 +87,6 @@ class Part:
     weight: Weight
     rows: slice
     in_share: slice
-    target: Tensor | None = None
-    solved: Solved | None = None
 
     def own(self, work: BlockWork) -> Tensor:
         """``[rows, in]``, a view into the block's parameter."""

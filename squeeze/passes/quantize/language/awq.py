@@ -56,7 +56,7 @@ class Awq(CalibratedPass[LanguageModel]):
         context.facts["folded"] = dict(sorted(folded.items()))  # by norm or linear: weights whose scales went into it
         return result
 
-    def work_bytes(self, model: LanguageModel) -> int:
+    def work_bytes(self, model: LanguageModel, limit: int | None) -> int:
         """The Hessians of a whole block, the largest once more as it is scaled, and a weight as floats."""
         shapes = shared_shapes(model)
         hessians = sum(width * width for _, width in shapes)
