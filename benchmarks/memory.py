@@ -1,7 +1,7 @@
 """How much memory GPTQ takes on a model that is never in memory whole.
 
     python benchmarks/memory.py [--shape tiny-llama --shape llama-3.1-8b] [--layers 4 --layers 16] [--plain]
-                                [--keep FOLDER]
+                                [--memory 2] [--keep FOLDER]
     python benchmarks/memory.py --model FOLDER|FILE.gguf [--calibrate TEXT] [--group 64] [--plain]
     python benchmarks/memory.py --pte [--shape llama-3.2-1b | --model FOLDER|FILE.gguf] [--keep FOLDER]
 
@@ -102,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibrate", type=text_file, help="a text; default: random tokens")
     parser.add_argument("--group", type=positive, default=128, help="input channels that share a scale")
     parser.add_argument("--plain", action="store_true", help="GPTQ as published")
+    parser.add_argument("--memory", type=positive, help="GB that a plan's memory: allows; default: it names none")
     parser.add_argument("--pte", action="store_true", help="measure the export to ExecuTorch instead of gptq")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -112,6 +113,7 @@ def measure(model: Path, options: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--child", str(model), "--group", str(options.group)]
     command += ["--pte"] * options.pte + ["--plain"] * options.plain
     command += ["--calibrate", str(options.calibrate)] if options.calibrate else []
+    command += ["--memory", str(options.memory)] if options.memory else []
     command += ["--keep", str(options.keep)] if options.keep else []
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -212,9 +214,10 @@ def quantized(model: LanguageModel, work: Path, options: argparse.Namespace) -> 
     if options.calibrate is not None:
         data = open_text(options.calibrate, model, LENGTH, SEQUENCES)
     began = time.monotonic()
-    context = Context(calibration_data=data, journal=Journal(work))
+    limit = options.memory and options.memory * 10**9
+    context = Context(calibration_data=data, journal=Journal(work), memory_bytes=limit)
     pass_ = Gptq(bits=4, group_size=options.group, **(PLAIN if options.plain else {}))
-    foretold = pass_.memory_bytes(model, SEQUENCES * LENGTH, None)
+    foretold = pass_.memory_bytes(model, SEQUENCES * LENGTH, limit)
     pass_.run(model, context)
     return {"peak_bytes": peak_memory_bytes(), "foretold_bytes": foretold, "seconds": time.monotonic() - began}
 

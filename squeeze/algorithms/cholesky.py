@@ -36,6 +36,7 @@ def cholesky_(A: Tensor, panel: int = PANEL, space: Space = MEMORY) -> bool:
             return False
         A[start:stop, start:stop] = block
         inverse = torch.linalg.solve_triangular(block, identity[: stop - start, : stop - start], upper=False)
-        A[stop:, start:stop] = A[stop:, start:stop] @ inverse.t()
-        space.release()
+        for rows in space.parts(stop, n):
+            A[rows, start:stop] = A[rows, start:stop] @ inverse.t()
+            space.release()
     return True

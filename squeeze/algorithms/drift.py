@@ -110,7 +110,7 @@ def _divided(step: Tensor, factor: Factor) -> Tensor:
         space.release()
     for part in space.parts_back(0, n):
         if part.stop < n:
-            step[part].sub_(L[part.stop :, part].t() @ step[part.stop :])
+            step[part].sub_(space.tall(L, slice(part.stop, n), part).t() @ step[part.stop :])
         step[part] = torch.linalg.solve_triangular(L[part, part].t(), step[part], upper=True)
         space.release()
     return step

@@ -7,6 +7,7 @@ inputs go first, where most others are left to help.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,10 @@ class Factor:
     dead: int
     space: Space = MEMORY
 
+    def diagonal(self) -> Tensor:
+        """``[in]``."""
+        return torch.cat([self.lower[part, part].diagonal() for part in _each(self.space, len(self.lower))])
+
 
 def factorize(
     H: Tensor,
@@ -70,16 +75,24 @@ def factorize(
     Raises:
         SqueezeError: H is not finite, or no damping makes it positive definite.
     """
-    diagonal = H.diagonal().float().clone()
+    diagonal = torch.cat([H[part, part].diagonal().float() for part in _each(space, len(H))])
     require_finite(diagonal, "Hessian")
     columns = _rounding_order(diagonal, order, group_size).flip(0)
     mean = float(diagonal.mean()) or 1.0
     for share in _rising(damping):
         lower = _lower_triangle(H, columns, space)
-        lower.diagonal().add_(share * mean if diagonal.any() else 1.0)
+        for part in _each(space, len(H)):
+            lower[part, part].diagonal().add_(share * mean if diagonal.any() else 1.0)
         if cholesky_(lower, space=space):
             return Factor(lower, columns, order, group_size, share, share * mean, int((diagonal == 0).sum()), space)
     raise SqueezeError(f"Hessian has no Cholesky factor, even with damping {share:g}: is it X^T X of finite inputs?")
+
+
+def _each(space: Space, size: int) -> Iterator[slice]:
+    """Rows whose diagonal is looked at."""
+    for part in space.parts(0, size):
+        yield part
+        space.release()
 
 
 def _lower_triangle(H: Tensor, columns: Tensor, space: Space) -> Tensor:

@@ -133,7 +133,7 @@ class _Solver:
         self.group //= size
         self.scale = torch.ones(n // size, weight.shape[0])
         self.zero_point = torch.zeros_like(self.scale)
-        self.pivots = factor.lower.diagonal().clone()
+        self.pivots = factor.diagonal()
         self.loss, self.clipped = torch.zeros(weight.shape[0]), 0
         self.fitted = False
 
@@ -146,7 +146,8 @@ class _Solver:
     def solve_batch(self, start: int, stop: int) -> None:
         """Correct rows ``start`` to ``stop`` for all errors so far, then round them."""
         self.start = start
-        self.coupling = self.factor.lower[start:, start:stop] / self.pivots[start:stop]
+        rows = slice(start, len(self.pivots))
+        self.coupling = self.factor.space.tall(self.factor.lower, rows, slice(start, stop)) / self.pivots[start:stop]
         self.target = self.rest[start:stop].clone()
         _add_product(self.target, self.coupling[stop - start :], self.rest[stop:])
         self.factor.space.release()

@@ -123,6 +123,6 @@ def hessian_loss(error: Tensor, H: Tensor, space: Space = MEMORY) -> Tensor:
     error = error.float()
     loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
     for part in space.parts(0, len(H)):
-        loss += ((error @ H[:, part].float()) * error[:, part]).sum(dim=1)
+        loss += ((error @ space.columns(H, part).float()) * error[:, part]).sum(dim=1)
         space.release()
     return loss

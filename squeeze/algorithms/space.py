@@ -27,6 +27,14 @@ class Space:
         if start < stop:
             yield slice(start, stop)
 
+    def tall(self, matrix: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Some columns of many rows, to be read."""
+        return matrix[rows, columns]
+
+    def columns(self, symmetric: Tensor, columns: slice) -> Tensor:
+        """Some columns of a symmetric matrix, to be read."""
+        return symmetric[:, columns]
+
     def parts_back(self, start: int, stop: int) -> Iterator[slice]:
         """The same from the last part to the first."""
         yield from reversed(list(self.parts(start, stop)))

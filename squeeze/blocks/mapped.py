@@ -84,6 +84,17 @@ class DiskSpace(Space):
             if file is not None and hasattr(file, "madvise"):
                 file.madvise(mmap.MADV_DONTNEED)
 
+    def tall(self, matrix: Tensor, rows: slice, columns: slice) -> Tensor:
+        start, stop, _ = rows.indices(len(matrix))
+        parts = []
+        for part in self.parts(start, stop):
+            parts.append(matrix[part, columns].clone())
+            self.release()  # a page that is read brings its neighbours: of each row 64 KB
+        return torch.cat(parts)
+
+    def columns(self, symmetric: Tensor, columns: slice) -> Tensor:
+        return symmetric[columns].t()  # rows lie together
+
     def parts(self, start: int, stop: int) -> Iterator[slice]:
         for first in range(start, stop, PART):
             yield slice(first, min(first + PART, stop))

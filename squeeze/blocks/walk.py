@@ -105,7 +105,7 @@ class Walk:
         for part in self.chunks():
             recorders = [Recorder(block) for block in self.network.layers]
             with self.network.in_place_of_blocks(list(recorders)), self._embedding(part) as tokens:
-                self._model(tokens, last_only=True)
+                self._model(tokens, head=False)
             first = recorders[0].hidden
             if first is None or any(recorder.call is None for recorder in recorders):
                 raise ModelError(f"{type(self.network.module).__name__}: its forward does not call every decoder block")
@@ -230,16 +230,16 @@ class Walk:
         finally:
             embedding._parameters["weight"], embedding.padding_idx = whole, padding
 
-    def _model(self, tokens: Tensor, last_only: bool = False) -> Tensor:
-        keep = {"logits_to_keep": 1} if last_only and self._keeps_last else {}
+    def _model(self, tokens: Tensor, head: bool = True) -> Tensor:
+        keep = {} if head or not self._keeps_some else {"logits_to_keep": torch.empty(0, dtype=torch.int64)}
         with wide_products(self.network.dtype, self.wide):
             output = self.network.module(input_ids=tokens, use_cache=False, **keep)
         logits: Tensor = output.logits
         return logits
 
     @cached_property
-    def _keeps_last(self) -> bool:
-        """Whether the model can leave out the head for all tokens but the last."""
+    def _keeps_some(self) -> bool:
+        """Whether the model can leave out the head for the tokens that it is told, and so for all."""
         return "logits_to_keep" in inspect.signature(self.network.module.forward).parameters
 
     @cached_property

@@ -5,7 +5,10 @@ Names are those of the checkpoint; which tensor of a module they are is the busi
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from squeeze.formats.regular import parse_json, read_json, require_regular
 
 INDEX_ENDING = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
+PART_VALUES = 1 << 24  # of a tensor that is read in parts
 METADATA = "squeeze"  # one key: safetensors writes several in random order
 
 
@@ -66,6 +70,16 @@ class Shards:
             raise ModelError(f"{self.folder}: no tensor '{name}'{did_you_mean(name, self.pieces)}")
         return read_piece(self.pieces[name])
 
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """One tensor's rows, some at a time: no page of it stays in memory while the next are read."""
+        piece = self.pieces[name]
+        row_values = math.prod(piece.shape[1:])
+        rows = max(1, PART_VALUES // max(row_values, 1))
+        for start in range(0, piece.shape[0] if piece.shape else 1, rows):
+            with _opened(piece) as shard:
+                part: Tensor = shard.get_slice(piece.name)[start : start + rows] if piece.shape else read_piece(piece)
+            yield part
+
     def nbytes(self) -> int:
         """Bytes of all shards on disk."""
         return sum(file.stat().st_size for file in {piece.file for piece in self.pieces.values()})
@@ -73,10 +87,16 @@ class Shards:
 
 def read_piece(piece: Piece) -> Tensor:
     """The tensor of a piece."""
+    with _opened(piece) as shard:
+        tensor: Tensor = shard.get_tensor(piece.name)
+        return tensor
+
+
+@contextmanager
+def _opened(piece: Piece) -> Iterator[Any]:
     try:
         with safe_open(piece.file, framework="pt") as shard:
-            tensor: Tensor = shard.get_tensor(piece.name)
-            return tensor
+            yield shard
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{piece.file}: not a whole safetensors file ({error})") from None
 

@@ -5,7 +5,7 @@ Which module they fill, and when, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -63,6 +63,15 @@ class FolderWeights:
         value = stored_value(self.shards, self.grid, self.stored_names.alone.get(name, name), wide)
         factor = self.skeleton.factors.get(name)
         return value if factor is None else scaled(value, factor)
+
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """A weight as :meth:`tensor` gives it, some rows at a time where it lies on disk as it is."""
+        stored = self.stored_names.alone.get(name, name)
+        changed = self.adapter is not None or name in self.skeleton.factors or name in self.grid
+        if changed or self.packed or name in self.stored_names.stacked:
+            yield self.tensor(name)
+        else:
+            yield from self.shards.parts(stored)
 
     def quantized(self, name: str) -> QuantizedTensor:
         """The grid of a quantized weight; experts of a 3-D weight lie one under the other."""

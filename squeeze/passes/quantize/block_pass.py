@@ -100,7 +100,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         block = largest_block_bytes(model)
         chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
         busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model, limit))  # old and new; new and integers
-        ends = largest_end_bytes(model) * 3 // 2  # checked for NaN and infinity
+        ends = 0 if self.embeddings is None else largest_end_bytes(model) * 3 // 2
         return PROCESS_BYTES + max(ends, walks + busy)
 
     def kept_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:

@@ -34,7 +34,8 @@ def quantize_blocks(pass_: BlockPass[Any], model: LanguageModel, context: Contex
         raise ModelError(f"{model.folder}: {len(model.grid)} weights are quantized already")
     with small_heap():
         for name in model.skeleton.read_outside:
-            require_finite(model.tensor(name), name)
+            for part in model.parts(name):
+                require_finite(part, name)
         return _Blocks(pass_, model, context).walk_through()
 
 

@@ -19,14 +19,16 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
 
-PART_VALUES = 1 << 24  # weight values solved at once: each copy takes 64 MB
+PART_VALUES, LEAST_PART_VALUES = 1 << 24, 1 << 20  # weight values solved at once: each copy takes 64 MB, 4 MB
 COPIES = 9  # of a part while it is shifted, solved and refined
 SQUARE_BYTES = 512 << 20  # of a Hessian in memory, at most; of a plan's memory a sixteenth
 
 
 def part_values(limit: int | None) -> int:
     """Weight values that are solved at once: all their copies take a sixteenth of a plan's memory."""
-    return PART_VALUES if limit is None else min(PART_VALUES, limit // (16 * COPIES * FLOAT))
+    if limit is None:
+        return PART_VALUES
+    return min(PART_VALUES, max(LEAST_PART_VALUES, limit // (16 * COPIES * FLOAT)))
 
 
 def on_disk(channels: int, limit: int | None) -> bool:
