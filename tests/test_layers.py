@@ -120,7 +120,16 @@ SUB_LADDERS = {
     ],
     "passes": [{"effort"}, {"base", "layer_inputs"}, {"calibration"}, {"distill", "export", "prune", "quantize"}],
     "passes/quantize": [
-        {"scheme", "selection", "int8_sizes", "onnx_coverage", "onnx_ranges", "onnx_smooth", "onnx_walk"},
+        {
+            "scheme",
+            "selection",
+            "int8_sizes",
+            "onnx_coverage",
+            "onnx_ranges",
+            "onnx_rounding",
+            "onnx_smooth",
+            "onnx_walk",
+        },
         {"work", "float16", "quantize_dynamic", "quantize_static", "backends"},
         {"hessians", "blocks", "layers", "gptq_work", "gptq_parts", "weighting"},
         {"block_pass"},

@@ -1,11 +1,13 @@
 """Walk a float graph node by node with two streams: what it computes, and what its quantized self will compute.
 
-Each layer is corrected on the inputs that the layers before it now give, so errors are met once, where they arise.
+Each layer is rounded and corrected on the inputs that the layers before it now give, so errors are met once, where they
+arise.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from squeeze.algorithms.affine import Grid, fake_quantize
+from squeeze.algorithms.affine import Grid, QuantizedTensor, fake_quantize
 from squeeze.algorithms.bias_correction import corrected_bias
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_graph import constant
@@ -24,6 +26,7 @@ from squeeze.models.ort_session import Feed, open_session
 from squeeze.progress import Progress
 
 Array = np.ndarray[Any, Any]
+Rounding = Callable[[ir.Node, QuantizedTensor, Array, Array], QuantizedTensor]
 
 
 class Walk:
@@ -33,29 +36,46 @@ class Walk:
         model: The float graph; only read.
         scheme, grids: What becomes integers, and on which grids.
         inputs: Examples, by graph input.
+        rounding: Gives a layer's integers from its input in the quantized and in the float stream; None: they stay.
     """
 
-    def __init__(self, model: ir.Model, scheme: Scheme, grids: dict[str, Grid], inputs: Feed, threads: int) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        scheme: Scheme,
+        grids: dict[str, Grid],
+        inputs: Feed,
+        threads: int,
+        rounding: Rounding | None = None,
+    ) -> None:
         self.model, self.scheme, self.grids, self.threads = model, scheme, grids, threads
+        self.rounding = rounding
         self.float_values: dict[str, Array] = dict(inputs)
         self.quantized_values = {name: self._stored(name, array) for name, array in inputs.items()}
         self.readers = Counter(value.name for node in model.graph for value in node.inputs if value is not None)
 
     def correct_biases(self, weights: dict[str, LayerWeights], progress: Progress) -> dict[str, LayerWeights]:
-        """The same weights with biases that keep the mean of each layer's output, by node name."""
+        """The weights, rounded anew where that is asked for, with biases that keep each output's mean, by node name."""
         corrected: dict[str, LayerWeights] = {}
         nodes = list(self.model.graph)
         for node in progress.track(nodes, "correcting biases", len(nodes)):
             inputs = self._inputs(node, self.float_values)
             expected = self._run(node, inputs)
             if str(node.name) in weights:
-                layer, actual = self._correct(node, weights[str(node.name)], expected[0])
+                layer = self._rounded(node, weights[str(node.name)], inputs[0])
+                layer, actual = self._correct(node, layer, expected[0])
                 corrected[str(node.name)] = layer
                 outputs = [actual]
             else:
                 outputs = self._again(node, inputs, expected)
             self._keep(node, expected, outputs)
         return corrected
+
+    def _rounded(self, node: ir.Node, layer: LayerWeights, original: Array | None) -> LayerWeights:
+        given = self._inputs(node, self.quantized_values)[0]
+        if self.rounding is None or given is None or original is None:
+            return layer
+        return LayerWeights(self.rounding(node, layer.weight, given, original), layer.bias)
 
     def _correct(self, node: ir.Node, layer: LayerWeights, expected: Array) -> tuple[LayerWeights, Array]:
         weight = stored_form(node, layer.weight.dequantize())
