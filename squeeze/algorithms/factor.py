@@ -51,7 +51,7 @@ class Factor:
 
     def diagonal(self) -> Tensor:
         """``[in]``."""
-        return torch.cat([self.lower[part, part].diagonal() for part in _each(self.space, len(self.lower))])
+        return _diagonal(self.lower, self.space)
 
 
 def factorize(
@@ -75,7 +75,7 @@ def factorize(
     Raises:
         SqueezeError: H is not finite, or no damping makes it positive definite.
     """
-    diagonal = torch.cat([H[part, part].diagonal().float() for part in _each(space, len(H))])
+    diagonal = _diagonal(H, space).float()
     require_finite(diagonal, "Hessian")
     columns = _rounding_order(diagonal, order, group_size).flip(0)
     mean = float(diagonal.mean()) or 1.0
@@ -93,6 +93,11 @@ def _each(space: Space, size: int) -> Iterator[slice]:
     for part in space.parts(0, size):
         yield part
         space.release()
+
+
+def _diagonal(matrix: Tensor, space: Space) -> Tensor:
+    """A copy of it."""
+    return torch.cat([matrix[part, part].diagonal().clone() for part in _each(space, len(matrix))])
 
 
 def _lower_triangle(H: Tensor, columns: Tensor, space: Space) -> Tensor:

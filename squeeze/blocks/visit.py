@@ -5,7 +5,7 @@ What is done with a block is the caller's business: quantizing, pruning, trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +22,22 @@ from squeeze.progress import Progress
 def in_memory(_: int) -> Space:
     """Where a Hessian of so many channels lies, if nobody says otherwise."""
     return MEMORY
+
+
+class ReadWeights(Mapping[str, Tensor]):
+    """Weights that are read each time that they are asked for: their pages leave memory with them."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        self.names, self.read = list(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class BlockWeights(Protocol):
@@ -60,7 +76,7 @@ class Visit:
     facts: dict[str, Any] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     original: Walk | None = None
-    was: dict[str, Tensor] = field(default_factory=dict)
+    was: Mapping[str, Tensor] = field(default_factory=dict)
     space: Callable[[int], Space] = in_memory
 
     @contextmanager

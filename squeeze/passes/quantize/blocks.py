@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rtn import require_finite, round_to_nearest
-from squeeze.blocks.visit import visit_blocks
+from squeeze.blocks.visit import ReadWeights, visit_blocks
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
@@ -22,6 +23,9 @@ from squeeze.passes.quantize.work import BlockWork
 
 if TYPE_CHECKING:
     from squeeze.passes.quantize.block_pass import BlockPass
+
+
+MAPPED_BYTES = 128 << 20  # of a block's weights as they were, mapped for as long as it is worked on
 
 
 def quantize_blocks(pass_: BlockPass[Any], model: LanguageModel, context: Context) -> LanguageModel:
@@ -69,10 +73,12 @@ class _Blocks:
         with model.block_to_change(index, names) as (block, was):
             for name, value in block.named_parameters():
                 require_finite(value.data, prefix + name)
-            if self.original is None:
-                was.clear()  # mapped pages count as memory
+            originals: Mapping[str, Tensor] = dict(was)
+            if self.original is None or sum(value.nbytes for value in was.values()) > MAPPED_BYTES:
+                originals = ReadWeights(names, lambda name: model.tensor(prefix + name))
+            was.clear()  # mapped pages count as memory
             schemes = {weight: self.schemes[prefix + name] for name in names for weight in parts[name]}
-            work = BlockWork(index, block, self.walk, original=self.original, was=was, schemes=schemes)
+            work = BlockWork(index, block, self.walk, original=self.original, was=originals, schemes=schemes)
             work.token_weights = self.token_weights.of(index) if self.token_weights else None
             try:
                 grids = self.pass_.quantize(work, self.context)

@@ -26,6 +26,7 @@ from squeeze.formats.grid_kind import GridKind, ScaleType
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, beside_shapes, block_matrices, kept_inputs_bytes, shared_shapes
 from squeeze.models.language.language_model import LanguageModel, in_shards
+from squeeze.models.language.memory import trim_heap
 from squeeze.models.options import Unused
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Context, Holds
@@ -203,7 +204,7 @@ class Gptq(CalibratedPass[TorchStage]):
         for together in stages:
             shares = shares_of(work, together, places)
             if together is stages[-1]:
-                work.was.clear()  # last group: originals no longer needed, and mapped pages count towards RSS
+                work.was = {}  # last group: originals no longer needed, and mapped pages count towards RSS
             solved = []
             while shares:
                 solved.append(self._solve(work, shares.pop(0), context))  # each Hessian is freed when its share is done
@@ -230,8 +231,11 @@ class Gptq(CalibratedPass[TorchStage]):
             factor = factorize(H, self.damping, self.order, scheme.group_size, inputs.hessian.space)
             facts: dict[str, Any] = {"tokens": tokens, "damping": factor.damping, "dead": factor.dead}
             for weight in members:
-                parts = share.parts(work, weight, values)
-                refined = [self._rounded(work, part, inputs.drift, H, factor, scheme) for part in parts]
+                refined = []
+                for part in share.parts(work, weight, values):
+                    refined.append(self._rounded(work, part, inputs.drift, H, factor, scheme))
+                    if len(share.rows[weight]) > part.rows.stop - part.rows.start:
+                        trim_heap()  # integers that stay lie between copies that went
                 grids[weight] = QuantizedTensor.stack([grid for grid, _ in refined])
                 sums = {name: sum(loss[name] for _, loss in refined) for name in ("loss_rtn", "loss", "clipped")}
                 _note(work, weight, facts, sums)
