@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 from torch import Tensor
 
 from squeeze.algorithms.rtn import round_to_nearest
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
+from squeeze.passes.base import Context
+from squeeze.passes.quantize.rtn import Rtn
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,39 @@ def test_activations_may_lie_on_disk(tiny: Path, tmp_path: Path) -> None:
     on_disk = torch.cat([logits for _, logits in model.logits(tokens(), 2, tmp_path / "spill")])
     assert torch.allclose(on_disk, model.predict(Batch({"input_ids": tokens()})), atol=1e-5)
     assert (tmp_path / "spill").stat().st_size == tokens().numel() * model.skeleton.token_bytes
+
+
+def test_a_walk_begins_without_the_head(tiny: Path) -> None:
+    """Of a model with 128,256 tokens it would be a gigabyte that is read for nothing."""
+    model, rows = LanguageModel(tiny), []
+    head = model.module.get_output_embeddings()
+    head.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].numel()))  # type: ignore[operator]
+    model.walk(torch.zeros(2, 8, dtype=torch.int64))
+    assert rows == [0]
+
+
+def test_a_weight_is_read_some_rows_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("squeeze.models.shards.PART_VALUES", 7 * 64)
+    model = LanguageModel(tiny)
+    for name, most in (("model.embed_tokens.weight", 7), ("model.norm.weight", 64)):
+        parts = list(model.parts(name))
+        assert max(map(len, parts)) <= most
+        assert torch.equal(torch.cat(parts), model.tensor(name))
+
+
+def test_what_is_not_finite_in_an_embedding_is_found_in_every_part(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copytree(tiny, tmp_path / "model")
+    (file,) = (tmp_path / "model").glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.embed_tokens.weight"][-1, 3] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    monkeypatch.setattr("squeeze.models.shards.PART_VALUES", 10 * 64)
+    with pytest.raises(SqueezeError, match=r"model\.embed_tokens\.weight holds values that are not finite"):
+        Rtn(group_size=16).run(LanguageModel(tmp_path / "model"), Context())
 
 
 def test_no_block_stays_in_memory(tiny: Path) -> None:
