@@ -19,7 +19,7 @@ from squeeze.passes.base import Context
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
 
-PART_VALUES, LEAST_PART_VALUES = 1 << 24, 1 << 20  # weight values solved at once: each copy takes 64 MB, 4 MB
+PART_VALUES, LEAST_PART_VALUES = 1 << 22, 1 << 20  # weight values solved at once: each copy takes 16 MB, 4 MB
 COPIES = 9  # of a part while it is shifted, solved and refined
 SQUARE_BYTES = 512 << 20  # of a Hessian in memory, at most; of a plan's memory a sixteenth
 
