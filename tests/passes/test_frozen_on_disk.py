@@ -70,6 +70,18 @@ def test_every_family_trains_from_disk_as_in_memory(tmp_path: Path, family: str)
     )
 
 
+def test_features_inside_blocks_are_learnt_as_in_memory(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    teacher = write_folder(tmp_path / "teacher", intermediate_size=48)
+    options = SETTINGS | {"train": "lora", "features": ["model.layers.0", "model.layers.1.mlp"]}
+    require_equal(
+        *(
+            trained(Distill(**options, **how), LanguageModel(folder), context(tmp_path / str(number), teacher))
+            for number, how in enumerate([{"recompute": True}, {"frozen": "disk"}])
+        )
+    )
+
+
 def test_an_adapter_over_integers_is_the_same_and_the_integers_stay(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model")
     before = quantized(LanguageModel(folder), tmp_path / "rtn", bits=4)
