@@ -14,7 +14,7 @@ from squeeze.training.options import TrainingOptions
 LOGITS_COPIES = 4  # logits, their logarithms, and the gradients of both
 STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # values that an optimizer keeps of each weight
 STEP_COPIES = {"adafactor": 3}  # of the largest weight, while its step is worked out; fused steps need none
-HIDDEN_COPIES, WIDE_COPIES = 14, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
+HIDDEN_COPIES, WIDE_COPIES = 10, 4  # values that a block keeps of a token for its gradient, in hidden and inner widths
 READ_VALUES = 2  # of each weight on disk: as it lies there, and as it is computed with
 STEP_VALUES = 6  # of each trained weight, once a step: it, its gradient and the optimizer's state, read and written
 REST_COPIES, PIECE_COPIES = 2, 3  # of weights in parts: whole and as sent; of a block the next one's, too
