@@ -17,6 +17,7 @@ from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.litert import LiteRt, delegated
 from squeeze.writers.litert import LiteRtWriter
 from squeeze.writers.proof import proven
+from squeeze.writers.tflite.file import TfliteFile
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'squeeze[litert]'")
 Make = Callable[[], tuple[Nodes, list[TensorProto]]]
@@ -174,3 +175,17 @@ def test_grids_that_its_kernels_cannot_multiply_are_refused() -> None:
     kinds = [GridKind(8, 64, 4, None, True), GridKind(8, 64, 8, 32, True), GridKind(8, 64, 8, None, False)]
     assert all(LiteRtWriter().holds(kind) for kind in kinds)
     assert LiteRtWriter().holds(GridKind(8, 64, 8, None, True)) is None
+
+
+def test_zero_points_of_one_width_stand_once_in_the_file() -> None:
+    import ai_edge_litert.schema_py_generated as schema
+
+    file = TfliteFile()
+    for name in ("one", "other"):
+        file.constant(name, np.zeros((64, 9), np.int8), np.arange(1, 65, dtype=np.float32))
+    graph = schema.Model.GetRootAs(bytearray(file.data([], [])), 0).Subgraphs(0)
+    steps = [graph.Tensors(index).Quantization() for index in range(2)]
+    places = {one.ZeroPointAsNumpy().__array_interface__["data"][0] for one in steps}
+    assert len(places) == 1, "8 bytes a channel, for each weight and each bias, were 2 % of MobileNet's float file"
+    assert [one.ZeroPointAsNumpy().tolist() for one in steps] == [[0] * 64] * 2
+    assert [one.ScaleAsNumpy().tolist() for one in steps] == [list(range(1, 65))] * 2

@@ -94,15 +94,13 @@ class TfliteFile:
 
     def data(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The whole file."""
-        import flatbuffers
-
         self.graph.inputs, self.graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
         self.graph.name = "main"
         model = self.schema.ModelT()
         model.version, model.description = VERSION, "squeeze"
         model.subgraphs, model.buffers, model.operatorCodes = [self.graph], self.buffers, self.codes
         model.signatureDefs = [self._signature(inputs, outputs)]
-        builder = flatbuffers.Builder(1 << 20)
+        builder = _sharing_builder()
         builder.Finish(model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
 
@@ -159,3 +157,18 @@ def _aligned(schema: Any) -> Any:
             return schema.BufferEnd(builder)
 
     return Aligned
+
+
+def _sharing_builder() -> Any:
+    """Writes equal lists of numbers once: all weights and biases of one width have the same zero points."""
+    import flatbuffers
+
+    class SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # known when LiteRT is there
+        def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802  # the library's name
+            key = (str(x.dtype), x.tobytes())
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    written: dict[tuple[str, bytes], int] = {}
+    return SharingBuilder(1 << 20)
