@@ -91,6 +91,10 @@ class Dataset(ABC):
         """What each picture looks like; None: these are no pictures."""
         return None
 
+    def once(self) -> Dataset:
+        """Each picture once, where several views of it are examples."""
+        return self
+
     @property
     def scored_tokens(self) -> int | None:
         """How many tokens a language model predicts on it; None: it is no text."""
@@ -193,6 +197,10 @@ class Subset(Dataset):
 
     def batch(self, indices: np.ndarray) -> Batch:
         return self.parent.batch(self.indices[indices])
+
+    @property
+    def documents(self) -> np.ndarray | None:
+        return None if self.parent.documents is None else self.parent.documents[self.indices]
 
     def preprocessing(self) -> dict[str, object]:
         return self.parent.preprocessing()

@@ -110,11 +110,19 @@ class ImageDataset(Dataset):
         return int(self.pixels.labels[int(self.indices[index])])
 
     def _example(self, index: int) -> Example:
-        number = int(self.indices[index])
-        image = self.preprocess(self.pixels.read(number))
+        return self.prepared(index, self.read(index))
+
+    def read(self, index: int) -> np.ndarray:
+        """The raw pixels of one example."""
+        return self.pixels.read(int(self.indices[index]))
+
+    def prepared(self, index: int, pixels: np.ndarray, view: int = 0) -> Example:
+        """An example of its raw pixels, seen as ``Preprocess`` numbers its views."""
+        image = self.preprocess(pixels, view)
         if not np.isfinite(image).all():
-            raise DataError(f"{self.name}: example {number} holds NaN or infinity; numbers are what a model takes")
-        return Example(image, int(self.pixels.labels[number]))
+            where = f"{self.name}: example {int(self.indices[index])}"
+            raise DataError(f"{where} holds NaN or infinity; numbers are what a model takes")
+        return Example(image, self.label(index))
 
     def _resident(self) -> int:
         """How many examples fit into memory: all of a small set, else none."""
@@ -141,7 +149,7 @@ class ImageDataset(Dataset):
         return [(_fingerprint(image), sketch(image)) for image in pixels]
 
     def fingerprint(self, index: int) -> bytes:
-        return _fingerprint(self.pixels.read(int(self.indices[index])))
+        return _fingerprint(self.read(index))
 
     def preprocessing(self) -> dict[str, object]:
         return self.preprocess.model_dump(mode="json")

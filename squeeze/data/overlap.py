@@ -27,7 +27,7 @@ FEWEST_WORDS = 8  # fewest words compared fuzzily: "I agree with you" says nothi
 
 def shared_examples(one: Dataset, other: Dataset) -> int:
     """How many examples of ``other`` stand in ``one`` too: pixel for pixel, or with 13 tokens or words in a row."""
-    return int(_shared(other, one).sum())
+    return int(_shared(other.once(), one.once()).sum())
 
 
 def refuse_overlap(evaluate: Dataset, others: Mapping[str, Dataset], where: str = "data.evaluate") -> None:
@@ -38,7 +38,7 @@ def refuse_overlap(evaluate: Dataset, others: Mapping[str, Dataset], where: str 
             if isinstance(data, TokenDataset):
                 cure = f"drop_overlap: true in data.{role} leaves out what it shares"
             raise DataError(
-                f"{where}: {count} of {len(evaluate)} examples are also in data.{role}; "
+                f"{where}: {count} of {len(evaluate.once())} examples are also in data.{role}; "
                 f"a score on them proves nothing: {cure}"
             )
 
@@ -71,7 +71,8 @@ def _are_texts(*both: Dataset) -> bool:
 
 def overlap_warnings(evaluate: Dataset, others: Mapping[str, Dataset], where: str = "data.evaluate") -> Iterator[str]:
     """A line for each other role whose data holds what looks or reads like evaluation data."""
-    for role, data in others.items():
+    evaluate = evaluate.once()
+    for role, data in ((role, data.once()) for role, data in others.items()):
         if evaluate.sketches and data.sketches:
             twins = enumerate(similar_images(evaluate.sketches, data.sketches).tolist())
             pairs = [f"{evaluate.example_name(i)} like {data.example_name(twin)}" for i, twin in twins if twin >= 0]
@@ -86,6 +87,7 @@ def overlap_warnings(evaluate: Dataset, others: Mapping[str, Dataset], where: st
 
 def repetition_warnings(data: Dataset, where: str = "data.evaluate") -> Iterator[str]:
     """A line where examples are copies of earlier ones, and one where pictures look the same."""
+    data = data.once()
     first = data.copy_of.tolist()
     equal = [f"{data.example_name(i)} of {data.example_name(f)}" for i, f in enumerate(first) if f != i]
     if equal:

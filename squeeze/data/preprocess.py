@@ -1,4 +1,4 @@
-"""From raw pixels to a model's input: resize, centre crop, scale, normalize; as JSON the steps go into packages."""
+"""From raw pixels to a model's input: resize, crop, scale, normalize; as JSON the steps go into packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from annotated_types import Gt, Le
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from squeeze.errors import DataError, first_line
@@ -17,6 +17,7 @@ Pixel = Annotated[int, Gt(0), Le(8192)]  # a typing error must not allocate a te
 MOST_PIXELS = 2**27
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # in the order of PIL's numbers
 Side = Pixel | tuple[Pixel, Pixel]
+PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of a crop, across and down: centre, corners
 
 
 class Normalize(BaseModel):
@@ -48,10 +49,14 @@ class Preprocess(BaseModel):
     scale: PositiveFloat = 1 / 255
     normalize: Normalize | None = None
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """``[h, w]`` or ``[h, w, c]`` to ``[c, h, w]`` float32."""
+    def __call__(self, pixels: np.ndarray, view: int = 0) -> np.ndarray:
+        """``[h, w]`` or ``[h, w, c]`` to ``[c, h, w]`` float32.
+
+        Args:
+            view: Which crop: of 0 to 4 the one at ``PLACES``, of 5 to 9 the same ones mirrored.
+        """
         if self.resize or self.crop or self.channels:
-            pixels = self._as_image(pixels)
+            pixels = self._as_image(pixels, view)
         image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         result = image.astype(np.float32) * np.float32(self.scale)
         if self.normalize:
@@ -61,7 +66,7 @@ class Preprocess(BaseModel):
             result = (result - mean) / std
         return np.ascontiguousarray(result, dtype=np.float32)
 
-    def _as_image(self, pixels: np.ndarray) -> np.ndarray:
+    def _as_image(self, pixels: np.ndarray, view: int) -> np.ndarray:
         if pixels.dtype != np.uint8:
             raise DataError(f"resize, crop and channels need uint8 pixels; these are {pixels.dtype}")
         if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
@@ -73,7 +78,10 @@ class Preprocess(BaseModel):
             _require_decodable(_resized(image.size, self.resize))
             image = image.resize(_resized(image.size, self.resize), Image.Resampling[self.interpolation.upper()])
         if self.crop:
-            image = _centre(image, *((self.crop, self.crop) if isinstance(self.crop, int) else self.crop))
+            size = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+            image = _crop(image, *size, PLACES[view % len(PLACES)])
+        if view >= len(PLACES):
+            image = ImageOps.mirror(image)
         return np.asarray(image)
 
     @classmethod
@@ -132,10 +140,10 @@ def _resized(size: tuple[int, int], side: Side) -> tuple[int, int]:
     return round(width * side / short), round(height * side / short)
 
 
-def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+def _crop(image: Image.Image, height: int, width: int, place: tuple[float, float]) -> Image.Image:
     if image.width < width or image.height < height:
         raise DataError(
             f"crop {height} x {width} is larger than an image of {image.height} x {image.width}; resize first"
         )
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left, top = int((image.width - width) * place[0]), int((image.height - height) * place[1])
     return image.crop((left, top, left + width, top + height))

@@ -20,6 +20,7 @@ from squeeze.data.images import ArrayPixels, FilePixels, ImageDataset, Pixels
 from squeeze.data.npz import require_expandable
 from squeeze.data.preprocess import Interpolation, Normalize, Preprocess, Side
 from squeeze.data.tensors import TensorDataset, require_examples
+from squeeze.data.views import Views
 from squeeze.errors import DataError, did_you_mean, first_line
 from squeeze.formats.regular import require_regular
 
@@ -92,6 +93,9 @@ class ImageSource(DataSource):
     """Of the resize; scores move where it is not what the model was trained with."""
     crop: Side | None = None
     """Pixels cut from the centre, after the resize: one number, or height and width."""
+    views: Literal[1, 5, 10] = 1
+    """Crops of each picture, each an example: 5: centre and corners; 10: these mirrored too. Intervals take a picture's
+    views as one, and get narrower; packages cut the centre."""
     channels: Literal[1, 3] | None = None
     """1: grey; 3: RGB; null: as the pictures come."""
     scale: PositiveFloat | None = None
@@ -116,7 +120,13 @@ class ImageSource(DataSource):
             raise DataError(f"{self.where()}: holds no examples")
         indices = self.chosen(len(pixels.labels))
         name = f"{self.kind}:{Path(self.where()).name}"
-        return ImageDataset(name, pixels, indices, self.preprocess(root, pixels.read(int(indices[0]))))
+        preprocess = self.preprocess(root, pixels.read(int(indices[0])))
+        if self.views > 1 and preprocess.crop is None:
+            raise DataError(
+                f"{self.where()}: views: {self.views} are crops, and nothing is cropped; crop: would say how"
+            )
+        data = ImageDataset(name, pixels, indices, preprocess)
+        return Views(data, self.views) if self.views > 1 else data
 
     def preprocess(self, root: Path, pixels: np.ndarray) -> Preprocess:
         """The steps, from the options or from the image processor they name; ``pixels`` are an example's."""
