@@ -15,7 +15,8 @@ from rich.table import Table
 from squeeze.ledger import written
 from squeeze.models.base import Layer, Model
 from squeeze.report import text
-from squeeze.report.shape import Delta
+from squeeze.report.headline import headline
+from squeeze.report.shape import Delta, as_report
 from squeeze.report.summary import summary
 from squeeze.report.table import ledger_table
 from squeeze.run.compare import Comparison
@@ -31,6 +32,8 @@ PIPE_COLUMNS = 160
 def show_run(report: dict[str, Any]) -> None:
     """The ledger, the budget and the packages of a finished run."""
     console = new_console()
+    if line := headline(as_report(report)):
+        console.print(f"{line}.", style="yellow", markup=False, soft_wrap=True)
     console.print(ledger_table(report, width=console.width))
     console.print(summary(report))
 

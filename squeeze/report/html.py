@@ -17,6 +17,7 @@ from squeeze.report.duration import duration_cells
 from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
 from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
+from squeeze.report.headline import headline
 from squeeze.report.layers import COLUMNS, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
@@ -43,6 +44,7 @@ def _worded(report: Report) -> dict[str, Any]:
     facts = [(row, lines) for row in report.rows if (lines := fact_lines(row))]
     return {
         "text": text,
+        "headline": headline(report),
         "facts": facts,
         "score_headings": SCORE_HEADINGS,
         "score_lines": score_lines(report),

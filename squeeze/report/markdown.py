@@ -12,6 +12,7 @@ from squeeze.report.duration import duration_cells
 from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
 from squeeze.report.equality import equality_lines
 from squeeze.report.facts import fact_lines
+from squeeze.report.headline import headline
 from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
@@ -51,6 +52,9 @@ def escaped(words: object) -> str:
 def _head(report: Report) -> Iterator[str]:
     yield f"# {escaped(report.name)}"
     yield ""
+    if line := headline(report):
+        yield f"**{escaped(line)}.**"
+        yield ""
     if report.failure:
         yield f"**Stopped:** {escaped(report.failure.line)}"
         yield ""
