@@ -129,8 +129,9 @@ def compare(exported: Timed, files: Iterator[tuple[str, Timed]], evaluate: Datas
         divergence = kl(original, got)
         first_kl = divergence if first_kl is None else first_kl
         flips = 100 * (original.argmax(1) != got.argmax(1)).float().mean()
-        delta = paired_difference(100 * (top1(got, labels) - top1(original, labels)))
-        against = paired_difference(divergence - first_kl, 4) if divergence is not first_kl else ""
+        units = evaluate.units
+        delta = paired_difference(100 * (top1(got, labels) - top1(original, labels)), units)
+        against = paired_difference(divergence - first_kl, units, 4) if divergence is not first_kl else ""
         print(
             f"{name:18}{100 * top1(got, labels).mean():7.2f}  {delta:24}{divergence.mean():8.4f}  {against:26}"
             f"{flips:6.1f}%{100 * model.nbytes() / exported.nbytes():7.1f}%  {latency(model, exported, one, seconds)}",
@@ -154,8 +155,8 @@ def kl(original: torch.Tensor, got: torch.Tensor) -> np.ndarray:
     return divergence
 
 
-def paired_difference(differences: np.ndarray, digits: int = 2) -> str:
-    low, high = mean_by_unit(differences).interval() or (np.nan, np.nan)
+def paired_difference(differences: np.ndarray, units: np.ndarray, digits: int = 2) -> str:
+    low, high = mean_by_unit(differences, units).interval() or (np.nan, np.nan)
     return f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 

@@ -5,9 +5,10 @@
 LiteRT's quantizer (``pip install ai-edge-quantizer``) is used as its documentation says: the recipe
 ``static_wi8_ai8`` on the float file, calibrated on the plan's images. So is ExecuTorch's (extra mobile):
 ``XNNPACKQuantizer`` with symmetric weights per channel, ``prepare_pt2e``, the plan's images, ``convert_pt2e``, and its
-partitioner. Ours is QuantizeStatic with its defaults and, beside it, with ``entry: int8``, which makes every layer
-integer as the recipes do. All files run in their runtime with XNNPACK, on images that none was calibrated on. Deltas to
-the runtime's float file are paired, with 95 % intervals; ``vs first`` compares KL with the recipe's, image by image.
+partitioner. Ours is QuantizeStatic with its defaults and, beside it, with the options that the model's plan for phones
+gives it. All files run in their runtime with XNNPACK, on the images of that plan, of which none was calibrated on.
+Deltas to the runtime's float file are paired, with 95 % intervals, ten crops of an image taken as one; ``vs first``
+compares KL with the recipe's, image by image.
 Latency: batch 1, one thread, alternating with the float file, ratio of medians.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from _inputs import Arguments, run
-from int8_vs_onnxruntime import MODELS, PLANS, compare
+from int8_vs_onnxruntime import PLANS, compare
 
 from squeeze import registry
 from squeeze.api import load
@@ -43,6 +44,7 @@ from squeeze.plan.check import example_shapes
 from squeeze.runtimes.executorch import ExecuTorchProgram
 from squeeze.writers.tflite.file import SIGNATURE
 
+MODELS = {"resnet20": "resnet20-phone.yaml", "mobilenet": "mobilenet-phone.yaml"}
 QUANTIZERS = {  # by runtime: what must be importable, and what brings it
     "litert": ("ai_edge_quantizer", "ai-edge-quantizer"),
     "executorch": ("executorch", "'squeeze[mobile]'"),
@@ -76,11 +78,14 @@ def compare_files(name: str, runtime: str, real: Path, seconds: float) -> None:
     calibrate, evaluate = (plan.open_data(role) for role in ("calibrate", "evaluate"))
     print(f"\n{name} in {runtime}: calibrated on {len(calibrate)}, scored on {len(evaluate)} images")
     with tempfile.TemporaryDirectory() as folder:
-        float_file, *others = files(model, runtime, calibrate, Path(folder))
+        (planned,) = (step.pass_ for step in plan.steps if isinstance(step.pass_, QuantizeStatic))
+        float_file, *others = files(model, runtime, calibrate, planned, Path(folder))
         compare(float_file[1], iter(others), evaluate, seconds)
 
 
-def files(model: TorchModel, runtime: str, calibrate: Dataset, folder: Path) -> Iterator[tuple[str, Artifact]]:
+def files(
+    model: TorchModel, runtime: str, calibrate: Dataset, planned: QuantizeStatic, folder: Path
+) -> Iterator[tuple[str, Artifact]]:
     """The float file and its int8 files, by who made them."""
     exported = ExportOnnx().run(model, Context(threads=1))
     float_file = write(exported, runtime, folder / "float")
@@ -90,9 +95,8 @@ def files(model: TorchModel, runtime: str, calibrate: Dataset, folder: Path) -> 
     else:
         recipe = artifact(executorch_recipe(model, exported, calibrate, folder / "recipe.pte"), runtime)
     yield "its own recipe", recipe
-    for name, options in (("ours", {}), ("ours, entry int8", {"entry": "int8"})):
-        context = Context(calibration_data=calibrate, threads=1)
-        quantized = QuantizeStatic(**options).run(exported, context)  # type: ignore[arg-type]
+    for name, quantizer in (("ours", QuantizeStatic()), ("ours, its plan", planned)):
+        quantized = quantizer.run(exported, Context(calibration_data=calibrate, threads=1))
         yield name, artifact(write(quantized, runtime, folder / name.replace(" ", "")), runtime)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 _IDENTIFIER = b"ORTM"
 _ALIGNMENT = 64  # a multiple of whatever the model's tables and tensors were aligned to
 _VERSION_FIELD = 4  # the root table's vtable entry
+_UINT8 = 2  # TensorDataType
 
 
 class Argument(NamedTuple):
@@ -66,6 +67,12 @@ def required_operators(data: bytes) -> dict[str, dict[int, set[str]]]:
         domain = node.Domain().decode() or "ai.onnx"
         needed.setdefault(domain, {}).setdefault(node.SinceVersion(), set()).add(node.OpType().decode())
     return needed
+
+
+def holds_uint8(data: bytes) -> bool:
+    """Whether the graph stores numbers of type uint8, such as the zero points of unsigned activations."""
+    graph = ort_root(data).Model().Graph()
+    return any(one.DataType() == _UINT8 for one in _items(graph.Initializers, graph.InitializersLength()))
 
 
 def ort_root(data: bytes) -> Any:

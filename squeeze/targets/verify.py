@@ -38,7 +38,8 @@ OVERFLOW = (
     "this CPU's int8 products overflow 16 bits, and an .ort file cannot be told to use others: its outputs and scores "
     "are this CPU's; ARM and x86 with VNNI compute exactly"
 )
-INTEGER_OPERATORS = ("QLinear", "QGemm", "Integer", "DynamicQuantizeMatMul")
+STATIC_INTEGERS = ("QLinear", "QGemm")  # of whatever type their activations were given
+DYNAMIC_INTEGERS = ("Integer", "DynamicQuantizeMatMul")  # of uint8 always
 GOLDEN_ANSWER = "squeeze.targets.answers:golden_answer"
 
 
@@ -222,12 +223,18 @@ def _checked(path: Path, folder: Path, limits: Limits) -> Package:
     return Package(path, folder, manifest)
 
 
-def _multiplies_integers(package: Package) -> bool:
-    """As the list of operators beside an ``.ort`` file has it."""
+def _multiplies_uint8(package: Package) -> bool:
+    """Whether an ``.ort`` file, by itself and the list of operators beside it, multiplies uint8: int8 is exact."""
+    from squeeze.formats.ort_canonical import holds_uint8
     from squeeze.writers.ort import OPERATORS  # the writer imports onnx_ir, which takes a second
 
     file = package.folder / OPERATORS
-    return file.is_file() and any(name in file.read_text(errors="replace") for name in INTEGER_OPERATORS)
+    operators = file.read_text(errors="replace") if file.is_file() else ""
+    if any(name in operators for name in DYNAMIC_INTEGERS):
+        return True
+    return any(name in operators for name in STATIC_INTEGERS) and holds_uint8(
+        (package.folder / package.manifest.model).read_bytes()
+    )
 
 
 def _notes(package: Package, difference: float, version: str) -> list[str]:
@@ -239,7 +246,7 @@ def _notes(package: Package, difference: float, version: str) -> list[str]:
         notes.append(f"the golden output is of the graph that the file was made from: {manifest.not_run}")
     if manifest.runtime.version != version:
         notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {version}")
-    if manifest.model.endswith(".ort") and products_overflow() and _multiplies_integers(package):
+    if manifest.model.endswith(".ort") and products_overflow() and _multiplies_uint8(package):
         notes.append(OVERFLOW)
     notes.append(
         "golden output is equal to the last bit" if difference == 0.0 else "golden output is equal within tolerance"

@@ -105,7 +105,9 @@ def quantized_by_onnxruntime(
 
     def quantized(**options: object) -> OnnxModel:
         out = tmp_path_factory.mktemp("int8") / "int8.onnx"
-        quantize_static(model_file, out, Reader(), per_channel=True, activation_type=QuantType.QUInt8, **options)
+        quantize_static(
+            model_file, out, Reader(), per_channel=True, **({"activation_type": QuantType.QUInt8} | options)
+        )
         return OnnxModel.from_file(out)
 
     return quantized

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnxruntime.quantization import QuantType
 from pydantic import ValidationError
 
 from squeeze.errors import ModelError, VerifyError
@@ -116,6 +117,22 @@ def test_an_ort_file_on_a_cpu_whose_products_overflow_is_told(
     packed = Mobile().pack(quantized, pieces, tmp_path / "int8.zip")
     assert (OVERFLOW in packed.verification.notes) == overflow
     assert OVERFLOW not in verify(open_package(mobile.path)).notes  # float: no such products
+
+
+def test_products_of_signed_activations_are_exact_everywhere(
+    quantized_by_onnxruntime: Callable[..., OnnxModel],
+    pieces: PackageInputs,
+    tmp_path: Path,
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("squeeze.targets.verify.products_overflow", lambda: True)
+    signed = quantized_by_onnxruntime(activation_type=QuantType.QInt8)
+    packed = Mobile().pack(signed, pieces, tmp_path / "int8.zip")
+    assert "QLinearConv" in (open_package(packed.path).folder / "required_operators.config").read_text()
+    assert OVERFLOW not in packed.verification.notes
+    exact = signed.predict(batch)
+    assert (packed.artifact.predict(batch) - exact).abs().max() < NARROW_TOLERANCE * exact.abs().max()
 
 
 def test_what_was_optimized_away_leaves_nothing_behind(quantized: OnnxModel, tmp_path: Path) -> None:
