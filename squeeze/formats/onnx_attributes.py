@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -43,6 +44,25 @@ def padding(node: ir.Node) -> list[tuple[int, int]]:
     pads = [int(number) for number in options.get("pads", ())]
     half = len(pads) // 2
     return [(pads[axis], pads[half + axis]) for axis in range(half)]
+
+
+def resolved_padding(
+    node: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """The same for an input of known ``sizes``, of whatever ``auto_pad``.
+
+    Args:
+        spans: Places that a window reaches over, by axis, dilations included.
+    """
+    automatic = attributes(node).get("auto_pad", "NOTSET")
+    if automatic in ("NOTSET", "VALID"):
+        return padding(node) or [(0, 0)] * len(sizes)
+    pads = []
+    for size, span, stride in zip(sizes, spans, strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + span - size, 0)
+        less, more = total // 2, total - total // 2
+        pads.append((less, more) if automatic == "SAME_UPPER" else (more, less))
+    return pads
 
 
 def example_sizes(value: ir.Value) -> list[int]:

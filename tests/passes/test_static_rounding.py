@@ -10,6 +10,7 @@ import pytest
 import torch
 from grid_world import context as grid_context
 from grid_world import torch_model
+from onnx import TensorProto, helper
 from onnx_world import context, error, exported
 from pydantic import ValidationError
 from torch.nn import functional
@@ -18,13 +19,24 @@ from squeeze.api import load
 from squeeze.formats.onnx_grid import stored_grid
 from squeeze.models.base import Batch
 from squeeze.models.onnx_model import OnnxModel
+from squeeze.models.ort_session import open_session
 from squeeze.passes.base import Context
 from squeeze.passes.export.export_onnx import ExportOnnx
 from squeeze.passes.quantize.gptq import Gptq
-from squeeze.passes.quantize.onnx_rounding import unfolded, why_nearest
+from squeeze.passes.quantize.onnx_rounding import unfolded
 from squeeze.passes.quantize.quantize_static import QuantizeStatic
 
 PLAN = Path(__file__).parent.parent.parent / "plans" / "mobilenet-phone.yaml"
+
+
+def in_onnx_runtime(x: np.ndarray, weight: np.ndarray, options: dict[str, object]) -> list[np.ndarray]:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **options)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xwy"]
+    model = helper.make_model(
+        helper.make_graph([node], "one", ends[:2], ends[2:]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    outputs: list[np.ndarray] = open_session(model.SerializeToString(), 1, "it").run(None, {"x": x, "w": weight})
+    return outputs
 
 
 def convolution(weight: torch.Tensor, **options: object) -> ir.Node:
@@ -51,10 +63,18 @@ def test_unfolded_inputs_times_the_weight_are_the_convolution(groups: int, strid
     assert torch.allclose(products, expected.movedim(1, 3).flatten(0, 2), atol=1e-5)
 
 
-def test_what_cannot_be_unfolded_is_rounded_to_nearest() -> None:
-    assert why_nearest(convolution(torch.ones(1, 1, 3))) == "a convolution over other than two axes"
-    automatic = convolution(torch.ones(1, 1, 3, 3), auto_pad="SAME_UPPER")
-    assert why_nearest(automatic) == "its padding is computed from the input's size (auto_pad)"
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("automatic", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+def test_any_number_of_axes_and_any_padding_is_unfolded_as_the_runtime_does_it(axes: int, automatic: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, *(9, 8, 7)[:axes], generator=generator).numpy()
+    weight = torch.randn(6, 2, *(4, 3, 2)[:axes], generator=generator)
+    dilations = [1, 2, 1][:axes] if automatic in ("VALID", "NOTSET") else [1] * axes  # as ONNX Runtime has them
+    options = {"group": 2, "strides": [2] * axes, "dilations": dilations, "auto_pad": automatic}
+    rows = unfolded(convolution(weight, **options), x)
+    products = torch.cat([X @ part.t() for X, part in zip(rows, weight.flatten(1).chunk(2), strict=True)], dim=1)
+    (expected,) = in_onnx_runtime(x, weight.numpy(), options)
+    assert torch.allclose(products, torch.from_numpy(expected).movedim(1, -1).flatten(0, -2), atol=1e-5)
 
 
 def test_predictions_come_nearer_and_the_file_stays_as_large() -> None:

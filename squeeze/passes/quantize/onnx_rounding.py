@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,11 @@ from torch.nn import functional
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.algorithms.rounding import round_on_inputs
-from squeeze.formats.onnx_attributes import attributes, padding
+from squeeze.formats.onnx_attributes import attributes, resolved_padding
 from squeeze.formats.onnx_layer import can_hold_bias, group_count, weight_array, weight_matrix
 
 TOKENS = 1 << 16  # places sampled per layer: neighbouring ones of an image are nearly equal
-AXES = 2  # of a convolution that is unfolded here
 Array = np.ndarray[Any, Any]
-
-
-def why_nearest(node: ir.Node) -> str | None:
-    """Why a layer's integers cannot be chosen on its inputs; None where they can."""
-    if node.op_type != "Conv":
-        return None
-    if len(weight_array(node).shape) != AXES + 2:
-        return "a convolution over other than two axes"
-    automatic = attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return "its padding is computed from the input's size (auto_pad)" if automatic else None
 
 
 def round_layer(node: ir.Node, given: Array, original: Array, bits: int) -> QuantizedTensor:
@@ -57,10 +47,15 @@ def unfolded(node: ir.Node, value: Array) -> Tensor:
 
 
 def _columns(node: ir.Node, x: Tensor) -> Tensor:
-    """``[groups, columns, places]`` of one example."""
-    options = attributes(node)
-    kernel = tuple(weight_array(node).shape[2:])
-    ends = [size for pair in reversed(padding(node)) for size in pair]
-    strides, dilations = (tuple(options.get(name, (1, 1))) for name in ("strides", "dilations"))
-    columns = functional.unfold(functional.pad(x, ends) if ends else x, kernel, dilation=dilations, stride=strides)
-    return columns.reshape(group_count(node), -1, columns.shape[-1])
+    """``[groups, columns, places]`` of one example ``[1, channels, *sizes]``."""
+    options, kernel = attributes(node), weight_array(node).shape[2:]
+    strides, dilations = (options.get(name) or [1] * len(kernel) for name in ("strides", "dilations"))
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    ends = resolved_padding(node, x.shape[2:], spans, strides)
+    windows = functional.pad(x, [end for pair in reversed(ends) for end in pair])
+    for axis, (span, stride, dilation) in enumerate(zip(spans, strides, dilations, strict=True)):
+        windows = windows.unfold(2 + axis, span, stride)[..., ::dilation]
+    axes = len(kernel)
+    places_last = windows.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
+    groups = group_count(node)
+    return places_last.reshape(groups, x.shape[1] // groups * prod(kernel), -1)

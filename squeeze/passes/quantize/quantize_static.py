@@ -34,7 +34,7 @@ from squeeze.passes.effort import USUAL_WIDTH, Amount, Work
 from squeeze.passes.quantize.int8_sizes import QDQ_BYTES, saved_bytes
 from squeeze.passes.quantize.onnx_coverage import Coverage, measure_coverage
 from squeeze.passes.quantize.onnx_ranges import collect_histograms
-from squeeze.passes.quantize.onnx_rounding import round_layer, why_nearest
+from squeeze.passes.quantize.onnx_rounding import round_layer
 from squeeze.passes.quantize.onnx_walk import Array, Rounding, Walk
 from squeeze.passes.quantize.selection import select, selection_faults
 
@@ -216,7 +216,7 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
         """Rounds by gptq where no pass before has chosen the integers."""
 
         def choose(node: ir.Node, nearest: QuantizedTensor, given: Array, original: Array) -> QuantizedTensor:
-            if str(node.name) in stored or why_nearest(node) is not None:
+            if str(node.name) in stored:
                 return nearest
             return round_layer(node, given, original, self.weight_bits)
 
