@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import delta, row, score, small_report
+from report_world import delta, row, score, small_report
 
 from squeeze.cli.show import show_run
 from squeeze.report.headline import headline
