@@ -5,9 +5,9 @@
 A random Llama (hidden 512, intermediate 1,536, 8,192 tokens) of 4 layers and 4,096 tokens, then twice and four times
 of either. Each row is a process of its own, the fastest of some rounds: seconds of the pass, what that is of the first
 row, of the arithmetic's limit, and the process's peak memory. The limit counts what no implementation could leave out
-(forward passes, the inputs' products with themselves, a solver's updates; of prune_depth one loss without each block,
-gone on from what comes before it, so that it grows with the square of the layers) at the rate of one large product
-measured in the same run: rounded to bf16 where the pass rounds and the CPU has units for it, else float32.
+(forward passes, of prune_depth as many as its ``effort`` says, the inputs' products with themselves, a solver's
+updates) at the rate of one large product measured in the same run: rounded to bf16 where the pass rounds and the CPU
+has units for it, else float32.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ SHAPE = {
     "vocab_size": VOCABULARY,
 }
 LAYERS, SEQUENCES, LENGTH = 4, 16, 256
+EFFORT = 2  # of prune_depth: forward passes over its samples, fewer than all its losses would take at any size here
 GROWTH = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4)]  # times the layers, times the tokens
 BLOCK = 2 * HIDDEN * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE  # MACs of a token in one block's matrices
 HEAD = HIDDEN * VOCABULARY
@@ -66,8 +67,8 @@ CASES = [
     Case("sparsify", {"ratio": 0.5}, lambda layers, tokens: layers * (tokens * (2 * BLOCK + SQUARES) + UPDATES), True),
     Case("prune_width", {"ratio": 0.25},
          lambda layers, tokens: layers * (tokens * (3 * BLOCK + INTERMEDIATE**2) + INTERMEDIATE**3 / 3), True),
-    Case("prune_depth", {"ratio": 0.25, "samples": SEQUENCES * 4},
-         lambda layers, tokens: layers * tokens * (layers * BLOCK / 2 + HEAD), True),
+    Case("prune_depth", {"ratio": 0.25, "samples": SEQUENCES * 4, "effort": EFFORT},
+         lambda layers, tokens: EFFORT * tokens * (layers * BLOCK + HEAD), True),
     Case("distill", {"epochs": 1, "batch_size": 8}, lambda layers, tokens: 4 * tokens * (layers * BLOCK + HEAD), True),
     Case("distill-disk", {"epochs": 1, "batch_size": 8, "train": "lora", "frozen": "disk"},
          lambda layers, tokens: tokens * (4 * layers * BLOCK + 3 * HEAD), True, "distill"),

@@ -19,6 +19,8 @@ from squeeze.algorithms.sleb import cheapest_blocks
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context, Preview
+from squeeze.passes.effort import Amount
+from squeeze.passes.prune.losses import measured_on
 from squeeze.passes.prune.prune_depth import PruneDepth
 from squeeze.passes.prune.prune_width import PruneWidth
 from squeeze.store import Journal
@@ -141,6 +143,40 @@ def test_a_killed_run_measures_no_loss_twice_and_ends_with_the_same_bytes(tmp_pa
     assert whole.facts == half.facts
     for file in sorted(result.folder.glob("*.safetensors")):
         assert file.read_bytes() == (resumed.folder / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("effort", [2, 8, 32])
+def test_all_losses_of_a_deep_model_take_as_many_forward_passes_as_the_effort_says(effort: int) -> None:
+    """So time grows with the layers; of a model of few layers each loss is measured on every sample."""
+    assert measured_on(64, 4, 1, 32) == measured_on(64, 200, 50, None) == 64
+    assert measured_on(3, 1000, 250, 1) == 1
+    for blocks in (16, 48, 126, 400):
+        measured, losses = measured_on(256, blocks, blocks // 4, effort), blocks + 3 * (blocks // 4)
+        passes = losses / 2 * measured / 256
+        assert passes <= effort
+        assert passes > 0.6 * effort or measured == 256
+
+
+def test_with_less_effort_each_loss_is_measured_on_fewer_sequences(tmp_path: Path) -> None:
+    dense, facts = LanguageModel(write_folder(tmp_path, **FOUR)), {}
+    for effort in (1, None):
+        lent = context()  # 16 sequences of 16 tokens
+        PruneDepth(blocks=2, effort=effort).run(dense, lent)
+        facts[effort] = lent.facts["loss"]["tokens"]
+    assert facts == {1: 3 * 16, None: 16 * 16}  # 4 blocks alone and 3 losses for each of 2 that leave, half a pass each
+
+
+def test_the_foretold_work_grows_with_the_layers_and_without_a_bound_with_their_square(tmp_path: Path) -> None:
+    sums: dict[int | None, list[float]] = {1: [], None: []}
+    for layers in (8, 16):
+        (folder := tmp_path / str(layers)).mkdir()
+        model = LanguageModel(write_folder(folder, num_hidden_layers=layers))
+        for effort, each in sums.items():
+            work = PruneDepth(ratio=0.5, samples=256, effort=effort).work(model, Amount(256, 16))
+            assert work is not None
+            each.append(work.values)
+    assert 1.6 < sums[1][1] / sums[1][0] < 2.4
+    assert 3 < sums[None][1] / sums[None][0] < 4.5
 
 
 def test_what_comes_after_is_checked_on_the_structure_that_is_there_by_then(tmp_path: Path) -> None:

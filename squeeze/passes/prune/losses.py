@@ -11,6 +11,24 @@ from squeeze.algorithms.sleb import Loss, cheapest_blocks
 from squeeze.passes.base import Context
 
 LOSSES = "losses"  # in the journal
+MEASURED_AGAIN = 3  # losses for each block that leaves: what looks cheapest
+
+
+def measured_on(samples: int, blocks: int, count: int, effort: int | None) -> int:
+    """How many of the samples each loss is measured on, so that all take about ``effort`` forward passes over them.
+
+    A loss goes on from what comes before its first skipped block: it takes half a pass in the mean.
+
+    Args:
+        count: Blocks that leave.
+        effort: None: whatever it takes.
+    """
+    return samples if effort is None else max(1, min(samples, 2 * effort * samples // losses_of(blocks, count)))
+
+
+def losses_of(blocks: int, count: int) -> int:
+    """How many losses are measured until ``count`` blocks have left, about."""
+    return blocks + MEASURED_AGAIN * count
 
 
 def kept_on_disk(measure: Loss, context: Context) -> Loss:

@@ -20,14 +20,16 @@ from squeeze.measure.decode import Costs, cheapest_block, token_cost
 from squeeze.models.base import Model
 from squeeze.models.configured import ConfiguredBlocks, restructure
 from squeeze.models.counts import Alone
+from squeeze.models.language.effort import block_macs, block_values, head_macs
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.options import Unused
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, weight_bytes
-from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk
+from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk, losses_of, measured_on
 from squeeze.passes.prune.replacing import replace_runs
 from squeeze.passes.prune.resident_depth import prune_resident_depth
 from squeeze.surgery.depth import Resumed, loss_without, shallow, write_shallow
@@ -38,6 +40,7 @@ from squeeze.surgery.resident_depth import shallow_blocks
 S = TypeVar("S", bound=TorchStage)  # of one call: weights stay where they lie
 RESUMED_BYTES = 512 << 20  # of activations that measurements go on from, at most; of a plan's memory a sixteenth
 MAP_BYTES = 56  # of each of width x width: sums in float64, their factor and its solution, products in float32
+LOGIT_STEPS = 4  # times that logits are read or written until a loss is known
 SAME = 1e-3  # of a loss: the model that is written against the one whose blocks were skipped
 
 
@@ -47,7 +50,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     SLEB (Song et al., 2024, https://arxiv.org/abs/2402.09025): losses are measured, and measured again after each
     block that left: of a language model the cross-entropy, of an encoder or classifier how far its outputs move. The
     result is a stock model with fewer layers; widths, and so kernels, stay as they are. Attention or an MLP alone does
-    not leave: a config names whole layers. Time grows with the square of their number.
+    not leave: a config names whole layers.
     """
 
     name: ClassVar[str] = "prune_depth"
@@ -62,7 +65,10 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     blocks: PositiveInt | None = None
     """Or how many to remove."""
     samples: PositiveInt = 32
-    """Calibration sequences or examples that each loss is measured on; a measurement is a forward pass over them."""
+    """Calibration sequences or examples that each loss is measured on."""
+    effort: PositiveInt | None = 32
+    """Forward passes over `samples` that all losses together take, about: where they would take more, each is measured
+    on fewer of them, so that time grows with the layers and not with their square. null: each on all of them."""
 
     replace: Literal["none", "linear"] = "none"
     """What stands in for removed blocks of a language model. linear: a map that takes the stream nearest to where they
@@ -99,18 +105,34 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
         maps = walked + MAP_BYTES * int(shards.skeleton.hidden_size) ** 2 if self.replace == "linear" else 0
         return max(scoring_bytes(shards, length=1) + walked + resumed + maps, measuring)
 
+    def work(self, model: TorchStage, data: Amount | None) -> Work | None:
+        """Half a pass through the blocks and the head for each loss; the whole model before and behind them."""
+        if data is None or not model.blocks or self.replace == "linear":
+            return None
+        shards = in_shards(model)
+        macs, width, count = block_macs(shards), shards.skeleton.hidden_size, self._count(shards)
+        if macs is None:
+            return None
+        tokens = data.length * measured_on(min(self.samples, data.examples), shards.blocks, count, self.effort)
+        blocks = Work({width: tokens * macs}, tokens * block_values(shards, data.length))
+        head = Work({width: tokens * head_macs(shards)}, tokens * (shards.vocabulary or 0) * LOGIT_STEPS)
+        losses = losses_of(shards.blocks, count)
+        return blocks.times(losses / 2 + 2) + head.times(losses + 2) + WRITTEN_BLOCK.times(shards.blocks - count)
+
     def run(self, model: S, context: Context) -> S:
         """Measure each block alone, then again what looks cheapest; every loss is on disk before the next."""
         if model.blocks:
             return cast(S, self._decoder(in_shards(model), context))
-        count = self._count(model)
-        return cast(S, prune_resident_depth(in_memory(model), count, self.samples, context, self.name))
+        resident, count = in_memory(model), self._count(model)
+        samples = measured_on(min(self.samples, len(context.calibration)), len(_layers(model)), count, self.effort)
+        return cast(S, prune_resident_depth(resident, count, samples, context, self.name))
 
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         with self.times(context) as times:
             count = self._count(model, times)
         every = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])
-        tokens, others = every[: self.samples], every[self.samples :][: self.replace_samples]
+        measured = measured_on(min(self.samples, len(every)), model.blocks, count, self.effort)
+        tokens, others = every[:measured], every[self.samples :][: self.replace_samples]
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)
         spill = context.spill(model.hidden_bytes(tokens.numel()))
         start = model.walk(tokens, chunk, spill, wide=True)
