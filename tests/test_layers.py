@@ -44,6 +44,7 @@ LADDER = [
     "run",
     "api",
     "cli",
+    "__main__",
 ]
 
 
@@ -91,7 +92,7 @@ def test_imports_only_go_down(path: Path) -> None:
 
 def test_every_room_has_a_rung() -> None:
     rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if not path.name.startswith("_")}
-    assert rooms - {"py.typed"} == set(LADDER)
+    assert rooms - {"py.typed"} == set(LADDER) - {"__main__"}
 
 
 SUB_LADDERS = {

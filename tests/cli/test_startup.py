@@ -33,6 +33,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_it_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "squeeze", "run", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: squeeze run ")
+
+
 def test_help_is_there_in_less_than_a_third_of_a_second() -> None:
     """Processor time of the fastest of three, so that a busy machine does not fail it."""
     best = min(_processor_seconds() for _ in range(3))
