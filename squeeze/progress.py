@@ -40,6 +40,9 @@ class Progress:
         """The work is over, well or by ``error``."""
 
 
+SILENT = Progress()
+
+
 @dataclass
 class Work:
     """A piece of work that is being tracked.

@@ -68,7 +68,7 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
     rounds = list(_rounds(_walks([read_tokens(ending) for ending in endings], most), most))
     for walks in progress.track(rounds, what, len(rounds)):
         texts = [_Texts.of([endings[index] for index in together], width) for together, width in walks]
-        for (together, _), scores in zip(walks, _scored(model, texts, what), strict=True):
+        for (together, _), scores in zip(walks, _scored(model, texts, progress, what), strict=True):
             log_probability[together], greedy[together] = scores
     sizes = np.array([ending.size_bytes for ending in endings])
     return EndingScores(log_probability, greedy, sizes, data.counts, data.answers)
@@ -136,13 +136,16 @@ class _Texts(ScoredTokens):
         return cls(tokens, is_scored, targets)
 
 
-def _scored(model: Decoder, texts: list[_Texts], what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _scored(
+    model: Decoder, texts: list[_Texts], progress: Progress, what: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each of them, per text: the log-probability of its ending, and whether each is the likeliest."""
     rows = [one.is_scored.nonzero()[:, 0] for one in texts]
     right = [one.targets[one.is_scored] for one in texts]
     log_probability = [torch.zeros(len(one.tokens), dtype=torch.float64) for one in texts]
     missed = [torch.zeros(len(one.tokens), dtype=torch.int64) for one in texts]
-    for number, part, logits in model.logits_at(texts, max(1, LOGITS // model.vocabulary), CHUNK_TOKENS):
+    most = max(1, LOGITS // model.vocabulary)
+    for number, part, logits in model.logits_at(texts, most, CHUNK_TOKENS, progress=progress):
         targets = right[number][part]
         log_q = (logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)).double()
         if not torch.isfinite(log_q).all():

@@ -103,7 +103,7 @@ def score_tokens(
     rows, targets = texts.is_scored.nonzero()[:, 0], tokens[:, 1:].reshape(-1)
     own = folder / HIDDEN if original is None else folder / ACTIVATIONS
     spill = own if in_file or original is None else None
-    logits_of_parts = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill)
+    logits_of_parts = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill, progress)
     parts = []
     with nullcontext() if original is None else original.logits(texts) as expected:
         for part, logits in _with_progress(logits_of_parts, rows, progress, what):

@@ -34,9 +34,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_it_runs_as_a_module_too() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "squeeze", "run", "--help"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "squeeze", "run", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: squeeze run ")
 
 

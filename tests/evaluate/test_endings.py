@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,13 +13,16 @@ from language_world import edit, write_folder
 
 from squeeze.data.choice_sources import LastWordsData, PairsData
 from squeeze.data.choices import ChoiceDataset, CutEnding
-from squeeze.data.text import TextData
+from squeeze.data.text import TextData, TokenDataset
 from squeeze.errors import ModelError
 from squeeze.evaluate import endings as module
 from squeeze.evaluate.choice import Choice, ChoiceNorm, LastWord
 from squeeze.evaluate.endings import EndingScores, score_endings
+from squeeze.evaluate.tokens import score_tokens
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.progress import Progress
+from squeeze.progress import Progress, length_of
+
+T = TypeVar("T")
 
 
 def questions(lengths: list[int], each: int = 2) -> ChoiceDataset:
@@ -109,3 +114,28 @@ def test_a_metric_is_called_by_its_data_or_as_told() -> None:
 def test_data_that_cannot_be_asked_is_refused(metric: type[Choice], data: TextData, fit: str) -> None:
     with pytest.raises(ValueError, match=fit):
         metric(data=data)
+
+
+class Noted(Progress):
+    """What was tracked, and how far."""
+
+    def __init__(self) -> None:
+        self.works: list[list[object]] = []
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        work: list[object] = [what, total if total is not None else length_of(items), 0]
+        self.works.append(work)
+        for done, item in enumerate(items):
+            work[2] = done + 1
+            yield item
+
+
+def test_blocks_are_counted_while_texts_go_through_them(tmp_path: Path) -> None:
+    """A long text's first result comes behind its last block: half an hour of `0 of 64` says nothing."""
+    model, progress = LanguageModel(write_folder(tmp_path / "model", num_hidden_layers=3)), Noted()
+    score_endings(model, questions([7, 9]), progress, "score")
+    assert ["blocks", 3, 3] in progress.works
+    progress.works.clear()
+    data = TokenDataset("text", np.random.default_rng(0).integers(0, 128, (4, 16)))
+    score_tokens(model, data, tmp_path, None, progress, "score original")
+    assert progress.works == [["score original", 4, 4], ["blocks", 3, 3]]

@@ -15,6 +15,7 @@ from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.tasks.generate import Generate
 from squeeze.models.tokenizer import TOKENIZER, read_tokenizer
+from squeeze.progress import SILENT, Progress
 
 GOLDEN_PROMPT = "Once upon a time there was a small house at the edge of the wood, and in it lived"
 GOLDEN_TOKENS = 16  # where there is no tokenizer
@@ -61,7 +62,12 @@ class Decoder(Model):
         """
 
     def logits_at(
-        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+        self,
+        texts: Sequence[ScoredTokens],
+        most: int,
+        chunk: int,
+        spill: Path | None = None,
+        progress: Progress = SILENT,
     ) -> Iterator[tuple[int, slice, Tensor]]:
         """Logits of the scored tokens alone.
 
@@ -69,6 +75,7 @@ class Decoder(Model):
             most: Tokens whose logits are handed over at once; about as many are worked out, where the model can choose.
             chunk: Tokens that go through the model together.
             spill: As in :meth:`logits`; of one text.
+            progress: Where blocks are counted, where the model is walked block by block.
 
         Yields:
             The number in ``texts``; which of its scored tokens, row by row; float32 ``[tokens, vocabulary]``.

@@ -30,6 +30,7 @@ from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
 from squeeze.models.links import link_or_copy
 from squeeze.models.torch_stage import TorchStage, WeightShape
+from squeeze.progress import SILENT, Progress
 
 
 class LanguageModel(FolderWeights, Decoder, TorchStage):
@@ -151,11 +152,16 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
             yield from walk.finish()
 
     def logits_at(
-        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+        self,
+        texts: Sequence[ScoredTokens],
+        most: int,
+        chunk: int,
+        spill: Path | None = None,
+        progress: Progress = SILENT,
     ) -> Iterator[tuple[int, slice, Tensor]]:
         """All texts go through a block before the next is read; norm and head see the scored tokens alone."""
         walks = [self.walk(one.tokens, max(1, chunk // one.tokens.shape[1]), spill, wide=True) for one in texts]
-        for index in range(self.blocks):
+        for index in progress.track(range(self.blocks), "blocks"):
             with self.block(index, wide=True):
                 for walk in walks:
                     walk.through(index)

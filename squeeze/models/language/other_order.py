@@ -15,15 +15,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.models.language.decoder import ScoredTokens
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.progress import SILENT, Progress
 
 
 class InOtherOrder(LanguageModel):
     """Gives the logits of a folder's model, every product summed from its last channel to its first."""
 
     def logits_at(
-        self, texts: Sequence[ScoredTokens], most: int, chunk: int, spill: Path | None = None
+        self,
+        texts: Sequence[ScoredTokens],
+        most: int,
+        chunk: int,
+        spill: Path | None = None,
+        progress: Progress = SILENT,
     ) -> Iterator[tuple[int, slice, Tensor]]:
-        steps = super().logits_at(texts, most, chunk, spill)
+        steps = super().logits_at(texts, most, chunk, spill, progress)
         while True:
             with _Reversed():  # type: ignore[no-untyped-call]  # torch's own
                 step = next(steps, None)
