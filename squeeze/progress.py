@@ -33,6 +33,12 @@ class Progress:
     def say(self, line: str) -> None:
         """One line for the person who watches."""
 
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Show that something is under way whose steps nobody counts."""
+        for _ in self.track(iter((None,)), what):
+            yield
+
     def __enter__(self) -> Self:
         return self
 

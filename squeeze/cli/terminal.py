@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -87,6 +88,12 @@ class BarProgress(Followed):
             for item in super().track(items, what, count):
                 yield item
                 bars.advance(task)
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Without a bar, which is drawn ten times a second: a clock may be running."""
+        for _ in super().track(iter((None,)), what):
+            yield
 
     def say(self, line: str) -> None:
         super().say(line)

@@ -27,11 +27,12 @@ from squeeze.work import temporary_folder
 TARGET = "target"  # what the store calls an artifact
 
 
-def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_folder: str) -> StoredModel:
+def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_folder: str, branch: str) -> StoredModel:
     """What the target's runtime loads, in the store like any other step."""
 
     def write(folder: Path) -> None:
-        with temporary_folder("target") as work:
+        store.progress.say(f"{branch}: write the file for {target.name}")
+        with temporary_folder("target") as work, store.progress.during(f"{branch}: write the file for {target.name}"):
             built = target.build(end.model, work)
             write_model(folder, built, target.built_facts(end.model, built), {})
 

@@ -163,7 +163,7 @@ class Line:
     def _pack(self, branch: Branch, target: Target[Any], end: StoredModel, out: Path | None) -> None:
         """Build what the target's runtime loads, score it, pack it."""
         self.now = (target.name, branch.name)
-        artifact = build_artifact(target, end, self.store, self.code_folder)
+        artifact = build_artifact(target, end, self.store, self.code_folder, branch.name)
         self._add_row(artifact, target.name, branch.name, target.options(), end)
         self.result.models[branch.name] = artifact.model
         if target.device is not None:
@@ -172,7 +172,7 @@ class Line:
             )
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
-            with one_line_if_refused(out):
+            with one_line_if_refused(out), self.progress.during(f"pack and verify {path.name}"):
                 self.result.packages[branch.name] = pack(target, artifact, end, self._package_inputs(branch), path)
                 artifact.model.close()
             self.progress.say(f"packed and verified {path}")

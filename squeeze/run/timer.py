@@ -49,18 +49,19 @@ class Timer:
         clock: dict[str, Any] = {}
         if stored.model.cannot_run():
             return timings, clock
-        for metric in self.metrics:
-            if not self._takes(metric, stored):
-                continue
-            original = self._in_runtime_of(stored, self._as_timed(metric, self.original))
-            _, original_ms = self._spread(metric, original)
-            to_original = self._compared(metric, stored, original, original_ms)
-            to_previous = to_original if previous.key == self.original.key else None
-            if to_previous is None and self._comparable(metric, stored, previous):
-                to_previous = self._compared(metric, stored, previous, to_original.new_ms)
-            timings[metric.label] = timed_score(metric, to_original, to_previous)
-            clock[metric.label] = _clock(metric, to_original, to_previous)
+        for metric in filter(lambda each: self._takes(each, stored), self.metrics):
+            with self.progress.during(f"time {metric.label}"):
+                timings[metric.label], clock[metric.label] = self._timed(metric, stored, previous)
         return timings, clock
+
+    def _timed(self, metric: ClockMetric, stored: StoredModel, previous: StoredModel) -> tuple[Score, dict[str, Any]]:
+        original = self._in_runtime_of(stored, self._as_timed(metric, self.original))
+        _, original_ms = self._spread(metric, original)
+        to_original = self._compared(metric, stored, original, original_ms)
+        to_previous = to_original if previous.key == self.original.key else None
+        if to_previous is None and self._comparable(metric, stored, previous):
+            to_previous = self._compared(metric, stored, previous, to_original.new_ms)
+        return timed_score(metric, to_original, to_previous), _clock(metric, to_original, to_previous)
 
     def _takes(self, metric: ClockMetric, stored: StoredModel) -> bool:
         """A language model that is no artifact yet is walked block by block and does not write."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import squeeze, write_plan, write_world
 
-from squeeze.cli.terminal import LineProgress
+from squeeze.cli.terminal import BarProgress, LineProgress
 from squeeze.progress import STATUS, Followed, Status, Work
 
 
@@ -36,6 +36,20 @@ def test_work_that_is_not_tracked_is_not_silent_either(capsys: pytest.CaptureFix
         output = heard(capsys) + heard(capsys)
     assert "still at work, " in output
     assert "since: passes.1: export_onnx" in output
+
+
+def test_work_whose_steps_nobody_counts_is_named(capsys: pytest.CaptureFixture) -> None:
+    with LineProgress(silence_s=0.05) as progress, progress.during("write the file"):
+        line = heard(capsys).splitlines()[0]
+    assert line.startswith("write the file, ")
+    assert line.endswith(" s gone")
+
+
+def test_nothing_is_drawn_while_a_clock_may_be_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("squeeze.cli.terminal._bars", lambda: pytest.fail("a bar"))
+    with BarProgress(tmp_path) as progress, progress.during("time latency"):
+        assert [work.what for work in progress.works] == ["time latency"]
+    assert not progress.works
 
 
 def test_who_speaks_often_has_no_heartbeat(capsys: pytest.CaptureFixture) -> None:
