@@ -177,6 +177,19 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     return q.clamp_(grid.qmin, grid.qmax).sub_(grid.zero_point).mul_(grid.scale)
 
 
+def by_token(x: Tensor) -> Tensor:
+    """float32 ``[tokens, channels]`` rounded to 8 bits with a scale and a zero point for each token, zero kept exact.
+
+    As XNNPACK rounds what goes into products with 4-bit weights (``qd8``).
+    """
+    low, high = (end.float()[:, None] for end in x.aminmax(dim=1))
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)
+    zero_point = torch.round(-128 - low / scale).clamp_(-128, 127)
+    q = torch.round(x / scale).add_(zero_point).clamp_(-128, 127)
+    return q.sub_(zero_point).mul_(scale)
+
+
 def _same_index(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and torch.equal(one, other)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from squeeze.algorithms.affine import by_token
 from squeeze.algorithms.drift import Drift
 from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.space import MEMORY, Space
@@ -112,6 +113,8 @@ def _chunks(
     assert visit.walk is not None
     for part in visit.walk.chunks():
         current = chunk_inputs(visit, visit.walk, part, watched)
+        if visit.inputs_rounded:
+            current = {weight: _rounded(visit, weight, *inputs) for weight, inputs in current.items()}
         if not follows_original:
             yield part, current, None
             continue
@@ -119,6 +122,15 @@ def _chunks(
         with visit.with_original_weights():
             before = chunk_inputs(visit, visit.original, part, watched)
         yield part, current, before
+
+
+def _rounded(visit: Visit, weight: Weight, value: Tensor, stream: Tensor | None) -> ChunkInputs:
+    """What goes into a weight as a kernel rounds it, and the stream behind what the weight then gives."""
+    exact = value.float()
+    rounded = by_token(exact)
+    if stream is not None:
+        stream = stream.float() + (rounded - exact) @ weight.of(visit.block).float().t()
+    return rounded, stream
 
 
 def _tokens(visit: Visit, part: slice) -> slice:

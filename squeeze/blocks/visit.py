@@ -68,6 +68,8 @@ class Visit:
         original: The activations that the original model has here, where a pass asks for them.
         was: The parameters that are to be changed, before anything is.
         space: By how many channels go into a weight, where its Hessian and the like lie.
+        inputs_rounded: Whether what goes into weights is rounded to 8 bits, each token by its range, before it is
+            summed: as kernels will have it that round their inputs themselves.
     """
 
     index: int
@@ -78,6 +80,7 @@ class Visit:
     original: Walk | None = None
     was: Mapping[str, Tensor] = field(default_factory=dict)
     space: Callable[[int], Space] = in_memory
+    inputs_rounded: bool = False
 
     @contextmanager
     def with_original_weights(self) -> Iterator[None]:

@@ -80,6 +80,9 @@ class Gptq(CalibratedPass[TorchStage]):
     """A symmetric group whose largest weight is positive gets a negative scale: one more integer on the longer side."""
     scales: ScaleType = "float16"
     """bfloat16: 8 significant bits, which XNNPACK's int4 kernels (.pte) hold as well as every other format."""
+    activations: Literal["float", "int8"] = "float"
+    """int8: what goes into a weight is rounded to 8 bits, each token by its range, before its Hessian is taken: as
+    XNNPACK's kernels do that multiply 4-bit weights in a language model's .pte."""
     refinements: NonNegativeInt = 2
     """Rounds of coordinate descent on scales and integers after rounding; each costs one H x W product."""
     true_sequential: bool = True
@@ -188,6 +191,8 @@ class Gptq(CalibratedPass[TorchStage]):
             yield Unused("negative_scales", "is for symmetric grids; an asymmetric one has a zero point")
         if not self.follows_original():
             yield Unused("correction", "goes with target: original")
+        if not model.blocks:
+            yield Unused("activations", "is of language models; quantize_static rounds those of others")
         if not self.weighted():
             yield from (Unused(f"weighting_{one}", "goes with weighting: end_loss") for one in ("groups", "power"))
 
@@ -197,6 +202,7 @@ class Gptq(CalibratedPass[TorchStage]):
 
     def quantize(self, work: BlockWork, context: Context) -> Grids:
         layout, work.space = layout_of(work, list(work.schemes)), space_for(context)
+        work.inputs_rounded = self.activations == "int8"
         groups, places = layout.groups, layout.places if self.follows_original() else None
         work.keep(layout.ends, kept_bytes(context.memory_bytes), own=self.true_sequential)
         grids: Grids = {}
