@@ -76,8 +76,17 @@ def test_the_drift_of_a_weight_is_the_same_by_its_inputs_and_by_the_stream_behin
     pulls: dict[bool, list[Tensor]] = {True: [], False: []}
     add, add_stream = Drift.add, Drift.add_stream
     seen: list[bool] = []
-    monkeypatch.setattr(Drift, "add", lambda self, *each: (seen.append(False), add(self, *each))[1])
-    monkeypatch.setattr(Drift, "add_stream", lambda self, *each: (seen.append(True), add_stream(self, *each))[1])
+
+    def noted_add(drift: Drift, original: Tensor, quantized: Tensor) -> None:
+        seen.append(False)
+        add(drift, original, quantized)
+
+    def noted_stream(drift: Drift, missing: Tensor, inputs: Tensor) -> None:
+        seen.append(True)
+        add_stream(drift, missing, inputs)
+
+    monkeypatch.setattr(Drift, "add", noted_add)
+    monkeypatch.setattr(Drift, "add_stream", noted_stream)
     monkeypatch.setattr("squeeze.blocks.hessians.by_token", coarse)
     dense = LanguageModel(write_folder(tmp_path, num_hidden_layers=1))
     for by_stream in pulls:
