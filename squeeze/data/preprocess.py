@@ -17,7 +17,13 @@ Pixel = Annotated[int, Gt(0), Le(8192)]  # a typing error must not allocate a te
 MOST_PIXELS = 2**27
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # in the order of PIL's numbers
 Side = Pixel | tuple[Pixel, Pixel]
-PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of a crop, across and down: centre, corners
+PLACES = {  # of a crop, across and down
+    "centre": (0.5, 0.5),
+    "upper left": (0.0, 0.0),
+    "upper right": (1.0, 0.0),
+    "lower left": (0.0, 1.0),
+    "lower right": (1.0, 1.0),
+}
 
 
 class Normalize(BaseModel):
@@ -79,7 +85,7 @@ class Preprocess(BaseModel):
             image = image.resize(_resized(image.size, self.resize), Image.Resampling[self.interpolation.upper()])
         if self.crop:
             size = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-            image = _crop(image, *size, PLACES[view % len(PLACES)])
+            image = _crop(image, *size, [*PLACES.values()][view % len(PLACES)])
         if view >= len(PLACES):
             image = ImageOps.mirror(image)
         return np.asarray(image)

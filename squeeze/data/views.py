@@ -12,8 +12,7 @@ import numpy as np
 
 from squeeze.data.base import Dataset, Example
 from squeeze.data.images import ImageDataset
-
-NAMES = ("centre", "upper left", "upper right", "lower left", "lower right")  # as ``preprocess.PLACES`` has them
+from squeeze.data.preprocess import PLACES
 
 
 class Views(Dataset):
@@ -42,8 +41,8 @@ class Views(Dataset):
 
     def example_name(self, index: int) -> str:
         picture, view = divmod(index, self.views)
-        mirrored = ", mirrored" if view >= len(NAMES) else ""
-        return f"{self.pictures.example_name(picture)} ({NAMES[view % len(NAMES)]}{mirrored})"
+        mirrored = ", mirrored" if view >= len(PLACES) else ""
+        return f"{self.pictures.example_name(picture)} ({[*PLACES][view % len(PLACES)]}{mirrored})"
 
     def fingerprint(self, index: int) -> bytes:
         picture, view = divmod(index, self.views)

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from squeeze.report import text
 from squeeze.report.shape import Report, Row, Score
 
-UNSURE = "could be either"
-
 
 def headline(report: Report) -> str:
     """``Not faster than the original: litert: mobile (latency 1.08x [1.06, 1.10])``; nothing where all are faster.
 
-    A ratio of times whose interval holds 1 says neither, and is said to.
+    A ratio that is not shown to be slower either, within its interval or within what a clock can tell, is said to be
+    not told apart.
     """
     rows = [f"{row.label} ({', '.join(lines)})" for row in report.ends().values() if (lines := list(_slow(row)))]
     return f"Not faster than the original: {'; '.join(rows)}" if rows else ""
@@ -30,4 +29,4 @@ def _measured(score: Score) -> str:
     delta = score.to_original
     assert delta is not None
     ratio = f"{text.change(score.unit, delta)} {text.change_interval(score.unit, delta)}".rstrip()
-    return ratio if delta.verdict in ("worse", "same") else f"{ratio}, {UNSURE}"
+    return ratio if delta.verdict in ("worse", "same") else f"{ratio}, not told apart"

@@ -31,8 +31,9 @@ def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_fol
     """What the target's runtime loads, in the store like any other step."""
 
     def write(folder: Path) -> None:
-        store.progress.say(f"{branch}: write the file for {target.name}")
-        with temporary_folder("target") as work, store.progress.during(f"{branch}: write the file for {target.name}"):
+        what = f"{branch}: write the file for {target.name}"
+        store.progress.say(what)
+        with temporary_folder("target") as work, store.progress.during(what):
             built = target.build(end.model, work)
             write_model(folder, built, target.built_facts(end.model, built), {})
 

@@ -16,7 +16,7 @@ from squeeze.report.text import TIMES
 
 LINE = (
     f"Not faster than the original: cpu: pack (latency 1.50{TIMES} [1.47, 1.54]); "
-    f"mobile: pack (prefill 1.00{TIMES} [0.97, 1.02], could be either, decode 1.08{TIMES} [1.06, 1.10])"
+    f"mobile: pack (prefill 1.00{TIMES} [0.97, 1.02], not told apart, decode 1.08{TIMES} [1.06, 1.10])"
 )
 
 
