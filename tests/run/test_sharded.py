@@ -67,7 +67,7 @@ LONG = Finetune(sharded=True, epochs=100_000, batch_size=6, learning_rate=1e-5)
 def test_a_language_model_in_two_parts_is_trained_as_in_one_process(tmp_path: Path, pass_: TrainingPass) -> None:
     write_folder(tmp_path / "language")
     assert_same(tmp_path, pass_)
-    assert_facts(tmp_path, "one", "several", 2)
+    assert_facts(tmp_path, "one", "several", 2, apart(pass_))
 
 
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
@@ -206,6 +206,11 @@ def run(folder: Path, processes: int, *arguments: Any, model: str = "language", 
     return Together(folder, function, about, processes).start().codes()
 
 
+def apart(pass_: TrainingPass) -> float:
+    """How far another order of sums may lead: in bfloat16 it rounds some factors of the next product the other way."""
+    return 2e-4 if pass_.products == "bfloat16" else 1e-5
+
+
 def assert_same(
     folder: Path,
     pass_: TrainingPass,
@@ -218,6 +223,6 @@ def assert_same(
     about: dict[str, Any] = {"model": model, "function": function}
     assert run(folder, 1, "one", pass_, None, before, **about) == [0]
     assert run(folder, processes, "several", pass_, None, before, **about) == [0] * processes
-    assert distance(folder, "one", "several") < 1e-5
+    assert distance(folder, "one", "several") < apart(pass_)
     save_file(weights_of(world(folder, model)[0]), folder / "original.safetensors")
     assert distance(folder, "one", "original") > 1e-3
