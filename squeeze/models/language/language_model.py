@@ -25,6 +25,7 @@ from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.folder_weights import FolderWeights
 from squeeze.models.language.matrices import block_weights
+from squeeze.models.language.memory import trim_heap
 from squeeze.models.language.operations import operations
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
@@ -165,6 +166,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
             with self.block(index, wide=True):
                 for walk in walks:
                     walk.through(index)
+            trim_heap()
         with self.outside(wide=True):
             for number, (walk, one) in enumerate(zip(walks, texts, strict=True)):
                 for places, logits in walk.finish_at(one.is_scored, most):
