@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import PositiveInt
 
 from squeeze import registry
-from squeeze.errors import UsageError
+from squeeze.errors import UsageError, VerifyError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import ADAPTER, Model, forms_of, has_form
@@ -32,16 +33,23 @@ In = TypeVar("In", bound=Model)
 
 @dataclass(frozen=True)
 class Packed:
-    """A package that was written and has verified.
-
-    Args:
-        artifact: The model as read back from the package.
-    """
+    """A package that was written and has verified."""
 
     path: Path
     digest: str
-    artifact: Artifact
     verification: Verification
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The model as read back from the package, which is opened for it: until then nothing of it is unpacked.
+
+        Raises:
+            VerifyError: the package is gone, or is another one by now.
+        """
+        package = open_package(self.path)
+        if package.manifest.digest != self.digest:
+            raise VerifyError(f"{self.path}: is not the package that was written here any more; pack it again")
+        return package.load_model()
 
 
 class Target(Options, ABC, Generic[In]):
@@ -167,8 +175,6 @@ class Target(Options, ABC, Generic[In]):
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
             digest = write_package(inputs, self.name, describe(artifact, inputs.golden, source), written)
-            package = open_package(written)
-            verification = verify(package)
+            verification = verify(open_package(written))
             written.replace(out)
-        package.path = out
-        return Packed(out, digest, package.load_model(), verification)
+        return Packed(out, digest, verification)

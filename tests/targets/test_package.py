@@ -22,6 +22,7 @@ from squeeze.targets.cpu import Cpu
 from squeeze.targets.golden import Golden, largest_difference
 from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package, verify
+from squeeze.work import work_within
 
 
 def test_the_same_contents_give_the_same_bytes(model: OnnxModel, pieces: PackageInputs, packed: Packed, tmp_path: Path):
@@ -88,6 +89,22 @@ def test_the_packed_artifact_answers_as_the_model_did(packed: Packed, model: Onn
     assert packed.verification.bit_equal
     assert np.array_equal(packed.artifact.predict(batch), model.predict(batch))
     assert packed.artifact.nbytes() == model.nbytes()
+
+
+def test_nothing_stays_unpacked_once_a_package_has_verified(model: OnnxModel, pieces: PackageInputs, tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    with work_within(tmp_path / "work"):
+        packed = Cpu().pack(model, pieces, tmp_path / "one.zip")
+        assert not list((tmp_path / "work").iterdir())
+        assert packed.artifact.nbytes() == model.nbytes()
+        assert [path.name for path in (tmp_path / "work").rglob("model.onnx")] == ["model.onnx"]
+
+
+def test_a_package_that_is_another_one_by_now_gives_no_model(model, pieces: PackageInputs, tmp_path: Path):
+    packed = Cpu().pack(model, pieces, tmp_path / "one.zip")
+    Cpu().pack(model, replace(pieces, labels=["a", "b", "c", "d", "e"]), tmp_path / "one.zip")
+    with pytest.raises(VerifyError, match="not the package that was written here any more"):
+        _ = packed.artifact
 
 
 def test_a_model_with_a_fixed_batch_is_packed(tiny_onnx, pieces: PackageInputs, tmp_path: Path):
