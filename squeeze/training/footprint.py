@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from squeeze.models.base import Model
+from squeeze.models.language.effort import AROUND_SCORE
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import LanguageModel, in_shards
 from squeeze.models.language.resident import LOGITS_VALUES
@@ -105,7 +106,7 @@ def touched_values(
         forwards: Forward passes that a step is worth.
     """
     heads = int(getattr(model.skeleton.config.get_text_config(), "num_attention_heads", 1))
-    seen = forwards * tokens * model.blocks * (_block_values(model) + heads * length)
+    seen = forwards * tokens * model.blocks * (_block_values(model) + AROUND_SCORE * heads * length)
     weights = trained_weights(model, options, quantized) + _grid_values(model, quantized)
     stepped = STEP_VALUES * weights * tokens / max(length * options.batch_size, 1)
     if not options.on_disk:
