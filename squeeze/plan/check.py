@@ -83,6 +83,7 @@ class Check:
     fits: list[str] = field(default_factory=list)  # lines about targets that name a device
     effort: Effort = UNKNOWN  # of the original: scoring alone
     evaluated: Dataset | None = None  # the plan's evaluation data, where it can be opened
+    own: dict[str, Dataset] = field(default_factory=dict)  # by a metric's label, the data that it brings
     done: set[Done] = field(default_factory=set)  # every pass with all before it, however many branches have it
 
     @property
@@ -154,8 +155,11 @@ def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check
         return unknown
     if example is not None and (message := misfit(outline.inputs, example)):
         result.faults.append(Fault(("data", "evaluate"), f"data.evaluate: {message}"))
+    if outline.reads_tokens():
+        _open_own(plan, result)
     grid = outline.grid_kinds()
-    result.effort = Effort(Work(), scoring_of(plan, outline.form, outline, result.evaluated, original=True))
+    data = result.evaluated, result.own
+    result.effort = Effort(Work(), scoring_of(plan, outline.form, outline, *data, original=True))
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     marks: dict[str, Step | None] = dict.fromkeys(outline.marks())
     return State(outline.form, marks, outline, result.original)
@@ -199,6 +203,18 @@ def evaluation_data(plan: Plan) -> Dataset | None:
     return plan.open_data("evaluate")
 
 
+def _open_own(plan: Plan, result: Check) -> None:
+    """Open the data that metrics bring, as far as it is there."""
+    for index, metric in enumerate(plan.metrics):
+        source = metric.own_data()
+        if source is None or any(source.faults(plan.root)):
+            continue
+        try:
+            result.own[metric.label] = plan.open_own(source)
+        except SqueezeError as error:
+            result.faults.append(Fault(("metrics", index), str(error)))
+
+
 def _first(data: Dataset | None) -> Batch | None:
     return None if data is None else data.batch(np.arange(1))
 
@@ -229,7 +245,7 @@ def _walk(
             result.warnings += [Fault(step.place, line) for line in float_tables(step.pass_, state.model, preview)]
         if preview:
             explained = _explained(step, branch, state, preview)
-            effort = Effort(work, scoring_of(plan, explained.gives, state.model, result.evaluated))
+            effort = Effort(work, scoring_of(plan, explained.gives, state.model, result.evaluated, result.own))
             again = done in result.done
             row = replace(explained, memory_bytes=takes, effort=effort, place=step.place, again=again)
             result.explained.append(row)

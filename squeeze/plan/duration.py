@@ -6,10 +6,11 @@ Counting needs shapes alone and belongs to every check; speeds are measured when
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from squeeze.data.base import Dataset
+from squeeze.data.choices import ChoiceDataset
 from squeeze.data.text import TextSource
 from squeeze.data.token_dataset import TokenDataset
 from squeeze.evaluate.metrics import ClockMetric, ExampleMetric, ModelMetric
@@ -24,6 +25,8 @@ COMPARED_STEPS = 14  # times that a logit is read or written until it is compare
 SCORED_STEPS = 6  # the same for the original's own
 PREPARED_STEPS = 100  # the same of a value of an image, from its file to the model
 READ_STEPS = 3  # times that a weight is read or written until a block can be run
+ENDING_STEPS = 4  # times that a logit is read or written until an ending is scored
+FILLED = 1.2  # times the tokens of texts that go through the model together, with what fills up the shorter ones
 
 Seconds = tuple[float, float]
 
@@ -57,19 +60,35 @@ def work_of(plan: Plan, step: Step, model: Model | None) -> Work | None:
     return None if once is None else once.times(step.pass_.repetitions())
 
 
-def scoring_of(plan: Plan, form: str, model: Model | None, data: Dataset | None, original: bool = False) -> Work | None:
-    """What scoring a row takes, clocks apart; None where it is not known, as for metrics with data of their own.
+def scoring_of(
+    plan: Plan,
+    form: str,
+    model: Model | None,
+    data: Dataset | None,
+    own: Mapping[str, Dataset],
+    original: bool = False,
+) -> Work | None:
+    """What scoring a row takes, clocks apart; None where it is not known, as where another tool scores.
 
     Args:
         form: Of the row's model, whose shapes are those of ``model``.
         data: The plan's evaluation data.
+        own: By a metric's label, the data that it brings.
         original: Whether it is the original, which is compared with nothing.
     """
     metrics = [metric for metric in plan.metrics if not isinstance(metric, ClockMetric | ModelMetric)]
-    if not metrics:
-        return Work()
-    if not all(isinstance(metric, ExampleMetric) and metric.own_data() is None for metric in metrics):
+    if not all(isinstance(metric, ExampleMetric) for metric in metrics):
         return None
+    brought = [metric.label for metric in metrics if metric.own_data() is not None]
+    parts = [_of_endings(model, form, own.get(label)) for label in brought]
+    if len(brought) < len(metrics):
+        parts.append(_on_plan(form, model, data, original))
+    known = [part for part in parts if part is not None]
+    return sum(known, start=Work()) if len(known) == len(parts) else None
+
+
+def _on_plan(form: str, model: Model | None, data: Dataset | None, original: bool) -> Work | None:
+    """Of all metrics that are scored on the plan's own evaluation data."""
     macs = model.macs() if model is not None else None
     if model is None or data is None or macs is None:
         return None
@@ -91,6 +110,22 @@ def _of_text(model: Model, form: str, macs: int, text: Amount, original: bool) -
     logits = text.tokens * (language.vocabulary or 0) * (SCORED_STEPS if original else COMPARED_STEPS)
     weights = READ_STEPS * (model.parameters() or 0)
     return Work({width: text.tokens * (macs + compared)}, values + logits + weights)
+
+
+def _of_endings(model: Model | None, form: str, data: Dataset | None) -> Work | None:
+    """Texts that are read once for each of their endings; the head sees the endings alone."""
+    macs = model.macs() if model is not None else None
+    if model is None or macs is None or form != model.form or not model.blocks or not isinstance(data, ChoiceDataset):
+        return None
+    language = in_shards(model)
+    head, width = head_macs(language), language.skeleton.hidden_size
+    lengths = [len(ending.tokens) - 1 for ending in data.sequences]
+    tokens, longest = FILLED * sum(lengths), max(lengths, default=1)
+    scored = sum(len(ending.tokens) - ending.start for ending in data.sequences)
+    products = tokens * (macs - head) + scored * head
+    logits = ENDING_STEPS * scored * (language.vocabulary or 0)
+    weights = READ_STEPS * (model.parameters() or 0)
+    return Work({width: products}, tokens * block_values(language, longest) + logits + weights)
 
 
 def total(efforts: Iterable[Effort], threads: int) -> tuple[float, float, bool]:

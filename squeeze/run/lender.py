@@ -45,6 +45,7 @@ class Lender:
         model: Stands in for what the plan names.
         store: Where choices and texts are kept; None: in a folder that goes with the process.
         evaluated: The evaluation data, where a check has opened it.
+        own: By a metric's label, the data that it brings, where a check has opened it.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Lender:
         store: Store | None = None,
         progress: Progress | None = None,
         evaluated: Dataset | None = None,
+        own: Mapping[str, Dataset] | None = None,
     ) -> None:
         self.plan, self.stand_in, self.progress = plan, model, progress or Progress()
-        self.evaluated = evaluated
+        self.evaluated, self.own = evaluated, own or {}
         self.store = store or Store(work_folder("lent"), self.progress)
 
     @cached_property

@@ -80,7 +80,7 @@ def run(
     torch.set_num_threads(plan.threads)
     store = store if isinstance(store, Store) else Store(Path(store or DEFAULT_STORE), progress)
     with one_line_if_refused(store.folder), store.run() as work, work_within(work), team_of(plan) as team:
-        lender = Lender(plan, model, store, progress, checked.evaluated)
+        lender = Lender(plan, model, store, progress, checked.evaluated, checked.own)
         opened = open_all(plan, brought, lender)
         opened.warnings[:0] = [warning.at_line() for warning in plan.located(checked.warnings)]
         opened.warnings += team.warnings

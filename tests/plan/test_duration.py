@@ -202,6 +202,31 @@ def test_check_keeps_efforts_of_every_row(world: Path) -> None:
     assert all(work is not None for one in checked.efforts for work in (one.of_pass, one.scoring))
 
 
+def test_scoring_endings_is_foretold_and_takes_more_the_more_there_are(world: Path) -> None:
+    pair = {"sentence_good": "the quick brown fox", "sentence_bad": "the fox quick brown"}
+    efforts = []
+    for count in (0, 1, 10):
+        (world / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for _ in range(count)))
+        metrics = "metrics: [perplexity, kl, size" + (", {choice: {data: {pairs: pairs.jsonl}}}]" if count else "]")
+        plan = load(write_plan(world, PLAN.replace("PASS", GPTQ).replace("metrics: [perplexity, kl, size]", metrics)))
+        checked = check(plan)
+        assert not checked.faults
+        assert list(checked.own) == (["choice:pairs"] if count else [])
+        efforts.append([effort.scoring for effort in checked.efforts])
+    products = [[sum(work.products.values()) for work in works if work is not None] for works in efforts]
+    assert [len(rows) for rows in products] == [2, 2, 2]
+    (none, one, ten) = (rows[0] for rows in products)
+    assert ten - none == pytest.approx(10 * (one - none))
+    assert one > none
+
+
+def test_endings_that_cannot_be_read_are_a_fault_of_the_check(world: Path) -> None:
+    (world / "pairs.jsonl").write_text('{"sentence_good": "so"}\n')
+    text = PLAN.replace("PASS", GPTQ).replace("[perplexity, kl, size]", "[{choice: {data: {pairs: pairs.jsonl}}}]")
+    (fault,) = check(load(write_plan(world, text))).faults
+    assert "sentence_bad" in fault.message
+
+
 RTN = "{pass: rtn, bits: 8, group_size: 16}"
 
 
