@@ -18,7 +18,7 @@ from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.errors import ModelError
 from squeeze.evaluate.arrays import SavedArrays
 from squeeze.models.language.decoder import Decoder, ScoredTokens
-from squeeze.models.language.memory import small_heap
+from squeeze.models.language.memory import REUSED_BYTES, small_heap
 from squeeze.progress import Progress
 
 WALK_TOKENS = 32_768  # tokens scored together
@@ -55,7 +55,7 @@ class EndingScores(SavedArrays):
         return np.array([part.argmax() for part in parts])
 
 
-@small_heap()
+@small_heap(REUSED_BYTES)
 def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what: str) -> EndingScores:
     """Score every ending.
 

@@ -29,7 +29,7 @@ from squeeze.models.language.footprint import (
     largest_block_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import small_heap
+from squeeze.models.language.memory import REUSED_BYTES, small_heap
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
@@ -76,7 +76,7 @@ class TokenScores(SavedArrays):
         return len(self.nll)
 
 
-@small_heap()
+@small_heap(REUSED_BYTES)
 def score_tokens(
     model: Decoder,
     data: TokenDataset,

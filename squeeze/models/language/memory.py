@@ -13,22 +13,26 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-LARGE_BYTES = 1 << 25  # from here on a tensor has pages of its own; more faults for each that is smaller
+LARGE_BYTES = 1 << 22  # from here on a tensor has pages of its own
+REUSED_BYTES = 1 << 25  # the same where activations of one size follow each other: their pages are used again
 M_MMAP_THRESHOLD = -3  # parameter number of mallopt
 
 
 @contextmanager
-def small_heap() -> Iterator[None]:
+def small_heap(large_bytes: int = LARGE_BYTES) -> Iterator[None]:
     """Large tensors get pages of their own, which go back to the system the moment they are freed; all else at the end.
 
-    What is smaller is used again from block to block, which spares the system filling its pages with zeros each time
-    (an eighth of a scoring's time at 4 MB), and goes back where :func:`trim_heap` is called. Objects that exist already
-    (hundreds of thousands after torch and transformers are imported) are frozen: looking through them for cycles takes
-    a tenth of a second.
+    Left alone, glibc raises its threshold to 32 MB with the first large tensor that is freed, and lays the next ones
+    side by side with what stays. Objects that exist already (hundreds of thousands
+    after torch and transformers are imported) are frozen: looking through them for cycles takes a tenth of a second.
+
+    Args:
+        large_bytes: What is large. The system fills new pages with zeros each time, an eighth of a scoring's time at
+            4 MB; what is smaller is used again, and goes back where :func:`trim_heap` is called.
     """
     library = _c_library()
     if library is not None:
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        library.mallopt(M_MMAP_THRESHOLD, large_bytes)
     gc.freeze()
     try:
         yield
