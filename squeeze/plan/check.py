@@ -30,13 +30,14 @@ from squeeze.plan.devices import fit_on_device
 from squeeze.plan.document import Place
 from squeeze.plan.duration import UNKNOWN, Effort, scoring_of, work_of
 from squeeze.plan.extras import absent
+from squeeze.plan.forms import ARTIFACT
 from squeeze.plan.memory import (
     Cost,
     OriginalSize,
     cost_of,
+    linked_bytes,
     memory_of,
     original_size,
-    originals,
     scoring_faults,
     too_little_memory,
     too_little_to_write,
@@ -67,6 +68,7 @@ class Explained:
     effort: Effort = UNKNOWN
     place: Place = ()  # of the pass in the plan
     again: bool = False  # whether a branch before has done the same: its model is taken from the store
+    linked_bytes: int = 0  # of its model that are another one's in the store
 
 
 @dataclass
@@ -122,9 +124,11 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         if not faults and (takes := writing_of(branch, end.model, end.preview)) is not None:
             result.writing[branch.name] = takes
             result.faults += too_little_to_write(plan, branch, takes)
-        packed += [end.preview.nbytes] if branch.target is not None and end.preview else []
-    stored = [*originals(plan, result.original), *(row.preview.nbytes for row in result.once), *packed]
-    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == "language artifact")]
+        linked = end.form == ARTIFACT  # the file that an export wrote
+        packed += [end.preview.nbytes] if branch.target is not None and end.preview and not linked else []
+    stored = [row.preview.nbytes - row.linked_bytes for row in result.once] + packed
+    stored += [result.original.nbytes] if result.original else []
+    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == ARTIFACT)]
     takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
     result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)
     return result
@@ -247,7 +251,9 @@ def _walk(
             explained = _explained(step, branch, state, preview)
             effort = Effort(work, scoring_of(plan, explained.gives, state.model, result.evaluated, result.own))
             again = done in result.done
-            row = replace(explained, memory_bytes=takes, effort=effort, place=step.place, again=again)
+            linked = linked_bytes(plan, step, state.model, preview, begins=not state.done)
+            row = replace(explained, memory_bytes=takes, linked_bytes=linked)
+            row = replace(row, effort=effort, place=step.place, again=again)
             result.explained.append(row)
             result.done.add(done)
             result.faults += too_little_memory(plan, step, state.model, takes)

@@ -96,10 +96,19 @@ def too_little_to_write(plan: Plan, branch: Branch, takes: int | None) -> Iterat
     yield from _fault(plan, f"writing the files of target {branch.name}", takes)
 
 
-def originals(plan: Plan, original: Preview | None) -> list[int]:
-    """Bytes of the original as often as the store holds it: a .gguf file as the shards that it becomes, too."""
-    converted = plan.model is not None and plan.model.kind == "gguf"
-    return [original.nbytes] * (1 + converted) if original else []
+def linked_bytes(plan: Plan, step: Step, model: Model | None, preview: Preview, begins: bool) -> int:
+    """Bytes of a pass's model that lie in another one's file: tables that a walk through the blocks leaves alone.
+
+    Args:
+        model: Before the pass.
+        begins: Whether that is the original: then only a .gguf file's shards hold its tables apart.
+    """
+    if model is None or not model.blocks or step.pass_.gives(model.form) is not type(model):
+        return 0
+    if begins and (plan.model is None or plan.model.kind != "gguf"):
+        return 0
+    alone = set(in_shards(model).skeleton.outside) - {*preview.touched, *preview.grid}
+    return sum(layer.nbytes for layer in model.layers() if layer.name in alone)
 
 
 def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:

@@ -15,6 +15,7 @@ from tokenizer_world import TEXT, TOKENIZERS
 from squeeze.api import compress, load
 from squeeze.models.language.from_gguf import folder_of
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.plan.check import check
 from squeeze.sums import file_sum
 from squeeze.writers.gguf import write_gguf
 
@@ -99,3 +100,19 @@ def test_the_real_model_is_what_transformers_reads(smollm2: Path) -> None:
     logits = torch.cat([part for _, part in own.logits(tokens)])
     with torch.no_grad():
         assert (logits - stock(tokens).logits).abs().max() < 1e-4 * logits.abs().max()
+
+
+def test_tables_that_rows_have_in_common_are_foretold_once(world: Path) -> None:
+    family = write_family("llama", world / "wide", build=text_model("Llama", vocab_size=4_000))
+    TOKENIZERS["gpt-2"]().save(str(family / "tokenizer.json"))
+    write_gguf(LanguageModel(family), world / "model.gguf")
+    rows = [f"{{name: rtn-{bits}, passes: [{{pass: rtn, bits: {bits}, group_size: 32}}]}}" for bits in (2, 3, 4, 8)]
+    text = PLAN.replace("length: 16", "length: 16, samples: 2").split("passes:")[0] + f"targets: [{', '.join(rows)}]\n"
+    (world / "plan.yaml").write_text(text)
+    plan = load(world / "plan.yaml")
+    cost = check(plan).cost
+    compress(plan, store=world / "store")
+    files = [path.stat() for path in (world / "store/entries").rglob("*") if path.is_file()]
+    assert len({file.st_ino for file in files}) < len(files)
+    assert cost is not None
+    assert cost.store_bytes == pytest.approx(sum({file.st_ino: file.st_size for file in files}.values()), rel=0.1)
