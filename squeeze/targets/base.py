@@ -175,6 +175,7 @@ class Target(Options, ABC, Generic[In]):
         with owned_folder(out.parent) as unverified:
             written = unverified / out.name
             digest = write_package(inputs, self.name, describe(artifact, inputs.golden, source), written)
+            artifact.close()  # its session would stay in memory beside that of the process that verifies
             verification = verify(open_package(written))
             written.replace(out)
         return Packed(out, digest, verification)

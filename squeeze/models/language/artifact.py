@@ -23,6 +23,7 @@ from squeeze.models.artifact import Artifact
 from squeeze.models.base import Batch, Layer, Model
 from squeeze.models.facts import Facts
 from squeeze.models.language.decoder import Decoder
+from squeeze.models.language.memory import trim_heap
 
 PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_log_probabilities"
 
@@ -79,8 +80,11 @@ class LanguageArtifact(Decoder, Artifact):
         return type(self)(self.folder, self.facts, self.keeper)
 
     def close(self) -> None:
-        for name in [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]:
+        opened = [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]
+        for name in opened:
             del self.__dict__[name]
+        if opened:
+            trim_heap()  # a session holds a model's weights several times
 
     def layers(self) -> list[Layer]:
         """A runtime's file need not list them."""

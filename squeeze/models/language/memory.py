@@ -33,6 +33,7 @@ def small_heap(large_bytes: int = LARGE_BYTES) -> Iterator[None]:
     library = _c_library()
     if library is not None:
         library.mallopt(M_MMAP_THRESHOLD, large_bytes)
+    trim_heap()  # of what was there before: a file that was written, a runtime that proved it
     gc.freeze()
     try:
         yield
