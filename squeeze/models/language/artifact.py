@@ -84,7 +84,7 @@ class LanguageArtifact(Decoder, Artifact):
         for name in opened:
             del self.__dict__[name]
         if opened:
-            trim_heap()  # a session holds a model's weights several times
+            trim_heap(cycles=False)  # a session holds a model's weights several times
 
     def layers(self) -> list[Layer]:
         """A runtime's file need not list them."""

@@ -33,7 +33,7 @@ def small_heap(large_bytes: int = LARGE_BYTES) -> Iterator[None]:
     library = _c_library()
     if library is not None:
         library.mallopt(M_MMAP_THRESHOLD, large_bytes)
-    trim_heap()  # of what was there before: a file that was written, a runtime that proved it
+    trim_heap(cycles=False)  # of what was there before: a file that was written, a runtime that proved it
     gc.freeze()
     try:
         yield
@@ -42,9 +42,14 @@ def small_heap(large_bytes: int = LARGE_BYTES) -> Iterator[None]:
         gc.unfreeze()
 
 
-def trim_heap() -> None:
-    """Hand freed pages to the system; within :func:`small_heap` milliseconds, so once per block and not more."""
-    gc.collect()
+def trim_heap(cycles: bool = True) -> None:
+    """Hand freed pages to the system; within :func:`small_heap` milliseconds, so once per block and not more.
+
+    Args:
+        cycles: Objects that hold each other are looked for first: outside of :func:`small_heap` a tenth of a second.
+    """
+    if cycles:
+        gc.collect()
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)
