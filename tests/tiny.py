@@ -202,3 +202,9 @@ def squeeze(*arguments: object) -> int:
         main([str(argument) for argument in arguments])
     assert isinstance(stopped.value.code, int)
     return stopped.value.code
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes of all files, those that have several names once."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum({file.st_ino: file.st_size for file in files}.values())

@@ -7,7 +7,7 @@ sees the endings alone. Memory is bounded by :data:`ACTIVATION_BYTES`, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,13 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
             log_probability[together], greedy[together] = scores
     sizes = np.array([ending.size_bytes for ending in endings])
     return EndingScores(log_probability, greedy, sizes, data.counts, data.answers)
+
+
+def walked(endings: Sequence[CutEnding]) -> Iterator[tuple[int, int]]:
+    """Texts that go through a model together: how many, and how long they are made."""
+    lengths = [read_tokens(ending) for ending in endings]
+    for rows, width in _walks(lengths, WALK_TOKENS):
+        yield len(rows), min(width, max(lengths[row] for row in rows))
 
 
 def _most_tokens(model: Decoder) -> int:

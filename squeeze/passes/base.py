@@ -156,6 +156,7 @@ class Pass(Options, ABC, Generic[In, Out]):
     promises: ClassVar[frozenset[str]] = frozenset()
     extra: ClassVar[str | None] = None
     trains: ClassVar[bool] = False  # whether it makes up for what passes before it took out of the weights
+    links_tables: ClassVar[bool] = False  # whether tables of a decoder that it leaves alone stay in their files
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from squeeze.data.base import Dataset
 from squeeze.errors import Fault, SqueezeError
 from squeeze.evaluate.fit import misfit
 from squeeze.models.base import ADAPTER, Batch, Model
+from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
 from squeeze.passes.effort import Work
@@ -30,7 +31,6 @@ from squeeze.plan.devices import fit_on_device
 from squeeze.plan.document import Place
 from squeeze.plan.duration import UNKNOWN, Effort, scoring_of, work_of
 from squeeze.plan.extras import absent
-from squeeze.plan.forms import ARTIFACT
 from squeeze.plan.memory import (
     Cost,
     OriginalSize,
@@ -124,11 +124,11 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         if not faults and (takes := writing_of(branch, end.model, end.preview)) is not None:
             result.writing[branch.name] = takes
             result.faults += too_little_to_write(plan, branch, takes)
-        linked = end.form == ARTIFACT  # the file that an export wrote
+        linked = end.form == LanguageArtifact.form  # the file that an export wrote
         packed += [end.preview.nbytes] if branch.target is not None and end.preview and not linked else []
     stored = [row.preview.nbytes - row.linked_bytes for row in result.once] + packed
     stored += [result.original.nbytes] if result.original else []
-    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == ARTIFACT)]
+    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == LanguageArtifact.form)]
     takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
     result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)
     return result
@@ -162,8 +162,8 @@ def _start(plan: Plan, model: Model | None, roles: frozenset[str], result: Check
     if outline.reads_tokens():
         _open_own(plan, result)
     grid = outline.grid_kinds()
-    data = result.evaluated, result.own
-    result.effort = Effort(Work(), scoring_of(plan, outline.form, outline, *data, original=True))
+    scoring = scoring_of(plan, outline.form, outline, result.evaluated, result.own, original=True)
+    result.effort = Effort(Work(), scoring)
     result.original = Preview((), outline.parameters(), outline.nbytes(), macs, grid=grid)
     marks: dict[str, Step | None] = dict.fromkeys(outline.marks())
     return State(outline.form, marks, outline, result.original)
@@ -252,8 +252,9 @@ def _walk(
             effort = Effort(work, scoring_of(plan, explained.gives, state.model, result.evaluated, result.own))
             again = done in result.done
             linked = linked_bytes(plan, step, state.model, preview, begins=not state.done)
-            row = replace(explained, memory_bytes=takes, linked_bytes=linked)
-            row = replace(row, effort=effort, place=step.place, again=again)
+            row = replace(
+                explained, memory_bytes=takes, effort=effort, place=step.place, again=again, linked_bytes=linked
+            )
             result.explained.append(row)
             result.done.add(done)
             result.faults += too_little_memory(plan, step, state.model, takes)

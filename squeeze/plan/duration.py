@@ -13,6 +13,7 @@ from squeeze.data.base import Dataset
 from squeeze.data.choices import ChoiceDataset
 from squeeze.data.text import TextSource
 from squeeze.data.token_dataset import TokenDataset
+from squeeze.evaluate.endings import walked
 from squeeze.evaluate.metrics import ClockMetric, ExampleMetric, ModelMetric
 from squeeze.models.base import Model
 from squeeze.models.language.effort import block_values, head_macs
@@ -25,8 +26,7 @@ COMPARED_STEPS = 14  # times that a logit is read or written until it is compare
 SCORED_STEPS = 6  # the same for the original's own
 PREPARED_STEPS = 100  # the same of a value of an image, from its file to the model
 READ_STEPS = 3  # times that a weight is read or written until a block can be run
-ENDING_STEPS = 4  # times that a logit is read or written until an ending is scored
-FILLED = 1.2  # times the tokens of texts that go through the model together, with what fills up the shorter ones
+ENDING_STEPS = 4  # the same until an ending is scored: its maximum, logarithm of the sum, its own
 
 Seconds = tuple[float, float]
 
@@ -119,13 +119,13 @@ def _of_endings(model: Model | None, form: str, data: Dataset | None) -> Work | 
         return None
     language = in_shards(model)
     head, width = head_macs(language), language.skeleton.hidden_size
-    lengths = [len(ending.tokens) - 1 for ending in data.sequences]
-    tokens, longest = FILLED * sum(lengths), max(lengths, default=1)
+    texts = [Amount(count, length) for count, length in walked(data.sequences)]
     scored = sum(len(ending.tokens) - ending.start for ending in data.sequences)
-    products = tokens * (macs - head) + scored * head
+    products = sum(text.tokens for text in texts) * (macs - head) + scored * head
+    values = sum(text.tokens * block_values(language, text.length) for text in texts)
     logits = ENDING_STEPS * scored * (language.vocabulary or 0)
     weights = READ_STEPS * (model.parameters() or 0)
-    return Work({width: products}, tokens * block_values(language, longest) + logits + weights)
+    return Work({width: products}, values + logits + weights)
 
 
 def total(efforts: Iterable[Effort], threads: int) -> tuple[float, float, bool]:

@@ -103,12 +103,14 @@ def linked_bytes(plan: Plan, step: Step, model: Model | None, preview: Preview, 
         model: Before the pass.
         begins: Whether that is the original: then only a .gguf file's shards hold its tables apart.
     """
-    if model is None or not model.blocks or step.pass_.gives(model.form) is not type(model):
+    if model is None or not model.blocks or not step.pass_.links_tables:
         return 0
     if begins and (plan.model is None or plan.model.kind != "gguf"):
         return 0
-    alone = set(in_shards(model).skeleton.outside) - {*preview.touched, *preview.grid}
-    return sum(layer.nbytes for layer in model.layers() if layer.name in alone)
+    outside = set(in_shards(model).skeleton.outside)
+    if not outside.isdisjoint({*preview.touched, *preview.grid}):
+        return 0  # one that changes takes the others along
+    return sum(layer.nbytes for layer in model.layers() if layer.name in outside)
 
 
 def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:

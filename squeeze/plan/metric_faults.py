@@ -12,9 +12,10 @@ from squeeze.evaluate.generation import GenerationMetric
 from squeeze.evaluate.metrics import Metric
 from squeeze.evaluate.perplexity import TextMetric
 from squeeze.models.base import Model
+from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.tasks.base import TOKENS, task_named
 from squeeze.passes.base import OTHER_TOKENS
-from squeeze.plan.forms import ARTIFACT, FORMS
+from squeeze.plan.forms import FORMS
 from squeeze.plan.memory import timing_fault
 from squeeze.plan.options import unused_faults
 from squeeze.plan.plan import Plan
@@ -76,7 +77,7 @@ def _convention_faults(plan: Plan, metric: TextMetric, model: Model | None) -> I
 def _generation_faults(plan: Plan, metric: GenerationMetric, model: Model | None) -> Iterator[str]:
     """Only files that a runtime loads are timed: the plan must make some, and the original's must fit beside them."""
     steps = [*plan.steps, *(step for branch in plan.branches for step in branch.steps)]
-    exported = any(output.form == ARTIFACT for step in steps for _, output in step.pass_.ways)
+    exported = any(output.form == LanguageArtifact.form for step in steps for _, output in step.pass_.ways)
     if not exported and all(branch.target is None for branch in plan.branches):
         yield f"{metric.name} times the files that a target writes; the plan names no target"
     longest = model.context if model is not None else None

@@ -74,7 +74,8 @@ def open_all(plan: Plan, brought: Mapping[str, Dataset], lender: Lender | None =
                 opened.roles[role] = lender.open(role)
     for index, metric in enumerate(plan.metrics):
         with faults_at(plan, "metrics", index):
-            data = lender.own.get(metric.label) or own_data(plan, metric, opened.roles.get(EVALUATE))
+            if (data := lender.own.get(metric.label)) is None:
+                data = own_data(plan, metric, opened.roles.get(EVALUATE))
             if data is not None:
                 opened.own[metric.label] = data
     _read_documents(plan, opened)

@@ -174,7 +174,6 @@ class Line:
             path = out / f"{self.plan.name}-{branch.name}.zip"
             with one_line_if_refused(out), self.progress.during(f"pack and verify {path.name}"):
                 self.result.packages[branch.name] = pack(target, artifact, end, self._package_inputs(branch), path)
-                artifact.model.close()
             self.progress.say(f"packed and verified {path}")
             if warning := larger_package(path, branch, self.plan, self.original.model):
                 self.result.warnings.append(warning)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from language_world import write_folder, write_tokenizer
-from tiny import squeeze, write_plan
+from tiny import on_disk, squeeze, write_plan
 
 from squeeze.api import compress, load
 from squeeze.plan.check import check
@@ -45,10 +45,25 @@ def test_sizes_and_the_store_are_foretold(wide: Path, tmp_path: Path) -> None:
     assert fact["largest"][0][0] == "model.embed_tokens.weight"
 
 
-def on_disk(folder: Path) -> int:
-    """Bytes of all files, those that have several names once."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return sum({file.st_ino: file.st_size for file in files}.values())
+GRID = "bits: 4, group_size: 16"
+STAY = ["sparsify, ratio: 0.5", f"rtn, {GRID}", f"awq, {GRID}", "prune_width, ratio: 0.25"]
+GO = ["prune_depth, ratio: 0.5", "smooth", "rotate", f"rtn, {GRID}, embeddings: 8", "finetune, steps: 1"]
+
+
+@pytest.mark.parametrize("pass_", STAY + GO)
+def test_a_pass_says_whether_tables_stay_in_the_files_before(wide: Path, tmp_path: Path, pass_: str) -> None:
+    """Behind a pass that puts the tables into files of their own."""
+    data = "data: {evaluate: {text: text.txt, length: 16, samples: 12}"
+    others = "calibrate: {text: other.txt, length: 16, samples: 4}, train: {text: other.txt, length: 16, samples: 4}}"
+    (wide / "other.txt").write_text("jkl mno pqr. " * 40)
+    text = PLAN.split("targets:")[0].replace(data + "}", f"{data}, {others}")
+    plan = load(write_plan(wide, f"{text}passes: [{{pass: sparsify, ratio: 0.25}}, {{pass: {pass_}}}]\n"))
+    (foretold,) = check(plan).explained[1:]
+    rows = compress(plan, store=tmp_path).ledger.rows[1:]
+    old, new = ([path.stat() for path in (tmp_path / "entries" / row.key).rglob("*.safetensors")] for row in rows)
+    shared = sum(file.st_size for file in new if file.st_ino in {other.st_ino for other in old})
+    assert foretold.linked_bytes == pytest.approx(shared, rel=0.01)
+    assert (shared > 0) == (pass_ in STAY)
 
 
 def test_tables_that_stay_float_are_named_with_the_option_that_takes_them(wide: Path) -> None:

@@ -166,7 +166,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
             with self.block(index, wide=True):
                 for walk in walks:
                     walk.through(index)
-            trim_heap()
+            trim_heap(cycles=False)
         with self.outside(wide=True):
             for number, (walk, one) in enumerate(zip(walks, texts, strict=True)):
                 for places, logits in walk.finish_at(one.is_scored, most):

@@ -27,8 +27,8 @@ def small_heap(large_bytes: int = LARGE_BYTES) -> Iterator[None]:
     after torch and transformers are imported) are frozen: looking through them for cycles takes a tenth of a second.
 
     Args:
-        large_bytes: What is large. The system fills new pages with zeros each time, which takes a while at
-            4 MB; what is smaller is used again, and goes back where :func:`trim_heap` is called.
+        large_bytes: What is large. The system fills new pages with zeros each time, which takes time; what is smaller
+            is used again, and goes back where :func:`trim_heap` is called.
     """
     library = _c_library()
     if library is not None:

@@ -43,6 +43,7 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
     """
 
     name: ClassVar[str] = "prune_experts"
+    links_tables: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes"})

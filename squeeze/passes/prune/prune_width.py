@@ -63,6 +63,7 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
     """
 
     name: ClassVar[str] = "prune_width"
+    links_tables: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_parameters", "fewer_bytes", "weights_changed"})

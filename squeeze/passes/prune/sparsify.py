@@ -48,6 +48,7 @@ class Sparsify(Pass[TorchStage, TorchStage]):
     """
 
     name: ClassVar[str] = "sparsify"
+    links_tables: ClassVar[bool] = True
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"weights_changed"})
 

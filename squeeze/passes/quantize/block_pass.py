@@ -44,6 +44,7 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
     ``BlockPass[LanguageModel]`` takes language models alone, ``BlockPass[TorchStage]`` any torch model.
     """
 
+    links_tables: ClassVar[bool] = True
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
     promises: ClassVar[frozenset[str]] = frozenset({"fewer_bytes", "weights_changed"})

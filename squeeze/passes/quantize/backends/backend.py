@@ -35,6 +35,7 @@ SECONDS = 0.2  # interval between polls of the process
 class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
     """A quantizer of another package, in a process of its own; the model is in that process's memory whole."""
 
+    links_tables: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
     leaves: ClassVar[frozenset[str]] = frozenset({"quantized"})
     refuses: ClassVar[frozenset[str]] = frozenset({"quantized"})
