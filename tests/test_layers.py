@@ -97,10 +97,11 @@ def test_every_room_has_a_rung() -> None:
 
 SUB_LADDERS = {
     "models": [
+        {"links", "pieces"},
+        {"gguf_pieces"},
         {
             "facts",
             "counts",
-            "links",
             "hub",
             "tokenizer",
             "config_sizes",

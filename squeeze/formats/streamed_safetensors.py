@@ -1,4 +1,4 @@
-"""A safetensors file written piece by piece, no tensor whole in memory; or only its header, the rest a hole on disk.
+"""A safetensors file written piece by piece, no tensor whole in memory.
 
 Layout: https://huggingface.co/docs/safetensors/index
 """
@@ -43,14 +43,6 @@ class Slot:
     def nbytes(self) -> int:
         """Bytes in the file."""
         return prod(self.shape) * self.dtype.itemsize
-
-
-def write_outline(file: Path, slots: Sequence[Slot]) -> None:
-    """Write a file that readers take for whole; its tensors are a hole that takes no disk and reads as zeros."""
-    begin = header(slots)
-    with file.open("wb") as stream:
-        stream.write(begin)
-        stream.truncate(len(begin) + sum(slot.nbytes for slot in slots))
 
 
 def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[Tensor]]) -> None:

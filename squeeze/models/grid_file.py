@@ -83,7 +83,7 @@ def stored_grid(shards: Shards, grid: Mapping[str, GridEntry], name: str) -> Qua
 def read_grid(shards: Shards) -> dict[str, GridEntry]:
     """What the shards say of their quantized weights."""
     entries: dict[str, GridEntry] = {}
-    for file in sorted({piece.file for piece in shards.pieces.values()}):
+    for file in sorted(shards.files):
         header = metadata(file).get(GRID, {})
         entries |= {name: GridEntry.from_json(values) for name, values in header.items()}
     return entries

@@ -1,55 +1,31 @@
-"""Weights in safetensors shards, mapped and read one by one, whichever way a checkpoint stacks its experts.
+"""Weights in the files of a folder, read one by one, whichever way a checkpoint stacks its experts.
 
 Names are those of the checkpoint; which tensor of a module they are is the business of ``names``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from squeeze.errors import ModelError, did_you_mean
 from squeeze.formats.regular import parse_json, read_json, require_regular
+from squeeze.models.gguf_pieces import GgufPiece, link_pieces, read_index
+from squeeze.models.links import link_or_copy
+from squeeze.models.pieces import Piece
 
 INDEX_ENDING = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
-PART_VALUES = 1 << 24  # of a tensor that is read in parts
 METADATA = "squeeze"  # one key: safetensors writes several in random order
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One stored tensor that is, or is part of, a tensor of the module."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A module's tensor ``[experts, out, in]`` that is stored expert by expert, each maybe in several parts."""
-
-    experts: tuple[tuple[Piece, ...], ...]  # per expert, the parts to concatenate along ``out``
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``[experts, out, in]``."""
-        first = self.experts[0]
-        return (len(self.experts), sum(piece.shape[0] for piece in first), *first[0].shape[1:])
-
-
 class Shards:
-    """Tensors by name, over all the safetensors files of a folder.
+    """Tensors by name, over all the files of a folder that hold some: safetensors, and a .gguf file by its index.
 
     Raises:
         ModelError: no shards, a shard that the index names is missing or cut short.
@@ -57,53 +33,37 @@ class Shards:
 
     def __init__(self, folder: Path, files: list[Path] | None = None) -> None:
         self.folder = folder
-        self.pieces = {
-            name: Piece(file, name, shape) for file in files or _files(folder) for name, shape in _shapes(file).items()
-        }
+        in_gguf: dict[str, GgufPiece] = {} if files else read_index(folder)
+        self.files = files or _files(folder, none_will_do=bool(in_gguf))
+        plain = (Piece(file, name, shape) for file in self.files for name, shape in _shapes(file).items())
+        self.pieces: dict[str, Piece] = {piece.name: piece for piece in plain} | in_gguf
 
     def __contains__(self, name: str) -> bool:
         return name in self.pieces
 
     def read(self, name: str) -> Tensor:
-        """One tensor; its pages are mapped from the file and freed with it."""
+        """One tensor, mapped from its file where that holds it as it is."""
         if name not in self.pieces:
             raise ModelError(f"{self.folder}: no tensor '{name}'{did_you_mean(name, self.pieces)}")
-        return read_piece(self.pieces[name])
+        return self.pieces[name].read()
 
     def parts(self, name: str) -> Iterator[Tensor]:
-        """One tensor's rows, some at a time: no page of it stays in memory while the next are read."""
-        piece = self.pieces[name]
-        row_values = math.prod(piece.shape[1:])
-        rows = max(1, PART_VALUES // max(row_values, 1))
-        for start in range(0, piece.shape[0] if piece.shape else 1, rows):
-            with _opened(piece) as shard:
-                part: Tensor = shard.get_slice(piece.name)[start : start + rows] if piece.shape else read_piece(piece)
-            yield part
+        """One tensor's rows, some at a time."""
+        return self.pieces[name].parts()
 
     def nbytes(self) -> int:
-        """Bytes of all shards on disk."""
-        return sum(file.stat().st_size for file in {piece.file for piece in self.pieces.values()})
+        """Bytes of the safetensors files; of what lies in a .gguf file, as its values are read."""
+        return sum(file.stat().st_size for file in self.files) + sum(piece.nbytes for piece in self._in_gguf())
 
+    def save(self, folder: Path) -> None:
+        """All tensors in another folder: linked where the file system can, copied where it cannot."""
+        for file in self.files:
+            link_or_copy(file, folder / file.relative_to(self.folder))
+        if pieces := self._in_gguf():
+            link_pieces(folder, pieces)
 
-def read_piece(piece: Piece) -> Tensor:
-    """The tensor of a piece."""
-    with _opened(piece) as shard:
-        tensor: Tensor = shard.get_tensor(piece.name)
-        return tensor
-
-
-@contextmanager
-def _opened(piece: Piece) -> Iterator[Any]:
-    try:
-        with safe_open(piece.file, framework="pt") as shard:
-            yield shard
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{piece.file}: not a whole safetensors file ({error})") from None
-
-
-def read_stacked(stacked: Stacked) -> Tensor:
-    """``[experts, out, in]``."""
-    return torch.stack([torch.cat([read_piece(piece) for piece in parts]) for parts in stacked.experts])
+    def _in_gguf(self) -> list[GgufPiece]:
+        return [piece for piece in self.pieces.values() if isinstance(piece, GgufPiece)]
 
 
 def metadata(file: Path) -> dict[str, Any]:
@@ -119,12 +79,12 @@ def metadata(file: Path) -> dict[str, Any]:
     return header
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, none_will_do: bool) -> list[Path]:
     others = sorted(folder.glob(f"*{INDEX_ENDING}"))  # auto-gptq calls its shards otherwise
     index = folder / INDEX if (folder / INDEX).is_file() or not others else others[0]
     if not index.is_file():
         files = sorted(folder.glob("*.safetensors"))
-        if not files:
+        if not files and not none_will_do:
             raise ModelError(f"{folder}: no *.safetensors here")
         return files
     values = read_json(index)

@@ -37,7 +37,7 @@ class ModelSpec:
         weights: For ``module`` and ``builtin``: safetensors or a torch state dict.
         input: Shape of one example, where neither model nor data says it.
         revision: For a model of the hub: branch, tag or commit.
-        dtype: For ``gguf``: what weights are stored in; None: the narrowest that holds them exactly.
+        dtype: For ``gguf``: what weights are read as; None: the narrowest that holds them exactly.
     """
 
     hf: str | None = None

@@ -37,6 +37,7 @@ from squeeze.plan.memory import (
     cost_of,
     linked_bytes,
     memory_of,
+    original_bytes,
     original_size,
     scoring_faults,
     too_little_memory,
@@ -127,7 +128,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         linked = end.form == LanguageArtifact.form  # the file that an export wrote
         packed += [end.preview.nbytes] if branch.target is not None and end.preview and not linked else []
     stored = [row.preview.nbytes - row.linked_bytes for row in result.once] + packed
-    stored += [result.original.nbytes] if result.original else []
+    stored += [original_bytes(plan, start.model)] if start.model else []
     run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == LanguageArtifact.form)]
     takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
     result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)

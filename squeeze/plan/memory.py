@@ -101,7 +101,7 @@ def linked_bytes(plan: Plan, step: Step, model: Model | None, preview: Preview, 
 
     Args:
         model: Before the pass.
-        begins: Whether that is the original: then only a .gguf file's shards hold its tables apart.
+        begins: Whether that is the original: then only one that was a .gguf file has its tables apart.
     """
     if model is None or not model.blocks or not step.pass_.links_tables:
         return 0
@@ -110,7 +110,19 @@ def linked_bytes(plan: Plan, step: Step, model: Model | None, preview: Preview, 
     outside = set(in_shards(model).skeleton.outside)
     if not outside.isdisjoint({*preview.touched, *preview.grid}):
         return 0  # one that changes takes the others along
+    return _outside_bytes(model)
+
+
+def _outside_bytes(model: Model) -> int:
+    outside = set(in_shards(model).skeleton.outside)
     return sum(layer.nbytes for layer in model.layers() if layer.name in outside)
+
+
+def original_bytes(plan: Plan, model: Model) -> int:
+    """What the store holds of the original: a .gguf file as it is, and its tables."""
+    if plan.model is None or plan.model.kind != "gguf":
+        return model.nbytes()
+    return (plan.root / plan.model.reference).stat().st_size + _outside_bytes(model)
 
 
 def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:

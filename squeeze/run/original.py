@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,16 @@ def read_original(
 
 
 def converted(file: Path, dtype: str | None, store: Store) -> LanguageModel:
-    """A .gguf file as shards, made once and kept in the store."""
+    """A .gguf file as a folder, made once and kept in the store."""
     if not file.is_file():
         raise ModelError(f"{file}: no such file; a .gguf file would do")
-    inputs = {"file": file_sum(file), "dtype": dtype}
-    return store.cached("gguf", inputs, lambda folder: convert(file, folder, dtype), LanguageModel, file.name)
+
+    def write(folder: Path) -> None:
+        with temporary_folder("gguf") as work:
+            convert(file, work, dtype)
+            LanguageModel(work).save(folder)  # with the file itself, which the user may move
+
+    return store.cached("gguf", {"file": file_sum(file), "dtype": dtype}, write, LanguageModel, file.name)
 
 
 def _write(folder: Path, model: Model) -> None:
@@ -66,7 +70,7 @@ def _digest(model: Model) -> dict[str, str]:
     with temporary_folder("original") as folder:
         model.save(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        return {str(path.relative_to(folder)): file_sum(path) for path in files}
 
 
 def _code(model: Model, code_folder: str | None) -> Any:

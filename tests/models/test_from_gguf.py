@@ -1,4 +1,4 @@
-"""A .gguf file becomes the folder that it was made from, bit for bit; a broken one ends in one line."""
+"""A .gguf file is read as the folder that it was made from, bit for bit; a broken one ends in one line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tokenizer_world import TEXT, TOKENIZERS
 from tokenizers import Tokenizer
 
 from squeeze.errors import ModelError
+from squeeze.models import gguf_pieces
 from squeeze.models.base import Batch
 from squeeze.models.language.from_gguf import folder_of
-from squeeze.models.language.from_gguf import weights as streamed
 from squeeze.models.language.from_gguf.convert import convert
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.gguf import write_gguf
@@ -122,28 +122,51 @@ def test_every_type_is_dequantized_as_the_package_does(tmp_path: Path, kind: str
     assert torch.equal(converted(file).tensor("model.layers.0.mlp.up_proj.weight"), torch.from_numpy(expected))
 
 
-def test_few_rows_at_a_time_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_file(tmp_path / "one.gguf", "Q4_K")
-    whole = converted(file)
-    monkeypatch.setattr(streamed, "PIECE_BYTES", 7 * 4 * 256)
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    convert(file, parts)
-    names = [path.name for path in parts.glob("*.safetensors")]
-    assert all((parts / name).read_bytes() == (whole.folder / name).read_bytes() for name in names)
+@pytest.mark.parametrize("name", ["llama3.1", "mixtral"])
+def test_few_rows_at_a_time_give_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _, file = written(name, tmp_path)
+    back = converted(file)
+    whole = {name: back.tensor(name) for name in back.skeleton.names()}
+    monkeypatch.setattr(gguf_pieces, "PART_BYTES", 7 * 4 * 64)
+    for weight, value in whole.items():
+        assert torch.equal(back.tensor(weight), value), weight
+        assert torch.equal(torch.cat([part.reshape(-1) for part in back.parts(weight)]), value.reshape(-1)), weight
 
 
-def test_an_outline_has_shapes_and_takes_no_disk(tmp_path: Path) -> None:
+def test_blocks_take_no_room_beside_the_file_and_an_outline_none_at_all(tmp_path: Path) -> None:
     file = write_file(tmp_path / "one.gguf")
     folder = folder_of(file, outline=True)
     assert folder_of(file, outline=True) == folder
     outline, whole = LanguageModel(folder), converted(file)
-    assert outline.nbytes() == whole.nbytes()
-    assert [layer.shape for layer in outline.layers()] == [layer.shape for layer in whole.layers()]
-    assert sum(path.stat().st_blocks * 512 for path in folder.glob("*.safetensors")) < whole.nbytes() / 8
+    assert outline.nbytes() == 4 * whole.parameters() == pytest.approx(whole.nbytes(), rel=1e-3)
+    for model, most in ((outline, 8_000), (whole, 8_000 + 4 * 5 * 256)):  # four tokens and a norm lie outside
+        assert sum(path.stat().st_size for path in model.folder.iterdir()) < most
+        assert torch.equal(model.tensor("model.embed_tokens.weight"), outline.tensor("model.embed_tokens.weight"))
 
 
-def test_weights_may_be_stored_narrower(tmp_path: Path) -> None:
+def test_a_saved_model_links_the_file_and_outlives_its_name(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "one.gguf", "Q4_1")
+    before, saved = converted(file), tmp_path / "saved"
+    saved.mkdir()
+    before.save(saved)
+    assert (saved / "weights.gguf").samefile(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    value = before.tensor(name)
+    file.unlink()
+    assert torch.equal(LanguageModel(saved).tensor(name), value)
+
+
+def test_an_index_that_is_damaged_and_a_file_that_shrank_end_in_one_line(tmp_path: Path) -> None:
+    model = converted(write_file(tmp_path / "one.gguf"))
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"one\.gguf: 'blk\.0\.ffn_up\.weight' cannot be read any more"):
+        model.tensor("model.layers.0.mlp.up_proj.weight")
+    (model.folder / "gguf.index").write_text('{"file": "one.gguf"}')
+    with pytest.raises(ModelError, match=r"gguf\.index: no index of weights in a \.gguf file"):
+        LanguageModel(model.folder)
+
+
+def test_weights_may_be_read_narrower(tmp_path: Path) -> None:
     file = write_file(tmp_path / "one.gguf", "Q8_0")
     wide, narrow = converted(file), tmp_path / "narrow"
     narrow.mkdir()
@@ -200,10 +223,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_file_that_does_not_fit_itself_ends_in_one_line(tmp_path: Path, options: dict[str, Any], line: str) -> None:
     file = write_file(tmp_path / "bad.gguf", **options)
     with pytest.raises(ModelError, match=line) as caught:
-        converted(file, outline=True)
+        converted(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "bad").glob("*.safetensors"))
+    assert not (tmp_path / "bad" / "gguf.index").exists()
 
 
 def hostile(file: Path) -> dict[str, tuple[bytes, str]]:
@@ -250,7 +273,7 @@ def test_hostile_bytes_end_in_one_line(tmp_path: Path, name: str) -> None:
     content, line = hostile(write_file(tmp_path / "good.gguf"))[name]
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(ModelError, match=line) as caught:
-        converted(tmp_path / "bad.gguf", outline=True)
+        converted(tmp_path / "bad.gguf")
     assert "\n" not in str(caught.value)
 
 
@@ -263,4 +286,4 @@ def test_no_number_that_is_not_finite_becomes_a_weight(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"'blk\.0\.attn_q\.weight' holds numbers that are not finite as torch\.float32"
     ):
-        converted(file)
+        converted(file).tensor("model.layers.0.self_attn.q_proj.weight")

@@ -1,4 +1,4 @@
-"""A plan may start from a .gguf file: checked from its header alone, converted once, run like any other."""
+"""A plan may start from a .gguf file: checked from its header alone, read where it is, run like any other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_starts_from_the_file_and_a_second_one_converts_nothing(world: Path) -> None:
+def test_a_run_starts_from_the_file_and_a_second_one_makes_nothing(world: Path) -> None:
     plan = load(world / "plan.yaml")
     run = compress(plan, store=world / "store")
     original, rounded = run.ledger.rows

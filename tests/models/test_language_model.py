@@ -76,7 +76,7 @@ def test_a_walk_begins_without_the_head(tiny: Path) -> None:
 
 
 def test_a_weight_is_read_some_rows_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("squeeze.models.shards.PART_VALUES", 7 * 64)
+    monkeypatch.setattr("squeeze.models.pieces.PART_VALUES", 7 * 64)
     model = LanguageModel(tiny)
     for name, most in (("model.embed_tokens.weight", 7), ("model.norm.weight", 64)):
         parts = list(model.parts(name))
@@ -94,7 +94,7 @@ def test_what_is_not_finite_in_an_embedding_is_found_in_every_part(
     weights = load_file(file)
     weights["model.embed_tokens.weight"][-1, 3] = float("nan")
     save_file(weights, file, {"format": "pt"})
-    monkeypatch.setattr("squeeze.models.shards.PART_VALUES", 10 * 64)
+    monkeypatch.setattr("squeeze.models.pieces.PART_VALUES", 10 * 64)
     with pytest.raises(SqueezeError, match=r"model\.embed_tokens\.weight holds values that are not finite"):
         Rtn(group_size=16).run(LanguageModel(tmp_path / "model"), Context())
 

@@ -19,7 +19,7 @@ from squeeze.models.language.minicpm import EMBEDDING, HEAD, scaled
 from squeeze.models.language.names import find
 from squeeze.models.language.packed_folder import packed_folder
 from squeeze.models.language.skeleton import Skeleton
-from squeeze.models.shards import Shards, read_stacked
+from squeeze.models.shards import Shards
 
 
 class FolderWeights:
@@ -59,7 +59,7 @@ class FolderWeights:
         if self.packed and name in self.grid:
             return dense(self.grid[name], self.quantized(name), wide)
         if name in self.stored_names.stacked:
-            return read_stacked(self.stored_names.stacked[name])
+            return self.stored_names.stacked[name].read()
         value = stored_value(self.shards, self.grid, self.stored_names.alone.get(name, name), wide)
         factor = self.skeleton.factors.get(name)
         return value if factor is None else scaled(value, factor)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.formats.gguf_file import gguf
+from squeeze.models.gguf_pieces import paired_rows
 from squeeze.models.language.skeleton import Skeleton
 
 PAIRED = ("q_proj", "k_proj")  # weights whose rows lie in rotary pairs
@@ -57,11 +58,6 @@ def sources(skeleton: Skeleton, architecture: str) -> Iterator[Source]:
         if name is None:
             raise ModelError(f"{origin}: llama.cpp's architecture {architecture} has no tensor of that name")
         yield Source(name, origin)
-
-
-def paired_rows(rows: int, heads: int) -> Tensor:
-    """Which row of transformers' comes where: its rotary pairs lie half a head apart, llama.cpp's side by side."""
-    return torch.arange(rows).reshape(heads, 2, rows // heads // 2).transpose(1, 2).reshape(-1)
 
 
 def row_order(source: Source, shape: tuple[int, ...], head_dim: int | None) -> Tensor | None:

@@ -244,8 +244,10 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
 
     def save(self, folder: Path) -> None:
         """Config, tokenizer and shards; linked where the file system can, copied where it cannot."""
-        for file in self._files():
+        side = {file for pattern in SIDE_FILES for file in self.folder.glob(pattern)}
+        for file in sorted(side | set(self.adapter.files if self.adapter else ())):
             link_or_copy(file, folder / file.relative_to(self.folder))
+        self.shards.save(folder)
 
     def save_dense(self, folder: Path) -> None:
         """A plain Hugging Face folder of what the model stands for, which stock transformers loads."""
@@ -257,11 +259,6 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
 
     def runner(self, batch: Batch, threads: int) -> Callable[[], object]:
         raise ModelError("a language model is timed as the artifact that it becomes; leave latency out of the metrics")
-
-    def _files(self) -> list[Path]:
-        side = {file for pattern in SIDE_FILES for file in self.folder.glob(pattern)}
-        beside = set(self.adapter.files) if self.adapter else set()
-        return sorted(side | beside | {piece.file for piece in self.shards.pieces.values()})
 
     def _layer(self, name: str, value: Tensor) -> Layer:
         macs = (

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from squeeze.models.shards import Piece, Stacked
+from squeeze.models.pieces import Piece, Stacked
 
 
 @dataclass

@@ -18,7 +18,8 @@ from squeeze.errors import ModelError
 from squeeze.formats.words import dtype_fault
 from squeeze.models.grid_file import GridEntry
 from squeeze.models.language.names import StoredNames
-from squeeze.models.shards import Piece, Shards
+from squeeze.models.pieces import Piece
+from squeeze.models.shards import Shards
 
 
 class Packed(ABC):

@@ -1,4 +1,4 @@
-"""A .gguf file as a Hugging Face folder: config and tokenizer from its metadata, weights streamed into shards."""
+"""A .gguf file as a Hugging Face folder: config and tokenizer from its metadata, blocks where they are."""
 
 from __future__ import annotations
 
