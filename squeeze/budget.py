@@ -228,7 +228,7 @@ def parse_margin(metric: Metric, text: str | float) -> Margin:
     return Margin(name, str(text), "difference" if share else "ratio", float(match.group(1)) / 100)
 
 
-def judge_memory(limit_bytes: int, peak_bytes: int) -> Judgement:
-    """The plan's ``memory:`` against the measured peak of the process."""
-    bound = Bound("memory", f"<= {limit_bytes:,} B", f"<= {limit_bytes:,} bytes", "value", True, limit_bytes)
+def judge_limit(name: str, limit_bytes: int, peak_bytes: int) -> Judgement:
+    """The plan's ``memory:`` or ``disk:`` against the most that was measured."""
+    bound = Bound(name, f"<= {limit_bytes:,} B", f"<= {limit_bytes:,} bytes", "value", True, limit_bytes)
     return Judgement(bound, peak_bytes, None, "kept" if peak_bytes <= limit_bytes else "broken")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from squeeze.algorithms.stats import Interval
-from squeeze.budget import Bound, judge_memory, parse_bound, parse_margin
+from squeeze.budget import Bound, judge_limit, parse_bound, parse_margin
 from squeeze.comparison import delta_of
 from squeeze.errors import UsageError
 from squeeze.evaluate.counts import SizeBytes
@@ -164,9 +164,9 @@ def test_what_was_not_measured_is_unproven_and_never_kept(measured: Row, lacking
 
 
 def test_memory_is_held_against_the_peak() -> None:
-    assert judge_memory(1_000, 1_000).outcome == "kept"
-    assert judge_memory(1_000, 1_001).outcome == "broken"
-    assert isinstance(judge_memory(1, 2).bound, Bound)
+    assert judge_limit("memory", 1_000, 1_000).outcome == "kept"
+    assert judge_limit("disk", 1_000, 1_001).outcome == "broken"
+    assert isinstance(judge_limit("memory", 1, 2).bound, Bound)
 
 
 def test_a_margin_of_equivalence_is_points_of_a_share_and_percent_of_all_else() -> None:

@@ -112,6 +112,7 @@ SUB_LADDERS = {
         },
         {"torch_macs", "torch_operations", "torch_layers", "ort_session", "resident"},
         {"base", "grid_file"},
+        {"released"},
         {"tasks", "options", "torch_stage", "torch_grid", "text_folder"},
         {"one_example"},
         {"onnx_model", "source", "torch_call"},

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def squeeze(*arguments: object) -> int:
 
 
 def on_disk(folder: Path) -> int:
-    """Bytes of all files, those that have several names once."""
+    """Bytes of all files, those that have several names once; those that have names elsewhere take nothing."""
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return sum({file.st_ino: file.st_size for file in files}.values())
+    names = Counter(file.st_ino for file in files)
+    return sum({file.st_ino: file.st_size for file in files if file.st_nlink == names[file.st_ino]}.values())

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from squeeze.cli.show import new_console, table_of
 from squeeze.passes.effort import HIGH, LOW, Work, host_speed
-from squeeze.plan.check import Check, Explained
+from squeeze.plan.check import Check
+from squeeze.plan.cost import Explained
 from squeeze.plan.duration import Effort, total
 from squeeze.report import text
 from squeeze.report.duration import span

@@ -11,7 +11,6 @@ targets    each is given the form that it packs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -26,18 +25,15 @@ from squeeze.models.spec import Shapes
 from squeeze.passes.base import Preview
 from squeeze.passes.effort import Work
 from squeeze.plan.behind import float_tables, untrained
+from squeeze.plan.cost import Cost, Explained, cost_of, disk_faults, linked_bytes
 from squeeze.plan.data_faults import asked_faults, data_faults
 from squeeze.plan.devices import fit_on_device
 from squeeze.plan.document import Place
 from squeeze.plan.duration import UNKNOWN, Effort, scoring_of, work_of
 from squeeze.plan.extras import absent
 from squeeze.plan.memory import (
-    Cost,
     OriginalSize,
-    cost_of,
-    linked_bytes,
     memory_of,
-    original_bytes,
     original_size,
     scoring_faults,
     too_little_memory,
@@ -47,29 +43,10 @@ from squeeze.plan.memory import (
 from squeeze.plan.metric_faults import metric_faults, unknown_faults
 from squeeze.plan.not_run import not_run_here, strict_faults
 from squeeze.plan.plan import Branch, Plan, Step
-from squeeze.plan.state import Done, State, misfit_of, misfit_of_target, unused_options
+from squeeze.plan.state import Done, State, done_with, misfit_of, misfit_of_target, unused_options
 from squeeze.plan.step_faults import step_faults
 
 CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What the check knows of one pass before it runs."""
-
-    name: str
-    branch: str | None
-    takes: str
-    gives: str
-    preview: Preview
-    needs: tuple[str, ...]
-    extra: str | None
-    memory_bytes: int | None = None  # the peak, as far as the pass can tell
-    keeps: str | None = None  # what it leaves in the store beside its model
-    effort: Effort = UNKNOWN
-    place: Place = ()  # of the pass in the plan
-    again: bool = False  # whether a branch before has done the same: its model is taken from the store
-    linked_bytes: int = 0  # of its model that are another one's in the store
 
 
 @dataclass
@@ -113,7 +90,7 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
     result.warnings += untrained(plan)
     result.original_size = original_size(plan, start.model)
     result.faults += unknown_faults(plan, start.model)
-    trunk, packed = _walk(plan, plan.steps, None, start, given_roles, result), list[int]()
+    trunk, files = _walk(plan, plan.steps, None, start, given_roles, result), dict[Place, int]()
     for branch in plan.branches:
         end = _walk(plan, branch.steps, branch, _fork(trunk), given_roles, result)
         faults = list(_target_faults(branch, end))
@@ -125,13 +102,10 @@ def check(plan: Plan, given_roles: frozenset[str] = frozenset(), model: Model | 
         if not faults and (takes := writing_of(branch, end.model, end.preview)) is not None:
             result.writing[branch.name] = takes
             result.faults += too_little_to_write(plan, branch, takes)
-        linked = end.form == LanguageArtifact.form  # the file that an export wrote
-        packed += [end.preview.nbytes] if branch.target is not None and end.preview and not linked else []
-    stored = [row.preview.nbytes - row.linked_bytes for row in result.once] + packed
-    stored += [original_bytes(plan, start.model)] if start.model else []
-    run = [*packed, *(row.preview.nbytes for row in result.explained if row.gives == LanguageArtifact.form)]
-    takes_of_parts = [*(row.memory_bytes for row in result.explained), *result.writing.values()]
-    result.cost = cost_of(plan, start.model, takes_of_parts, stored, run)
+        if branch.target is not None and end.preview and end.form != LanguageArtifact.form:  # else it is linked
+            files[branch.place] = end.preview.nbytes
+    result.cost = cost_of(plan, start.model, result.explained, [*result.writing.values()], files)
+    result.faults += disk_faults(plan, result.cost)
     return result
 
 
@@ -234,7 +208,7 @@ def _walk(
     plan: Plan, steps: tuple[Step, ...], branch: Branch | None, state: State, roles: frozenset[str], result: Check
 ) -> State:
     for step in steps:
-        done = (*state.done, json.dumps([step.pass_.name, step.pass_.options()], sort_keys=True))
+        done = done_with(step, state.done)
         faults = [Fault(step.place, message) for message in step_faults(plan, step, branch, state, roles)]
         if misfit_of(step.pass_, state) is None:
             faults += unused_options(step.pass_, step.place, state, step.pass_.name)

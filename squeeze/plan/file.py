@@ -102,6 +102,13 @@ class PlanFile(Judging):
         Says("memory: '{value!s:.40}' cannot be read; 4GB or 1500MB would do"),
     ] = None
     """Peak memory that the run must stay under, as in 4GB."""
+    disk: Annotated[
+        int | None,
+        PlainValidator(_size_bytes),
+        WithJsonSchema({"type": "string"}),
+        Says("disk: '{value!s:.40}' cannot be read; 4GB or 300MB would do"),
+    ] = None
+    """The most that the store may hold at once, as in 300MB: models that nothing needs any more are given up."""
     passes: Annotated[tuple[AnyPass, ...] | None, PASSES] = None
     """What is done to the model, in order."""
     targets: Annotated[tuple[BranchPart, ...] | None, Targets] = None

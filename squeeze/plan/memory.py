@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from squeeze.data.text import TextData, TextSource
 from squeeze.errors import Fault
 from squeeze.evaluate.metrics import ExampleMetric
-from squeeze.evaluate.tokens import RUNTIME_BYTES, artifact_scoring_bytes, scoring_bytes
+from squeeze.evaluate.tokens import artifact_scoring_bytes, scoring_bytes
 from squeeze.models.base import Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES
 from squeeze.models.language.language_model import in_shards
@@ -32,19 +32,6 @@ class OriginalSize:
     size_bytes: int | None
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a whole run will take.
-
-    Args:
-        memory_bytes: The peak, as far as passes and scoring can tell.
-        store_bytes: What the store will hold of it; without what is kept of an original whose tokens are not known.
-    """
-
-    memory_bytes: int
-    store_bytes: int
-
-
 def memory_of(plan: Plan, step: Step, model: Model | None, nbytes: int | None) -> int | None:
     """What a pass will take; None where it cannot tell.
 
@@ -54,25 +41,6 @@ def memory_of(plan: Plan, step: Step, model: Model | None, nbytes: int | None) -
     if model is None:
         return None
     return step.pass_.memory_bytes(model, _tokens(plan, step), plan.memory_bytes, nbytes)
-
-
-def cost_of(
-    plan: Plan, model: Model | None, parts: Sequence[int | None], stored: Sequence[int], artifacts: Sequence[int]
-) -> Cost | None:
-    """What a run will take; None where the original is not known.
-
-    Args:
-        parts: Memory that each pass, and each target's writer, will take.
-        stored: Bytes of every model that the store will hold.
-        artifacts: Bytes of those that a runtime runs.
-    """
-    if model is None:
-        return None
-    scored = _scoring_bytes(plan, model) if model.blocks else least_bytes(model) + RUNTIME_BYTES
-    original = original_size(plan, model)
-    run = [_artifact_bytes(plan, model, nbytes) for nbytes in artifacts] if model.blocks else []
-    known = [takes for takes in (*parts, scored, *run) if takes is not None]
-    return Cost(max(known, default=least_bytes(model)), sum(stored) + (original.size_bytes or 0 if original else 0))
 
 
 def too_little_memory(plan: Plan, step: Step, model: Model | None, takes: int | None) -> Iterator[Fault]:
@@ -96,35 +64,6 @@ def too_little_to_write(plan: Plan, branch: Branch, takes: int | None) -> Iterat
     yield from _fault(plan, f"writing the files of target {branch.name}", takes)
 
 
-def linked_bytes(plan: Plan, step: Step, model: Model | None, preview: Preview, begins: bool) -> int:
-    """Bytes of a pass's model that lie in another one's file: tables that a walk through the blocks leaves alone.
-
-    Args:
-        model: Before the pass.
-        begins: Whether that is the original: then only one that was a .gguf file has its tables apart.
-    """
-    if model is None or not model.blocks or not step.pass_.links_tables:
-        return 0
-    if begins and (plan.model is None or plan.model.kind != "gguf"):
-        return 0
-    outside = set(in_shards(model).skeleton.outside)
-    if not outside.isdisjoint({*preview.touched, *preview.grid}):
-        return 0  # one that changes takes the others along
-    return _outside_bytes(model)
-
-
-def _outside_bytes(model: Model) -> int:
-    outside = set(in_shards(model).skeleton.outside)
-    return sum(layer.nbytes for layer in model.layers() if layer.name in outside)
-
-
-def original_bytes(plan: Plan, model: Model) -> int:
-    """What the store holds of the original: a .gguf file as it is, and its tables."""
-    if plan.model is None or plan.model.kind != "gguf":
-        return model.nbytes()
-    return (plan.root / plan.model.reference).stat().st_size + _outside_bytes(model)
-
-
 def original_size(plan: Plan, model: Model | None) -> OriginalSize | None:
     """None where no metric reads a language model's tokens."""
     source = plan.data.get("evaluate")
@@ -140,12 +79,12 @@ def scoring_faults(plan: Plan, model: Model | None) -> Iterator[Fault]:
     if model is None:
         return
     if model.blocks:
-        yield from _fault(plan, "scoring", _scoring_bytes(plan, model))
+        yield from _fault(plan, "scoring", text_bytes(plan, model))
     else:
         yield from _fault(plan, "a run", least_bytes(model), "takes at least")
 
 
-def _scoring_bytes(plan: Plan, model: Model) -> int | None:
+def text_bytes(plan: Plan, model: Model) -> int | None:
     """Of a language model on the plan's text; None: it is not scored on any."""
     source = plan.data.get("evaluate")
     if not isinstance(source, TextData) or not _scored(plan):
@@ -153,7 +92,7 @@ def _scoring_bytes(plan: Plan, model: Model) -> int | None:
     return scoring_bytes(in_shards(model), source.length, source.samples)
 
 
-def _artifact_bytes(plan: Plan, model: Model, nbytes: int) -> int | None:
+def artifact_bytes(plan: Plan, model: Model, nbytes: int) -> int | None:
     """The same of its file in a runtime."""
     source = plan.data.get("evaluate")
     if not isinstance(source, TextData) or not _scored(plan):

@@ -134,6 +134,7 @@ def _plan(file: PlanFile, judgement: Judgement, document: Document) -> Plan:
         seed=file.seed,
         threads=file.threads,
         memory_bytes=file.memory,
+        disk_bytes=file.disk,
         strict=file.strict,
         name=_stem(document.file),
         file=document.file,

@@ -76,6 +76,7 @@ class Plan:
         seed: Where all randomness comes from.
         threads: Processor threads; part of what decides the bytes of a result.
         memory_bytes: Peak that the run must stay under.
+        disk_bytes: The most that the store may hold at once; models that nothing needs any more are given up.
         strict: A bound that is not proven counts as broken.
         name: What packages are called.
         file: How messages name the plan.
@@ -94,6 +95,7 @@ class Plan:
     seed: int
     threads: int
     memory_bytes: int | None
+    disk_bytes: int | None
     strict: bool
     name: str
     file: str
@@ -114,6 +116,7 @@ class Plan:
         seed: int = 0,
         threads: int | None = None,
         memory_bytes: int | None = None,
+        disk_bytes: int | None = None,
         strict: bool = False,
         name: str = "plan",
         file: str = "plan",
@@ -121,7 +124,8 @@ class Plan:
         document: Document | None = None,
     ) -> None:
         judged = primary_metrics(primary, metrics)
-        plain = {"model": model, "memory_bytes": memory_bytes, "seed": seed, "strict": strict}
+        limits = {"memory_bytes": memory_bytes, "disk_bytes": disk_bytes}
+        plain = {"model": model, "seed": seed, "strict": strict} | limits
         source = {"name": name, "file": file, "root": Path(root) if root else Path.cwd(), "document": document}
         self.__dict__.update(  # frozen: nobody else sets a field
             plain | source,

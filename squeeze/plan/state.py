@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from squeeze.plan.plan import AnyPass, Step
 from squeeze.targets.base import Target
 
 Done = tuple[str, ...]  # names and options of all passes so far, as JSON texts
+
+
+def done_with(step: Step, before: Done) -> Done:
+    """The passes behind a model, of which equal ones make equal models."""
+    return (*before, json.dumps([step.pass_.name, step.pass_.options()], sort_keys=True))
 
 
 @dataclass

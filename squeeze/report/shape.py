@@ -171,6 +171,7 @@ class Report(Part):
     layers: dict[str, list[Layer]] = {}
     host: dict[str, Any] = {}
     peak_memory_bytes: int | None = None
+    peak_store_bytes: int | None = None
     seconds: float | None = None
     store: str = ""
     failure: Failure | None = None

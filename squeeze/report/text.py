@@ -275,4 +275,6 @@ def cost(report: Report) -> str:
         parts.append(f"took {duration(report.seconds)}")
     if report.peak_memory_bytes is not None:
         parts.append(f"at most {size(report.peak_memory_bytes)} of memory")
+    if report.peak_store_bytes is not None:
+        parts.append(f"{size(report.peak_store_bytes)} in the store")
     return ", ".join(parts)

@@ -29,6 +29,7 @@ def report_of(run: Run, out: Path) -> dict[str, Any]:
         "layers": {name: [asdict(layer) for layer in layers] for name, layers in run.layers.items()},
         "host": host(),
         "peak_memory_bytes": run.peak_memory_bytes,
+        **({"peak_store_bytes": run.peak_store_bytes} if run.peak_store_bytes is not None else {}),
         "seconds": round(run.seconds, 1),
         "store": str(run.store.folder),
     }

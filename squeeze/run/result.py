@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from squeeze.budget import Judgement, judge_memory
+from squeeze.budget import Judgement, judge_limit
 from squeeze.errors import BudgetBroken, SqueezeError
 from squeeze.ledger import Ledger
 from squeeze.models.base import Layer, Model
@@ -31,12 +31,13 @@ class Run:
     plan: Plan
     ledger: Ledger
     store: Store
-    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the end of the trunk
+    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the trunk's; what was not given up
     packages: dict[str, Packed] = field(default_factory=dict)
     judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
     layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and the last model of each branch
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    peak_store_bytes: int | None = None  # None: not counted, since the plan does not limit it
     failure: Failure | None = None
     warnings: list[str] = field(default_factory=list)  # data that may overlap between roles
 
@@ -52,11 +53,14 @@ class Run:
         self.ledger = self.ledger.settled(self.plan.primary, self.plan.equivalence)
 
     def cost(self, began: float) -> None:
-        """Note how long it took and how much memory; the plan's ``memory:`` is judged by it."""
+        """Note how long it took and how much memory; the plan's ``memory:`` and ``disk:`` are judged."""
         self.seconds = time.monotonic() - began
         self.peak_memory_bytes = largest_process_bytes()
-        if self.plan.memory_bytes is not None:
-            self.judgements.append((None, judge_memory(self.plan.memory_bytes, self.peak_memory_bytes)))
+        limits = {"memory": self.plan.memory_bytes, "disk": self.plan.disk_bytes}
+        peaks = {"memory": self.peak_memory_bytes, "disk": self.peak_store_bytes}
+        for name, limit in limits.items():
+            if limit is not None and (peak := peaks[name]) is not None:
+                self.judgements.append((None, judge_limit(name, limit, peak)))
 
     def require_budget(self) -> None:
         """Raise ``BudgetBroken`` unless every line of the budget holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,49 @@ from typing import Any
 from squeeze.models.artifact import Artifact
 from squeeze.models.base import Model
 from squeeze.models.language.language_model import LanguageModel
+from squeeze.models.released import ReleasedModel
 from squeeze.models.torch_model import TorchModel
+from squeeze.versions import content_digest
 
 MODEL, RECORD = "model", "record.json"
+RELEASED = "released"  # in place of MODEL, where the weights were given up
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """One model of a run as it lies in the store."""
+    """One model of a run as it lies in the store.
+
+    Args:
+        has_weights: Whether ``model`` is more than the facts of one whose weights were given up.
+        make_again: Gives it with its weights, from the store or made again.
+    """
 
     key: str
     folder: Path
     model: Model
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    has_weights: bool = True
+    make_again: Callable[[], StoredModel] | None = field(default=None, compare=False)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the store has given up its weights; facts of it are still known."""
+        return (self.folder / RELEASED).is_dir()
+
+    def whole(self) -> StoredModel:
+        """The model with its weights, made again where they were given up."""
+        return self if self.make_again is None or (self.has_weights and not self.is_released) else self.make_again()
+
+    def digest(self) -> str:
+        """Of the files that it is stored as."""
+        if self.is_released:
+            return ReleasedModel.load(self.folder / RELEASED).facts.digest
+        return content_digest(self.model_folder)
+
+    def exact(self) -> Mapping[str, int | None]:
+        """Numbers that were counted of it before its weights were given up."""
+        return ReleasedModel.load(self.folder / RELEASED).facts.exact if self.is_released else {}
 
     @property
     def model_folder(self) -> Path:
@@ -47,8 +77,13 @@ def write_model(folder: Path, model: Model, facts: dict[str, Any], measured: dic
 def read_model(folder: Path, code_folder: str | None) -> StoredModel:
     """Read back what :func:`write_model` wrote; an entry's folder is named by its key."""
     record = json.loads((folder / RECORD).read_text())
-    model = load_model(folder / MODEL, record["form"], code_folder)
-    return StoredModel(folder.name, folder, model, record["facts"], record["measured"])
+    has_weights = not (folder / RELEASED).is_dir()
+    model: Model
+    if has_weights:
+        model = load_model(folder / MODEL, record["form"], code_folder)
+    else:
+        model = ReleasedModel.load(folder / RELEASED)
+    return StoredModel(folder.name, folder, model, record["facts"], record["measured"], has_weights)
 
 
 def load_model(folder: Path, form: str, code_folder: str | None) -> Model:

@@ -32,9 +32,11 @@ from squeeze.run.effect import SIZE, check_effect, larger_package
 from squeeze.run.fitting import fit_line
 from squeeze.run.helper import help_unless_leading
 from squeeze.run.lender import Lender, selections
+from squeeze.run.model_keys import ModelKeys
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, in_tokens_of, open_all, require_kinds
-from squeeze.run.packing import TARGET, artifact_inputs, build_artifact, pack, package_inputs
+from squeeze.run.packing import build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
+from squeeze.run.room import Room, restored
 from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.run.team import Team, team_of
@@ -42,7 +44,6 @@ from squeeze.run.untouched import untouched
 from squeeze.store import Store
 from squeeze.targets.base import Target
 from squeeze.targets.package import PackageInputs
-from squeeze.versions import content_digest, source_digest
 from squeeze.work import work_within
 
 DEFAULT_STORE = Path(".squeeze/store")
@@ -107,7 +108,7 @@ class Line:
         team: Team,
     ) -> None:
         self.plan, self.store, self.progress, self.clock, self.team = plan, store, progress, clock, team
-        self.data, self.recalibrated = opened.roles, opened.recalibrated
+        self.data = opened.roles
         for warning in opened.warnings:
             progress.say(f"warning: {warning}")
         self.code_folder = str(plan.root)
@@ -122,6 +123,7 @@ class Line:
         limited = plan.memory_bytes is not None
         sources = Sources(store, progress, model.task, subject, *roles, opened.own, plan.root, limited)
         self.scorer = Scorer(plan.metrics, sources, self.original)
+        self.keys = ModelKeys(plan, store, opened, self.original.key)
         self.result = Run(plan, Ledger(self.scorer.scored_on), store, warnings=opened.warnings)
         self.now: tuple[str, str | None] = ("original", None)  # current step and branch
 
@@ -139,12 +141,15 @@ class Line:
 
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""
-        self._hold_all()
+        makings = self.keys.schedule()
+        self.store.hold(*(key for one in makings for key in one.makes))  # also what the run will only come to later
+        limit, packs = self.plan.disk_bytes, out is not None
+        self.room = Room(limit, self.store, makings, self.original.key, packs, self.scorer.exact)
         self._add_row(self.original, "original", None, {}, None)
         self.result.ledger.rows[-1].facts.update(selections(self.data))
         self.result.layers["original"] = self.original.model.layers()
         trunk = self._steps(self.plan.steps, None, self.original)
-        self.result.models[None] = trunk.model
+        self._result(None, trunk)
         for branch in self.plan.branches:
             self._branch(branch, trunk, out)
         if not self.plan.branches:
@@ -155,17 +160,22 @@ class Line:
     def _branch(self, branch: Branch, trunk: StoredModel, out: Path | None) -> None:
         end = self._steps(branch.steps, branch.name, trunk)
         self.result.layers[branch.name] = end.model.layers()
-        self.result.models[branch.name] = end.model
+        self._result(branch.name, end)
         if branch.target is not None:
-            self._pack(branch, branch.target, end, out)
+            self.room.next(self._pack(branch, branch.target, end, out))
         self._judge(branch.name)
 
-    def _pack(self, branch: Branch, target: Target[Any], end: StoredModel, out: Path | None) -> None:
+    def _result(self, branch: str | None, stored: StoredModel) -> None:
+        """A model that the run gives, unless it is given up before the end."""
+        if self.room.stays(stored):
+            self.result.models[branch] = stored.model
+
+    def _pack(self, branch: Branch, target: Target[Any], end: StoredModel, out: Path | None) -> StoredModel:
         """Build what the target's runtime loads, score it, pack it."""
         self.now = (target.name, branch.name)
         artifact = build_artifact(target, end, self.store, self.code_folder, branch.name)
         self._add_row(artifact, target.name, branch.name, target.options(), end)
-        self.result.models[branch.name] = artifact.model
+        self._result(branch.name, artifact)
         if target.device is not None:
             self.result.ledger.rows[-1].facts["device"] = fit_line(
                 target, target.device, self.plan.root, self.original.model, end.model, artifact.model
@@ -178,6 +188,7 @@ class Line:
             if warning := larger_package(path, branch, self.plan, self.original.model):
                 self.result.warnings.append(warning)
                 self.progress.say(f"warning: {warning}")
+        return artifact
 
     def _package_inputs(self, branch: Branch) -> PackageInputs:
         """What the run knows and the package tells."""
@@ -188,18 +199,18 @@ class Line:
     def _steps(self, steps: tuple[Step, ...], branch: str | None, start: StoredModel) -> StoredModel:
         for step in steps:
             self.now = (step.pass_.name, branch)
-            result = self._after(step, start, self.data.get(CALIBRATE))
-            again = [self._after(step, start, data) for data in self.recalibrated[: step.pass_.repetitions() - 1]]
+            result, *again = [self._after(step, start, data) for data in self.keys.calibrations(step)]
             self._add_row(result, step.pass_.name, branch, step.pass_.options(), start, again, step)
-            start = result
+            start = self.room.next(result)
         return start
 
-    def _after(self, step: Step, before: StoredModel, calibrate: Dataset | None) -> StoredModel:
+    def _after(self, step: Step, start: StoredModel, calibrate: Dataset | None) -> StoredModel:
         """The model after a pass, calibrated on that: from the store, or by running it."""
-        inputs = self._inputs(step, before.key, calibrate)
+        inputs = self.keys.inputs(step, start.key, calibrate)
         key = self.store.key("pass", inputs)
 
         def write(folder: Path) -> None:
+            before = start.whole()
             self.progress.say(f"{step.where()}: {step.pass_.name}")
             context = self._context(key, step, calibrate, before)
             with self.clock.passing(key):
@@ -218,39 +229,8 @@ class Line:
             check_effect(step, models, (before.model_folder, stored), context.facts)
 
         read = partial(read_model, code_folder=self.code_folder)
-        return self.store.cached("pass", inputs, write, read, step.pass_.name)
-
-    def _hold_all(self) -> None:
-        """Every model of the plan from the beginning: a prune leaves alone what the run will only come to later."""
-        trunk = self._hold(self.plan.steps, self.original.key)
-        for branch in self.plan.branches:
-            end = self._hold(branch.steps, trunk)
-            if branch.target is not None:
-                self.store.hold(self.store.key(TARGET, artifact_inputs(branch.target, end)))
-
-    def _hold(self, steps: tuple[Step, ...], before: str) -> str:
-        """Hold the models of these passes; gives the last one's key."""
-        for step in steps:
-            data = (self.data.get(CALIBRATE), *self.recalibrated[: step.pass_.repetitions() - 1])
-            keys = [self.store.key("pass", self._inputs(step, before, calibrate)) for calibrate in data]
-            self.store.hold(*keys)
-            before = keys[0]
-        return before
-
-    def _inputs(self, step: Step, before: str, calibrate: Dataset | None) -> dict[str, object]:
-        roles = [NEED_TO_ROLE[need] for need in sorted(step.pass_.needed()) if need in NEED_TO_ROLE]
-        data = self.data | ({CALIBRATE: calibrate} if calibrate is not None else {})
-        return {
-            "before": before,
-            "original": self.original.key,
-            "pass": step.pass_.name,
-            "options": step.pass_.once().options(),
-            "data": {role: data[role].digest for role in roles},
-            "files": {name: content_digest(self.plan.root / name) for name in step.pass_.reads()},
-            "seed": self.plan.seed,
-            "threads": self.plan.threads,
-            "code": source_digest(type(step.pass_)),
-        }
+        after = self.store.cached("pass", inputs, write, read, step.pass_.name)
+        return restored(after, self.store, partial(self._after, step, start, calibrate))
 
     def _context(self, key: str, step: Step, calibrate: Dataset | None, before: StoredModel) -> Context:
         roles = {NEED_TO_ROLE[need] for need in step.pass_.needed() if need in NEED_TO_ROLE}
@@ -291,6 +271,8 @@ class Line:
         self.progress.say(row_line(row.to_json()))
         for model in (stored, *again):
             model.model.close()
+        self.room.made(stored, *again)
+        self.result.peak_store_bytes = self.room.peak_bytes
 
     def _judge(self, branch: str | None) -> None:
         last = self.result.ledger.line_of(branch)[-1]

@@ -43,9 +43,14 @@ class Holds:
         with self.guard, self._mine.open("a") as file:
             file.write("".join(f"{key}\n" for key in sorted(new)))
 
-    def in_use(self) -> set[str]:
-        """The keys that living runs hold."""
-        return {key for run in living(self.runs) for key in _keys(run / KEYS)}
+    def mine(self) -> set[str]:
+        """The keys that this run holds."""
+        return set(_keys(self._mine)) if self._mine is not None else set()
+
+    def in_use(self, by_others: bool = False) -> set[str]:
+        """The keys that living runs hold, this one's left out or not."""
+        runs = (run / KEYS for run in living(self.runs))
+        return {key for keys in runs if not (by_others and keys == self._mine) for key in _keys(keys)}
 
 
 def _keys(file: Path) -> list[str]:

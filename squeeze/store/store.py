@@ -126,6 +126,32 @@ class Store:
         """Keep what a run will come to later: no prune removes it as long as the run lasts."""
         self.holds.add(*keys)
 
+    def rewrite(self, key: str, write: Callable[[Path], None]) -> bool:
+        """Put other content in place of a finished entry's; False: another run uses it, and it stays as it is."""
+        with self.holds.guard:
+            if key in self.holds.in_use(by_others=True):
+                return False
+            with self.lock(key, wait=False) as is_locked:
+                entry = read_entry(self.folder / "entries" / key) if is_locked else None
+                if entry is None:
+                    return False
+                self._make(key, entry.what, entry.made_from, write)
+                return True
+
+    def drop(self, key: str) -> None:
+        """Forget an entry that is to be made again."""
+        with self.lock(key):
+            shutil.rmtree(self.folder / "entries" / key, ignore_errors=True)
+
+    def disk_bytes(self) -> int:
+        """What the entries that this run uses take on disk; a file that has a name outside the store takes nothing."""
+        files: dict[int, list[os.stat_result]] = {}
+        for key in self.holds.mine():
+            for path in (self.folder / "entries" / key).rglob("*"):
+                if path.is_file():
+                    files.setdefault((status := path.stat()).st_ino, []).append(status)
+        return sum(same[0].st_size for same in files.values() if same[0].st_nlink <= len(same))
+
     def journal(self, key: str) -> Journal:
         """Where a pass keeps what it has finished so far."""
         return Journal(self.folder / "journals" / key)
@@ -180,12 +206,12 @@ class Store:
 
     def _make(self, key: str, what: str, made_from: dict[str, Any], write: Callable[[Path], None]) -> Path:
         work, final = self.folder / "work" / key, self.folder / "entries" / key
-        for leftover in (work, final):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
             write(work)
             seal(work, key, what, made_from)
+            shutil.rmtree(final, ignore_errors=True)  # damaged, or to be replaced
             work.rename(final)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)

@@ -73,6 +73,12 @@ def write_package(inputs: PackageInputs, target: str, artifact: Described, path:
     return manifest.digest
 
 
+def told(inputs: PackageInputs) -> dict[str, bytes]:
+    """The files that tell what was measured, and by which plan."""
+    plan = yaml.safe_dump(dict(inputs.plan), sort_keys=False, allow_unicode=True)
+    return {LEDGER: readable_json(dict(inputs.ledger)), PLAN: plan.encode()}
+
+
 def file_sum(source: Source) -> FileSum:
     """Size and sha256 of a file or of bytes, read piece by piece."""
     total, size = hashlib.sha256(), 0
@@ -89,8 +95,7 @@ def _listed_files(inputs: PackageInputs, target: str, artifact: Described) -> di
     """Every file that the manifest lists."""
     texts: dict[str, Source] = {
         GOLDEN: artifact.golden.npz(),
-        LEDGER: readable_json(dict(inputs.ledger)),
-        PLAN: yaml.safe_dump(dict(inputs.plan), sort_keys=False, allow_unicode=True).encode(),
+        **told(inputs),
         RUN: script(artifact.call, artifact.runtime.name, artifact.shows).encode(),
     }
     bare = _manifest(inputs, target, artifact, {})

@@ -58,6 +58,18 @@ def test_kills_at_random_moments_end_in_the_very_same_package(tmp_path: Path, ki
     expect_the_same_bytes(tmp_path, kills)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_while_models_are_given_up_end_in_the_very_same_package(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"disk: 1MB\n{CLASSIFIER}")
+    (tmp_path / "network.py").write_text(NETWORK)
+    torch.manual_seed(0)
+    write_weights(
+        FactorySource("network:network", (), str(tmp_path)).build().state_dict(), tmp_path / "original.safetensors"
+    )
+    expect_the_same_bytes(tmp_path, 20)
+
+
 @KILLS
 @pytest.mark.timeout(1800)
 def test_kills_inside_gptq_end_in_the_very_same_checkpoint(tmp_path: Path, real: Path, kills: int) -> None:

@@ -7,7 +7,7 @@ store's key), how to collect from a model, and how to write and read the result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -92,11 +92,19 @@ class Subject:
     Args:
         key: Of the model's bytes: equal keys, equal models.
         name: What messages and progress bars call it.
+        make_again: Of a model whose weights were given up: makes them again.
+        exact: Numbers that were counted of such a model before.
     """
 
     key: str
     model: Model
     name: str
+    make_again: Callable[[], Model] | None = None
+    exact: Mapping[str, int | None] = field(default_factory=dict)
+
+    def whole(self) -> Subject:
+        """The model with its weights."""
+        return self if self.make_again is None else Subject(self.key, self.make_again(), self.name)
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ class CollectedEvidence(Evidence, Generic[T]):
     def entry(self, model: Subject) -> Path:
         """The store's folder with the model's answers."""
         inputs = self.inputs(model) | {"collector": source_digest(type(self))}
-        write, label = (lambda folder: self.collect(model, folder)), f"{self.kind} of {model.name}"
+        write, label = (lambda folder: self.collect(model.whole(), folder)), f"{self.kind} of {model.name}"
         return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, label)
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:

@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from squeeze.evaluate.metrics import EstimateMetric, Metric, ModelMetric
 
 
+def counted_as(metric: Metric) -> str:
+    """A metric with its options and its code: the same counts the same."""
+    return json.dumps([metric.name, metric.model_dump(mode="json"), source_digest(type(metric))], sort_keys=True)
+
+
 class ModelFacts(Evidence):
     """An exact number of the model as stored; nothing is run."""
 
     runs = False
 
     def reading(self, metric: ModelMetric, model: Subject) -> Reading | None:  # type: ignore[override]
-        return Exact(metric.value(model.model))
+        known = counted_as(metric)
+        return Exact(model.exact[known] if known in model.exact else metric.value(model.whole().model))
 
 
 class Clock(Evidence):
@@ -60,7 +66,7 @@ class Estimates(Evidence):
         inputs["code"] = source_digest(type(metric))
 
         def write(folder: Path) -> None:
-            estimate = metric.estimate(model.model, sources.root, sources.progress)
+            estimate = metric.estimate(model.whole().model, sources.root, sources.progress)
             (folder / "estimate.json").write_text(json.dumps(estimate._asdict()))
 
         def read(folder: Path) -> Estimate:
