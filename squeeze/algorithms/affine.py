@@ -42,9 +42,8 @@ class QuantizedTensor:
         if self.g_idx is not None:
             group = self.g_idx.long()
             return self.scale[:, group] * (self.q.float() - self.zero_point[:, group])
-        q = grouped(self.q, self.group_size).float()
-        real = self.scale[..., None] * (q - self.zero_point[..., None])
-        return real.reshape(self.q.shape)
+        real = grouped(self.q, self.group_size).to(torch.float32, copy=True)  # the one copy of it
+        return real.sub_(self.zero_point[..., None]).mul_(self.scale[..., None]).reshape(self.q.shape)
 
     def rows(self, which: slice | Tensor) -> QuantizedTensor:
         """Some output channels, or all of them in another order."""

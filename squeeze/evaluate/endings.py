@@ -17,13 +17,13 @@ from torch import Tensor
 from squeeze.data.choices import ChoiceDataset, CutEnding
 from squeeze.errors import ModelError
 from squeeze.evaluate.arrays import SavedArrays
+from squeeze.evaluate.tokens import most_logits
 from squeeze.models.language.decoder import Decoder, ScoredTokens
-from squeeze.models.language.memory import REUSED_BYTES, small_heap
+from squeeze.models.language.memory import small_heap
 from squeeze.progress import Progress
 
 WALK_TOKENS = 32_768  # tokens scored together
 ACTIVATION_BYTES = 2**26  # activations of all tokens that pass a block before the next block is read
-LOGITS = 2**23  # logits in memory at once: 32 MB
 CHUNK_TOKENS = 1024  # tokens in a block at once
 FILL = 0  # padding token; positions after the end of a text are never read
 
@@ -55,7 +55,6 @@ class EndingScores(SavedArrays):
         return np.array([part.argmax() for part in parts])
 
 
-@small_heap(REUSED_BYTES)
 def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what: str) -> EndingScores:
     """Score every ending.
 
@@ -66,10 +65,11 @@ def score_endings(model: Decoder, data: ChoiceDataset, progress: Progress, what:
     log_probability, greedy = np.zeros(len(endings)), np.zeros(len(endings), dtype=bool)
     most = _most_tokens(model)
     rounds = list(_rounds(_walks([read_tokens(ending) for ending in endings], most), most))
-    for walks in progress.track(rounds, what, len(rounds)):
-        texts = [_Texts.of([endings[index] for index in together], width) for together, width in walks]
-        for (together, _), scores in zip(walks, _scored(model, texts, progress, what), strict=True):
-            log_probability[together], greedy[together] = scores
+    with small_heap(model.reused_bytes):
+        for walks in progress.track(rounds, what, len(rounds)):
+            texts = [_Texts.of([endings[index] for index in together], width) for together, width in walks]
+            for (together, _), scores in zip(walks, _scored(model, texts, progress, what), strict=True):
+                log_probability[together], greedy[together] = scores
     sizes = np.array([ending.size_bytes for ending in endings])
     return EndingScores(log_probability, greedy, sizes, data.counts, data.answers)
 
@@ -151,7 +151,7 @@ def _scored(
     right = [one.targets[one.is_scored] for one in texts]
     log_probability = [torch.zeros(len(one.tokens), dtype=torch.float64) for one in texts]
     missed = [torch.zeros(len(one.tokens), dtype=torch.int64) for one in texts]
-    most = max(1, LOGITS // model.vocabulary)
+    most = most_logits(model.vocabulary, not model.blocks)
     for number, part, logits in model.logits_at(texts, most, CHUNK_TOKENS, progress=progress):
         targets = right[number][part]
         log_q = (logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)).double()
@@ -159,5 +159,6 @@ def _scored(
             raise ModelError(f"{what}: the model gives NaN or infinity")
         log_probability[number].index_add_(0, rows[number][part], log_q)
         missed[number].index_add_(0, rows[number][part], (logits.argmax(-1) != targets).long())
+        del logits  # freed before the next chunk's
     for sums, wrong in zip(log_probability, missed, strict=True):
         yield sums.numpy(), (wrong == 0).numpy()

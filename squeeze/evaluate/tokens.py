@@ -29,17 +29,18 @@ from squeeze.models.language.footprint import (
     largest_block_bytes,
 )
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import REUSED_BYTES, small_heap
+from squeeze.models.language.memory import small_heap
 from squeeze.models.language.other_order import InOtherOrder
 from squeeze.progress import Progress
 
 CHUNK_TOKENS = 1024  # tokens that pass a block together; one sequence may have more
 LOGITS = 2**22  # logits computed at once: 16 MB
+LOGITS_OF_RUNTIME = 2**21  # the same by a runtime, which keeps copies of its own
 FLOOR_SEQUENCES = 4  # sequences scored twice, to measure what rounding alone changes
 LOGITS_HELD = 3  # copies of a chunk's logits: model, original, and original summed in another order
 ARTIFACT_LOGITS_HELD = 5  # the same, and the copies in ONNX Runtime's arena
 RUNTIME_BYTES = 290_000_000  # code of ONNX Runtime and the exporter, and what both keep; fitted on four models
-ROWS = 2**22  # logits that are compared together, 16 MB
+ROWS = 2**20  # logits that are compared together, 4 MB
 HIDDEN = "hidden.f32"  # the original's last hidden states, [sequences, length, hidden]
 ACTIVATIONS = "activations.f32"  # activations of the compared model while it is scored
 
@@ -76,7 +77,6 @@ class TokenScores(SavedArrays):
         return len(self.nll)
 
 
-@small_heap(REUSED_BYTES)
 def score_tokens(
     model: Decoder,
     data: TokenDataset,
@@ -103,9 +103,12 @@ def score_tokens(
     rows, targets = texts.is_scored.nonzero()[:, 0], tokens[:, 1:].reshape(-1)
     own = folder / HIDDEN if original is None else folder / ACTIVATIONS
     spill = own if in_file or original is None else None
-    logits_of_parts = model.logits_at([texts], most_logits(model.vocabulary), CHUNK_TOKENS, spill, progress)
+    logits_of_parts = model.logits_at(
+        [texts], most_logits(model.vocabulary, not model.blocks), CHUNK_TOKENS, spill, progress
+    )
     parts = []
-    with nullcontext() if original is None else original.logits(texts) as expected:
+    compared = nullcontext() if original is None else original.logits(texts)
+    with small_heap(model.reused_bytes), compared as expected:
         for part, logits in _with_progress(logits_of_parts, rows, progress, what):
             if not torch.isfinite(torch.stack(logits.aminmax())).all():
                 first, last = int(rows[part.start]), int(rows[part.stop - 1])
@@ -139,9 +142,9 @@ def noise_floor(original: Reference, data: TokenDataset, progress: Progress, nam
     return score_tokens(other, few, original.folder, original, progress, f"score {name} in another order")
 
 
-def most_logits(vocabulary: int) -> int:
+def most_logits(vocabulary: int, by_runtime: bool = False) -> int:
     """Tokens whose logits are worked out at once."""
-    return max(1, min(CHUNK_TOKENS, LOGITS // vocabulary))
+    return max(1, min(CHUNK_TOKENS, (LOGITS_OF_RUNTIME if by_runtime else LOGITS) // vocabulary))
 
 
 def chunk_sequences(length: int, vocabulary: int) -> int:
@@ -181,6 +184,6 @@ def scoring_bytes(model: LanguageModel, length: int, sequences: int | None = Non
 
 def artifact_scoring_bytes(model: LanguageModel, nbytes: int, length: int, sequences: int | None = None) -> int:
     """The same of a decoder's file of that size in ONNX Runtime, which keeps what its products gave."""
-    tokens = min(most_logits(model.vocabulary), length * (sequences or CHUNK_TOKENS))
+    tokens = min(most_logits(model.vocabulary, by_runtime=True), length * (sequences or CHUNK_TOKENS))
     logits = ARTIFACT_LOGITS_HELD * tokens * model.vocabulary * FLOAT
     return PROCESS_BYTES + RUNTIME_BYTES + RUN_COPIES * nbytes + logits

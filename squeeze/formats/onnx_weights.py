@@ -183,7 +183,10 @@ def _array(value: ir.Value | None, file: Path) -> Array | None:
         location = str(tensor.location)
         if unsafe_location(location) or not (file.parent / location).is_file():
             raise ModelError(f"{file}: weights in '{location}', which is no file beside it; refused")
-    return tensor.numpy().copy()  # copied, so that the file can be closed
+    array: Array = tensor.numpy().copy()
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()  # each maps the whole file for itself
+    return array
 
 
 def _run_node(

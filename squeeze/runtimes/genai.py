@@ -82,8 +82,9 @@ class GenaiDecoder(LanguageArtifact):
         for start in range(0, len(text), size):
             part = slice(start, min(start + size, len(text)))
             self._feed(generator, text[part].tolist())
-            logits = self._running(lambda: generator.get_output("logits"))
-            yield part, torch.from_numpy(np.array(logits, np.float32))[0]
+            logits = self._running(lambda: generator.get_output("logits"))  # a copy of the runtime's own
+            yield part, torch.from_numpy(np.asarray(logits, np.float32))[0]
+            del logits
 
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:
         self._require_within(len(prompt) + most)

@@ -92,11 +92,10 @@ class OnnxDecoder(LanguageArtifact):
 
     def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
         self.require_known(text)
-        tokens, past = text.numpy()[None], self.session.nothing(1)
+        reading, tokens = self.text(len(text)), text.tolist()
         for start in range(0, len(text), size):
             part = slice(start, min(start + size, len(text)))
-            logits, past = self.session.read(tokens[:, part], past, start)
-            yield part, torch.from_numpy(logits[0])
+            yield part, torch.from_numpy(reading.read_all(tokens[part]))
 
     def _all_logits(self, tokens: Tensor) -> Tensor:
         """``[rows, length, vocabulary]``; what would be too large to be given at once is read in pieces, row by row."""
@@ -202,13 +201,37 @@ class Text:
         self.positions, self.logits = np.arange(most, dtype=np.int64), np.zeros(session.vocabulary, np.float32)
         whole = {TOKENS: self.tokens, MASK: self.mask, POSITIONS: self.positions}
         self.places = {name: array.ctypes.data for name, array in whole.items()}
-        self.bound = 0  # tokens that inputs and outputs are bound for
-        self.last_only = KEEP in session.may_be_told
-        if self.last_only:
-            self._bind(self.binding.bind_input, KEEP, np.ones(1, np.int64))
+        self.bound = (0, 0)  # tokens that are read, and those whose logits are given, as inputs and outputs are bound
+        self.every: Array = np.zeros((0, session.vocabulary), np.float32)
 
     def read(self, tokens: Sequence[int]) -> Array:
         """Logits ``[vocabulary]`` behind more tokens; the array is written anew by the next call.
+
+        Raises:
+            ModelError: there is no room for them.
+        """
+        self._prepare(tokens)
+        last_alone = len(tokens) == 1 or KEEP in self.session.may_be_told
+        every = self._run(len(tokens), self.logits[None] if last_alone else self._room_for(len(tokens)))
+        last: Array = every[-1]
+        return last
+
+    def read_all(self, tokens: Sequence[int]) -> Array:
+        """Logits ``[n, vocabulary]`` behind each of them; the array is written anew by the next call.
+
+        Raises:
+            ModelError: there is no room for them.
+        """
+        self._prepare(tokens)
+        return self._run(len(tokens), self._room_for(len(tokens)))
+
+    def _room_for(self, count: int) -> Array:
+        if len(self.every) < count:
+            self.every = np.zeros((count, self.session.vocabulary), np.float32)
+        return self.every[:count]
+
+    def _prepare(self, tokens: Sequence[int]) -> None:
+        """Bind what is told of the tokens.
 
         Raises:
             ModelError: there is no room for them.
@@ -220,11 +243,9 @@ class Text:
         self.tokens[:count] = tokens
         self._tell(MASK, self.mask, 0, end)
         self._tell(POSITIONS, self.positions, self.length, count)
-        if count != self.bound:  # single tokens reuse the address of the previous one
+        if count != self.bound[0]:  # single tokens reuse the address of the previous one
             self._tell(TOKENS, self.tokens, 0, count)
-        logits = self._run(count)
         self.length = end
-        return logits
 
     def _tell(self, name: str, array: Array, start: int, count: int) -> None:
         """Bind int64 ``[1, count]`` from a place of an array on."""
@@ -232,18 +253,15 @@ class Text:
             where = self.places[name] + start * array.itemsize
             self.binding.bind_input(name, "cpu", 0, np.int64, (1, count), where)
 
-    def _run(self, count: int) -> Array:
-        before, self.bound = self.bound, count
-        if self.last_only or count == 1:
-            if before != count:
-                self._bind(self.binding.bind_output, LOGITS, self.logits[None, None])
-            self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
-            return self.logits
-        self.binding.bind_output(LOGITS)
+    def _run(self, count: int, logits: Array) -> Array:
+        """Fill ``logits`` ``[n, vocabulary]``, of the last ``n`` tokens."""
+        bound, self.bound = self.bound, (count, len(logits))
+        if self.bound != bound:
+            if KEEP in self.session.may_be_told:
+                self._bind(self.binding.bind_input, KEEP, np.array([len(logits)]))
+            self._bind(self.binding.bind_output, LOGITS, logits[None])
         self.session.running(lambda: self.session.ort.run_with_iobinding(self.binding))
-        every = self.binding.get_outputs()[-1].numpy()
-        last: Array = every[0, -1]
-        return last
+        return logits
 
     def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
         self.room.append(array) if array.flags.owndata else None

@@ -89,6 +89,7 @@ class GenaiWriter(Writer[OnnxDecoder]):
             ModelError: layers with caches of different sizes, or a text without end.
         """
         config = json.dumps(_config(model), indent=2, sort_keys=True) + "\n"
+        model.close()  # it was opened to be asked for its inputs, and holds all weights
         folder.mkdir(parents=True, exist_ok=True)
         model.write_file(folder)
         (folder / CONFIG).write_text(config)

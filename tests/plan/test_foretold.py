@@ -32,15 +32,19 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_sizes_and_the_store_are_foretold(wide: Path, tmp_path: Path) -> None:
-    plan = load(write_plan(wide, PLAN))
+@pytest.mark.parametrize("tables", ["", ", embeddings: 8"], ids=["float tables", "tables in 8 bits"])
+def test_sizes_and_the_store_are_foretold(wide: Path, tmp_path: Path, tables: str) -> None:
+    plan = load(write_plan(wide, PLAN, ("group_size: 16", f"group_size: 16{tables}")))
     checked = check(plan)
     run = compress(plan, store=tmp_path, out=tmp_path / "out")
     measured = [row.scores["size_bytes"].value for row in run.ledger.rows]
     assert [row.preview.nbytes for row in checked.explained] == pytest.approx(measured[1:3], rel=0.02)
     assert checked.cost is not None
     assert checked.cost.store_bytes == pytest.approx(on_disk(tmp_path / "entries"), rel=0.1)
-    fact = run.ledger.rows[1].facts["untouched"]
+
+
+def test_the_share_of_untouched_bytes_is_a_fact(wide: Path, tmp_path: Path) -> None:
+    fact = compress(load(write_plan(wide, PLAN)), store=tmp_path).ledger.rows[1].facts["untouched"]
     assert fact["share"] > 0.9
     assert fact["largest"][0][0] == "model.embed_tokens.weight"
 

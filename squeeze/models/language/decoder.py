@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.models.base import Batch, InputSpec, Model
+from squeeze.models.language.memory import LARGE_BYTES
 from squeeze.models.tasks.generate import Generate
 from squeeze.models.tokenizer import TOKENIZER, read_tokenizer
 from squeeze.progress import SILENT, Progress
@@ -41,6 +43,8 @@ class Decoder(Model):
     task = Generate()
     folder: Path
     inputs = INPUTS
+    reused_bytes: ClassVar[int] = LARGE_BYTES
+    """From here on pages of a tensor go back to the system at once while it is scored (``small_heap``)."""
 
     @property
     @abstractmethod
@@ -84,8 +88,10 @@ class Decoder(Model):
             done = 0
             for is_scored, logits in self._parts(one, most, chunk, spill):
                 for places in torch.split(is_scored.nonzero()[:, 0], most):
-                    yield number, slice(done, done + len(places)), logits[places]
+                    every = len(places) == len(logits)
+                    yield number, slice(done, done + len(places)), logits if every else logits[places]
                     done += len(places)
+                del logits  # freed before the next chunk's
 
     def _parts(self, texts: ScoredTokens, most: int, chunk: int, spill: Path | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Which of some tokens in a row are scored, bool ``[tokens]``, and their logits: whole texts, or pieces."""
@@ -93,10 +99,12 @@ class Decoder(Model):
         if length <= most:
             for part, logits in self.logits(texts.tokens, max(1, min(most, chunk) // length), spill):
                 yield texts.is_scored[part].flatten(), logits.flatten(0, 1)
+                del logits
             return
         for text, is_scored in zip(texts.tokens, texts.is_scored, strict=True):
             for part, logits in self.pieces(text, most):
                 yield is_scored[part], logits
+                del logits
 
     def pieces(self, text: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
         """Logits float32 ``[n, vocabulary]`` of one text, int64 ``[length]``, so many tokens at a time.

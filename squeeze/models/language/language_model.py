@@ -25,7 +25,7 @@ from squeeze.models.language.decoder import Decoder, ScoredTokens
 from squeeze.models.language.dense import SIDE_FILES, write_dense
 from squeeze.models.language.folder_weights import FolderWeights
 from squeeze.models.language.matrices import block_weights
-from squeeze.models.language.memory import trim_heap
+from squeeze.models.language.memory import REUSED_BYTES, trim_heap
 from squeeze.models.language.operations import operations
 from squeeze.models.language.resident import ResidentLanguageModel
 from squeeze.models.language.skeleton import Skeleton, empty, fill
@@ -42,6 +42,7 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
     """
 
     form: ClassVar[str] = "language"
+    reused_bytes = REUSED_BYTES  # blocks of one size follow each other
 
     def __init__(self, folder: Path) -> None:
         self.restructure(Skeleton.read(folder))

@@ -27,6 +27,7 @@ from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, RUN_COPIES
 from squeeze.models.language.language_model import LanguageModel, in_shards
+from squeeze.models.language.memory import trim_heap
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_call import forward
@@ -152,7 +153,9 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         """Written afresh: whatever a killed run left is no part of it."""
         folder = (context.journal.folder if context.journal else context.work_folder()) / DECODER
         rmtree(folder, ignore_errors=True)
-        return self.writer().export(model, folder, context)
+        exported = self.writer().export(model, folder, context)
+        trim_heap()  # graphs are full of cycles
+        return exported
 
     def _graph(self, model: TorchModel, grid: Mapping[str, QuantizedTensor]) -> ir.Model:
         graph_model = export_graph(_Logits(model.module, model.inputs), model.inputs, self._opset(model))

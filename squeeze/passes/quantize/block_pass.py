@@ -89,8 +89,10 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         if self.embeddings is None:
             return after
         ends = Scheme(self.embeddings, self.group_size, self.symmetric, self.scale_type())
-        kinds = {name: kind_of(tuple(model.module.get_parameter(name).shape), ends) for name in model.ends}
-        return replace(after, grid={**after.grid, **kinds})
+        tables = {name: model.module.get_parameter(name) for name in model.ends}
+        kinds = {name: kind_of(tuple(table.shape), ends) for name, table in tables.items()}
+        saved = sum(table.nbytes - kinds[name].nbytes for name, table in tables.items())
+        return replace(after, nbytes=after.nbytes - saved, grid={**after.grid, **kinds})
 
     def memory_bytes(self, model: M, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
         return self._block_bytes(in_shards(model), tokens, limit) if model.blocks else None
