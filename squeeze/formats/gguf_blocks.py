@@ -18,6 +18,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 
 BLOCK = 32
+WEIGHTS = 2**22  # laid out at once: each takes several times its byte on the way
 BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q8_0": 34}  # bytes of one block
 SIGNED = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}  # integers go from -n to n - 1
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0")  # narrow ones first
@@ -56,6 +57,12 @@ def narrowest(grid: QuantizedTensor) -> str:
 
 def to_blocks(grid: QuantizedTensor, name: str) -> Tensor:
     """uint8 ``[out, bytes]`` of one of :data:`TYPES` that holds the grid."""
+    rows, columns = grid.q.shape
+    step = max(1, WEIGHTS // columns)
+    return torch.cat([_blocks_of(grid.rows(slice(start, start + step)), name) for start in range(0, rows, step)])
+
+
+def _blocks_of(grid: QuantizedTensor, name: str) -> Tensor:
     rows, columns = grid.q.shape
     repeat = (grid.group_size or columns) // BLOCK
     scale = grid.scale.repeat_interleave(repeat, dim=1).reshape(-1, 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from squeeze.errors import MissingExtra, ModelError, first_line
 from squeeze.formats.gguf_blocks import BLOCK, BYTES
 
+EVERY = slice(None)
 DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -90,8 +91,11 @@ def read(path: Path) -> Any:
         raise ModelError(f"{path}: not a whole .gguf file ({first_line(error)})") from None
 
 
-def dense(reader: Any, name: str) -> Tensor:
+def dense(reader: Any, name: str, rows: slice = EVERY) -> Tensor:
     """A tensor as the gguf package's own ``dequantize`` gives it: float32, shaped as torch has it.
+
+    Args:
+        rows: Of the first axis.
 
     Raises:
         ModelError: there is none of that name, or of a type that the package cannot dequantize.
@@ -100,7 +104,9 @@ def dense(reader: Any, name: str) -> Tensor:
     if tensor is None:
         raise ModelError(f"the .gguf file holds no tensor '{name}'")
     try:
-        values = gguf().quants.dequantize(tensor.data, tensor.tensor_type)
+        values = gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
     except NotImplementedError as error:
         raise ModelError(f"{name}: {first_line(error)}") from None
-    return torch.from_numpy(np.array(values)).reshape([int(size) for size in reversed(tensor.shape)])
+    own = values if values.flags.writeable else np.array(values)  # floats are given as they lie in the file
+    _, *inner = [int(size) for size in reversed(tensor.shape)]
+    return torch.from_numpy(own).reshape(-1, *inner)

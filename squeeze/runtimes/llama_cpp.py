@@ -115,16 +115,20 @@ class GgufDecoder(GgufFile):
         return {}
 
     def _open(self, tokens: int, batch: int) -> Any:
-        """The file in llama.cpp, with room for a text of so many tokens; it keeps logits for ``batch`` of them."""
+        """The file in llama.cpp, with room for a text of so many tokens; it keeps logits for ``batch`` of them.
+
+        What was opened with more room serves, too: each opening maps the file anew.
+        """
         self.require_installed(self.main.name)
-        key = (-(-tokens // STEP) * STEP, self.threads, batch)
-        if key not in self._opened:
-            room, threads, _ = key
-            many = {"n_threads": threads, "n_threads_batch": threads, "n_batch": batch, "n_ubatch": batch}
-            model = self._load(n_ctx=room, **many)
-            self._closing.append(weakref.finalize(self, model.close))  # before the library is unloaded
-            self._opened[key] = model
-        return self._opened[key]
+        for (room, *others), model in self._opened.items():
+            if room >= tokens and others == [self.threads, batch]:
+                return model
+        room, threads = -(-tokens // STEP) * STEP, self.threads
+        many = {"n_threads": threads, "n_threads_batch": threads, "n_batch": batch, "n_ubatch": batch}
+        model = self._load(n_ctx=room, **many)
+        self._closing.append(weakref.finalize(self, model.close))  # before the library is unloaded
+        self._opened[room, threads, batch] = model
+        return model
 
     def _require_made_for(self, model: Any, tokens: int) -> None:
         longest = int(model.metadata.get(f"{model.metadata['general.architecture']}.context_length", tokens))

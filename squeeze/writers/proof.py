@@ -8,8 +8,8 @@ for packed checkpoints (their scales are float16) and float32 for GGUF.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,11 @@ def compared(name: str, form: str, reader: str, own: Tensor, as_read: Tensor) ->
     if own.shape != as_read.shape or own.dtype != as_read.dtype:
         what = f"{list(as_read.shape)} {as_read.dtype}, and {list(own.shape)} {own.dtype} was written"
         raise ModelError(f"{name}: {reader} reads {what}")
-    bits = torch.int16 if own.dtype == torch.float16 else torch.int32
-    zero = torch.zeros((), dtype=own.dtype)  # -0.0 and 0.0 are the same weight
-    same = torch.eq((own + zero).contiguous().view(bits), (as_read + zero).contiguous().view(bits))
+    bits, zero = torch.int16 if own.dtype == torch.float16 else torch.int32, torch.zeros((), dtype=own.dtype)
+    same = torch.eq((own + zero).contiguous().view(bits), (as_read + zero).contiguous().view(bits))  # -0.0 is 0.0
     return Equality(name, form, reader, str(own.dtype).removeprefix("torch."), own.numel(), int((~same).sum()))
+
+
+def joined(parts: Sequence[Equality]) -> Equality:
+    """Parts of one weight as one."""
+    return replace(parts[0], weights=sum(p.weights for p in parts), differing=sum(p.differing for p in parts))
