@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from squeeze.errors import DataError, first_line
 from squeeze.formats.regular import require_regular_folder
@@ -11,17 +13,26 @@ from squeeze.sums import file_sum
 
 TOKENIZER = "tokenizer.json"
 FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
+_IN_USE: WeakValueDictionary[str, Any] = WeakValueDictionary()  # by folder and files: each takes tens of megabytes
 
 
 def read_tokenizer(model: Path) -> Any:
-    """The tokenizer in a model's folder; code from the folder is never run.
+    """The tokenizer in a model's folder, one for all who use it at a time; code from the folder is never run.
 
     Raises:
         DataError: there is none.
     """
+    require_regular_folder(model, DataError)
+    known = json.dumps([str(model.resolve()), tokenizer_digest(model)])
+    tokenizer = _IN_USE.get(known)
+    if tokenizer is None:
+        tokenizer = _IN_USE[known] = _read(model)
+    return tokenizer
+
+
+def _read(model: Path) -> Any:
     from transformers import AutoTokenizer
 
-    require_regular_folder(model, DataError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         tokenizer("a")  # the config is first read at a call
