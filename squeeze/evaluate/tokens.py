@@ -35,7 +35,7 @@ from squeeze.progress import Progress
 
 CHUNK_TOKENS = 1024  # tokens that pass a block together; one sequence may have more
 LOGITS = 2**22  # logits computed at once: 16 MB
-LOGITS_OF_RUNTIME = 2**20  # the same by a runtime, which keeps copies of its own: 4 MB
+LOGITS_OF_RUNTIME = 2**21  # the same by a runtime, which keeps copies of its own: 8 MB
 FLOOR_SEQUENCES = 4  # sequences scored twice, to measure what rounding alone changes
 LOGITS_HELD = 3  # copies of a chunk's logits: model, original, and original summed in another order
 ARTIFACT_LOGITS_HELD = 5  # the same, and the copies in ONNX Runtime's arena

@@ -95,7 +95,7 @@ class OnnxDecoder(LanguageArtifact):
         reading, tokens = self.text(len(text)), text.tolist()
         for start in range(0, len(text), size):
             part = slice(start, min(start + size, len(text)))
-            yield part, torch.from_numpy(reading.read_all(tokens[part]))
+            yield part, torch.from_numpy(reading.read_all(tokens[part]).copy())
 
     def _all_logits(self, tokens: Tensor) -> Tensor:
         """``[rows, length, vocabulary]``; what would be too large to be given at once is read in pieces, row by row."""

@@ -61,6 +61,14 @@ def test_the_folder_is_the_decoders_with_a_config(tmp_path: Path) -> None:
     assert isinstance(LanguageArtifact.load(tmp_path / "kept"), GenaiDecoder)
 
 
+def test_what_was_opened_to_write_the_config_is_closed_again(tmp_path: Path) -> None:
+    """It holds all weights."""
+    decoder, _ = both(tmp_path, "llama3.1")
+    assert decoder.session.vocabulary == decoder.vocabulary
+    GenaiWriter().write(decoder, tmp_path / "again")
+    assert "sessions" not in vars(decoder)
+
+
 def test_a_text_longer_than_the_context_is_refused(tmp_path: Path) -> None:
     _, genai = both(tmp_path, "llama3.1")
     config = json.loads(genai.main.read_text())

@@ -10,6 +10,7 @@ from families import FAMILIES, tokens, write_family
 
 from squeeze.data.text import TokenDataset
 from squeeze.errors import ModelError
+from squeeze.formats.onnx_weights import file_weights
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.gptq import Gptq
@@ -47,6 +48,16 @@ def test_groups_in_act_order_come_back_in_theirs(tmp_path: Path, way: str) -> No
     context = Context(calibration_data=TokenDataset("text", tokens(16, 24).numpy()))
     family = LanguageModel(write_family("llama3.1", tmp_path / "family"))
     proven(Gptq(bits=4, group_size=16, order="act_order").run(family, context), tmp_path / "onnx", way)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="the system does not tell what is mapped")
+def test_no_part_of_the_file_stays_mapped(tmp_path: Path) -> None:
+    """Each tensor maps the whole file for itself, and pages count as many times."""
+    model = Rtn(bits=4, group_size=16).run(LanguageModel(write_family("phi3", tmp_path / "family")), Context())
+    write(model, tmp_path / "onnx", Options())
+    for weight in file_weights(tmp_path / "onnx" / "model.onnx"):
+        assert weight.integers.size
+        assert "model.onnx.data" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("way", ["nbits", "qdq"])
