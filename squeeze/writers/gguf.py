@@ -21,7 +21,7 @@ from squeeze.models.language.gguf.tensors import dense_of, grid_of, kind_of_dens
 from squeeze.models.language.gguf.tokenizer import add_tokenizer
 from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import trim_heap
+from squeeze.models.language.memory import hand_back
 from squeeze.runtimes.llama_cpp import ADAPTER_NAME, FILE_NAME
 from squeeze.writers.base import Writer
 from squeeze.writers.gguf_adapter import prove_adapter, write_adapter
@@ -174,11 +174,11 @@ class GgufWriter(Writer[LanguageModel]):
         """
         reader, architecture = gguf_file.read(file), architecture_of(model)
         reader.fields.clear()  # the package keeps several objects for each token's text
-        trim_heap()
+        hand_back(model.nbytes())
         for source in sources(model.skeleton, architecture.name):
             if source.origin in model.grid:
                 yield _compared(reader, model, source, architecture)
         del reader
-        trim_heap()
+        hand_back(model.nbytes())
         if model.adapter is not None:
             yield from prove_adapter(model, model.adapter, architecture, file.parent / ADAPTER_NAME)
