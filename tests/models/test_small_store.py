@@ -16,7 +16,6 @@ from squeeze.plan.check import check
 from squeeze.run.result import Run
 from squeeze.store import Store
 
-pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
 PLAN = """\
 model: {hf: .}
 data: {evaluate: {text: text.txt, length: 16, samples: 12}}
@@ -94,6 +93,7 @@ def test_a_package_that_is_gone_or_another_is_written_anew(world: Path, tmp_path
 
 
 def test_what_a_changed_plan_begins_from_is_made_again(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: pip install 'squeeze[llama-cpp]'")
     carried_out(world, tmp_path / "store", out=tmp_path / "out")
     more = "  - {target: gguf, name: gguf, passes: [{pass: rtn, bits: 4, group_size: 32}]}\n"
     changed = ("  - {name: rtn-2,", f"{more}  - {{name: rtn-2,")
