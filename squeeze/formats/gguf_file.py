@@ -91,6 +91,22 @@ def read(path: Path) -> Any:
         raise ModelError(f"{path}: not a whole .gguf file ({first_line(error)})") from None
 
 
+def length(reader: Any, name: str) -> int:
+    """Of the first axis of a tensor.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    return int(_tensor(reader, name).shape[-1])  # innermost first
+
+
+def _tensor(reader: Any, name: str) -> Any:
+    tensor = next((tensor for tensor in reader.tensors if tensor.name == name), None)
+    if tensor is None:
+        raise ModelError(f"the .gguf file holds no tensor '{name}'")
+    return tensor
+
+
 def dense(reader: Any, name: str, rows: slice = EVERY) -> Tensor:
     """A tensor as the gguf package's own ``dequantize`` gives it: float32, shaped as torch has it.
 
@@ -100,9 +116,7 @@ def dense(reader: Any, name: str, rows: slice = EVERY) -> Tensor:
     Raises:
         ModelError: there is none of that name, or of a type that the package cannot dequantize.
     """
-    tensor = next((tensor for tensor in reader.tensors if tensor.name == name), None)
-    if tensor is None:
-        raise ModelError(f"the .gguf file holds no tensor '{name}'")
+    tensor = _tensor(reader, name)
     try:
         values = gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
     except NotImplementedError as error:

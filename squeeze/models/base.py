@@ -97,6 +97,7 @@ class Model(ABC):
     task: Task  # what it does with an example
     inputs: tuple[InputSpec, ...]
     runtime: str | None = None  # registered name of the runtime whose file it is; None: no runtime's
+    has_weights: bool = True  # False: they were released from the store, and only facts of the model are known
 
     @classmethod
     def forms(cls) -> tuple[type[Model], ...]:

@@ -1,4 +1,4 @@
-"""What is still known of a model whose files were given up so that a run's store stays small."""
+"""A model whose files were released from the store, which a plan's ``disk:`` keeps small: its facts are still known."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FILE = "released.json"
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReleasedFacts:
     """What the ledger and the report tell of a model without its weights.
 
     Args:
         digest: Of the files that it was stored as.
-        exact: By what was counted (``squeeze.evaluate.evidence.facts``), the number.
+        exact: What metrics counted, by ``metric_key`` of ``squeeze.evaluate.evidence.facts``.
     """
 
     form: str
@@ -38,7 +38,7 @@ class Facts:
     exact: Mapping[str, int | None]
 
     @classmethod
-    def of(cls, model: Model, folder: Path, exact: Mapping[str, int | None]) -> Facts:
+    def of(cls, model: Model, folder: Path, exact: Mapping[str, int | None]) -> ReleasedFacts:
         """Of a model that is stored in that folder."""
         counts = model.nbytes(), model.parameters(), model.macs()
         told = model.form, model.runtime, model.arithmetic(), tuple(model.layers())
@@ -46,9 +46,11 @@ class Facts:
 
 
 class ReleasedModel(Model):
-    """A model without its weights, which are made again where something asks for more than its facts."""
+    """A model without its weights; whoever needs more than its facts has them computed again."""
 
-    def __init__(self, facts: Facts) -> None:
+    has_weights = False
+
+    def __init__(self, facts: ReleasedFacts) -> None:
         self.facts, self.inputs = facts, ()
         self.form, self.runtime = facts.form, facts.runtime  # type: ignore[misc]  # of the model that it stands for
 
@@ -85,7 +87,7 @@ class ReleasedModel(Model):
     def load(cls, folder: Path) -> Self:
         values: dict[str, Any] = json.loads((folder / FILE).read_text())
         layers = tuple(Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in values["layers"])
-        return cls(Facts(**{**values, "layers": layers}))
+        return cls(ReleasedFacts(**{**values, "layers": layers}))
 
     def _refuse(self) -> NoReturn:
-        raise ModelError("the weights were given up to keep the store small, and must be made again first")
+        raise ModelError("the weights were released to keep the store small; they must be computed again first")

@@ -12,7 +12,16 @@ from squeeze.formats.regular import require_regular_folder
 from squeeze.sums import file_sum
 
 TOKENIZER = "tokenizer.json"
-FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
+FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 _IN_USE: WeakValueDictionary[str, Any] = WeakValueDictionary()  # by folder and files: each takes tens of megabytes
 
 

@@ -83,7 +83,7 @@ def cost_of(
 
 
 def _store_bytes(plan: Plan, model: Model, rows: Sequence[Explained], files: Mapping[Place, int]) -> int:
-    """The most at once, where a plan limits it and what nothing needs any more is given up; else everything."""
+    """The most at once, where a plan limits it and what nothing needs any more is released; else everything."""
     kept = original_size(plan, model)
     original = _tables_apart(plan, model) if model.blocks else model.nbytes()
     held: dict[Done, int] = {("the original",): original + (kept.size_bytes or 0 if kept else 0)}
@@ -94,11 +94,11 @@ def _store_bytes(plan: Plan, model: Model, rows: Sequence[Explained], files: Map
         return (done, *((*done, str(number)) for number in range(1, step.pass_.repetitions())))
 
     nothing: Done = ()
-    makings = schedule(plan, nothing, passed, lambda branch, before: (*before, branch.name))
+    items = schedule(plan, nothing, passed, lambda branch, before: (*before, branch.name))
     largest = sum(held.values())
-    for making, free in zip(makings, free_after(makings, nothing, packs=True), strict=True):
-        takes = steps if making.step is not None else files
-        held |= dict.fromkeys(making.makes, takes.get(making.place, 0))
+    for item, free in zip(items, free_after(items, nothing, packs=True), strict=True):
+        takes = steps if item.step is not None else files
+        held |= dict.fromkeys(item.makes, takes.get(item.place, 0))
         largest = max(largest, sum(held.values()))
         for key in free if plan.disk_bytes is not None else ():
             held.pop(key, None)
@@ -110,7 +110,7 @@ def disk_faults(plan: Plan, cost: Cost | None) -> Iterator[Fault]:
     if plan.disk_bytes is None:
         return
     if timed := next((metric for metric in plan.metrics if isinstance(metric, ClockMetric)), None):
-        why = f"what is given up to keep the store small cannot be timed a second time; leave out {timed.label} or disk"
+        why = f"what is released to keep the store small cannot be timed a second time; leave out {timed.label} or disk"
         yield Fault(DISK, f"disk: does not go with {timed.label}: {why}")
     if cost is not None and cost.store_bytes > plan.disk_bytes:
         takes, enough = size(cost.store_bytes), f"disk: {cost.store_bytes / 1e6 + 0.5:.0f}MB would do"

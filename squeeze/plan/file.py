@@ -51,6 +51,14 @@ def _size_bytes(value: Any) -> int | None:
     return int(float(match[1]) * BYTES[match[2]])
 
 
+Bytes = Annotated[
+    int | None,
+    PlainValidator(_size_bytes),
+    WithJsonSchema({"type": "string"}),
+    Says("{name}: '{value!s:.40}' cannot be read; 4GB or 1500MB would do"),
+]
+
+
 class Roles(Section):
     """Where examples come from, by what they are for."""
 
@@ -95,20 +103,10 @@ class PlanFile(Judging):
     """Where the original is."""
     data: Annotated[Roles | None, MAPPING] = None
     """Where examples come from."""
-    memory: Annotated[
-        int | None,
-        PlainValidator(_size_bytes),
-        WithJsonSchema({"type": "string"}),
-        Says("memory: '{value!s:.40}' cannot be read; 4GB or 1500MB would do"),
-    ] = None
+    memory: Bytes = None
     """Peak memory that the run must stay under, as in 4GB."""
-    disk: Annotated[
-        int | None,
-        PlainValidator(_size_bytes),
-        WithJsonSchema({"type": "string"}),
-        Says("disk: '{value!s:.40}' cannot be read; 4GB or 300MB would do"),
-    ] = None
-    """The most that the store may hold at once, as in 300MB: models that nothing needs any more are given up."""
+    disk: Bytes = None
+    """The most that the store may hold at once, as in 300MB: models that nothing needs any more are released."""
     passes: Annotated[tuple[AnyPass, ...] | None, PASSES] = None
     """What is done to the model, in order."""
     targets: Annotated[tuple[BranchPart, ...] | None, Targets] = None

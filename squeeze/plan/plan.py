@@ -76,7 +76,7 @@ class Plan:
         seed: Where all randomness comes from.
         threads: Processor threads; part of what decides the bytes of a result.
         memory_bytes: Peak that the run must stay under.
-        disk_bytes: The most that the store may hold at once; models that nothing needs any more are given up.
+        disk_bytes: The most that the store may hold at once; models that nothing needs any more are released.
         strict: A bound that is not proven counts as broken.
         name: What packages are called.
         file: How messages name the plan.

@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Making(Generic[K]):
+class WorkItem(Generic[K]):
     """One thing that a run does: a pass, or a target's files and their package.
 
     Args:
@@ -44,30 +44,30 @@ class Making(Generic[K]):
 
 def schedule(
     plan: Plan, original: K, passed: Callable[[Step, K], tuple[K, ...]], built: Callable[[Branch, K], K]
-) -> list[Making[K]]:
+) -> list[WorkItem[K]]:
     """Everything that a run does, in order: the trunk, then each branch to its end.
 
     Args:
         passed: The keys of what a step makes of the model before it.
         built: The key of a branch's files.
     """
-    makings: list[Making[K]] = []
+    items: list[WorkItem[K]] = []
 
     def follow(steps: tuple[Step, ...], branch: Branch | None, before: K) -> K:
         for step in steps:
-            makings.append(Making(branch, step, passed(step, before), before))
-            before = makings[-1].makes[0]
+            items.append(WorkItem(branch, step, passed(step, before), before))
+            before = items[-1].makes[0]
         return before
 
     trunk = follow(plan.steps, None, original)
     for branch in plan.branches:
         end = follow(branch.steps, branch, trunk)
         if branch.target is not None:
-            makings.append(Making(branch, None, (built(branch, end),), end))
-    return makings
+            items.append(WorkItem(branch, None, (built(branch, end),), end))
+    return items
 
 
-def free_after(makings: Sequence[Making[K]], original: K, packs: bool) -> list[list[K]]:
+def free_after(items: Sequence[WorkItem[K]], original: K, packs: bool) -> list[list[K]]:
     """After each of them, the models that nothing needs any more.
 
     What a plan is for stays: the end of a plan without targets, a target's files that no package holds, and what is
@@ -76,12 +76,12 @@ def free_after(makings: Sequence[Making[K]], original: K, packs: bool) -> list[l
     Args:
         packs: Whether targets are packed.
     """
-    last = {key: place for place, one in enumerate(makings) for key in (*one.makes, one.needs)}
-    results = {one.makes[0] for one in makings if one.target is not None and not packs}
-    results |= {key for one in makings if one.target and one.target.device for key in (one.needs, one.makes[0])}
-    if makings and makings[-1].branch is None:
-        results.add(makings[-1].makes[0])
-    free: list[list[K]] = [[] for _ in makings]
+    last = {key: place for place, one in enumerate(items) for key in (*one.makes, one.needs)}
+    results = {one.makes[0] for one in items if one.target is not None and not packs}
+    results |= {key for one in items if one.target and one.target.device for key in (one.needs, one.makes[0])}
+    if items and items[-1].branch is None:
+        results.add(items[-1].makes[0])
+    free: list[list[K]] = [[] for _ in items]
     for key, place in last.items():
         if key not in results | {original}:
             free[place].append(key)

@@ -7,7 +7,7 @@ from typing import Any
 
 from squeeze.data.base import Dataset
 from squeeze.plan.plan import Branch, Plan, Step
-from squeeze.plan.schedule import Making, schedule
+from squeeze.plan.schedule import WorkItem, schedule
 from squeeze.plan.step_faults import NEED_TO_ROLE
 from squeeze.run.opened import CALIBRATE, Opened
 from squeeze.run.packing import TARGET, artifact_inputs
@@ -26,7 +26,7 @@ class ModelKeys:
         self.plan, self.store, self.original = plan, store, original
         self.data, self.recalibrated = opened.roles, opened.recalibrated
 
-    def schedule(self) -> list[Making[str]]:
+    def schedule(self) -> list[WorkItem[str]]:
         """Everything that the run does, by the keys of its models."""
         return schedule(self.plan, self.original, self._passed, self._built)
 

@@ -15,14 +15,14 @@ from squeeze.models.artifact import artifact_of
 from squeeze.models.base import Model
 from squeeze.plan.plan import Branch, Plan
 from squeeze.report import shape, text
+from squeeze.run.disk_limit import recomputable
 from squeeze.run.lender import SELECTED
-from squeeze.run.room import restored
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.store import Store
 from squeeze.targets.base import Packed, Target
 from squeeze.targets.card import Score
 from squeeze.targets.host import host
-from squeeze.targets.package import PackageInputs, told
+from squeeze.targets.package import PackageInputs, ledger_and_plan
 from squeeze.targets.verify import open_package, verify
 from squeeze.versions import library_versions, source_digest, squeeze_version
 from squeeze.work import temporary_folder
@@ -34,16 +34,16 @@ def build_artifact(target: Target[Any], end: StoredModel, store: Store, code_fol
     """What the target's runtime loads, in the store like any other step."""
 
     def write(folder: Path) -> None:
-        whole = end.whole()
+        source = end.with_weights()
         what = f"{branch}: write the file for {target.name}"
         store.progress.say(what)
         with temporary_folder("target") as work, store.progress.during(what):
-            built = target.build(whole.model, work)
-            write_model(folder, built, target.built_facts(whole.model, built), {})
+            built = target.build(source.model, work)
+            write_model(folder, built, target.built_facts(source.model, built), {})
 
     read = partial(read_model, code_folder=code_folder)
     built = store.cached(TARGET, artifact_inputs(target, end.key), write, read, f"target {target.name}")
-    return restored(built, store, partial(build_artifact, target, end, store, code_folder, branch))
+    return recomputable(built, store, partial(build_artifact, target, end, store, code_folder, branch))
 
 
 def artifact_inputs(target: Target[Any], before: str) -> dict[str, Any]:
@@ -59,19 +59,19 @@ def artifact_inputs(target: Target[Any], before: str) -> dict[str, Any]:
 def pack(target: Target[Any], artifact: StoredModel, end: StoredModel, inputs: PackageInputs, path: Path) -> Packed:
     """Write the package of a branch and verify it; then it appears. ``end`` is what the artifact was built from.
 
-    Of files that were given up since they were packed, the package that is there is verified again.
+    Of files that were released since they were packed, the package that is there is verified again.
     """
     if artifact.is_released and (packed := _packed_before(path, inputs)) is not None:
         return packed
     path.parent.mkdir(parents=True, exist_ok=True)
-    return target.pack_built(artifact_of(artifact.whole().model), inputs, path, end.whole().model)
+    return target.pack_built(artifact_of(artifact.with_weights().model), inputs, path, end.with_weights().model)
 
 
 def _packed_before(path: Path, inputs: PackageInputs) -> Packed | None:
     """The package at that path where it tells of the very same plan and rows; None: it is gone, or another."""
     try:
         package = open_package(path)
-        if any((package.folder / name).read_bytes() != text for name, text in told(inputs).items()):
+        if any((package.folder / name).read_bytes() != text for name, text in ledger_and_plan(inputs).items()):
             return None
         return Packed(path, package.manifest.digest, verify(package))
     except (VerifyError, OSError):

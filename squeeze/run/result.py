@@ -31,7 +31,7 @@ class Run:
     plan: Plan
     ledger: Ledger
     store: Store
-    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the trunk's; what was not given up
+    models: dict[str | None, Model] = field(default_factory=dict)  # by branch; None: the trunk's; what was not released
     packages: dict[str, Packed] = field(default_factory=dict)
     judgements: list[tuple[str | None, Judgement]] = field(default_factory=list)
     layers: dict[str, list[Layer]] = field(default_factory=dict)  # of the original and the last model of each branch

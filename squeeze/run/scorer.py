@@ -7,7 +7,7 @@ from typing import Any
 
 from squeeze.evaluate.evaluator import labels_of
 from squeeze.evaluate.evidence.base import EVALUATE, Collectors, ScoredOn, Sources, Subject
-from squeeze.evaluate.evidence.facts import ModelFacts, counted_as
+from squeeze.evaluate.evidence.facts import ModelFacts, metric_key
 from squeeze.evaluate.metrics import ExampleMetric, Metric
 from squeeze.ledger import Measured, Row, measure, recovered, scores
 from squeeze.run.stored import StoredModel
@@ -62,15 +62,15 @@ class Scorer:
             self._measured[stored.key] = same
         if stored.key not in self._measured:
             opened = stored.model.reopened()  # closes its sessions: a decoder's session holds its weights several times
-            again = (lambda: stored.whole().model.reopened()) if stored.is_released else None
+            again = (lambda: stored.with_weights().model.reopened()) if stored.is_released else None
             readings = self.collectors.readings(Subject(stored.key, opened, name, again, stored.exact()))
             self._measured[stored.key] = measure(readings, self.scored_on)
         return self._measured[stored.key]
 
     def exact(self, key: str) -> Mapping[str, int | None]:
         """The numbers that were counted of a model, by how they were."""
-        counted = [metric for metric in self.metrics if metric.evidence is ModelFacts]
-        return {counted_as(metric): self._measured[key].exact.get(metric.label) for metric in counted}
+        counted = [metric for metric in self.metrics if issubclass(metric.evidence, ModelFacts)]
+        return {metric_key(metric): self._measured[key].exact.get(metric.label) for metric in counted}
 
     def _of_same_files(self, stored: StoredModel) -> Measured | None:
         """What was measured of another row's model that is the same files in the same runtime: a target's often is."""

@@ -16,7 +16,7 @@ from squeeze.models.torch_model import TorchModel
 from squeeze.versions import content_digest
 
 MODEL, RECORD = "model", "record.json"
-RELEASED = "released"  # in place of MODEL, where the weights were given up
+RELEASED = "released"  # in place of MODEL, where the weights were released
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class StoredModel:
     """One model of a run as it lies in the store.
 
     Args:
-        has_weights: Whether ``model`` is more than the facts of one whose weights were given up.
-        make_again: Gives it with its weights, from the store or made again.
+        make_again: Gives it with its weights, from the store or computed again.
     """
 
     key: str
@@ -33,27 +32,29 @@ class StoredModel:
     model: Model
     facts: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
-    has_weights: bool = True
     make_again: Callable[[], StoredModel] | None = field(default=None, compare=False)
 
     @property
     def is_released(self) -> bool:
-        """Whether the store has given up its weights; facts of it are still known."""
+        """Whether the store has released its weights; facts of it are still known."""
         return (self.folder / RELEASED).is_dir()
 
-    def whole(self) -> StoredModel:
-        """The model with its weights, made again where they were given up."""
-        return self if self.make_again is None or (self.has_weights and not self.is_released) else self.make_again()
+    def with_weights(self) -> StoredModel:
+        """The model with its weights, computed again where the store has released them."""
+        there = self.model.has_weights and not self.is_released
+        return self if there or self.make_again is None else self.make_again()
 
     def digest(self) -> str:
         """Of the files that it is stored as."""
-        if self.is_released:
-            return ReleasedModel.load(self.folder / RELEASED).facts.digest
-        return content_digest(self.model_folder)
+        return self._released.facts.digest if self.is_released else content_digest(self.model_folder)
 
     def exact(self) -> Mapping[str, int | None]:
-        """Numbers that were counted of it before its weights were given up."""
-        return ReleasedModel.load(self.folder / RELEASED).facts.exact if self.is_released else {}
+        """What was counted of it before its weights were released."""
+        return self._released.facts.exact if self.is_released else {}
+
+    @property
+    def _released(self) -> ReleasedModel:
+        return ReleasedModel.load(self.folder / RELEASED)
 
     @property
     def model_folder(self) -> Path:
@@ -77,13 +78,12 @@ def write_model(folder: Path, model: Model, facts: dict[str, Any], measured: dic
 def read_model(folder: Path, code_folder: str | None) -> StoredModel:
     """Read back what :func:`write_model` wrote; an entry's folder is named by its key."""
     record = json.loads((folder / RECORD).read_text())
-    has_weights = not (folder / RELEASED).is_dir()
     model: Model
-    if has_weights:
-        model = load_model(folder / MODEL, record["form"], code_folder)
-    else:
+    if (folder / RELEASED).is_dir():
         model = ReleasedModel.load(folder / RELEASED)
-    return StoredModel(folder.name, folder, model, record["facts"], record["measured"], has_weights)
+    else:
+        model = load_model(folder / MODEL, record["form"], code_folder)
+    return StoredModel(folder.name, folder, model, record["facts"], record["measured"])
 
 
 def load_model(folder: Path, form: str, code_folder: str | None) -> Model:

@@ -28,6 +28,7 @@ from squeeze.progress import Progress
 from squeeze.refused import one_line_if_refused
 from squeeze.report.table import row_line
 from squeeze.run.clock import RowClock
+from squeeze.run.disk_limit import DiskLimit, recomputable
 from squeeze.run.effect import SIZE, check_effect, larger_package
 from squeeze.run.fitting import fit_line
 from squeeze.run.helper import help_unless_leading
@@ -36,7 +37,6 @@ from squeeze.run.model_keys import ModelKeys
 from squeeze.run.opened import CALIBRATE, Opened, faults_at, in_tokens_of, open_all, require_kinds
 from squeeze.run.packing import build_artifact, pack, package_inputs
 from squeeze.run.result import Failure, Run, RunFailed
-from squeeze.run.room import Room, restored
 from squeeze.run.scorer import Scorer
 from squeeze.run.stored import StoredModel, read_model, write_model
 from squeeze.run.team import Team, team_of
@@ -141,10 +141,10 @@ class Line:
 
     def walk(self, out: Path | None) -> Run:
         """The trunk, then each branch from its end."""
-        makings = self.keys.schedule()
-        self.store.hold(*(key for one in makings for key in one.makes))  # also what the run will only come to later
+        items = self.keys.schedule()
+        self.store.hold(*(key for one in items for key in one.makes))  # also what the run will only come to later
         limit, packs = self.plan.disk_bytes, out is not None
-        self.room = Room(limit, self.store, makings, self.original.key, packs, self.scorer.exact)
+        self.disk = DiskLimit(limit, self.store, items, self.original.key, packs, self.scorer.exact)
         self._add_row(self.original, "original", None, {}, None)
         self.result.ledger.rows[-1].facts.update(selections(self.data))
         self.result.layers["original"] = self.original.model.layers()
@@ -162,13 +162,13 @@ class Line:
         self.result.layers[branch.name] = end.model.layers()
         self._result(branch.name, end)
         if branch.target is not None:
-            self.room.next(self._pack(branch, branch.target, end, out))
+            self.disk.step_done(self._pack(branch, branch.target, end, out))
         self._judge(branch.name)
 
     def _result(self, branch: str | None, stored: StoredModel) -> None:
-        """A model that the run gives, unless it is given up before the end."""
-        if self.room.stays(stored):
-            self.result.models[branch] = stored.model
+        """A model that the run gives, unless it is released before the end."""
+        if self.disk.stays(stored):
+            self.result.models[branch] = stored.with_weights().model
 
     def _pack(self, branch: Branch, target: Target[Any], end: StoredModel, out: Path | None) -> StoredModel:
         """Build what the target's runtime loads, score it, pack it."""
@@ -177,8 +177,9 @@ class Line:
         self._add_row(artifact, target.name, branch.name, target.options(), end)
         self._result(branch.name, artifact)
         if target.device is not None:
+            before, packed = end.with_weights().model, artifact.with_weights().model
             self.result.ledger.rows[-1].facts["device"] = fit_line(
-                target, target.device, self.plan.root, self.original.model, end.model, artifact.model
+                target, target.device, self.plan.root, self.original.model, before, packed
             )
         if out is not None:
             path = out / f"{self.plan.name}-{branch.name}.zip"
@@ -201,7 +202,7 @@ class Line:
             self.now = (step.pass_.name, branch)
             result, *again = [self._after(step, start, data) for data in self.keys.calibrations(step)]
             self._add_row(result, step.pass_.name, branch, step.pass_.options(), start, again, step)
-            start = self.room.next(result)
+            start = self.disk.step_done(result)
         return start
 
     def _after(self, step: Step, start: StoredModel, calibrate: Dataset | None) -> StoredModel:
@@ -210,7 +211,7 @@ class Line:
         key = self.store.key("pass", inputs)
 
         def write(folder: Path) -> None:
-            before = start.whole()
+            before = start.with_weights()
             self.progress.say(f"{step.where()}: {step.pass_.name}")
             context = self._context(key, step, calibrate, before)
             with self.clock.passing(key):
@@ -230,7 +231,7 @@ class Line:
 
         read = partial(read_model, code_folder=self.code_folder)
         after = self.store.cached("pass", inputs, write, read, step.pass_.name)
-        return restored(after, self.store, partial(self._after, step, start, calibrate))
+        return recomputable(after, self.store, partial(self._after, step, start, calibrate))
 
     def _context(self, key: str, step: Step, calibrate: Dataset | None, before: StoredModel) -> Context:
         roles = {NEED_TO_ROLE[need] for need in step.pass_.needed() if need in NEED_TO_ROLE}
@@ -271,8 +272,8 @@ class Line:
         self.progress.say(row_line(row.to_json()))
         for model in (stored, *again):
             model.model.close()
-        self.room.made(stored, *again)
-        self.result.peak_store_bytes = self.room.peak_bytes
+        self.disk.measured(stored, *again)
+        self.result.peak_store_bytes = self.disk.peak_bytes
 
     def _judge(self, branch: str | None) -> None:
         last = self.result.ledger.line_of(branch)[-1]

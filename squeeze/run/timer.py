@@ -47,8 +47,9 @@ class Timer:
         """Scores by metric, and in milliseconds what they come from."""
         timings: dict[str, Score] = {}
         clock: dict[str, Any] = {}
-        if stored.model.cannot_run():
+        if not self.metrics or stored.model.cannot_run():
             return timings, clock
+        stored, previous = stored.with_weights(), previous.with_weights()
         for metric in filter(lambda each: self._takes(each, stored), self.metrics):
             with self.progress.during(f"time {metric.label}"):
                 timings[metric.label], clock[metric.label] = self._timed(metric, stored, previous)

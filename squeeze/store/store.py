@@ -127,7 +127,9 @@ class Store:
         self.holds.add(*keys)
 
     def rewrite(self, key: str, write: Callable[[Path], None]) -> bool:
-        """Put other content in place of a finished entry's; False: another run uses it, and it stays as it is."""
+        """Replace a finished entry's content; False: another run uses it, or the store cannot be written."""
+        if not self.writable:
+            return False
         with self.holds.guard:
             if key in self.holds.in_use(by_others=True):
                 return False

@@ -73,7 +73,7 @@ def write_package(inputs: PackageInputs, target: str, artifact: Described, path:
     return manifest.digest
 
 
-def told(inputs: PackageInputs) -> dict[str, bytes]:
+def ledger_and_plan(inputs: PackageInputs) -> dict[str, bytes]:
     """The files that tell what was measured, and by which plan."""
     plan = yaml.safe_dump(dict(inputs.plan), sort_keys=False, allow_unicode=True)
     return {LEDGER: readable_json(dict(inputs.ledger)), PLAN: plan.encode()}
@@ -95,7 +95,7 @@ def _listed_files(inputs: PackageInputs, target: str, artifact: Described) -> di
     """Every file that the manifest lists."""
     texts: dict[str, Source] = {
         GOLDEN: artifact.golden.npz(),
-        **told(inputs),
+        **ledger_and_plan(inputs),
         RUN: script(artifact.call, artifact.runtime.name, artifact.shows).encode(),
     }
     bare = _manifest(inputs, target, artifact, {})

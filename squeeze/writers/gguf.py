@@ -21,7 +21,7 @@ from squeeze.models.language.gguf.tensors import dense_of, grid_of, kind_of_dens
 from squeeze.models.language.gguf.tokenizer import add_tokenizer
 from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import hand_back
+from squeeze.models.language.memory import trim_after
 from squeeze.runtimes.llama_cpp import ADAPTER_NAME, FILE_NAME
 from squeeze.writers.base import Writer
 from squeeze.writers.gguf_adapter import prove_adapter, write_adapter
@@ -128,7 +128,8 @@ def _compared(reader: Any, model: LanguageModel, source: Source, architecture: A
         return compared(name, "gguf", "gguf", own, gguf_file.dense(reader, name))
     grid = model.quantized(source.origin)
     step = max(1, WEIGHTS // grid.q.shape[1])
-    parts = [slice(start, start + step) for start in range(0, len(grid.q), step)]
+    rows = max(len(grid.q), gguf_file.length(reader, name))  # surplus rows of the file have nothing to be equal to
+    parts = [slice(start, start + step) for start in range(0, rows, step)]
     read = ((grid.rows(part).dequantize(), gguf_file.dense(reader, name, part)) for part in parts)
     return joined([compared(name, "gguf", "gguf", *pair) for pair in read])
 
@@ -174,11 +175,11 @@ class GgufWriter(Writer[LanguageModel]):
         """
         reader, architecture = gguf_file.read(file), architecture_of(model)
         reader.fields.clear()  # the package keeps several objects for each token's text
-        hand_back(model.nbytes())
+        trim_after(model.nbytes())
         for source in sources(model.skeleton, architecture.name):
             if source.origin in model.grid:
                 yield _compared(reader, model, source, architecture)
         del reader
-        hand_back(model.nbytes())
+        trim_after(model.nbytes())
         if model.adapter is not None:
             yield from prove_adapter(model, model.adapter, architecture, file.parent / ADAPTER_NAME)

@@ -17,7 +17,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_weights import FileWeight, file_weights
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.memory import hand_back
+from squeeze.models.language.memory import trim_after
 from squeeze.writers.proof import Equality
 
 WEIGHTS = 2**23  # weights compared at once, so that no large table is in memory as floats
@@ -38,7 +38,7 @@ def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:
             )
     if missing and (absent := sorted(name for name in missing if _is_of_text(model, name))):
         raise ModelError(f"{file}: holds no '{absent[0]}', which the model has quantized")
-    hand_back(model.nbytes())
+    trim_after(model.nbytes())
 
 
 def _differing(weight: FileWeight, model: LanguageModel) -> dict[str, int]:

@@ -42,6 +42,35 @@ def test_the_gguf_package_reads_the_very_weights_of_every_family(tmp_path: Path,
     assert sum(row.weights for row in rows) == sum(model.quantized(weight).q.numel() for weight in model.grid)
 
 
+@pytest.mark.parametrize("name", ["llama3.1", "mixtral"])
+def test_weights_are_written_and_proven_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model = quantized(name, tmp_path, 8)
+    write_gguf(model, tmp_path / "whole.gguf")
+    whole = list(GgufWriter().prove(model, tmp_path / "whole.gguf"))
+    monkeypatch.setattr("squeeze.formats.gguf_blocks.WEIGHTS", 7 * 64)
+    monkeypatch.setattr("squeeze.writers.gguf.WEIGHTS", 7 * 64)
+    write_gguf(model, tmp_path / "parts.gguf")
+    assert (tmp_path / "parts.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert list(GgufWriter().prove(model, tmp_path / "parts.gguf")) == whole
+
+
+def test_surplus_rows_of_a_file_are_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though all rows before them are the model's, and these fill whole parts."""
+    wide, narrow = (rounded(tmp_path / str(width), intermediate_size=width) for width in (256, 128))
+    write_gguf(wide, tmp_path / "wide.gguf")
+    monkeypatch.setattr("squeeze.writers.gguf.WEIGHTS", 64 * 64)
+    first_rows = {name: wide.quantized(name).rows(slice(entry.shape[0])) for name, entry in narrow.grid.items()}
+    monkeypatch.setattr(narrow, "quantized", first_rows.__getitem__)
+    with pytest.raises(ModelError, match=r"blk\.0\.ffn_(gate|up)\.weight: gguf reads \[64, 64\] .*, and \[0, 64\]"):
+        list(GgufWriter().prove(narrow, tmp_path / "wide.gguf"))
+
+
+def rounded(folder: Path, **sizes: int) -> LanguageModel:
+    family = write_family("llama", folder / "family", build=text_model("Llama", **sizes))
+    write_letters(family)
+    return in_shards(Rtn(bits=8, group_size=32).run(LanguageModel(family), Context()))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_llama_cpp_says_what_the_model_says(tmp_path: Path, name: str) -> None:
     """Within what its rounding of activations to 8 bits does; a wrong order of heads or scale is off by 1 and more."""

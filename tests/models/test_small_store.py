@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from language_world import write_folder
 from tiny import faults, on_disk, squeeze, write_plan
 from tokenizer_world import TOKENIZERS
 
 from squeeze.api import compress, load
+from squeeze.models.base import Batch
 from squeeze.plan.check import check
 from squeeze.run.result import Run
 from squeeze.store import Store
@@ -109,6 +111,34 @@ def test_a_plan_without_the_limit_gets_its_models_back(world: Path, tmp_path: Pa
     )
 
 
+def test_models_that_were_released_can_be_used_timed_and_held_against_a_device_later(
+    world: Path, tmp_path: Path
+) -> None:
+    """By plans that do not limit the disk, on the store of one that did."""
+    released = carried_out(world, tmp_path / "store", out=tmp_path / "out")
+    assert set(released.models) == {None}
+    device = ("name: onnx,", "name: onnx, device: phone-entry,")
+    timed = ("size]", "size, decode: {seconds: 0.05, sessions: 4, prompt: 4, new: 4}]")
+    run = carried_out(world, tmp_path / "store", WITHOUT, device, timed, out=tmp_path / "out")
+    assert "RAM" in run.ledger.rows[-2].facts["device"]
+    assert run.ledger.rows[-2].timings["decode"].value
+    prompt = Batch({"input_ids": torch.arange(8)[None]})
+    fresh = carried_out(world, tmp_path / "new", WITHOUT)
+    assert torch.equal(run.models["rtn"].predict(prompt), fresh.models["rtn"].predict(prompt))
+
+
+def test_a_store_that_cannot_be_written_is_read_and_left_alone(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out(world, tmp_path / "store", WITHOUT)
+    before, store = models(tmp_path / "store"), Store(tmp_path / "store")
+    monkeypatch.setattr(store, "writable", False)
+    run = carried_out(world, store)
+    assert models(tmp_path / "store") == before
+    assert run.peak_store_bytes is None  # nothing of it is this run's, and nothing is judged
+    assert "disk" not in {one.bound.metric for _, one in run.judgements}
+
+
 def test_what_another_run_uses_stays(world: Path, tmp_path: Path) -> None:
     """The other run holds the models of the same plan."""
     plan, other = load(write_plan(world, PLAN)), Store(tmp_path / "store")
@@ -128,14 +158,14 @@ def test_files_of_a_target_stay_where_no_package_holds_them(world: Path, tmp_pat
 
 
 BAD = {
-    "disk: 8MB": ("disk: lots", r"^4: disk: 'lots' cannot be read; 4GB or 300MB would do"),
+    "disk: 8MB": ("disk: lots", r"^4: disk: 'lots' cannot be read; 4GB or 1500MB would do"),
     "disk: 8MB ": ("disk: 0MB", r"^4: disk: '0MB' cannot be read"),
     "disk: 8MB  ": (
         "disk: 20KB",
         r"^4: disk: 20.0 KB is less than the .* MB that the store holds at once; disk: \d+MB would",
     ),
     "disk: 8MB   ": ("disk: -1GB", r"^4: disk: '-1GB' cannot be read"),
-    "size]": ("{decode: {seconds: 0.1}}]", r"^4: disk: does not go with decode: what is given up .* leave out decode"),
+    "size]": ("{decode: {seconds: 0.1}}]", r"^4: disk: does not go with decode: what is released .* leave out decode"),
 }
 
 

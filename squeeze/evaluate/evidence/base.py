@@ -92,8 +92,8 @@ class Subject:
     Args:
         key: Of the model's bytes: equal keys, equal models.
         name: What messages and progress bars call it.
-        make_again: Of a model whose weights were given up: makes them again.
-        exact: Numbers that were counted of such a model before.
+        make_again: Of a model whose weights were released from the store: computes them again.
+        exact: Of such a model, what was counted before, by ``metric_key``.
     """
 
     key: str
@@ -102,7 +102,7 @@ class Subject:
     make_again: Callable[[], Model] | None = None
     exact: Mapping[str, int | None] = field(default_factory=dict)
 
-    def whole(self) -> Subject:
+    def with_weights(self) -> Subject:
         """The model with its weights."""
         return self if self.make_again is None else Subject(self.key, self.make_again(), self.name)
 
@@ -193,7 +193,7 @@ class CollectedEvidence(Evidence, Generic[T]):
     def entry(self, model: Subject) -> Path:
         """The store's folder with the model's answers."""
         inputs = self.inputs(model) | {"collector": source_digest(type(self))}
-        write, label = (lambda folder: self.collect(model.whole(), folder)), f"{self.kind} of {model.name}"
+        write, label = (lambda folder: self.collect(model.with_weights(), folder)), f"{self.kind} of {model.name}"
         return self.sources.store.cached(self.kind, inputs, write, lambda folder: folder, label)
 
     def reading(self, metric: Metric, model: Subject) -> Reading | None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from squeeze.evaluate.metrics import EstimateMetric, Metric, ModelMetric
 
 
-def counted_as(metric: Metric) -> str:
-    """A metric with its options and its code: the same counts the same."""
+def metric_key(metric: Metric) -> str:
+    """Name, options and code of a metric: two with equal keys count the same."""
     return json.dumps([metric.name, metric.model_dump(mode="json"), source_digest(type(metric))], sort_keys=True)
 
 
@@ -25,8 +25,9 @@ class ModelFacts(Evidence):
     runs = False
 
     def reading(self, metric: ModelMetric, model: Subject) -> Reading | None:  # type: ignore[override]
-        known = counted_as(metric)
-        return Exact(model.exact[known] if known in model.exact else metric.value(model.whole().model))
+        if model.make_again is not None and (key := metric_key(metric)) in model.exact:
+            return Exact(model.exact[key])
+        return Exact(metric.value(model.with_weights().model))
 
 
 class Clock(Evidence):
@@ -66,7 +67,7 @@ class Estimates(Evidence):
         inputs["code"] = source_digest(type(metric))
 
         def write(folder: Path) -> None:
-            estimate = metric.estimate(model.whole().model, sources.root, sources.progress)
+            estimate = metric.estimate(model.with_weights().model, sources.root, sources.progress)
             (folder / "estimate.json").write_text(json.dumps(estimate._asdict()))
 
         def read(folder: Path) -> Estimate:

@@ -60,6 +60,11 @@ def sources(skeleton: Skeleton, architecture: str) -> Iterator[Source]:
         yield Source(name, origin)
 
 
+def is_paired(origin: str) -> bool:
+    """Whether a weight's rows, or a bias's values, lie in rotary pairs."""
+    return origin.split(".")[-2:-1] in [[name] for name in PAIRED]
+
+
 def row_order(source: Source, shape: tuple[int, ...], head_dim: int | None) -> Tensor | None:
     """Which row of the model's tensor each row of the file's is; None where the order stays.
 
@@ -72,6 +77,6 @@ def row_order(source: Source, shape: tuple[int, ...], head_dim: int | None) -> T
         each = torch.arange(source.part * rows, (source.part + 1) * rows)
         order: Tensor = (each + torch.arange(experts)[:, None] * shape[1]).reshape(-1)
         return order
-    if head_dim is not None and source.origin.split(".")[-2:-1] and source.origin.split(".")[-2] in PAIRED:
+    if head_dim is not None and is_paired(source.origin):
         return paired_rows(shape[0], shape[0] // head_dim)
     return None

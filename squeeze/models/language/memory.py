@@ -15,7 +15,7 @@ from typing import Any
 
 LARGE_BYTES = 1 << 22  # from here on a tensor has pages of its own
 REUSED_BYTES = 1 << 25  # the same where activations of one size follow each other: their pages are used again
-WORTH_BYTES = 1 << 26  # of a model, from which on cycles are looked for behind its export and its proof
+TRIMMED_BYTES = 1 << 26  # of a model: from this size on, trim_after trims
 M_MMAP_THRESHOLD = -3  # parameter number of mallopt
 
 
@@ -56,12 +56,12 @@ def trim_heap(cycles: bool = True) -> None:
         library.malloc_trim(0)
 
 
-def hand_back(nbytes: int) -> None:
-    """The same behind work on a model of so many bytes, whose graphs and readers are full of cycles.
+def trim_after(nbytes: int) -> None:
+    """Trim the heap after an export or a proof of a model of so many bytes: graphs and readers are full of cycles.
 
-    Behind little work little is held, and looking for it would take longer than the work.
+    After a small model it is not done: looking for cycles takes longer than the export itself.
     """
-    if nbytes >= WORTH_BYTES:
+    if nbytes >= TRIMMED_BYTES:
         trim_heap()
 
 

@@ -27,7 +27,7 @@ from squeeze.formats.onnx_simplify import simplify
 from squeeze.models.base import Batch, InputSpec, Model
 from squeeze.models.language.footprint import FLOAT, PROCESS_BYTES, RUN_COPIES
 from squeeze.models.language.language_model import LanguageModel, in_shards
-from squeeze.models.language.memory import hand_back
+from squeeze.models.language.memory import trim_after
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.models.options import Unused
 from squeeze.models.torch_call import forward
@@ -154,7 +154,7 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
         folder = (context.journal.folder if context.journal else context.work_folder()) / DECODER
         rmtree(folder, ignore_errors=True)
         exported = self.writer().export(model, folder, context)
-        hand_back(model.nbytes())
+        trim_after(model.nbytes())
         return exported
 
     def _graph(self, model: TorchModel, grid: Mapping[str, QuantizedTensor]) -> ir.Model:

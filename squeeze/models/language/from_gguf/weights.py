@@ -10,7 +10,7 @@ from squeeze.models.gguf_pieces import GgufPiece
 from squeeze.models.language.from_gguf.config import family_of, head_size
 from squeeze.models.language.from_gguf.metadata import Metadata
 from squeeze.models.language.from_gguf.rope import LLAMA3, LONG, SHORT
-from squeeze.models.language.gguf_names import PAIRED, Source, sources
+from squeeze.models.language.gguf_names import Source, is_paired, sources
 from squeeze.models.language.skeleton import Skeleton
 
 ELSEWHERE = (LLAMA3, LONG, SHORT)  # rotary factors, which the config says
@@ -37,7 +37,7 @@ def weights(metadata: Metadata, skeleton: Skeleton, dtype: str) -> list[GgufPiec
             tuple(state[name].shape),
             dtype,
             tuple(metadata.header.tensors[part.name] for part in parts),
-            head_channels if name.split(".")[-2:-1] and name.split(".")[-2] in PAIRED else None,
+            head_channels if is_paired(name) else None,
             family.added_to_norms if name.endswith("norm.weight") else 0.0,
         )
         for name, parts in by_origin.items()
