@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from package_script import run_script, unpacked
 from safetensors.torch import save_file
 from tiny import PLAN as TINY_PLAN
 from tiny import faults, squeeze, write_npz, write_plan, write_world
@@ -247,11 +246,9 @@ def test_a_runtime_and_a_writer_of_another_package_go_from_a_plan_to_a_script(
     capsys.readouterr()
     assert squeeze("bench", package, "--batch", "2", "--seconds", "0.1", "--json") == 0
     assert json.loads(capsys.readouterr().out)["batches"][0]["batch"] == 2
-    folder = tabling / "unpacked"
-    zipfile.ZipFile(package).extractall(folder)
+    folder = unpacked(package, tabling / "unpacked")
     np.save(tabling / "x.npy", np.ones((3, 6, 6), np.float32))
-    command = [sys.executable, "-I", str(folder / "run.py"), str(tabling / "x.npy"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_script(folder, tabling / "x.npy", "--json")
     assert done.returncode == 0, done.stderr
     weight = np.load(folder / "model.npz")["weight"]
     assert json.loads(done.stdout)["examples"][0][0]["class"] == int(weight.sum(0).argmax())

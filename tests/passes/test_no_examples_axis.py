@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from package_script import run_script, unpacked
 from tiny import faults, squeeze
 
 from squeeze.api import compress, load
@@ -113,16 +111,13 @@ def test_a_plan_takes_it_from_the_file_to_a_package(world: Path, pass_: str, cap
     assert squeeze("bench", package, "--seconds", 0.02, "--json") == 0
     assert squeeze("compare-tensors", package, world / "plan.yaml") == 0
     capsys.readouterr()
-    with zipfile.ZipFile(package) as archive:
-        archive.extractall(world / "unpacked")
+    folder = unpacked(package, world / "unpacked")
     np.savez(world / "fed.npz", bytes=arrays(1)["files"], extra=arrays(1)["sizes"])
-    script = [sys.executable, str(world / "unpacked" / "run.py")]
-    told = subprocess.run([*script, str(world / "fed.npz"), "--outputs", str(world / "answers.npz"), "--json"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    told = run_script(folder, world / "fed.npz", "--outputs", world / "answers.npz", "--json")
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["examples"] == EXAMPLES
     assert np.load(world / "answers.npz")["logits"].shape == (EXAMPLES, CLASSES)
-    assert subprocess.run([*script, "--golden"], capture_output=True, check=False).returncode == 0
+    assert run_script(folder, "--golden").returncode == 0
 
 
 def test_a_mean_over_one_example_corrects_no_bias(world: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from package_script import run_script, unpacked
 from text_world import LATENCY, PLAN, write_text_world
 from tiny import faults, squeeze
 
@@ -40,12 +39,11 @@ def test_a_text_classifier_goes_from_its_folder_to_a_verified_package(tmp_path: 
 
 def assert_script_reads_sentences(world: Path) -> None:
     """A sentence in each line; what the script shows is what the package's model says of the same tokens."""
-    zip_file, folder = world / "out/plan-cpu.zip", world / "unpacked"
-    with zipfile.ZipFile(zip_file) as package:
-        package.extractall(folder)
+    zip_file = world / "out/plan-cpu.zip"
+    folder = unpacked(zip_file, world / "unpacked")
     (world / "some.txt").write_text("abcde abc\n\nuvw\n")
     (world / "none.txt").write_text("\n")
-    done = script(folder, world / "some.txt", "--json")
+    done = run_script(folder, world / "some.txt", "--json")
     data = SentencesData(sentences="some.csv", tokenizer="bert", labels=False)
     (world / "some.csv").write_text("abcde abc\nuvw\n")
     logits = open_package(zip_file).load_model().predict(data.open(world).batch(np.array([1, 0])))
@@ -55,12 +53,7 @@ def assert_script_reads_sentences(world: Path) -> None:
     assert read == pytest.approx(expected.numpy(), abs=1e-3)
     assert "begins" in done.stdout
     for name, message in (("none.txt", "holds no sentence; one in each line would do"), ("gone.txt", "cannot be read")):
-        bad = script(folder, world / name)
+        bad = run_script(folder, world / name)
         assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)
         assert message in bad.stderr
     assert "tokenizers" in (folder / "README.md").read_text()
-
-
-def script(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(folder / "run.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -114,6 +114,12 @@ def quantized_by_onnxruntime(
 
 
 @pytest.fixture(scope="session")
+def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
+    """Integers that phones' kernels multiply: half the range, weights without zero points."""
+    return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
+
+
+@pytest.fixture(scope="session")
 def packed(model: OnnxModel, pieces: PackageInputs, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Cpu().pack(model, pieces, tmp_path_factory.mktemp("packed") / "tiny-cpu.zip")
 

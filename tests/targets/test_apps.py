@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from package_script import unpacked
 
 from squeeze.data.preprocess import Preprocess
 from squeeze.errors import VerifyError
@@ -260,21 +261,15 @@ def test_a_phones_package_holds_them_with_their_sums_and_the_same_bytes(
         assert "`app/Model.kt`: how an Android app loads the model" in archive.read("README.md").decode()
 
 
-def unpacked(packed: Packed, folder: Path) -> Path:
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(folder)
-    return folder
-
-
 def test_an_example_that_was_changed_is_refused(packed: Packed, tmp_path: Path) -> None:
-    file = unpacked(packed, tmp_path) / "app/Model.kt"
+    file = unpacked(packed.path, tmp_path) / "app/Model.kt"
     file.write_text(file.read_text().replace("model.ort", "other.ort"))
     with pytest.raises(VerifyError, match=r"app/Model\.kt: (sha256|has)"):
         open_package(tmp_path)
 
 
 def test_a_script_of_another_name_is_refused(packed: Packed, tmp_path: Path) -> None:
-    (unpacked(packed, tmp_path) / "app/more.sh").write_text("echo")
+    (unpacked(packed.path, tmp_path) / "app/more.sh").write_text("echo")
     with pytest.raises(VerifyError, match=r"app/more\.sh: is not in the manifest"):
         open_package(tmp_path)
 
@@ -315,7 +310,7 @@ class Phone:
 
 @pytest.fixture
 def phone(packed: Packed, tmp_path: Path) -> Phone:
-    return Phone(tmp_path, unpacked(packed, tmp_path / "package"), "onnxruntime_perf_test")
+    return Phone(tmp_path, unpacked(packed.path, tmp_path / "package"), "onnxruntime_perf_test")
 
 
 def test_a_phones_numbers_come_back_into_measurements(phone: Phone) -> None:

@@ -9,12 +9,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from package_script import unpacked
 
 from squeeze.api import load
 from squeeze.cli import main as cli
@@ -37,10 +37,7 @@ COUNT = 19  # no multiple of the sixteen that the script takes at once
 
 @pytest.fixture(scope="module")
 def folder(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("unpacked")
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(place)
-    return place
+    return unpacked(packed.path, tmp_path_factory.mktemp("unpacked"))
 
 
 class OtherProcessor(Arm64Root):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 import transformers
 from language_world import write_folder
+from package_script import run_script, unpacked
 from test_language_packages import pieces, write_bpe_tokenizer
 
 from squeeze.models.language.language_model import LanguageModel
@@ -57,9 +55,8 @@ def answers_of_transformers(folder: Path, most: int) -> list[str]:
 
 def chat(folder: Path, most: int) -> list[str]:
     """The package's own script, in a process that knows nothing of Squeeze."""
-    command = [sys.executable, "-I", str(folder / "run.py"), "--chat", "--tokens", str(most)]
     question = "\n".join([*ASKED, ""]) + "\n"
-    done = subprocess.run(command, input=question, capture_output=True, text=True, check=False, cwd=folder)
+    done = run_script(folder, "--chat", "--tokens", most, input=question, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.removeprefix("> ").removesuffix("\n> ").split("\n> ")
 
@@ -67,8 +64,7 @@ def chat(folder: Path, most: int) -> list[str]:
 def packed(model: LanguageModel, folder: Path) -> Path:
     folder.mkdir()
     package = Cpu().pack(ExportOnnx().run(model, Context()), pieces(), folder / "tiny.zip")
-    zipfile.ZipFile(package.path).extractall(folder)
-    return folder
+    return unpacked(package.path, folder)
 
 
 def test_a_chat_is_the_one_that_transformers_has(tmp_path: Path) -> None:

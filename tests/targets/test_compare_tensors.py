@@ -23,11 +23,6 @@ from squeeze.targets.verify import open_package
 MOST = 0.05  # error of an int8 layer here
 
 
-@pytest.fixture(scope="module")
-def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
-    return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
-
-
 @pytest.fixture
 def package(pieces: PackageInputs, tmp_path: Path) -> Callable[..., Path]:
     def pack(model: OnnxModel, target: Target) -> Path:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from language_world import write_folder
 from onnx import TensorProto, helper
+from package_script import unpacked
 from silence import heard
 from tiny import PLAN, squeeze, write_plan, write_world
 
@@ -302,7 +303,6 @@ def test_a_whole_run_its_package_and_its_script_speak_to_nobody(tmp_path: Path) 
     output = heard(run, tmp_path / "home")
     assert (output.packets or 0, output.queue) == (0, [])
     (package,) = (tmp_path / "out").glob("*.zip")
-    with zipfile.ZipFile(package) as archive:
-        archive.extractall(tmp_path / "package")
-    output = heard([sys.executable, tmp_path / "package/run.py", "--golden"], tmp_path / "other home")
+    script = unpacked(package, tmp_path / "package") / "run.py"
+    output = heard([sys.executable, script, "--golden"], tmp_path / "other home")
     assert (output.packets or 0, output.queue) == (0, [])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from package_script import assert_without_squeeze, run_script, unpacked
 from tiny import squeeze
 
 from squeeze.errors import ModelError, UsageError, VerifyError
@@ -30,11 +28,6 @@ pytestmark = pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML i
 TARGET = Mobile(runtime="coreml")
 REASON = "Core ML runs on macOS only"
 NAMES = ("model.mlmodel", "weight.bin", "Manifest.json")
-
-
-@pytest.fixture(scope="module")
-def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
-    return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +79,10 @@ def test_nobody_gets_an_answer_of_it(packed: Packed, batch: Batch) -> None:
 
 
 def test_its_script_says_so_in_one_line(packed: Packed, tmp_path: Path) -> None:
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(tmp_path)
-    command = [sys.executable, "-I", str(tmp_path / "run.py"), "--golden"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_script(unpacked(packed.path, tmp_path), "--golden")
     assert done.returncode == 1
     assert done.stderr == f"run.py: {REASON}: the model is not run on this system\n"
-    assert "squeeze" not in (tmp_path / "run.py").read_text().split('"""', 2)[2]
+    assert_without_squeeze(tmp_path)
 
 
 def test_another_weight_is_not_verified(packed: Packed) -> None:

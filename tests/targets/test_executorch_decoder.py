@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from language_world import in_shards, write_folder, write_tokenizer
+from package_script import run_script, unpacked
 from pydantic import ValidationError
 
 from squeeze.algorithms.rtn import round_to_nearest
@@ -247,10 +245,9 @@ class TestInExecuTorch:
             list(artifact.generate(PROMPT, 43))
 
     def test_its_script_runs_without_squeeze(self, packed: Packed, tmp_path: Path) -> None:
-        zipfile.ZipFile(packed.path).extractall(tmp_path)
+        folder = unpacked(packed.path, tmp_path)
         for arguments in (["--golden", "--json"], ["a b", "--tokens", "5", "--json"]):
-            command = [sys.executable, "-I", str(tmp_path / "run.py"), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = run_script(folder, *arguments)
             assert done.returncode == 0, done.stderr
             answer = json.loads(done.stdout)
             assert answer.get("agrees", True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from language_world import in_shards, write_folder
+from package_script import unpacked
 
 from squeeze import registry
 from squeeze.errors import EffectError, ModelError, VerifyError
@@ -109,8 +109,7 @@ def test_a_package_of_each_format_verifies_says_the_same_and_runs_by_itself(
     packed.artifact.close()
     assert vars(packed.artifact).keys() == vars(packed.artifact.reopened()).keys()  # nothing of the runtime is held
     assert list(in_runtime(packed.artifact).generate(PROMPT, 4)) == written
-    folder = _new(tmp_path / "unpacked")
-    zipfile.ZipFile(packed.path).extractall(folder)
+    folder = unpacked(packed.path, tmp_path / "unpacked")
     golden, text = run(folder, ["--golden", "--json"], ["a b", "--tokens", "5", "--json"])
     assert golden["agrees"]
     assert text["tokens"] <= 5
@@ -187,8 +186,7 @@ def test_other_weights_in_the_file_do_not_verify(packed: Path) -> None:
 def test_a_manifest_that_names_nonsense_is_refused(
     change: dict[str, Any], complaint: str, packed: Path, tmp_path: Path
 ) -> None:
-    folder = _new(tmp_path / "unpacked")
-    zipfile.ZipFile(packed).extractall(folder)
+    folder = unpacked(packed, tmp_path / "unpacked")
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
     with pytest.raises(VerifyError, match=complaint):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from package_script import require_golden_output
 
 from squeeze.errors import ModelError, VerifyError
 from squeeze.models.base import Batch
@@ -26,11 +22,6 @@ from squeeze.writers.litert import LiteRtWriter
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'squeeze[litert]'")
 TARGET = Mobile(runtime="litert")
-
-
-@pytest.fixture(scope="module")
-def quantized(quantized_by_onnxruntime: Callable[..., OnnxModel]) -> OnnxModel:
-    return quantized_by_onnxruntime(reduce_range=True, extra_options={"WeightSymmetric": True})
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +48,7 @@ def test_a_float_file_is_the_float_graph(model: OnnxModel, batch: Batch, tmp_pat
 
 
 def test_its_script_runs_without_squeeze(packed: Packed, tmp_path: Path) -> None:
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(tmp_path)
-    command = [sys.executable, "-I", str(tmp_path / "run.py"), "--golden", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["difference"] == 0.0
-    assert done.stderr == ""
-    assert "squeeze" not in (tmp_path / "run.py").read_text().split('"""', 2)[2]
+    require_golden_output(packed.path, tmp_path)
 
 
 def test_it_is_benched_one_example_at_a_time(packed: Packed) -> None:

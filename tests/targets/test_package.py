@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from package_script import unpacked
 
 from squeeze.errors import UsageError, VerifyError
 from squeeze.models.base import Batch
@@ -169,9 +170,7 @@ def test_a_nan_or_another_shape_is_no_small_difference():
 
 
 def test_an_unpacked_folder_verifies_as_the_zip_does(packed: Packed, tmp_path: Path):
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(tmp_path)
-    assert verify(open_package(tmp_path)) == verify(open_package(packed.path))
+    assert verify(open_package(unpacked(packed.path, tmp_path))) == verify(open_package(packed.path))
 
 
 def test_another_runtime_version_is_a_note_and_no_error(packed: Packed, monkeypatch: pytest.MonkeyPatch):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from language_world import in_shards
+from package_script import run_script, unpacked
 from test_language_packages import needs, pieces
 
 from squeeze.models.language.language_model import LanguageModel
@@ -62,10 +60,8 @@ def test_a_package_writes_what_transformers_writes(
     needs(*modules)
     given = ExportOnnx(length=CONTEXT).run(model, Context()) if isinstance(target, Genai) else model
     packed = target.pack(given, pieces(), tmp_path / "smollm2.zip")
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(tmp_path / "unpacked")
-    command = [sys.executable, "-I", "run.py", PROMPT, "--tokens", str(TOKENS), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path / "unpacked")
+    folder = unpacked(packed.path, tmp_path / "unpacked")
+    done = run_script(folder, PROMPT, "--tokens", TOKENS, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["tokens"], answer["text"]) == (TOKENS, expected)

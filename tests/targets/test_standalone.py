@@ -7,11 +7,11 @@ import json
 import subprocess
 import symtable
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from package_script import run_script, unpacked
 from PIL import Image
 
 from squeeze import registry
@@ -31,20 +31,12 @@ from squeeze.targets.scripts.shared import Fault
 
 @pytest.fixture(scope="module")
 def folder(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("unpacked")
-    with zipfile.ZipFile(packed.path) as archive:
-        archive.extractall(place)
-    return place
+    return unpacked(packed.path, tmp_path_factory.mktemp("unpacked"))
 
 
 def main(arguments: list[str]) -> int:
     """As the package's ``run.py`` would, in this process."""
     return rows.main(OnnxRuntimeSession, Classes, arguments)
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(folder / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
 def test_it_imports_only_onnxruntime_and_numpy(folder: Path):
@@ -58,7 +50,7 @@ def test_it_imports_only_onnxruntime_and_numpy(folder: Path):
 
 def test_an_array_gives_the_top_classes_by_name(folder: Path, model: OnnxModel, batch: Batch, tmp_path: Path):
     np.save(tmp_path / "x.npy", batch.image.numpy()[0])
-    done = run(folder, str(tmp_path / "x.npy"), "--json", "--top", "3")
+    done = run_script(folder, str(tmp_path / "x.npy"), "--json", "--top", "3")
     (classes,) = json.loads(done.stdout)["examples"]
     logits = model.predict(batch)[0]
     assert [entry["class"] for entry in classes] == logits.argsort(descending=True)[:3].tolist()
@@ -139,14 +131,14 @@ def test_a_bad_input_is_one_line(folder, tmp_path, capsys, name, data, reason):
 
 def test_a_folder_without_the_rest_of_the_package_is_one_line(folder: Path, tmp_path: Path):
     (tmp_path / "run.py").write_bytes((folder / "run.py").read_bytes())
-    done = run(tmp_path, "--golden")
+    done = run_script(tmp_path, "--golden")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "unpack the whole package" in done.stderr
 
 
 def test_neither_input_nor_golden_is_a_usage_error(folder: Path):
-    done = run(folder)
+    done = run_script(folder)
     assert done.returncode == 2
     assert "give an input file, --golden or --bench" in done.stderr
 
