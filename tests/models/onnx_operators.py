@@ -74,6 +74,38 @@ GRAPHS = {
     "softmax": one("Softmax", axis=1),
 }
 
+# What the writers of files for phones say, and as_torch does not.
+ON_PHONES = {
+    "average pool that counts its zeros": one("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+    "global average": one("GlobalAveragePool"),
+    "flatten": one("Flatten"),
+    "softmax of the last axis": one("Softmax", axis=-1),
+    "relu": one("Relu"),
+    "sigmoid": one("Sigmoid"),
+    "tanh": one("Tanh"),
+    "hard swish": one("HardSwish"),
+    "multiplied by a constant": one("Mul", stored("c", np.arange(4).reshape(4, 1, 1) + 0.5)),
+}
+
+
+def chain() -> tuple[Nodes, list[TensorProto]]:
+    """Weights of a matrix in both orders, constants, two readers of one value, names that MIL makes the same."""
+    random = np.random.default_rng(5)
+    weights = [stored("w", random.normal(size=(6, 4, 3, 3))), stored("c", random.normal(size=(1, 6, 1, 1)))]
+    weights += [stored("m", random.normal(size=(6 * 81, 5))), stored("g", random.normal(size=(3, 5)))]
+    weights += [stored("bias", random.normal(size=3))]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a.1"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["a.1", "c"], ["a/1"], "shift"),
+        helper.make_node("Relu", ["a/1"], ["tensor"], "relu"),
+        helper.make_node("Concat", ["tensor", "a.1"], ["1"], "concat", axis=1),
+        helper.make_node("Slice", ["1", "s", "e", "t"], ["f"], "channels"),
+        helper.make_node("Flatten", ["f"], ["a_1"], "flatten"),
+        helper.make_node("MatMul", ["a_1", "m"], ["matrix"], "matmul"),
+        helper.make_node("Gemm", ["matrix", "g", "bias"], ["y"], "gemm", transB=1),
+    ]
+    return nodes, [*weights, *(stored(n, [v], np.int64) for n, v in [("s", 3), ("e", 9), ("t", 1)])]
+
 
 def quantized(zero_point: int, dtype: type, groups: int = 1) -> ir.Model:
     """QuantizeLinear, MaxPool on integers, DequantizeLinear, a Conv on int8 weights, and integers again."""

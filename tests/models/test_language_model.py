@@ -7,6 +7,7 @@ from shutil import copytree
 
 import pytest
 import torch
+from language_world import write_folder
 from torch import Tensor
 
 from squeeze.algorithms.rtn import round_to_nearest
@@ -21,20 +22,7 @@ from squeeze.passes.quantize.rtn import Rtn
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama in a Hugging Face folder."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=128,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_folder(tmp_path_factory.mktemp("tiny"), num_hidden_layers=3)
 
 
 def tokens(sequences: int = 5, length: int = 16) -> Tensor:

@@ -14,7 +14,19 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper
-from onnx_operators import GRAPHS, IMAGE, Nodes, convolution, graph, in_onnx_runtime, one, quantized, stored
+from onnx_operators import (
+    GRAPHS,
+    IMAGE,
+    ON_PHONES,
+    Nodes,
+    chain,
+    convolution,
+    graph,
+    in_onnx_runtime,
+    one,
+    quantized,
+    stored,
+)
 
 from squeeze.algorithms.affine import QuantizedTensor, quantize_symmetric
 from squeeze.errors import EffectError, ModelError
@@ -30,44 +42,16 @@ from squeeze.writers.proof import proven
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'squeeze[coreml]'")
 Make = Callable[[], tuple[Nodes, list[TensorProto]]]
-MORE: dict[str, Make] = {
-    "average pool that counts its zeros": one("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+MORE: dict[str, Make] = ON_PHONES | {
     "average pool that does not": one("AveragePool", kernel_shape=[3, 3], pads=[1, 0, 1, 2]),
     "max pool padded on one side": one("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 0]),
-    "global average": one("GlobalAveragePool"),
     "mean of all axes": one("ReduceMean", keepdims=1),
     "mean that keeps axes": one("ReduceMean", stored("axes", [-1, 2], np.int64), keepdims=1),
-    "flatten": one("Flatten"),
-    "softmax of the last axis": one("Softmax", axis=-1),
-    "relu": one("Relu"),
-    "sigmoid": one("Sigmoid"),
-    "tanh": one("Tanh"),
-    "hard swish": one("HardSwish"),
     "identity": one("Identity"),
     "clip above": one("Clip", stored("low", -1e9), stored("high", 0.5)),
-    "multiplied by a constant": one("Mul", stored("c", np.arange(4).reshape(4, 1, 1) + 0.5)),
     "divided by a constant": one("Div", stored("c", np.arange(4).reshape(4, 1, 1) + 0.5)),
     "pad with a number": one("Pad", stored("p", [0] * 4 + [0, 0, 1, 2], np.int64), stored("v", 2.5)),
 }
-
-
-def chain() -> tuple[Nodes, list[TensorProto]]:
-    """Weights of a matrix in both orders, constants, two readers of one value, names that become the same."""
-    random = np.random.default_rng(5)
-    weights = [stored("w", random.normal(size=(6, 4, 3, 3))), stored("c", random.normal(size=(1, 6, 1, 1)))]
-    weights += [stored("m", random.normal(size=(6 * 81, 5))), stored("g", random.normal(size=(3, 5)))]
-    weights += [stored("bias", random.normal(size=3))]
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["a.1"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["a.1", "c"], ["a/1"], "shift"),
-        helper.make_node("Relu", ["a/1"], ["tensor"], "relu"),
-        helper.make_node("Concat", ["tensor", "a.1"], ["1"], "concat", axis=1),
-        helper.make_node("Slice", ["1", "s", "e", "t"], ["f"], "channels"),
-        helper.make_node("Flatten", ["f"], ["a_1"], "flatten"),
-        helper.make_node("MatMul", ["a_1", "m"], ["matrix"], "matmul"),
-        helper.make_node("Gemm", ["matrix", "g", "bias"], ["y"], "gemm", transB=1),
-    ]
-    return nodes, [*weights, *(stored(n, [v], np.int64) for n, v in [("s", 3), ("e", 9), ("t", 1)])]
 
 
 def written(model: ir.Model, folder: Path) -> Path:

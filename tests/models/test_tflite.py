@@ -9,7 +9,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
-from onnx_operators import GRAPHS, IMAGE, Nodes, convolution, graph, in_onnx_runtime, one, quantized, stored
+from onnx_operators import (
+    GRAPHS,
+    IMAGE,
+    ON_PHONES,
+    Nodes,
+    chain,
+    convolution,
+    graph,
+    in_onnx_runtime,
+    one,
+    quantized,
+    stored,
+)
 
 from squeeze.errors import EffectError, ModelError
 from squeeze.formats.grid_kind import GridKind
@@ -45,20 +57,11 @@ REFUSED = {
     "hard sigmoid": "it: HardSigmoid has no form in .tflite here",
     "softmax": "it: Softmax over the last axis would do",
 }
-MORE: dict[str, Make] = {
-    "average pool that counts its zeros": one("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+MORE: dict[str, Make] = ON_PHONES | {
     "average pool that does not": one("AveragePool", kernel_shape=[3, 3], pads=[1] * 4),
-    "global average": one("GlobalAveragePool"),
     "mean that keeps axes": one("ReduceMean", stored("axes", [2, 3], np.int64), keepdims=1),
-    "flatten": one("Flatten"),
-    "softmax of the last axis": one("Softmax", axis=-1),
-    "relu": one("Relu"),
-    "sigmoid": one("Sigmoid"),
-    "tanh": one("Tanh"),
-    "hard swish": one("HardSwish"),
     "relu behind": with_activation("Relu"),
     "relu of 6 behind": with_activation("Clip", 0.0, 6.0),
-    "multiplied by a constant": one("Mul", stored("c", np.arange(4).reshape(4, 1, 1) + 0.5)),
 }
 
 
@@ -69,23 +72,6 @@ def written(model: ir.Model, folder: Path) -> Path:
 def in_litert(file: Path, image: np.ndarray = IMAGE) -> np.ndarray:
     (result,) = LiteRt.open(file, 1, "it").run({"x": image})
     return result
-
-
-def chain() -> tuple[Nodes, list[TensorProto]]:
-    """Channels last, a constant of channels, back to ONNX's order in front of a matrix, two readers of one value."""
-    random = np.random.default_rng(5)
-    weights = [stored("w", random.normal(size=(6, 4, 3, 3))), stored("c", random.normal(size=(1, 6, 1, 1)))]
-    weights += [stored("m", random.normal(size=(6 * 81, 5))), stored("o", [0, 2, 3, 1], np.int64)]
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["a"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["a", "c"], ["b"], "shift"),
-        helper.make_node("Relu", ["b"], ["r"], "relu"),
-        helper.make_node("Concat", ["r", "b"], ["d"], "concat", axis=1),
-        helper.make_node("Slice", ["d", "s", "e", "t"], ["f"], "channels"),
-        helper.make_node("Flatten", ["f"], ["g"], "flatten"),
-        helper.make_node("MatMul", ["g", "m"], ["y"], "matmul"),
-    ]
-    return nodes, [*weights, *(stored(n, [v], np.int64) for n, v in [("s", 3), ("e", 9), ("t", 1)])]
 
 
 @pytest.mark.parametrize("name", [*(name for name in GRAPHS if name not in REFUSED), *MORE, "a chain"])

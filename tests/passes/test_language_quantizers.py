@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from language_world import in_shards
+from language_world import SIZES, in_shards
 from torch import Tensor, nn
 
 from squeeze.blocks.watch import shared_inputs
@@ -29,24 +29,13 @@ from squeeze.passes.quantize.language.smooth import Smooth
 from squeeze.passes.quantize.language.write import Write
 from squeeze.passes.quantize.rtn import Rtn
 
-VOCABULARY = 128
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 64,
-}
-
 
 def saved(folder: Path, family: str = "Llama", **more: Any) -> LanguageModel:
     """A tiny random model of a real class, whose norms and inputs are as uneven as those of trained ones."""
     import transformers
 
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **more})
+    config = getattr(transformers, f"{family}Config")(**SIZES | {"max_position_embeddings": 64} | more)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     for name, value in model.named_parameters():
         if value.dim() == 1 and name.endswith("weight"):
@@ -61,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 def dataset(sequences: int = 16, length: int = 16) -> TokenDataset:
-    return TokenDataset("random", np.random.default_rng(0).integers(0, VOCABULARY, (sequences, length)))
+    return TokenDataset("random", np.random.default_rng(0).integers(0, SIZES["vocab_size"], (sequences, length)))
 
 
 def context() -> Context:
