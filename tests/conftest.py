@@ -38,6 +38,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No confined process starts; its work is done here."""
+    from unconfined import work_here
+
+    work_here(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real models and data; the test is skipped where it is absent."""

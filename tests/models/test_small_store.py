@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ targets:
   - {target: cpu, name: onnx, passes: [{pass: rtn, bits: 4, group_size: 32}, {pass: export_onnx}]}
   - {name: rtn-2, passes: [{pass: rtn, bits: 2, group_size: 32}]}
 """
+pytestmark = pytest.mark.usefixtures("in_this_process")
 WITHOUT = ("disk: 8MB\n", "")
 
 
@@ -43,6 +45,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def carried_out(world: Path, store: Store | Path, *changes: tuple[str, str], out: Path | None = None) -> Run:
     return compress(load(write_plan(world, PLAN, *changes)), store=store, out=out)
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A folder with the store and the package that the plan leaves, and the run."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, carried_out(world, folder / "store", out=folder / "out")
+
+
+@pytest.fixture
+def first(finished: tuple[Path, Run], tmp_path: Path) -> Run:
+    """The plan was carried out in this test's folder."""
+    folder, run = finished
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    return run
 
 
 def models(store: Path) -> set[str]:
@@ -67,15 +84,15 @@ def test_models_that_nothing_needs_go_and_every_number_stays(world: Path, tmp_pa
     assert ("disk", "kept") in [(one.bound.metric, one.outcome) for _, one in small.judgements]
 
 
-def test_the_most_that_the_store_holds_is_foretold(world: Path, tmp_path: Path) -> None:
+def test_the_most_that_the_store_holds_is_foretold(world: Path, first: Run) -> None:
     cost = check(load(write_plan(world, PLAN))).cost
-    run = carried_out(world, tmp_path / "store", out=tmp_path / "out")
     assert cost is not None
-    assert run.peak_store_bytes == pytest.approx(cost.store_bytes, rel=0.1)
+    assert first.peak_store_bytes == pytest.approx(cost.store_bytes, rel=0.1)
 
 
-def test_a_second_run_makes_nothing_and_verifies_the_package_that_is_there(world: Path, tmp_path: Path) -> None:
-    first = carried_out(world, tmp_path / "store", out=tmp_path / "out")
+def test_a_second_run_makes_nothing_and_verifies_the_package_that_is_there(
+    world: Path, tmp_path: Path, first: Run
+) -> None:
     written = (tmp_path / "out/plan-onnx.zip").stat().st_mtime_ns
     store = Store(tmp_path / "store")
     second = carried_out(world, store, out=tmp_path / "out")
@@ -86,24 +103,23 @@ def test_a_second_run_makes_nothing_and_verifies_the_package_that_is_there(world
     assert (tmp_path / "out/plan-onnx.zip").stat().st_mtime_ns == written
 
 
-def test_a_package_that_is_gone_or_another_is_written_anew(world: Path, tmp_path: Path) -> None:
-    first = carried_out(world, tmp_path / "store", out=tmp_path / "out")
+def test_a_package_that_is_gone_or_another_is_written_anew(world: Path, tmp_path: Path, first: Run) -> None:
     (tmp_path / "out/plan-onnx.zip").unlink()
     assert carried_out(world, tmp_path / "store", out=tmp_path / "out").packages["onnx"].digest
     again = carried_out(world, tmp_path / "store", ("metrics: [", "metrics: [parameters, "), out=tmp_path / "out")
     assert again.packages["onnx"].digest != first.packages["onnx"].digest  # its ledger has one more number
 
 
+@pytest.mark.usefixtures("first")
 def test_what_a_changed_plan_begins_from_is_made_again(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: pip install 'squeeze[llama-cpp]'")
-    carried_out(world, tmp_path / "store", out=tmp_path / "out")
     more = "  - {target: gguf, name: gguf, passes: [{pass: rtn, bits: 4, group_size: 32}]}\n"
     changed = ("  - {name: rtn-2,", f"{more}  - {{name: rtn-2,")
     assert rows(carried_out(world, tmp_path / "store", changed)) == rows(carried_out(world, tmp_path / "new", changed))
 
 
+@pytest.mark.usefixtures("first")
 def test_a_plan_without_the_limit_gets_its_models_back(world: Path, tmp_path: Path) -> None:
-    carried_out(world, tmp_path / "store", out=tmp_path / "out")
     run = carried_out(world, tmp_path / "store", WITHOUT, ("[perplexity, kl, size]", "[perplexity, kl, flips]"))
     assert set(run.ledger.rows[1].scores) == {"perplexity", "kl", "flips"}
     assert run.ledger.rows[1].scores["flips"].value == pytest.approx(
@@ -112,11 +128,10 @@ def test_a_plan_without_the_limit_gets_its_models_back(world: Path, tmp_path: Pa
 
 
 def test_models_that_were_released_can_be_used_timed_and_held_against_a_device_later(
-    world: Path, tmp_path: Path
+    world: Path, tmp_path: Path, first: Run
 ) -> None:
     """By plans that do not limit the disk, on the store of one that did."""
-    released = carried_out(world, tmp_path / "store", out=tmp_path / "out")
-    assert set(released.models) == {None}
+    assert set(first.models) == {None}
     device = ("name: onnx,", "name: onnx, device: phone-entry,")
     timed = ("size]", "size, decode: {seconds: 0.05, sessions: 4, prompt: 4, new: 4}]")
     run = carried_out(world, tmp_path / "store", WITHOUT, device, timed, out=tmp_path / "out")
@@ -142,9 +157,9 @@ def test_a_store_that_cannot_be_written_is_read_and_left_alone(
 def test_what_another_run_uses_stays(world: Path, tmp_path: Path) -> None:
     """The other run holds the models of the same plan."""
     plan, other = load(write_plan(world, PLAN)), Store(tmp_path / "store")
-    first = compress(plan, store=Store(tmp_path / "elsewhere"), out=None)
+    elsewhere = compress(plan, store=Store(tmp_path / "elsewhere"), out=None)
     with other.run():
-        other.hold(*(row.key for row in first.ledger.rows))
+        other.hold(*(row.key for row in elsewhere.ledger.rows))
         carried_out(world, tmp_path / "store", out=tmp_path / "out")
         assert "rtn 4" in models(tmp_path / "store")
     carried_out(world, tmp_path / "store", out=tmp_path / "out")

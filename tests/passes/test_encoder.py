@@ -144,6 +144,7 @@ def test_inputs_that_a_module_tells_wrongly_are_one_line(value: object, monkeypa
         FactorySource("minilm:encoder", tuple(SIZES.items())).inputs()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_plan_goes_from_the_encoder_to_a_verified_package(module: nn.Module, tmp_path: Path) -> None:
     write_encoder_world(tmp_path, module)
     run = compress(load(tmp_path / "plan.yaml"), store=tmp_path / "store", out=tmp_path / "out")

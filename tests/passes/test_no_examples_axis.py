@@ -99,6 +99,7 @@ def test_a_graph_whose_first_axis_counts_examples_stays_as_it_is(tmp_path: Path)
     assert model.fed_with({"tokens": (12,), "extra": (3,)}) is model
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("pass_", PASSES, ids=["dynamic", "static"])
 def test_a_plan_takes_it_from_the_file_to_a_package(world: Path, pass_: str, capsys) -> None:
     (world / "plan.yaml").write_text(PLAN.replace("PASS", pass_))

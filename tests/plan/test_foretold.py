@@ -20,6 +20,7 @@ targets:
   - target: cpu
     passes: [{pass: rtn, bits: 4, group_size: 16}, {pass: export_onnx}]
 """
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny import PLAN, squeeze, write_plan, write_world
+from unconfined import work_here
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'squeeze[coreml]'")
 pytestmark = pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs here")
@@ -18,6 +20,14 @@ METRICS = (
     "metrics: [top1, kl, size]",
     'metrics: [top1, kl, size, macs, latency]\nbudget: {top1: "-1 points", latency: "<= 90 %"}',
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_one_process() -> Iterator[None]:
+    """A process that imports coremltools takes eight seconds; tests/targets/test_coreml.py starts one."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_here(monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import numpy as np
 import pytest
 from encoder_world import tiny_encoder, write_encoder_world
 from language_world import write_folder, write_tokenizer
+from package_script import unpacked
 from tiny import squeeze
+from unconfined import LOAD_MODEL  # noqa: F401, read before a test here replaces it
 
 from squeeze.api import compress, load
 from squeeze.errors import VerifyError
@@ -72,7 +73,6 @@ class Confidence(ExampleMetric):
 
 
 PLANS = Path(__file__).parents[2] / "plans"
-LOAD_MODEL = Package.load_model
 
 
 @pytest.fixture(autouse=True)
@@ -83,20 +83,6 @@ def packages_stay_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{package.path} was opened in our own process")
 
     monkeypatch.setattr(Package, "load_model", opened)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The confined process's work, done here: for tests of what it says of a ledger, not of how it is started."""
-
-    def called(function: str, arguments: dict[str, Any], *_: object) -> child.Answer:
-        module, name = function.split(":")
-        with monkeypatch.context() as opened:
-            opened.setattr(Package, "load_model", LOAD_MODEL)
-            answer = getattr(import_module(module), name)(scratch="", **json.loads(json.dumps(arguments)))
-        return child.Answer(json.loads(json.dumps(answer)))
-
-    monkeypatch.setattr(child, "call", called)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +122,7 @@ def rescored(world: Path, package: Path | None = None) -> dict[str, Any]:
 
 def resealed(world: Path, folder: Path, change: Callable[[bytes], bytes], golden_off: float = 0.0) -> Path:
     """The package as a folder whose ledger and golden output say something else, with sums and digest that fit."""
-    with zipfile.ZipFile(world / "out/plan-cpu.zip") as package:
-        package.extractall(folder)
+    unpacked(world / "out/plan-cpu.zip", folder)
     ledger, manifest = folder / "ledger.json", folder / "manifest.json"
     ledger.write_bytes(change(ledger.read_bytes()))
     claimed = Manifest.model_validate_json(manifest.read_bytes())

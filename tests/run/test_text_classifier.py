@@ -16,6 +16,7 @@ from squeeze.data.sentences import SentencesData
 from squeeze.targets.verify import open_package
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_text_classifier_goes_from_its_folder_to_a_verified_package(tmp_path: Path) -> None:
     write_text_world(tmp_path)
     plan = tmp_path / "plan.yaml"

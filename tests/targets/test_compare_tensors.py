@@ -20,6 +20,7 @@ from squeeze.targets.mobile import Mobile
 from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package
 
+HERE = pytest.mark.usefixtures("in_this_process")  # in all but one: that the command starts a process is said once
 MOST = 0.05  # error of an int8 layer here
 
 
@@ -45,6 +46,7 @@ def litert() -> Target:
     return Mobile(runtime="litert")
 
 
+@HERE
 @pytest.mark.parametrize("target", [Cpu, litert], ids=["onnxruntime", "litert"])
 def test_each_layer_of_an_int8_file_is_a_little_off(quantized, package, plan, target) -> None:
     result = compared(package(quantized, target()), plan, examples=11)  # no multiple of those that run together
@@ -55,6 +57,7 @@ def test_each_layer_of_an_int8_file_is_a_little_off(quantized, package, plan, ta
     assert result.examples == 11
 
 
+@HERE
 @pytest.mark.parametrize("target", [Cpu, litert], ids=["onnxruntime", "litert"])
 @pytest.mark.parametrize(("weight", "layer", "operator"), [("w1", "conv", "Relu"), ("w2", "gemm", "Gemm")])
 def test_a_layer_with_other_weights_is_named(
@@ -72,6 +75,7 @@ def test_a_layer_with_other_weights_is_named(
     assert all(one.error < 1e-5 for one in before)
 
 
+@HERE
 def test_its_errors_are_those_of_the_values(quantized, package, plan, model) -> None:
     """The last layer's error, from the two models' own answers."""
     images = load(plan).open_data("evaluate").batch(np.arange(80))
@@ -92,6 +96,7 @@ def test_the_command_shows_a_line_for_each_layer(quantized, package, plan, capsy
     assert result["layers"][-1]["layer"] == "gemm"
 
 
+@HERE
 def test_bad_input_is_one_line(quantized, model, package, plan, tmp_path, capsys) -> None:
     path = package(quantized, Cpu())
     (tmp_path / "no-data.yaml").write_text(plan.read_text().replace("data: {evaluate", "data: {calibrate"))
@@ -109,6 +114,7 @@ def test_bad_input_is_one_line(quantized, model, package, plan, tmp_path, capsys
     assert "onnxruntime shows the outputs of model.ort only" in capsys.readouterr().err
 
 
+@HERE
 def test_many_ways_from_one_compared_value_to_the_next_are_not_walked_one_by_one(package, plan, tmp_path) -> None:
     """Of sixty residual blocks whose values are not compared, two to the power of sixty."""
     blocks = 60
@@ -133,6 +139,7 @@ def test_many_ways_from_one_compared_value_to_the_next_are_not_walked_one_by_one
     assert [(layer.layer, layer.error) for layer in result.layers] == [("tanh", 0.0)]
 
 
+@HERE
 def test_a_package_of_another_model_shares_no_value(tiny_onnx, package, plan, tmp_path, capsys) -> None:
     other: onnx.ModelProto = tiny_onnx()
     for node in other.graph.node:

@@ -85,6 +85,7 @@ def test_its_script_says_so_in_one_line(packed: Packed, tmp_path: Path) -> None:
     assert_without_squeeze(tmp_path)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_another_weight_is_not_verified(packed: Packed) -> None:
     package = open_package(packed.path)
     file = package.folder / PACKAGE / WEIGHTS
@@ -104,6 +105,7 @@ def test_a_damaged_package_is_refused_in_its_confined_process(packed: Packed) ->
         verify(package)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_verify_says_it_on_the_command_line(packed: Packed, capsys: pytest.CaptureFixture[str]) -> None:
     assert squeeze("verify", packed.path) == 0
     shown = " ".join(capsys.readouterr().out.split())  # wrapped where the terminal ends
