@@ -182,8 +182,9 @@ def test_branches_share_the_trunk_and_end_in_verified_packages(store: Store, tmp
         assert verify(open_package(tmp_path / "out" / f"two-{name}.zip")).bit_equal
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_same_run_packs_the_same_bytes_but_for_measurements(tmp_path: Path) -> None:
-    metrics = (*FAST, sq.Latency(seconds=0.1, sessions=4))
+    metrics = (*FAST, sq.Latency(seconds=0.02, sessions=4))
     plan = sq.Plan([Scale(factor=2.0)], {"cpu": (sq.Cpu(), [sq.ExportOnnx()])}, metrics=metrics)
     digests = []
     for name in ("a", "b"):  # nothing shared: own store, own output
