@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+STANDARD = ("", "ai.onnx")  # names of the standard's own domain
 STORAGE_OPS = frozenset({"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze"})
 WEIGHTED_OPS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"}
@@ -51,6 +52,16 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if node is not None and node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor()
     return None
+
+
+def holds_stored_integers(node: ir.Node | None) -> bool:
+    """Whether it is a DequantizeLinear of a constant, which belongs to the layer that reads it."""
+    return node is not None and node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+
+
+def fed_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Inputs without a default value: old files also list their weights as inputs."""
+    return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
 def node_constants(node: ir.Node) -> Iterator[NodeConstant]:

@@ -14,8 +14,10 @@ from math import prod
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from squeeze.formats.onnx_attributes import example_sizes
+from squeeze.formats.onnx_graph import STANDARD, fed_inputs
+
 Shape = tuple[int, ...]
-STANDARD = ("", "ai.onnx")
 PLAIN = {  # operators of ONNX Runtime's own domain without products
     *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "FusedClip", "Trilu", "NhwcMaxPool", "MaxpoolWithMask"),
     *("LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "GroupNorm", "SkipGroupNorm"),
@@ -60,6 +62,17 @@ def give_sizes(model: ir.Model, free_size: int) -> None:
     _infer_shapes(model)
 
 
+def give_sizes_of_one_example(model: ir.Model) -> None:
+    """The same of a model that is written for a phone, which takes one example at a time.
+
+    Raises:
+        ModelError: an input has a free size.
+    """
+    for value in fed_inputs(model.graph):
+        example_sizes(value)
+    give_sizes(model, 1)
+
+
 def largest_traffic(graph: ir.Graph) -> int:
     """Numbers that a node reads and writes, weights apart, of the node that takes most; shapes must be known."""
     return max((sum(map(_numbers, _computed(node))) for node in graph), default=0)
@@ -98,8 +111,8 @@ def _fix_inputs(graph: ir.Graph, free_size: int) -> None:
     for node in graph:
         for value in node.outputs:
             value.shape = None
-    for value in graph.inputs:
-        if value.shape is not None and value.name not in graph.initializers:
+    for value in fed_inputs(graph):
+        if value.shape is not None:
             sizes = [size if isinstance(size, int) else free_size for size in value.shape]
             value.shape = ir.Shape([1, *sizes[1:]] if sizes else [])
     for value in graph.outputs:
@@ -132,10 +145,6 @@ def _shape(value: ir.Value | None) -> Shape:
     return tuple(int(size) for size in sizes)
 
 
-def _number(node: ir.Node, name: str, default: int) -> int:
-    return node.attributes[name].as_int() if name in node.attributes else default
-
-
 def _convolution(weight: int) -> Callable[[ir.Node], int]:
     def count(node: ir.Node) -> int:
         return prod(_shape(node.outputs[0])[2:]) * prod(_shape(node.inputs[weight]))
@@ -150,11 +159,11 @@ def _transposed_convolution(node: ir.Node) -> int:
 def _product(node: ir.Node) -> int:
     """Every output sums over the inner size, the last of the first input."""
     first = _shape(node.inputs[0])
-    return prod(_shape(node.outputs[0])) * first[-2 if _number(node, "transA", 0) else -1]
+    return prod(_shape(node.outputs[0])) * first[-2 if node.attributes.get_int("transA", 0) else -1]
 
 
 def _packed_product(node: ir.Node) -> int:
-    return prod(_shape(node.inputs[0])) * _number(node, "N", 0)
+    return prod(_shape(node.inputs[0])) * node.attributes.get_int("N", 0)
 
 
 def _einsum(node: ir.Node) -> int:
@@ -180,9 +189,9 @@ def _attention(node: ir.Node) -> int:
         raise _Unknown  # keys and values of earlier tokens, as many as there are
     q, k = _shape(node.inputs[0]), _shape(node.inputs[1])
     v = _shape(node.inputs[2])
-    heads = _number(node, "q_num_heads", 0)
+    heads = node.attributes.get_int("q_num_heads", 0)
     channels = prod(q[1:]) // q[-2] if len(q) == 4 else q[-1]
-    kv_heads = _number(node, "kv_num_heads", heads)
+    kv_heads = node.attributes.get_int("kv_num_heads", heads)
     values = q[1] * v[-1] if len(v) == 4 else v[-1] * heads // max(kv_heads, 1)
     return q[0] * q[-2] * k[-2] * (channels + values)
 

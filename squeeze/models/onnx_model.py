@@ -21,9 +21,16 @@ from torch import Tensor
 from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
-from squeeze.formats.onnx_graph import WEIGHTED_OPS, holds_integers, node_constants, takes_integers
+from squeeze.formats.onnx_graph import (
+    STANDARD,
+    WEIGHTED_OPS,
+    fed_inputs,
+    holds_integers,
+    node_constants,
+    takes_integers,
+)
 from squeeze.formats.onnx_leading_axis import with_leading_axis
-from squeeze.formats.onnx_macs import STANDARD, count_macs, give_sizes, largest_traffic, total_macs
+from squeeze.formats.onnx_macs import count_macs, give_sizes, largest_traffic, total_macs
 from squeeze.formats.onnx_operations import operations
 from squeeze.formats.operation import Operation
 from squeeze.models import ort_session
@@ -64,7 +71,7 @@ class OnnxModel(Model):
         self.source = source
         self.task = task or task_named("classify")
         self.ranges = dict(ranges or {})
-        self.inputs = tuple(_spec(value, source) for value in _fed_inputs(graph_model.graph))
+        self.inputs = tuple(_spec(value, source) for value in fed_inputs(graph_model.graph))
         self.threads = min(4, os.cpu_count() or 1)
         self._sessions: dict[int, InferenceSession] = {}
 
@@ -88,7 +95,7 @@ class OnnxModel(Model):
         Raises:
             ModelError: the shapes do not say whether the graph's first axis counts examples.
         """
-        fed = {str(value.name): value.shape for value in _fed_inputs(self.ir.graph)}
+        fed = {str(value.name): value.shape for value in fed_inputs(self.ir.graph)}
         axes = {
             name: [size if isinstance(size, int) else str(size) for size in shape]
             for name, shape in fed.items()
@@ -99,7 +106,7 @@ class OnnxModel(Model):
 
     @property
     def fixed_batch(self) -> int | None:
-        shapes = [value.shape for value in _fed_inputs(self.ir.graph)[:1]]
+        shapes = [value.shape for value in fed_inputs(self.ir.graph)[:1]]
         first = next((shape[0] for shape in shapes if shape is not None and len(shape)), None)
         return first if isinstance(first, int) else None
 
@@ -219,11 +226,6 @@ def as_graph(model: Model) -> OnnxModel:
     """A model in the form ``onnx``, as what it is."""
     assert isinstance(model, OnnxModel), "no other has this form"
     return model
-
-
-def _fed_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """Inputs without a default value: old files also list their weights as inputs."""
-    return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
 def _spec(value: ir.Value, source: str) -> InputSpec:

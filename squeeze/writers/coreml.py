@@ -24,9 +24,8 @@ from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.mil_program import StoredWeight
 from squeeze.formats.mlpackage import read_mlpackage, root_of
-from squeeze.formats.onnx_attributes import example_sizes
 from squeeze.formats.onnx_grid import take_grids
-from squeeze.formats.onnx_macs import give_sizes
+from squeeze.formats.onnx_macs import give_sizes_of_one_example
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.coreml import CoreMl
 from squeeze.writers.base import Writer
@@ -55,10 +54,7 @@ class CoreMlWriter(Writer[OnnxModel]):
         CoreMl.require_installed(model.source)
         graph_model = model.copy_ir()
         grids = take_grids(graph_model.graph)
-        for value in graph_model.graph.inputs:
-            if value.name not in graph_model.graph.initializers:
-                example_sizes(value)  # raises where one is free
-        give_sizes(graph_model, 1)
+        give_sizes_of_one_example(graph_model)
         program, target = mil_program(graph_model, grids)
         return write_mlpackage(program, target, folder)
 

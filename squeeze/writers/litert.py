@@ -15,9 +15,8 @@ import torch
 
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
-from squeeze.formats.onnx_attributes import example_sizes
 from squeeze.formats.onnx_grid import take_grids
-from squeeze.formats.onnx_macs import give_sizes
+from squeeze.formats.onnx_macs import give_sizes_of_one_example
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.runtimes.litert import LiteRt, delegated, stored_weights
 from squeeze.writers.as_torch.build import holds
@@ -47,10 +46,7 @@ class LiteRtWriter(Writer[OnnxModel]):
         for name, grid in grids.items():
             if reason := holds(GridKind.of(grid)):
                 raise ModelError(f"{name}: {reason}")
-        for value in graph_model.graph.inputs:
-            if value.name not in graph_model.graph.initializers:
-                example_sizes(value)  # raises where one is free
-        give_sizes(graph_model, 1)
+        give_sizes_of_one_example(graph_model)
         (folder / FILE).write_bytes(tflite_bytes(graph_model, grids))
         return folder / FILE
 

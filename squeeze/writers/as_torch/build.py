@@ -19,7 +19,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.onnx_attributes import attributes, example_sizes
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import STANDARD, constant, fed_inputs, holds_stored_integers
 from squeeze.formats.onnx_layer import LAYER_OPS, real_bias, weight_array, weight_matrix
 from squeeze.formats.onnx_step import Step, step_of
 from squeeze.writers.as_torch.integers import IntegerWeight, dequantize, quantize
@@ -57,7 +57,7 @@ def as_torch(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> Network:
 class _Builder:
     def __init__(self, graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:
         self.graph, self.grids = graph, grids
-        self.inputs = [str(value.name) for value in graph.inputs if value.name not in graph.initializers]
+        self.inputs = [str(value.name) for value in fed_inputs(graph)]
         self.steps: dict[str, Step] = {}  # integer values, by name
         self.real: dict[str, Step] = {}  # what DequantizeLinear gives, by name
         self.children: list[nn.Module] = []
@@ -69,9 +69,9 @@ class _Builder:
 
     def add(self, node: ir.Node) -> None:
         """One node more."""
-        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+        if node.domain not in STANDARD or len(node.outputs) != 1:
             raise ModelError(f"{node.name}: {node.domain}{node.op_type} has no form in torch here; exclude its layer")
-        if node.op_type == "Constant" or self._is_stored(node):
+        if node.op_type == "Constant" or holds_stored_integers(node):
             return
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             self._convert(node)
@@ -82,10 +82,6 @@ class _Builder:
         else:
             known = ", ".join(sorted({*OPERATORS, *LAYER_OPS}))
             raise ModelError(f"{node.name}: {node.op_type} has no form in torch here; {known} have")
-
-    def _is_stored(self, node: ir.Node) -> bool:
-        """DequantizeLinear of a constant: read by its layer."""
-        return node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
 
     def _convert(self, node: ir.Node) -> None:
         step, out = step_of(node), str(node.outputs[0].name)
@@ -188,8 +184,6 @@ def examples(model: ir.Model) -> Iterator[Tensor]:
     Raises:
         ModelError: a size is not known.
     """
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers:
-            continue
+    for value in fed_inputs(model.graph):
         dtype = getattr(torch, str((value.dtype or ir.DataType.FLOAT).numpy()))
         yield torch.zeros(1, *example_sizes(value), dtype=dtype)

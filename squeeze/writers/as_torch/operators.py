@@ -16,10 +16,10 @@ from torch.nn import functional
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding
 from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_options import clip_ends, require_softmax_of_one_axis, slice_cuts
 
 Function = Callable[..., Tensor]
 Build = Callable[[ir.Node], Function]
-SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
 
 
 def spatial_pads(node: ir.Node) -> tuple[list[int], bool]:
@@ -64,14 +64,10 @@ def _flatten(node: ir.Node) -> Function:
 
 
 def _slice(node: ir.Node) -> Function:
-    starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
-    axes = numbers(node, 3, "axes") or list(range(len(starts)))
-    steps = numbers(node, 4, "steps") or [1] * len(starts)
-    if min(steps, default=1) < 1:
-        raise ModelError(f"{node.name}: Slice with a step of {min(steps)}; steps above 0 would do")
+    cuts = slice_cuts(node)
 
     def cut(x: Tensor) -> Tensor:
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        for axis, start, end, step in cuts:
             x = torch.ops.aten.slice.Tensor(x, axis, start, min(end, 2**31 - 1), step)
         return x
 
@@ -92,10 +88,7 @@ def _pad(node: ir.Node) -> Function:
 
 
 def _clip(node: ir.Node) -> Function:
-    ends = [constant(value) if value is not None else None for value in (*node.inputs[1:3], None, None)][:2]
-    if any(value is not None and end is None for value, end in zip(node.inputs[1:3], ends, strict=False)):
-        raise ModelError(f"{node.name}: the bounds of Clip are computed at run time; constants would do")
-    low, high = (None if end is None else float(end.numpy()) for end in ends)
+    low, high = clip_ends(node)
     if low == 0.0 and high is None:
         return functional.relu
     if low is not None and high is not None:
@@ -133,11 +126,7 @@ def _unsqueeze(node: ir.Node) -> Function:
 
 
 def _softmax(node: ir.Node) -> Function:
-    graph = node.graph
-    opset = graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS) if graph is not None else SOFTMAX_OF_ONE_AXIS
-    if opset < SOFTMAX_OF_ONE_AXIS:
-        what = f"Softmax of opset {opset} runs over all axes from its own on"
-        raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
+    require_softmax_of_one_axis(node)
     axis = int(attributes(node).get("axis", -1))
     return lambda x: torch.softmax(x, axis)
 

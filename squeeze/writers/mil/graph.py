@@ -17,7 +17,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError, first_line
 from squeeze.formats.mlpackage import coremltools
 from squeeze.formats.onnx_attributes import value_sizes
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import STANDARD, constant, fed_inputs, holds_stored_integers
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_step import StoredStep, stored_step
 from squeeze.writers.mil.builder import Builder, name_rest
@@ -25,7 +25,6 @@ from squeeze.writers.mil.layers import add_layer, target_of
 from squeeze.writers.mil.names import Names, weight_names
 from squeeze.writers.mil.operators import ALL_OPERANDS, KEEPS_GRID, OPERATORS, Place
 
-PLAIN = ("", "ai.onnx")
 MAIN = "main"
 
 
@@ -34,8 +33,8 @@ def misfits(graph: ir.Graph) -> Iterator[str]:
     have = ", ".join(sorted({*OPERATORS, *LAYER_OPS}))
     known = {*OPERATORS, *LAYER_OPS, "QuantizeLinear", "DequantizeLinear", "Constant"}
     for node in graph:
-        if node.domain not in PLAIN or node.op_type not in known:
-            domain = f"{node.domain}." if node.domain not in PLAIN else ""
+        if node.domain not in STANDARD or node.op_type not in known:
+            domain = f"{node.domain}." if node.domain not in STANDARD else ""
             yield f"{node.name}: {domain}{node.op_type} has no form in MIL here; {have} have"
         elif node.op_type in ("Conv", "Gemm") and not _has_weight(node):
             yield f"{node.name}: {node.op_type} with weights that are computed; stored ones would do"
@@ -70,7 +69,7 @@ class _Walk:
         """All nodes in order."""
         from coremltools.converters.mil.mil import Function, Program
 
-        inputs = [value for value in self.graph.inputs if value.name not in self.graph.initializers]
+        inputs = fed_inputs(self.graph)
         places = {self.names.of(str(value.name)): self._input(value) for value in inputs}
         with Function(places, opset_version=getattr(self.tools.target, self.target)) as function:
             for value, name in zip(inputs, places, strict=True):
@@ -96,7 +95,7 @@ class _Walk:
         return result if result.name == name and result.op is not None else self.mb.identity(x=result, name=name)
 
     def _add(self, node: ir.Node) -> None:
-        if node.op_type == "Constant" or _is_stored(node):
+        if node.op_type == "Constant" or holds_stored_integers(node):
             return
         if len(node.outputs) != 1:
             raise ModelError(f"{node.name}: {node.op_type} with {len(node.outputs)} outputs; one would do")
@@ -121,7 +120,7 @@ class _Walk:
         if node.op_type in LAYER_OPS and _has_weight(node, self.grids):
             grid, name = self.grids.get(str(node.name)), self.weight_names.get(str(node.name), "")
             return add_layer(place, self._read(node.inputs[0], node), grid, name, self.target)
-        if any(value is not None and _is_stored(value.producer()) for value in node.inputs):
+        if any(value is not None and holds_stored_integers(value.producer()) for value in node.inputs):
             raise ModelError(
                 f"{node.name}: integers of a kind that is not known here; int8 with one axis of scales would do"
             )
@@ -173,8 +172,3 @@ def _has_weight(node: ir.Node, grids: Mapping[str, QuantizedTensor] | None = Non
     producer = value.producer() if value is not None else None
     integers = producer is not None and producer.op_type in ("DequantizeLinear", "Reshape") and grids is None
     return constant(value) is not None or integers or str(node.name) in (grids or {})
-
-
-def _is_stored(node: ir.Node | None) -> bool:
-    """DequantizeLinear of a constant: read by its layer."""
-    return node is not None and node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None

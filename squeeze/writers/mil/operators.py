@@ -16,9 +16,8 @@ import onnx_ir as ir
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding
 from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_options import clip_ends, mean_axes, require_softmax_of_one_axis, sliced_places
 from squeeze.writers.mil.builder import Builder
-
-SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
 
 
 @dataclass(frozen=True)
@@ -80,38 +79,25 @@ def _hard_sigmoid(place: Place, reads: Sequence[Any]) -> Any:
 
 
 def _clip(place: Place, reads: Sequence[Any]) -> Any:
-    node, mb, x = place.node, place.mb, reads[0]
-    values = [*node.inputs[1:3], None, None][:2]
-    ends = [constant(value) for value in values]
-    if any(value is not None and end is None for value, end in zip(values, ends, strict=True)):
-        raise ModelError(f"{node.name}: the bounds of Clip are computed at run time; constants would do")
-    low, high = (None if end is None else end.numpy().reshape(()).astype(float_type(x))[()] for end in ends)
+    mb, x, (low, high) = place.mb, reads[0], clip_ends(place.node)
     if low == 0 and high == 6:
         return mb.relu6(x=x, name=place.name)
     if low == 0 and high is None:
         return mb.relu(x=x, name=place.name)
     if low is not None and high is not None:
-        return mb.clip(x=x, alpha=low, beta=high, name=place.name)
-    if low is None and high is None:
-        return mb.identity(x=x, name=place.name)
-    return mb.minimum(x=x, y=high, name=place.name) if low is None else mb.maximum(x=x, y=low, name=place.name)
+        return mb.clip(x=x, name=place.name, **_beside(x, alpha=low, beta=high))
+    if high is not None:
+        return mb.minimum(x=x, name=place.name, **_beside(x, y=high))
+    return mb.identity(x=x, name=place.name) if low is None else mb.maximum(x=x, name=place.name, **_beside(x, y=low))
 
 
 def _softmax(place: Place, reads: Sequence[Any]) -> Any:
-    node, graph = place.node, place.node.graph
-    opset = graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS) if graph is not None else SOFTMAX_OF_ONE_AXIS
-    if opset < SOFTMAX_OF_ONE_AXIS:
-        what = f"Softmax of opset {opset} runs over all axes from its own on"
-        raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
-    return place.mb.softmax(x=reads[0], axis=int(attributes(node).get("axis", -1)), name=place.name)
+    require_softmax_of_one_axis(place.node)
+    return place.mb.softmax(x=reads[0], axis=int(attributes(place.node).get("axis", -1)), name=place.name)
 
 
 def _mean(place: Place, reads: Sequence[Any]) -> Any:
-    rank = len(reads[0].shape)
-    axes, keeps = list(range(2, rank)), True
-    if place.node.op_type == "ReduceMean":
-        axes = numbers(place.node, 1, "axes") or list(range(rank))
-        keeps = bool(attributes(place.node).get("keepdims", 1))
+    axes, keeps = mean_axes(place.node, len(reads[0].shape))
     return place.mb.reduce_mean(x=reads[0], axes=axes, keep_dims=keeps, name=place.name)
 
 
@@ -158,18 +144,11 @@ def _pad(place: Place, reads: Sequence[Any]) -> Any:
 
 
 def _slice(place: Place, reads: Sequence[Any]) -> Any:
-    node, sizes = place.node, reads[0].shape
-    starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
-    axes, steps = numbers(node, 3, "axes") or list(range(len(starts))), numbers(node, 4, "steps") or [1] * len(starts)
-    if min(steps, default=1) < 1:
-        raise ModelError(f"{node.name}: Slice with a step of {min(steps)}; steps above 0 would do")
-    cuts = [range(size) for size in sizes]
-    for axis, start, end, by in zip(axes, starts, ends, steps, strict=True):
-        cuts[axis % len(sizes)] = range(sizes[axis % len(sizes)])[start:end:by]
-    if not all(cuts):
-        raise ModelError(f"{node.name}: Slice that leaves nothing; at least one place of each axis would do")
+    places = sliced_places(place.node, reads[0].shape)
+    if not all(places):
+        raise ModelError(f"{place.node.name}: Slice that leaves nothing; at least one place of each axis would do")
     bounds = {"begin": "start", "end": "stop", "stride": "step"}
-    parts = {name: [getattr(cut, part) for cut in cuts] for name, part in bounds.items()}
+    parts = {name: [getattr(each, part) for each in places] for name, part in bounds.items()}
     return place.mb.slice_by_index(x=reads[0], name=place.name, **parts)
 
 
@@ -189,23 +168,15 @@ OPERATORS: Mapping[str, Add] = {
     "Mul": _elementwise("mul"),
     "Div": _elementwise("real_div"),
     "MatMul": _elementwise("matmul"),
-    "Relu": _unary("relu"),
-    "Sigmoid": _unary("sigmoid"),
-    "Tanh": _unary("tanh"),
+    **{name: _unary(name.lower()) for name in ("Relu", "Sigmoid", "Tanh", "Identity")},
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
-    "Identity": _unary("identity"),
     "Cast": _cast,
     "Clip": _clip,
     "Softmax": _softmax,
-    "GlobalAveragePool": _mean,
-    "ReduceMean": _mean,
-    "AveragePool": _pool,
-    "MaxPool": _pool,
-    "Reshape": _reshape,
-    "Flatten": _reshape,
-    "Squeeze": _reshape,
-    "Unsqueeze": _reshape,
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _mean),
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Transpose": _transpose,
     "Pad": _pad,
     "Slice": _slice,

@@ -18,26 +18,11 @@ IDENTIFIER = b"TFL3"
 VERSION = 3
 SIGNATURE = "serving_default"
 VERSIONS = {  # of operators, the first that takes int8 as we write it; others: 1
-    "ADD": 2,
-    "AVERAGE_POOL_2D": 2,
-    "CONCATENATION": 2,
-    "CONV_2D": 3,
-    "DEPTHWISE_CONV_2D": 3,
-    "DEQUANTIZE": 2,
-    "FULLY_CONNECTED": 9,
-    "LOGISTIC": 2,
-    "MAX_POOL_2D": 2,
-    "MEAN": 2,
-    "MUL": 2,
-    "PAD": 2,
-    "QUANTIZE": 2,
-    "RELU": 2,
-    "RELU6": 2,
-    "SOFTMAX": 2,
-    "STRIDED_SLICE": 2,
-    "SUB": 2,
-    "TANH": 2,
+    **dict.fromkeys(("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "DEQUANTIZE", "LOGISTIC", "MAX_POOL_2D", "MEAN"), 2),
+    **dict.fromkeys(("MUL", "PAD", "QUANTIZE", "RELU", "RELU6", "SOFTMAX", "STRIDED_SLICE", "SUB", "TANH"), 2),
     "TRANSPOSE": 2,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), 3),
+    "FULLY_CONNECTED": 9,
 }
 
 

@@ -13,16 +13,14 @@ import onnx_ir as ir
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import STANDARD, constant, fed_inputs, holds_stored_integers
 from squeeze.formats.onnx_layer import LAYER_OPS, real_bias
+from squeeze.formats.onnx_options import require_softmax_of_one_axis
 from squeeze.formats.onnx_step import step_of
 from squeeze.writers.tflite.file import TfliteFile
 from squeeze.writers.tflite.layers import Layer, add_layer
 from squeeze.writers.tflite.operators import ACTIVATES, FIXED, KEEPS_GRID, OPERATORS, activation_of
 from squeeze.writers.tflite.values import Value, Values
-
-PLAIN = ("", "ai.onnx")
-SOFTMAX_OF_ONE_AXIS = 13  # the first operator set in which it does not flatten
 
 
 def tflite_bytes(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> bytes:
@@ -41,14 +39,13 @@ def tflite_bytes(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> bytes
 class _Walk:
     def __init__(self, model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> None:
         self.graph, self.grids = model.graph, grids
-        self.opset = model.graph.opset_imports.get("", SOFTMAX_OF_ONE_AXIS)
         self.file = TfliteFile()
         self.values = Values(self.file)
         self.done: set[ir.Node] = set()  # activations and QuantizeLinear that an operator before them took over
 
     def data(self) -> bytes:
         """All nodes in order."""
-        inputs = [value for value in self.graph.inputs if value.name not in self.graph.initializers]
+        inputs = fed_inputs(self.graph)
         for value in inputs:
             dtype = str((value.dtype or ir.DataType.FLOAT).numpy())
             self.values.new(value, dtype=dtype)
@@ -59,9 +56,9 @@ class _Walk:
         return self.file.data(first, last)
 
     def _add(self, node: ir.Node) -> None:
-        if node in self.done or node.op_type == "Constant" or _is_stored(node):
+        if node in self.done or node.op_type == "Constant" or holds_stored_integers(node):
             return
-        if node.domain not in PLAIN or len(node.outputs) != 1:
+        if node.domain not in STANDARD or len(node.outputs) != 1:
             raise ModelError(f"{node.name}: {node.domain}{node.op_type} has no form in .tflite here; exclude its layer")
         if node.op_type == "QuantizeLinear":
             self._quantize(node)
@@ -90,9 +87,8 @@ class _Walk:
         if layer is None and node.op_type not in OPERATORS:
             have = ", ".join(sorted({*OPERATORS, *LAYER_OPS}))
             raise ModelError(f"{node.name}: {node.op_type} has no form in .tflite here; {have} have")
-        if node.op_type == "Softmax" and self.opset < SOFTMAX_OF_ONE_AXIS:
-            what = f"Softmax of opset {self.opset} runs over all axes from its own on"
-            raise ModelError(f"{node.name}: {what}; opset {SOFTMAX_OF_ONE_AXIS} or later would do")
+        if node.op_type == "Softmax":
+            require_softmax_of_one_axis(node)
         computed = [v for v in (node.inputs[:1] if layer else node.inputs) if v is not None and constant(v) is None]
         end, activation = _end(node)
         rounded = _rounded(end)
@@ -153,11 +149,6 @@ class _Walk:
             self.file.graph.tensors[self.values.by_name[str(value.name)].index].name = f"{value.name}.channels_last"
             tensor.name = str(value.name)
         return found.index
-
-
-def _is_stored(node: ir.Node) -> bool:
-    """DequantizeLinear of a constant: read by its layer."""
-    return node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
 
 
 def _end(node: ir.Node) -> tuple[ir.Node, str | None]:

@@ -15,9 +15,10 @@ import onnx_ir as ir
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding, value_sizes
 from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_options import mean_axes, sliced_places
 from squeeze.formats.onnx_step import Step
 from squeeze.writers.tflite.layers import padded
-from squeeze.writers.tflite.values import PLACE, Value, Values
+from squeeze.writers.tflite.values import LAST, PLACE, Value, Values
 
 Add = Callable[[Values, ir.Node, Sequence[Value], Step | None], Value]
 FIXED = {"Sigmoid": Step(1 / 256, -128), "Softmax": Step(1 / 256, -128), "Tanh": Step(1 / 128, 0)}
@@ -66,9 +67,7 @@ def _softmax(values: Values, node: ir.Node, reads: Sequence[Value], step: Step |
 
 def _mean(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
     rank = len(reads[0].shape)
-    axes, keeps = list(range(2, rank)), True
-    if node.op_type == "ReduceMean":
-        axes, keeps = numbers(node, 1, "axes") or list(range(rank)), bool(attributes(node).get("keepdims", 1))
+    axes, keeps = mean_axes(node, rank)
     axes = [axis % rank for axis in axes]
     source = reads[0] if keeps else values.turned(reads[0], last=axes == [2, 3] and reads[0].last)
     places = [PLACE[axis] if source.last else axis for axis in axes]
@@ -125,22 +124,15 @@ def _pad(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | Non
         raise ModelError(f"{node.name}: Pad with mode {mode}; zeros added to any of all axes would do")
     ends = np.array(pads).reshape(2, -1).T
     out = values.new(node.outputs[0], source.last, step)
-    values.move("PAD", source.index, out.index, ends[[0, 2, 3, 1]] if source.last else ends, "PadOptions")
+    values.move("PAD", source.index, out.index, ends[list(LAST)] if source.last else ends, "PadOptions")
     return out
 
 
 def _slice(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
-    source, rank = reads[0], len(reads[0].shape)
-    starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
-    axes, steps = numbers(node, 3, "axes") or list(range(len(starts))), numbers(node, 4, "steps") or [1] * len(starts)
-    if min(steps, default=1) < 1:
-        raise ModelError(f"{node.name}: Slice with a step of {min(steps)}; steps above 0 would do")
-    cuts = [range(size) for size in source.shape]
-    for axis, start, end, by in zip(axes, starts, ends, steps, strict=True):
-        cuts[axis % rank] = range(source.shape[axis % rank])[start:end:by]
-    order = [0, 2, 3, 1] if source.last else list(range(rank))
+    source, places = reads[0], sliced_places(node, reads[0].shape)
+    places = [places[axis] for axis in LAST] if source.last else places
     out = values.new(node.outputs[0], source.last, step, source.dtype)
-    lists = {part: [getattr(cuts[axis], part) for axis in order] for part in ("start", "stop", "step")}
+    lists = {part: [getattr(each, part) for each in places] for part in ("start", "stop", "step")}
     parts = [values.file.constant(f"{node.name}.{name}", np.array(each, np.int32)) for name, each in lists.items()]
     values.file.operator("STRIDED_SLICE", [source.index, *parts], [out.index], "StridedSliceOptions")
     return out
@@ -179,24 +171,16 @@ KEEPS_GRID = frozenset(
 )
 """Operators whose integer kernels give integers of the grid that they take."""
 OPERATORS: Mapping[str, Add] = {
-    "Add": partial(_elementwise, "ADD", "AddOptions"),
-    "Sub": partial(_elementwise, "SUB", "SubOptions"),
-    "Mul": partial(_elementwise, "MUL", "MulOptions"),
-    "Div": partial(_elementwise, "DIV", "DivOptions"),
+    **{name: partial(_elementwise, name.upper(), f"{name}Options") for name in ("Add", "Sub", "Mul", "Div")},
     "Relu": partial(_unary, "RELU"),
     "Sigmoid": partial(_unary, "LOGISTIC"),
     "Tanh": partial(_unary, "TANH"),
     "HardSwish": partial(_unary, "HARD_SWISH"),
     "Clip": _clip,
     "Softmax": _softmax,
-    "GlobalAveragePool": _mean,
-    "ReduceMean": _mean,
-    "AveragePool": _pool,
-    "MaxPool": _pool,
-    "Reshape": _reshape,
-    "Flatten": _reshape,
-    "Squeeze": _reshape,
-    "Unsqueeze": _reshape,
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _mean),
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Transpose": _transpose,
     "Pad": _pad,
     "Slice": _slice,
