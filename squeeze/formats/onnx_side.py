@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -36,24 +35,15 @@ class SideFile:
         Args:
             dtype: What the array's elements stand for, where numpy has no such type (bfloat16 as uint16).
         """
-        kind = dtype or ir.DataType.from_numpy(array.dtype)
-        raw = _nibbles(array) if kind == ir.DataType.INT4 else np.ascontiguousarray(array)
-        gap = -self.end % ALIGNMENT
-        self.file.write(b"\0" * gap)
-        start = self.end + gap
-        self.file.write(raw.reshape(-1).view(np.uint8).data)
-        self.end = start + raw.nbytes
-        return self.view(name, start, raw.nbytes, kind, array.shape)
+        tensor = ir.Tensor(array, dtype)
+        start = self.end + -self.end % ALIGNMENT
+        self.file.write(b"\0" * (start - self.end))
+        tensor.tofile(self.file)
+        self.end = start + tensor.nbytes
+        return self.view(name, start, tensor.nbytes, tensor.dtype, array.shape)
 
     def view(self, name: str, start: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
         """A tensor of what was written before, maybe in another shape."""
         return ir.ExternalTensor(
             self.path.name, start, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self.path.parent
         )
-
-
-def _nibbles(array: NDArray[Any]) -> NDArray[Any]:
-    values = array.reshape(-1).astype(np.int8).view(np.uint8) & 15
-    values = np.append(values, np.zeros(values.size % 2, np.uint8))
-    packed: NDArray[Any] = values[::2] | (values[1::2] << 4)
-    return packed

@@ -82,11 +82,7 @@ def differences(file: Path, threads: int, tokens: Tensor, expected: Tensor, exac
 
 
 def require_equal(differences: Differences) -> None:
-    """Refuse a graph that computes something else.
-
-    Raises:
-        EffectError: it does.
-    """
+    """Raise ``EffectError`` where the graph computes something else."""
     for what, error in (("read in one go", differences.prefill), ("read token by token", differences.decode)):
         if not error <= TOLERANCE:
             raise EffectError(

@@ -6,8 +6,6 @@ where is the router's business, which is traced like everything else.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
@@ -53,7 +51,9 @@ class Experts:
         builder = hidden.builder
         hit = builder.one("Equal", [places.value, builder.constant(expert)], places.shape, dtype=BOOL)
         share = builder.one("Where", [hit, shares.value, builder.constant(0, "float32")], shares.shape)
-        each = builder.one("ReduceSum", [share, builder.constant([1])], share_shape(places), attributes={"keepdims": 1})
+        each = builder.one(
+            "ReduceSum", [share, builder.constant([1])], (places.shape[0], 1), attributes={"keepdims": 1}
+        )
         tokens = self._token_places(hidden, hit, places.shape)
         some = builder.one("Size", [tokens], (), dtype=INT64)
         any_tokens = builder.one("Greater", [some, builder.constant(0)], (), dtype=BOOL)
@@ -87,8 +87,3 @@ class Experts:
     def _product(self, traced: Traced, weight: Tensor, expert: int) -> Traced:
         name = self.weights.parameters.name(weight)
         return self.weights.product(traced, name, int(weight.shape[1]), expert=expert)
-
-
-def share_shape(places: Any) -> Shape:
-    """``[tokens, 1]``."""
-    return (places.shape[0], 1)

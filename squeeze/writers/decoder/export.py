@@ -31,7 +31,7 @@ class Options:
     """How a decoder is written.
 
     Args:
-        way: How quantized weights are stored: MatMulNBits, or ONNX's own DequantizeLinear.
+        encoding: How quantized weights are stored: MatMulNBits, or ONNX's own DequantizeLinear.
         accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
         context: The most tokens of a text; None: what the config says.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,21 +18,16 @@ def _elementwise(op: str, one: Any, other: Any) -> Traced:
     return traced.like(traced.builder.one(op, values, shape, dtype=DTYPES[traced.dtype]))
 
 
-@function("add", "__add__", "__radd__", "__iadd__", "add_")
-def add(one: Any, other: Any) -> Traced:
-    """Sum."""
-    return _elementwise("Add", one, other)
-
-
-@function("sub", "__sub__")
-def sub(one: Any, other: Any) -> Traced:
-    """Difference."""
-    return _elementwise("Sub", one, other)
+for _op, _names in {
+    "Add": ("add", "__add__", "__radd__", "__iadd__", "add_"),
+    "Sub": ("sub", "__sub__"),
+    "Div": ("div", "__truediv__", "__itruediv__", "true_divide"),
+}.items():
+    function(*_names)(partial(_elementwise, _op))
 
 
 @function("rsub", "__rsub__")
 def rsub(one: Any, other: Any) -> Traced:
-    """Difference, the other way round."""
     return _elementwise("Sub", other, one)
 
 
@@ -43,15 +39,8 @@ def mul(one: Any, other: Any) -> Any:
     return _elementwise("Mul", one, other)
 
 
-@function("div", "__truediv__", "__itruediv__", "true_divide")
-def div(one: Any, other: Any) -> Traced:
-    """Quotient."""
-    return _elementwise("Div", one, other)
-
-
 @function("square")
 def square(traced: Traced) -> Traced:
-    """``x * x``."""
     return _elementwise("Mul", traced, traced)
 
 
@@ -63,7 +52,6 @@ def power(one: Traced, exponent: Any) -> Traced:
 
 @function("matmul", "__matmul__")
 def matmul(one: Traced, other: Traced) -> Traced:
-    """Product of the last two axes."""
     shape = (*broadcast(one.shape[:-2], other.shape[:-2]), one.shape[-2], other.shape[-1])
     return one.like(one.builder.one("MatMul", [one.value, other.value], shape))
 
@@ -95,19 +83,17 @@ def silu(traced: Traced, **_: Any) -> Traced:
 
 @function("gelu")
 def gelu(traced: Traced, approximate: str = "none") -> Traced:
-    """Gelu, by tanh or exact."""
     attributes = {"approximate": approximate}
     return traced.like(traced.builder.one("Gelu", [traced.value], traced.shape, attributes=attributes))
 
 
 @function("softmax")
 def softmax(traced: Traced, dim: int, *_: Any, **__: Any) -> Traced:
-    """Along one axis."""
     axis = axis_of(traced, dim)
     return traced.like(traced.builder.one("Softmax", [traced.value], traced.shape, attributes={"axis": axis}))
 
 
-def _reduced(op: str, traced: Traced, dim: Any, keepdim: bool) -> Traced:
+def _reduced(op: str, traced: Traced, dim: Any, keepdim: bool = False) -> Traced:
     axes = [axis_of(traced, axis) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,))]
     sizes = [1 if axis in axes else size for axis, size in enumerate(traced.shape)]
     shape = tuple(sizes if keepdim else (size for axis, size in enumerate(traced.shape) if axis not in axes))
@@ -115,16 +101,8 @@ def _reduced(op: str, traced: Traced, dim: Any, keepdim: bool) -> Traced:
     return traced.like(traced.builder.one(op, inputs, shape, attributes={"keepdims": int(keepdim)}))
 
 
-@function("mean")
-def mean(traced: Traced, dim: Any, keepdim: bool = False) -> Traced:
-    """Along some axes."""
-    return _reduced("ReduceMean", traced, dim, keepdim)
-
-
-@function("sum")
-def total(traced: Traced, dim: Any, keepdim: bool = False) -> Traced:
-    """Along some axes."""
-    return _reduced("ReduceSum", traced, dim, keepdim)
+function("mean")(partial(_reduced, "ReduceMean"))
+function("sum")(partial(_reduced, "ReduceSum"))
 
 
 @function("topk")

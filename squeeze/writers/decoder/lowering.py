@@ -17,17 +17,16 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats import onnx_blocked, onnx_nbits, onnx_weights
+from squeeze.formats import onnx_blocked, onnx_nbits
 from squeeze.formats.onnx_side import SideFile
+from squeeze.formats.onnx_weights import WEIGHT_NAMES
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.decoder.graph import CONTRIB
 from squeeze.writers.decoder.merging import merge
-from squeeze.writers.decoder.place import Place
 from squeeze.writers.decoder.residuals import fuse_residuals
-from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR
+from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR, Place
 
 WeightEncoding = Literal["nbits", "qdq"]
-WEIGHT_NAMES = onnx_weights.WEIGHT_NAMES
 INLINE_BYTES = 1024  # larger constants go beside the graph
 FLOATS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
 FLOAT = int(ir.DataType.FLOAT)
@@ -62,7 +61,7 @@ class Lowering:
         """All of them, those in branches too; then constants that are large."""
         merge(self.graph, self.kind)
         fuse_residuals(self.graph)
-        for graph in _graphs(self.graph):
+        for graph in (self.graph, *self.graph.subgraphs()):
             for node in [node for node in graph if node.domain == DOMAIN]:
                 lower = {LINEAR: self._linear, EMBEDDING: self._embedding}[node.op_type]
                 _Replaced(graph, node).by(lower)
@@ -224,12 +223,8 @@ class _Replaced:
         """Put what ``lower`` adds in the node's place."""
         old = self.node.outputs[0]
         new = lower(self)
-        new.shape, new.type, name = old.shape, old.type, old.name
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name, new.name = None, name
-        label = self.node.name
-        self.graph.remove(self.node, safe=True)
-        new.producer().name = label
+        ir.convenience.replace_nodes_and_values(self.graph, self.node, [self.node], [], [old], [new])
+        new.producer().name = self.node.name
 
     def add(
         self,
@@ -264,13 +259,3 @@ def _raw(tensor: Tensor) -> tuple[NDArray[Any], ir.DataType]:
     tensor = tensor.contiguous()
     array: NDArray[Any] = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return (array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array), dtype
-
-
-def _graphs(graph: ir.Graph) -> list[ir.Graph]:
-    """A graph and those inside its nodes."""
-    graphs = [graph]
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                graphs += _graphs(attribute.as_graph())
-    return graphs

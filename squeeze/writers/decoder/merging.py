@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from squeeze.formats.onnx_simplify import initializer
 from squeeze.writers.decoder.weights import DOMAIN, LINEAR
 
 ATTENTION = "GroupQueryAttention"
@@ -69,20 +70,12 @@ def _share(graph: ir.Graph, first: ir.Node, kind: Kind) -> None:
         return
     merged = _merged(graph, parts)
     rows = np.array([_rows(part) for part in parts], np.int64)
-    name = f"{merged.name}.sizes"
-    sizes = ir.Value(name=name, const_value=ir.Tensor(rows, name=name), shape=ir.Shape(rows.shape))
-    sizes.type = ir.TensorType(ir.DataType.INT64)
-    graph.register_initializer(sizes)
+    sizes = initializer(graph, f"{merged.name}.sizes", rows)
     split = ir.node(
         "Split", [merged.outputs[0], sizes], {"axis": -1}, num_outputs=len(parts), name=f"{merged.name}.split"
     )
-    graph.insert_after(merged, split)
-    for part, new in zip(parts, split.outputs, strict=True):
-        old = part.outputs[0]
-        new.shape, new.type, name = old.shape, old.type, str(old.name)
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name, new.name = None, name
-        graph.remove(part, safe=True)
+    cut_apart = [part.outputs[0] for part in parts]
+    ir.convenience.replace_nodes_and_values(graph, merged, parts, [split], cut_apart, split.outputs)
 
 
 def _merged(graph: ir.Graph, parts: list[ir.Node]) -> ir.Node:
@@ -104,11 +97,7 @@ def _merged(graph: ir.Graph, parts: list[ir.Node]) -> ir.Node:
 def _biases(graph: ir.Graph, parts: list[ir.Node]) -> ir.Value:
     tensors = [part.inputs[1].const_value for part in parts]  # type: ignore[union-attr]
     joined = np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None])
-    name = "+".join(str(part.name) for part in parts) + ".bias"
-    value = ir.Value(name=name, const_value=ir.Tensor(joined, name=name), shape=ir.Shape(joined.shape))
-    value.type = ir.TensorType(ir.DataType.FLOAT)
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, "+".join(str(part.name) for part in parts) + ".bias", joined)
 
 
 def _alike(parts: list[ir.Node], kind: Kind) -> bool:

@@ -29,12 +29,7 @@ def _fuse(graph: ir.Graph, add: ir.Node, norm: ir.Node) -> None:
     total, normed = add.outputs[0], norm.outputs[0]
     scale, attributes = norm.inputs[1], {"epsilon": norm.attributes["epsilon"].as_float()}
     fused = ir.node(FUSED, [*add.inputs, scale], attributes, domain=CONTRIB, num_outputs=4, name=norm.name)
-    graph.insert_before(add, fused)
-    for old, place in ((normed, 0), (total, 3)):
-        new, name = fused.outputs[place], old.name
-        new.shape, new.type = old.shape, old.type
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name, new.name = None, name
+    sums = [fused.outputs[0], fused.outputs[3]]
+    ir.convenience.replace_nodes_and_values(graph, add, [norm, add], [fused], [normed, total], sums)
     for place in (1, 2):
         fused.outputs[place].name = ""
-    graph.remove([norm, add], safe=True)

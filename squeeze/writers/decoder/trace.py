@@ -42,12 +42,10 @@ class Traces:
     """A traced decoder: its weights are named, not there.
 
     Args:
-        layers: kv heads and channels of each layer's cache.
         positions: How many tokens a text may have.
     """
 
     graph: ir.Graph
-    layers: tuple[tuple[int, int], ...]
     positions: int | None
 
 
@@ -99,7 +97,7 @@ class _Trace:
         if not self.attention.layers or not isinstance(logits, Traced):
             raise ModelError("it gives no logits, or calls no attention through transformers' interface")
         self.builder.finish({"logits": logits.value} | self.attention.presents)
-        return Traces(self.builder.graph, tuple(self.attention.layers), self.positions)
+        return Traces(self.builder.graph, self.positions)
 
     def _inputs(self) -> dict[str, Any]:
         inputs: dict[str, Any] = {

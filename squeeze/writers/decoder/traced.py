@@ -36,6 +36,11 @@ def function(*names: str) -> Callable[[Form], Form]:
     return register
 
 
+def _registered(name: str) -> Callable[..., Any]:
+    """A method of :class:`Traced` that is the graph's form of the torch function of this name."""
+    return lambda self, *others: FUNCTIONS[name](self, *others)
+
+
 class Traced:
     """A value of the graph under construction, with as much of a tensor's manner as models ask for."""
 
@@ -46,7 +51,6 @@ class Traced:
 
     @property
     def value(self) -> ir.Value:
-        """The graph's value."""
         return self._value
 
     @property
@@ -60,7 +64,6 @@ class Traced:
         return self.shape if axis is None else self.shape[axis]
 
     def like(self, value: ir.Value, dtype: torch.dtype | None = None) -> Traced:
-        """Another value of the same graph."""
         return Traced(self.builder, value, dtype or self.dtype)
 
     def __getattr__(self, name: str) -> Any:
@@ -77,31 +80,14 @@ class Traced:
             raise ModelError(f"no graph form of torch's {name} is known")
         return FUNCTIONS[name](*args, **(kwargs or {}))
 
-    def __getitem__(self, index: Any) -> Traced:
-        return FUNCTIONS["__getitem__"](self, index)  # type: ignore[no-any-return]
-
-    def __add__(self, other: Any) -> Traced:
-        return FUNCTIONS["add"](self, other)  # type: ignore[no-any-return]
-
-    def __sub__(self, other: Any) -> Traced:
-        return FUNCTIONS["sub"](self, other)  # type: ignore[no-any-return]
-
-    def __rsub__(self, other: Any) -> Traced:
-        return FUNCTIONS["sub"](other, self)  # type: ignore[no-any-return]
-
-    def __mul__(self, other: Any) -> Traced:
-        return FUNCTIONS["mul"](self, other)  # type: ignore[no-any-return]
-
-    def __truediv__(self, other: Any) -> Traced:
-        return FUNCTIONS["div"](self, other)  # type: ignore[no-any-return]
-
-    def __neg__(self) -> Traced:
-        return FUNCTIONS["neg"](self)  # type: ignore[no-any-return]
+    __getitem__ = _registered("__getitem__")
+    __add__ = __radd__ = _registered("add")
+    __sub__, __rsub__ = _registered("sub"), _registered("rsub")
+    __mul__ = __rmul__ = _registered("mul")
+    __truediv__, __neg__ = _registered("div"), _registered("neg")
 
     def __bool__(self) -> bool:
         raise ModelError("the forward branches on a value, which one graph cannot")
-
-    __radd__, __rmul__ = __add__, __mul__
 
 
 class Parameters:
@@ -142,7 +128,6 @@ def sizes_of(item: Any) -> Shape:
 
 
 def axis_of(traced: Traced, axis: int) -> int:
-    """An axis counted from the front."""
     return axis % len(traced.shape)
 
 

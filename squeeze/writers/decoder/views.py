@@ -6,42 +6,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from squeeze.errors import ModelError
-from squeeze.writers.decoder.shapes import Dim, Shape, Size, completed
+from squeeze.writers.decoder.shapes import Dim, Shape, completed
 from squeeze.writers.decoder.traced import Traced, axis_of, function, number
+
+
+def _listed(sizes: tuple[Any, ...]) -> Shape:
+    """Sizes, which torch takes one by one or as one list."""
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
 @function("view", "reshape")
 def reshape(traced: Traced, *sizes: Any) -> Traced:
-    """Seen as another shape."""
-    requested: Shape = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    shape = completed(traced.shape, requested)
+    shape = completed(traced.shape, _listed(sizes))
     return traced if shape == traced.shape else traced.like(traced.builder.reshape(traced.value, shape))
 
 
 @function("flatten")
 def flatten(traced: Traced, start_dim: int = 0, end_dim: int = -1) -> Traced:
-    """Some axes as one."""
     start, end = axis_of(traced, start_dim), axis_of(traced, end_dim)
     return reshape(traced, (*traced.shape[:start], -1, *traced.shape[end + 1 :]))
 
 
 @function("unsqueeze")
 def unsqueeze(traced: Traced, dim: int) -> Traced:
-    """A new axis of size 1."""
     axis = dim % (len(traced.shape) + 1)
     return reshape(traced, (*traced.shape[:axis], 1, *traced.shape[axis:]))
 
 
 @function("squeeze")
 def squeeze(traced: Traced, dim: int) -> Traced:
-    """Without an axis of size 1."""
     axis = axis_of(traced, dim)
     return reshape(traced, (*traced.shape[:axis], *traced.shape[axis + 1 :])) if traced.shape[axis] == 1 else traced
 
 
 @function("transpose", "swapaxes")
 def transpose(traced: Traced, dim0: int, dim1: int) -> Traced:
-    """Two axes in each other's place."""
     order = list(range(len(traced.shape)))
     one, other = axis_of(traced, dim0), axis_of(traced, dim1)
     order[one], order[other] = other, one
@@ -50,16 +49,14 @@ def transpose(traced: Traced, dim0: int, dim1: int) -> Traced:
 
 @function("permute")
 def permute(traced: Traced, *order: Any) -> Traced:
-    """Axes in another order."""
-    axes = order[0] if len(order) == 1 else order
-    return traced.like(traced.builder.transpose(traced.value, [axis_of(traced, axis) for axis in axes]))
+    axes = [axis_of(traced, axis) for axis in (order[0] if len(order) == 1 else order)]
+    return traced.like(traced.builder.transpose(traced.value, axes))
 
 
 @function("expand")
 def expand(traced: Traced, *sizes: Any) -> Traced:
     """Repeated along axes of size 1."""
-    requested: Sequence[Size] = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    requested = [have if size == -1 else size for size, have in zip(requested, traced.shape, strict=True)]
+    requested = [have if size == -1 else size for size, have in zip(_listed(sizes), traced.shape, strict=True)]
     repeats = [
         1 if size == have else number(size, "how often to repeat")
         for size, have in zip(requested, traced.shape, strict=True)
@@ -70,7 +67,6 @@ def expand(traced: Traced, *sizes: Any) -> Traced:
 
 @function("cat", "concat")
 def cat(parts: Sequence[Traced], dim: int = 0) -> Traced:
-    """One behind the other."""
     first = parts[0]
     axis = axis_of(first, dim)
     total_size = sum(number(part.shape[axis], "the length of what is joined") for part in parts)
@@ -86,7 +82,6 @@ def stack(parts: Sequence[Traced], dim: int = 0) -> Traced:
 
 @function("split")
 def split(traced: Traced, sizes: Any, dim: int = 0) -> tuple[Traced, ...]:
-    """Cut along one axis."""
     axis = axis_of(traced, dim)
     whole = number(traced.shape[axis], "the length of what is cut")
     parts = list(sizes) if not isinstance(sizes, int) else [min(sizes, whole - at) for at in range(0, whole, sizes)]
@@ -97,7 +92,6 @@ def split(traced: Traced, sizes: Any, dim: int = 0) -> tuple[Traced, ...]:
 
 @function("chunk")
 def chunk(traced: Traced, chunks: int, dim: int = 0) -> tuple[Traced, ...]:
-    """Cut into as many parts."""
     whole = number(traced.shape[axis_of(traced, dim)], "the length of what is cut")
     return split(traced, -(-whole // chunks), dim)
 
@@ -164,7 +158,6 @@ class Blank:
         return Part(self, index[1].start or 0)
 
     def filled(self) -> Traced:
-        """All parts, in their order."""
         return cat([self.parts[start] for start in sorted(self.parts)], -1)
 
     def __getattr__(self, name: str) -> Any:
@@ -185,5 +178,4 @@ class Part:
 
 @function("new_empty")
 def new_empty(_: Traced, *sizes: Any, **__: Any) -> Blank:
-    """An empty tensor to be filled by ``copy_``."""
-    return Blank(tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+    return Blank(_listed(sizes))

@@ -6,6 +6,9 @@ What a node ``Linear`` or ``Embedding`` of the domain ``squeeze`` becomes depend
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -14,16 +17,42 @@ from squeeze.writers.decoder.traced import FUNCTIONS, Parameters, Traced, number
 DOMAIN, LINEAR, EMBEDDING = "squeeze", "Linear", "Embedding"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A node that names its weight: ``names`` lie one under the other, ``expert`` is a place in a 3-D one or -1."""
+
+    node: ir.Node
+    names: tuple[str, ...]
+    rows: int
+    columns: int
+    expert: int
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Place:
+        attributes = node.attributes
+        names = tuple(attributes["weight"].as_string().split("\n"))
+        expert = attributes.get_int("expert", -1)
+        return cls(node, names, attributes["rows"].as_int(), attributes["columns"].as_int(), expert)
+
+    @property
+    def key(self) -> str:
+        """What its tensors are called."""
+        name = self.names[0] if len(self.names) == 1 else f"{self.names[0]}+{len(self.names) - 1}"
+        return name if self.expert < 0 else f"{name}.{self.expert}"
+
+    @property
+    def label(self) -> str:
+        """Names of the weights, for whoever reads the file."""
+        return "\n".join(self.names) if self.expert < 0 else f"{self.names[0]}#{self.expert}"
+
+
 class WeightFunctions:
     """``linear`` and ``embedding`` of one module's parameters."""
 
     def __init__(self, module: nn.Module) -> None:
         self.parameters = Parameters(module)
-        self.experts: dict[int, tuple[str, int]] = {}  # by id of a view: the 3-D weight and the expert's place in it
-        self.views: list[Tensor] = []  # keeps the views alive, so that their ids stay unique
 
     def install(self) -> None:
-        """Register both functions for tracing."""
         FUNCTIONS["linear"], FUNCTIONS["embedding"] = self.linear, self.embedding
 
     def linear(self, traced: Traced, weight: Tensor, bias: Tensor | None = None) -> Traced:
