@@ -118,6 +118,11 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return printable(lines[0][:most]) if lines else type(error).__name__
 
 
+def all_lines(error: BaseException, most: int = 200) -> str:
+    """All that an exception of another library says, on one line: runtimes give the reason behind the first."""
+    return " ".join(str(error).split())[:most]
+
+
 def printable(text: str) -> str:
     """Text from a stranger, for screens and reports: without control characters, such as a terminal's codes."""
     if text.isprintable():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.mil_program import Operation, Program
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d}
@@ -42,8 +42,8 @@ def computed(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> list
         try:
             result = OPERATIONS[operation.kind](parameters)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-            what = " ".join(str(error).split())[:200]
-            raise ModelError(f"{operation.output}: {operation.kind} cannot be worked out ({what})") from error
+            what = f"{operation.kind} cannot be worked out ({all_lines(error)})"
+            raise ModelError(f"{operation.output}: {what}") from error
         if tuple(result.shape) != operation.shape:
             what = f"gives {list(result.shape)}, and the file says {list(operation.shape)}"
             raise ModelError(f"{operation.output}: {operation.kind} {what}")

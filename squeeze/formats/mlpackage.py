@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.mil_program import CONSTANT, WIDTHS, Operation, Program
 from squeeze.formats.regular import parse_json, require_regular
 from squeeze.formats.tensor_spec import TensorSpec
@@ -76,8 +76,7 @@ def read_mlpackage(folder: Path) -> Program:
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except Exception as error:  # protobuf's and the blob reader's exceptions share no base
-        what = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: not a Core ML package that can be read ({what})") from error
+        raise ModelError(f"{folder}: not a Core ML package that can be read ({all_lines(error)})") from error
 
 
 def _read(folder: Path) -> Program:

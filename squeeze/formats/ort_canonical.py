@@ -11,34 +11,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 _IDENTIFIER = b"ORTM"
 _ALIGNMENT = 64  # a multiple of whatever the model's tables and tensors were aligned to
 _VERSION_FIELD = 4  # the root table's vtable entry
 _UINT8 = 2  # TensorDataType
-
-
-class Argument(NamedTuple):
-    """One argument of an operator: is it an input or an output, and which."""
-
-    kind: int
-    place: int
-
-
-class TypeString(NamedTuple):
-    """A type constraint of a kernel and the arguments that decide it."""
-
-    name: bytes
-    arguments: tuple[Argument, ...]
-
-
-class Operator(NamedTuple):
-    """An operator (``domain:name:version``) and its type constraints."""
-
-    name: bytes
-    types: tuple[TypeString, ...]
 
 
 def sorted_resolver(data: bytes) -> bytes:
@@ -47,11 +25,13 @@ def sorted_resolver(data: bytes) -> bytes:
     model, version = root.Model()._tab.Pos, _version_position(root)
     start = min(model, _vtable_position(data, model))
     assert version > start, "the runtime's version lies outside the model's part: the layout has changed"
-    operators = _operators(root.KernelTypeStrResolver())
+    resolver = root.KernelTypeStrResolver()
+    operators = _items(resolver.OpKernelTypeStrArgs, resolver.OpKernelTypeStrArgsLength())
     builder = import_module("flatbuffers").Builder(0)
     builder.Bytes = bytearray(start + _ALIGNMENT) + data[start:]
     builder.head, builder.minalign = start + _ALIGNMENT, _ALIGNMENT
-    resolver = _table(builder, [_vector(builder, [_write_operator(builder, one) for one in operators])])
+    ordered = sorted(operators, key=lambda operator: operator.OpId())
+    resolver = _table(builder, [_vector(builder, [_write_operator(builder, one) for one in ordered])])
     builder.StartObject(4)
     builder.PrependUOffsetTRelativeSlot(0, len(data) - version, 0)
     builder.PrependUOffsetTRelativeSlot(1, len(data) - model, 0)
@@ -91,35 +71,26 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(inner)
 
 
-def _operators(resolver: Any) -> list[Operator]:
-    operators = _items(resolver.OpKernelTypeStrArgs, resolver.OpKernelTypeStrArgsLength())
-    return sorted((_read_operator(one) for one in operators), key=attrgetter("name"))
+def _write_operator(builder: Any, operator: Any) -> int:
+    """An operator (``domain:name:version``) and its type constraints in order."""
+    types = _items(operator.KernelTypeStrArgs, operator.KernelTypeStrArgsLength())
+    ordered = sorted(types, key=lambda constraint: constraint.KernelTypeStr())
+    written = _vector(builder, [_write_type(builder, one) for one in ordered])
+    return _table(builder, [builder.CreateString(operator.OpId()), written])
 
 
-def _read_operator(entry: Any) -> Operator:
-    types = (
-        TypeString(
-            one.KernelTypeStr(), tuple(Argument(a.ArgType(), a.Index()) for a in _items(one.Args, one.ArgsLength()))
-        )
-        for one in _items(entry.KernelTypeStrArgs, entry.KernelTypeStrArgsLength())
-    )
-    return Operator(entry.OpId(), tuple(sorted(types, key=attrgetter("name"))))
+def _write_type(builder: Any, constraint: Any) -> int:
+    """A type constraint of a kernel and the arguments that decide it."""
+    arguments = _items(constraint.Args, constraint.ArgsLength())
+    written = _vector(builder, [_write_argument(builder, argument) for argument in arguments])
+    return _table(builder, [builder.CreateString(constraint.KernelTypeStr()), written])
 
 
-def _write_operator(builder: Any, operator: Operator) -> int:
-    types = _vector(builder, [_write_type(builder, one) for one in operator.types])
-    return _table(builder, [builder.CreateString(operator.name), types])
-
-
-def _write_type(builder: Any, one: TypeString) -> int:
-    arguments = _vector(builder, [_write_argument(builder, argument) for argument in one.arguments])
-    return _table(builder, [builder.CreateString(one.name), arguments])
-
-
-def _write_argument(builder: Any, argument: Argument) -> int:
+def _write_argument(builder: Any, argument: Any) -> int:
+    """Whether it is an input or an output, and which."""
     builder.StartObject(2)
-    builder.PrependInt8Slot(0, argument.kind, 0)
-    builder.PrependUint32Slot(1, argument.place, 0)
+    builder.PrependInt8Slot(0, argument.ArgType(), 0)
+    builder.PrependUint32Slot(1, argument.Index(), 0)
     return int(builder.EndObject())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from squeeze.errors import ModelError, did_you_mean
+from squeeze.errors import ModelError, all_lines, did_you_mean
 from squeeze.formats.regular import read_json, require_regular, require_regular_folder
 from squeeze.models.base import InputSpec
 from squeeze.models.config_sizes import require_sizes, stored_tensors
@@ -184,7 +184,7 @@ class HuggingFaceSource(Source):
                     return build_text(settings, head, json.loads(self.pooling or "null")).eval()
                 module: nn.Module = AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
         except Exception as error:  # transformers checks a config in many places, each with a kind of its own
-            reason = " ".join(str(error).split())[:200]  # the reason is often on the second line
+            reason = all_lines(error)
             raise ModelError(
                 f"config.json: model_type '{kind}' is no {WORDS[head]} that transformers can build: {reason}"
             ) from error

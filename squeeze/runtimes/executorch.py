@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.tensor_spec import TensorSpec
 from squeeze.runtimes.base import GENERATE, PREDICT, Arrays, Opened, Runtime
 
@@ -180,7 +180,7 @@ class OpenedExecuTorch(Opened):
             self.program = ExecuTorchProgram(file, threads)
             self.inputs, self.outputs = _specs(self.program)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            raise ModelError(f"{where}: ExecuTorch refuses the program ({short(error)})") from error
+            raise ModelError(f"{where}: ExecuTorch refuses the program ({all_lines(error)})") from error
 
     def run(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
         ordered = {spec.name: feed[spec.name] for spec in self.inputs}
@@ -191,7 +191,7 @@ class OpenedExecuTorch(Opened):
         try:
             return [np.asarray(output) for output in self.program.run(ordered)]
         except RuntimeError as error:
-            raise ModelError(f"ExecuTorch cannot run the model: {short(error)}") from error
+            raise ModelError(f"ExecuTorch cannot run the model: {all_lines(error)}") from error
 
     def stopwatch_call(self, feed: Arrays) -> Callable[[], object]:
         """As many runs as there are examples, if the program takes one at a time."""
@@ -219,11 +219,6 @@ def _tensor_specs(infos: list[Any], names: Any, kind: str) -> tuple[TensorSpec, 
         TensorSpec(name=name, shape=tuple(int(size) for size in info.sizes()), dtype=DTYPES[info.dtype()])
         for name, info in zip(names, infos, strict=True)
     )
-
-
-def short(error: Exception) -> str:
-    """A runtime's error on one line."""
-    return " ".join(str(error).split())[:200]
 
 
 class ExecuTorch(Runtime):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.models.language.artifact import LanguageArtifact
-from squeeze.runtimes.executorch import ExecuTorchText, short
+from squeeze.runtimes.executorch import ExecuTorchText
 
 FILE_NAME = "model.pte"
 T = TypeVar("T")
@@ -98,4 +98,4 @@ class ExecuTorchDecoder(LanguageArtifact):
         except KeyError as error:
             raise ModelError(f"{self.main}: no decoder: the program does not say its {error}") from error
         except (RuntimeError, ValueError, IndexError) as error:
-            raise ModelError(f"{self.main}: ExecuTorch stopped: {short(error)}") from error
+            raise ModelError(f"{self.main}: ExecuTorch stopped: {all_lines(error)}") from error

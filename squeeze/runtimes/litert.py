@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.tensor_spec import TensorSpec
 from squeeze.runtimes.base import PREDICT, Arrays, Opened, Runtime
 
@@ -59,23 +59,19 @@ class OpenedLiteRt(Opened):
         try:
             self.file = LiteRtFile(file, threads)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{where}: LiteRT refuses the file ({_short(error)})") from error
+            raise ModelError(f"{where}: LiteRT refuses the file ({all_lines(error)})") from error
         self.inputs, self.outputs = (tuple(map(_spec, each)) for each in (self.file.inputs, self.file.outputs))
 
     def run(self, feed: Arrays) -> list[np.ndarray[Any, Any]]:
         try:
             return self.file.run(dict(feed))
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"LiteRT cannot run the model: {_short(error)}") from error
+            raise ModelError(f"LiteRT cannot run the model: {all_lines(error)}") from error
 
 
 def _spec(details: dict[str, Any]) -> TensorSpec:
     shape = tuple(int(size) for size in details["shape"])
     return TensorSpec(name=str(details["name"]), shape=shape, dtype=np.dtype(details["dtype"]).name)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def stored_weights(file: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -99,12 +95,7 @@ def delegated(file: Path) -> tuple[int, dict[str, str]]:
 
     What it takes lies between the inputs and the outputs of the operators that it puts in their place.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    plain = _undelegated(file)
-    with LiteRtFile.quiet():
-        interpreter = Interpreter(model_path=str(file))
-        interpreter.allocate_tensors()
+    plain, interpreter = _undelegated(file), LiteRtFile(file, threads=1).interpreter
     names = {details["index"]: str(details["name"]) for details in plain.get_tensor_details()}
     makers = {int(one["outputs"][0]): one for one in plain._get_ops_details()}
     taken: set[int] = set()

@@ -72,12 +72,8 @@ class GgufDecoder(GgufFile):
     def arithmetic(self) -> str:
         return "llama.cpp: activations rounded to 8 bits in blocks of 32, float16 keys and values, float32 logits"
 
-    @property
-    def vocabulary(self) -> int:
-        return self._tokens
-
     @cached_property
-    def _tokens(self) -> int:
+    def vocabulary(self) -> int:
         self.require_installed(self.main.name)
         model = self._load(vocab_only=True)  # without weights, keys and values
         try:

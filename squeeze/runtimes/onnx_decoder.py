@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import FLOAT_ACTIVATIONS, dtype, open_session
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 FILE_NAME = "model.onnx"
 KEEP = "num_logits_to_keep"
@@ -124,7 +121,8 @@ class Session:
     """
 
     def __init__(self, file: Path, threads: int, spinning: bool = False, exact: bool = False) -> None:
-        self.ort = _open(file, threads, spinning, exact)
+        entries = {"session.intra_op.allow_spinning": str(int(spinning))} | (FLOAT_ACTIVATIONS if exact else {})
+        self.ort = open_session(file, threads, str(file), entries, int8_operators=False)
         inputs = {value.name: value for value in self.ort.get_inputs()}
         self.may_be_told = {value.name for value in self.ort.get_overridable_initializers()}
         outputs = {value.name: value for value in self.ort.get_outputs()}
@@ -151,10 +149,7 @@ class Session:
     def step_inputs(self, tokens: Array, start: int) -> dict[str, Array]:
         """Inputs for tokens ``[rows, length]`` behind ``start`` others."""
         rows, length = tokens.shape
-        if self.context is not None and start + length > self.context:
-            raise ModelError(
-                f"{self.file}: {start + length} tokens are more than the {self.context} that a text may have"
-            )
+        self.require_within(start + length)
         positions = np.arange(start, start + length, dtype=np.int64)
         step_inputs = {
             TOKENS: tokens.astype(np.int64),
@@ -179,7 +174,7 @@ class Session:
         try:
             return call()
         except Exception as error:  # ONNX Runtime's own exception classes share no base
-            raise ModelError(f"{self.file}: ONNX Runtime stopped: {' '.join(str(error).split())[:300]}") from error
+            raise ModelError(f"{self.file}: ONNX Runtime stopped: {all_lines(error, 300)}") from error
 
 
 class Text:
@@ -231,11 +226,7 @@ class Text:
         return self.every[:count]
 
     def _prepare(self, tokens: Sequence[int]) -> None:
-        """Bind what is told of the tokens.
-
-        Raises:
-            ModelError: there is no room for them.
-        """
+        """Bind what is told of the tokens; raises ``ModelError`` where there is no room for them."""
         count, end = len(tokens), self.length + len(tokens)
         if not 0 < count <= self.most - self.length:
             raise ModelError(f"{end} tokens; there is room for {self.most}, and at least one must be new")
@@ -266,10 +257,3 @@ class Text:
     def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
         self.room.append(array) if array.flags.owndata else None
         bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _open(file: Path, threads: int, spinning: bool, exact: bool) -> InferenceSession:
-    entries = {"session.intra_op.allow_spinning": str(int(spinning))}
-    if exact:
-        entries |= FLOAT_ACTIVATIONS
-    return open_session(file, threads, str(file), entries, int8_operators=False)

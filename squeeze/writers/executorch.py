@@ -52,12 +52,7 @@ class ExecuTorchWriter(Writer[OnnxModel]):
         ExecuTorch.require_installed(model.source)
         with temporary_folder("executorch") as work:
             (work / SOURCE).write_bytes(model.data)
-            output = run_process(PROCESS, work)
-            if not (work / REPORT).is_file():
-                raise ModelError(f"{model.source}: ExecuTorch cannot export the model ({output})")
-            report = json.loads((work / REPORT).read_text())
-            if "error" in report:
-                raise ModelError(f"{model.source}: {report['error']}")
+            run_process(PROCESS, work, model.source)
             for name in (REPORT, FILE):
                 (folder / name).write_bytes((work / name).read_bytes())
         return folder / FILE
@@ -82,8 +77,12 @@ class ExecuTorchWriter(Writer[OnnxModel]):
             yield nearest(name, grid, stored)
 
 
-def run_process(module: str, work: Path) -> str:
-    """Run the process; gives the last line that it printed."""
+def run_process(module: str, work: Path, where: str) -> dict[str, Any]:
+    """Run a process that writes a ``.pte`` file into ``work``; gives its report.
+
+    Raises:
+        ModelError: ``where`` has what such a file cannot hold, or the exporter failed, with its last line.
+    """
     paths = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "TMPDIR": str(work), "NO_COLOR": "1"}
     command = [sys.executable, "-m", module, str(work)]
@@ -98,8 +97,14 @@ def run_process(module: str, work: Path) -> str:
         errors="replace",
         check=False,
     )
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else f"exit code {done.returncode}"
+    if not (work / REPORT).is_file():
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        last = lines[-1][:200] if lines else f"exit code {done.returncode}"
+        raise ModelError(f"{where}: ExecuTorch cannot export the model ({last})")
+    report: dict[str, Any] = json.loads((work / REPORT).read_text())
+    if "error" in report:
+        raise ModelError(f"{where}: {report['error']}")
+    return report
 
 
 def nearest(name: str, grid: QuantizedTensor, stored: list[StoredLayer]) -> Equality:

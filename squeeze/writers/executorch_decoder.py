@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
-from squeeze.errors import ModelError
 from squeeze.formats.file_part import FilePart
 from squeeze.formats.grid_kind import GridKind
 from squeeze.formats.pte import PteFile, read_pte
@@ -110,13 +110,8 @@ def export(model: LanguageModel, folder: Path, context: int) -> dict[str, Any]:
     """
     with temporary_folder("executorch") as work:
         job = Job(str(model.folder.resolve()), context, min(CHUNK, context))
-        (work / JOB).write_text(job.to_json())
-        last = run_process(PROCESS, work)
-        if not (work / REPORT).is_file():
-            raise ModelError(f"{model.folder}: ExecuTorch cannot export the model ({last})")
-        report: dict[str, Any] = json.loads((work / REPORT).read_text())
-        if "error" in report:
-            raise ModelError(f"{model.folder}: {report['error']}")
+        (work / JOB).write_text(json.dumps(asdict(job)))
+        report = run_process(PROCESS, work, str(model.folder))
         shutil.move(work / FILE, folder / FILE)
     return report
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ SOURCE, FILE, REPORT = "model.onnx", "model.pte", "delegated.json"
 XNNPACK = "XNNPACK"
 
 
-def main() -> None:
-    """Export the folder's model, or say in ``delegated.json`` what of it cannot be."""
+def main(export: Callable[[Path], dict[str, Any]]) -> None:
+    """Export the folder's model, and leave in ``delegated.json`` what ``export`` says, or what of it cannot be."""
     end_with_parent()
     warnings.simplefilter("ignore")  # untyped
     folder = Path(sys.argv[1])
@@ -79,4 +79,4 @@ def _places(stack: Mapping[str, tuple[str, Any]]) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main()
+    main(export)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, all_lines
 from squeeze.formats.ort_canonical import required_operators, sorted_resolver
 from squeeze.models.onnx_model import OnnxModel
 from squeeze.work import temporary_folder
@@ -79,8 +79,7 @@ def _convert(onnx_data: bytes, out: Path, where: str, optimize: bool) -> None:
             onnx_data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"]
         )
     except Exception as error:  # ONNX Runtime's own exception classes share no base
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{where}: ONNX Runtime cannot convert the model ({reason})") from error
+        raise ModelError(f"{where}: ONNX Runtime cannot convert the model ({all_lines(error)})") from error
 
 
 def operator_list(ort_file: Path) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 JOB = "job.json"
 
@@ -21,6 +20,3 @@ class Job:
     model: str
     context: int
     chunk: int
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))

@@ -6,43 +6,26 @@ Called with a folder that holds ``job.json``; leaves ``model.pte`` and, beside i
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from squeeze.errors import SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.peak import peak_memory_bytes
-from squeeze.work import end_with_parent
-from squeeze.writers.executorch_process import FILE, REPORT
+from squeeze.writers.executorch_process import FILE, main
 from squeeze.writers.pte_decoder.job import JOB, Job
 from squeeze.writers.pte_decoder.lower import lowered, write
 
 
-def main() -> None:
-    """Export the job's model, or say in ``delegated.json`` what of it cannot be."""
-    end_with_parent()
-    warnings.simplefilter("ignore")  # those of other packages
-    folder = Path(sys.argv[1])
-    try:
-        report = export(Job(**json.loads((folder / JOB).read_text())), folder)
-    except SqueezeError as error:
-        report = {"error": str(error)}
-    part = folder / f"{REPORT}.part"
-    part.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    part.replace(folder / REPORT)
-
-
-def export(job: Job, folder: Path) -> dict[str, Any]:
+def export(folder: Path) -> dict[str, Any]:
     """Write the file; gives the operators by who runs them, and the most memory that it took.
 
     Raises:
         ModelError: a weight or an operator that .pte files cannot hold.
     """
     torch.set_num_threads(1)
+    job = Job(**json.loads((folder / JOB).read_text()))
     model = LanguageModel(Path(job.model))
     program = lowered(model, job)
     delegated, kernels = _operators_by_runner(program.exported_program().graph)
@@ -80,4 +63,4 @@ def _place(node: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(export)
