@@ -29,7 +29,6 @@ def holds(kind: GridKind) -> str | None:
 
 
 def to_tensors(grid: QuantizedTensor) -> dict[str, Tensor]:
-    """The tensors of one linear."""
     offset = 2 ** (grid.bits - 1)
     tensors = {
         "weight_packed": to_words(grid.q.to(torch.int16) + offset, grid.bits),

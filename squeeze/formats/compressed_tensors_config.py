@@ -42,11 +42,7 @@ class PackedConfig:
     groups: tuple[Group, ...]
 
     def of(self, module: str) -> tuple[int, int | None]:
-        """Bits and group size of one module.
-
-        Raises:
-            ModelError: no group names it.
-        """
+        """Bits and group size of one module; raises ``ModelError`` where no group names it."""
         best = max(self.groups, key=lambda group: group.matches(module))
         if not best.matches(module):
             raise ModelError(f"no group of quantization_config names {module}, which is stored packed")

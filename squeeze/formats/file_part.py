@@ -29,5 +29,4 @@ class FilePart:
         return data
 
     def within(self, offset: int, size: int) -> FilePart:
-        """A part of this part."""
         return FilePart(self.file, self.offset + offset, size)

@@ -125,11 +125,7 @@ def group_index(g_idx: Tensor | None, columns: int, group_size: int | None) -> T
 
 
 def exact_scale(stored: Tensor, what: str) -> Tensor:
-    """Scales as float32, which float16 must hold too.
-
-    Raises:
-        ModelError: they are not finite, or finer than float16.
-    """
+    """Scales as float32; raises ``ModelError`` where they are not finite, or finer than float16."""
     scale = stored.float()
     if not bool(torch.isfinite(scale).all()):
         raise ModelError(f"{what} holds numbers that are not finite")

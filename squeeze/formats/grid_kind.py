@@ -37,7 +37,6 @@ class GridKind:
 
     @classmethod
     def of(cls, grid: QuantizedTensor) -> GridKind:
-        """The kind of a grid that is there."""
         rows, columns = grid.q.shape
         scales, negative = scale_type(grid.scale), bool((grid.scale < 0).any())
         return cls(rows, columns, grid.bits, grid.group_size, grid.symmetric, grid.g_idx is not None, scales, negative)

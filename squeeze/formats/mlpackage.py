@@ -118,11 +118,7 @@ class _Reader:
         self.blobs = _BlobStorageReader(str(weights)) if weights.is_file() else None
 
     def define(self, name: str) -> None:
-        """A value from here on.
-
-        Raises:
-            ModelError: there is one of that name already.
-        """
+        """Note a value; raises ``ModelError`` where there is one of that name already."""
         if name in self.known:
             raise ModelError(f"'{name}' is defined twice")
         self.known.add(name)
@@ -133,7 +129,6 @@ class _Reader:
             raise ModelError(f"{reader}: '{name}' is read and not defined before")
 
     def add(self, operation: Any) -> None:
-        """One operation, or one constant."""
         if operation.blocks or len(operation.outputs) != 1:
             raise ModelError(f"{operation.type} with programs of its own, or not one output; Squeeze writes none such")
         output = operation.outputs[0]
@@ -204,11 +199,7 @@ def _from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Array:
 
 
 def _described(feature: Any) -> TensorSpec:
-    """An input or output of the model.
-
-    Raises:
-        ModelError: a picture or another kind that is not written here.
-    """
+    """An input or output of the model; raises ``ModelError`` where it is of a kind that is not written here."""
     if feature.type.WhichOneof("Type") != "multiArrayType":
         raise ModelError(f"'{feature.name}' is no array of numbers; a multiArrayType would be right")
     array = feature.type.multiArrayType

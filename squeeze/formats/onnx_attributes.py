@@ -66,11 +66,7 @@ def resolved_padding(
 
 
 def example_sizes(value: ir.Value) -> list[int]:
-    """The sizes of one example of a graph's input, without the number of examples.
-
-    Raises:
-        ModelError: one is free.
-    """
+    """The sizes of one example of a graph's input, less the first; raises ``ModelError`` where one is free."""
     sizes = [*(value.shape or ())][1:]
     if any(not isinstance(size, int) for size in sizes):
         what = "has a free size, and a phone's file is made for one"
@@ -79,11 +75,7 @@ def example_sizes(value: ir.Value) -> list[int]:
 
 
 def value_sizes(value: ir.Value) -> tuple[int, ...]:
-    """A value's shape for one example.
-
-    Raises:
-        ModelError: a size is not known before it runs.
-    """
+    """A value's shape for one example; raises ``ModelError`` where a size is not known before it runs."""
     shape = None if value.shape is None else tuple(value.shape)
     if shape is None or any(not isinstance(size, int) for size in shape):
         raise ModelError(f"the shape of '{value.name}' is not known before it runs; a phone's file is made for one")

@@ -49,7 +49,6 @@ def holds(kind: GridKind) -> str | None:
 
 
 def to_arrays(grid: QuantizedTensor) -> Blocked:
-    """The inputs for one weight."""
     dtype = ml_dtypes.int4 if grid.bits <= 4 else np.int8
     order = None if grid.g_idx is None else consecutive(grid)
     q = grid.q if order is None else grid.q[:, order]
@@ -66,7 +65,6 @@ def to_arrays(grid: QuantizedTensor) -> Blocked:
 
 
 def from_arrays(stored: Blocked, bits: int) -> QuantizedTensor:
-    """The grid of one weight."""
     q = torch.from_numpy(stored.integers.astype(np.int8).T.copy())
     scale = torch.from_numpy(stored.scale.T.copy())
     zeros = torch.zeros_like(scale, dtype=torch.int32)

@@ -92,7 +92,6 @@ def can_hold_bias(node: ir.Node) -> bool:
 
 
 def group_count(node: ir.Node) -> int:
-    """Groups of a convolution."""
     return int(_number(node, "group", 1))
 
 

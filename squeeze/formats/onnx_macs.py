@@ -63,11 +63,7 @@ def give_sizes(model: ir.Model, free_size: int) -> None:
 
 
 def give_sizes_of_one_example(model: ir.Model) -> None:
-    """The same of a model that is written for a phone, which takes one example at a time.
-
-    Raises:
-        ModelError: an input has a free size.
-    """
+    """The same for a phone, which takes one example at a time; raises ``ModelError`` where an input has a free size."""
     for value in fed_inputs(model.graph):
         example_sizes(value)
     give_sizes(model, 1)
@@ -209,6 +205,5 @@ COUNTS: dict[str, Callable[[ir.Node], int]] = {
     **dict.fromkeys(["GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"], _recurrent),
     "Attention": _attention,
 }
-UNCOUNTED = {  # products without a rule
-    *("GroupQueryAttention", "MultiHeadAttention", "QAttention", "LinearAttention", "DeformConv", "DFT", "STFT"),
-}
+UNCOUNTED = {"GroupQueryAttention", "MultiHeadAttention", "QAttention", "LinearAttention", "DeformConv", "DFT", "STFT"}
+"""Products without a rule."""

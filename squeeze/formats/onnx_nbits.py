@@ -136,11 +136,7 @@ def from_arrays(stored: NBits) -> QuantizedTensor:
 
 
 def consecutive(grid: QuantizedTensor) -> Tensor:
-    """int64 ``[in]``: the order of input channels in which each group lies together.
-
-    Raises:
-        ModelError: groups of different sizes.
-    """
+    """int64 ``[in]``: inputs in the order in which groups lie together; raises ``ModelError`` where sizes differ."""
     assert grid.g_idx is not None
     order = torch.argsort(grid.g_idx.long(), stable=True)
     size = grid.group_size or grid.q.shape[1]

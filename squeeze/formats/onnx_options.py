@@ -22,11 +22,7 @@ def require_softmax_of_one_axis(node: ir.Node) -> None:
 
 
 def clip_ends(node: ir.Node) -> tuple[float | None, float | None]:
-    """The lowest and the highest number that a Clip lets through; None: no bound.
-
-    Raises:
-        ModelError: a bound is computed at run time.
-    """
+    """Lowest and highest number of a Clip, None: no bound; raises ``ModelError`` where one is computed at run time."""
     values = [*node.inputs[1:3], None, None][:2]
     ends = [constant(value) for value in values]
     if any(value is not None and end is None for value, end in zip(values, ends, strict=True)):
@@ -43,11 +39,7 @@ def mean_axes(node: ir.Node, rank: int) -> tuple[list[int], bool]:
 
 
 def slice_cuts(node: ir.Node) -> list[tuple[int, int, int, int]]:
-    """Axis, start, end and step of each cut of a Slice.
-
-    Raises:
-        ModelError: it runs backwards.
-    """
+    """Axis, start, end and step of each cut of a Slice; raises ``ModelError`` where it runs backwards."""
     starts, ends = numbers(node, 1, "starts") or [], numbers(node, 2, "ends") or []
     axes, steps = numbers(node, 3, "axes") or list(range(len(starts))), numbers(node, 4, "steps") or [1] * len(starts)
     if min(steps, default=1) < 1:

@@ -47,11 +47,7 @@ def step_of(node: ir.Node) -> Step:
 
 
 def stored_step(node: ir.Node) -> StoredStep:
-    """As :func:`step_of`, with the graph's own integers.
-
-    Raises:
-        ModelError: a grid of another kind.
-    """
+    """As :func:`step_of`, with the graph's own integers."""
     scale = constant(node.inputs[1])
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if (

@@ -132,12 +132,7 @@ class Runtime:
 
     @classmethod
     def artifact(
-        cls,
-        file: Path,
-        facts: Facts | None,
-        task: Task,
-        keeper: object = None,
-        beside: tuple[Path, ...] = (),
+        cls, file: Path, facts: Facts | None, task: Task, keeper: object = None, beside: tuple[Path, ...] = ()
     ) -> Artifact:
         """The model that a file is, to be run here; as in :class:`Artifact`."""
         from squeeze.models.artifact import Artifact

@@ -78,11 +78,7 @@ class CheckpointDecoder(InTransformers):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """``config.json`` of a folder.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """``config.json`` of a folder; raises ``ModelError`` where there is none."""
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -90,11 +86,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def packing_of(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    """What a config says of packed weights.
-
-    Raises:
-        ModelError: nothing, or a packing that is not known here.
-    """
+    """What a config says of packed weights; raises ``ModelError`` where it names none that is known."""
     values = config.get("quantization_config")
     if not isinstance(values, dict) or values.get("quant_method") not in NEEDS:
         raise ModelError(f"{file}: names no packing of {' or '.join(NEEDS)}")

@@ -81,7 +81,6 @@ class ExecuTorchDecoder(LanguageArtifact):
 
     @property
     def text(self) -> ExecuTorchText:
-        """The file in ExecuTorch."""
         self.require_installed(self.main.name)
         if self.threads not in self._texts:
             self._texts[self.threads] = self._running(lambda: ExecuTorchText(self.main, self.threads))

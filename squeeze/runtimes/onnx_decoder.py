@@ -59,7 +59,6 @@ class OnnxDecoder(LanguageArtifact):
 
     @property
     def session(self) -> Session:
-        """The file in ONNX Runtime."""
         if self.threads not in self.sessions:
             _ = self.weight_files  # refused before the runtime opens them
             self.sessions[self.threads] = Session(self.main, self.threads)
@@ -212,11 +211,7 @@ class Text:
         return last
 
     def read_all(self, tokens: Sequence[int]) -> Array:
-        """Logits ``[n, vocabulary]`` behind each of them; the array is written anew by the next call.
-
-        Raises:
-            ModelError: there is no room for them.
-        """
+        """As :meth:`read`, behind each of them: logits ``[n, vocabulary]``."""
         self._prepare(tokens)
         return self._run(len(tokens), self._room_for(len(tokens)))
 

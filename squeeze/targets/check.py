@@ -17,16 +17,7 @@ from squeeze.formats.onnx_external import external_files, unsafe_location
 from squeeze.targets.apps import APP_FILES
 from squeeze.targets.archive import Limits
 from squeeze.targets.configs import check_config
-from squeeze.targets.manifest import (
-    GOLDEN,
-    LEDGER,
-    MANIFEST,
-    MEASUREMENTS,
-    PLAN,
-    README,
-    RUN,
-    Manifest,
-)
+from squeeze.targets.manifest import GOLDEN, LEDGER, MANIFEST, MEASUREMENTS, PLAN, README, RUN, Manifest
 from squeeze.targets.package import file_sum
 
 PROGRAMS = {b"\x7fELF": "ELF"} | {

@@ -116,7 +116,6 @@ def _answer(file: Path, where: str) -> Answer:
 
 
 def _error(answer: Mapping[str, Any]) -> SqueezeError:
-    """What the function raised."""
     lines = [printable(line) for line in str(answer["error"]).splitlines()]
     return relayed(str(answer.get("kind")), "\n".join(lines))
 

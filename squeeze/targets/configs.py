@@ -95,11 +95,7 @@ def check_genai(values: Any, where: str) -> None:
 
 
 def check_json(values: Any, where: str) -> None:
-    """Refuse a config of transformers that names code to run.
-
-    Raises:
-        VerifyError: it does.
-    """
+    """Raise ``VerifyError`` where a config of transformers names code to run."""
     keys = [key for key in RUNS_CODE if isinstance(values, dict) and values.get(key) is not None]
     if keys:
         raise VerifyError(f"{where}: {keys[0]}: names code to run; a package holds data only, refused")

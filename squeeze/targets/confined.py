@@ -49,7 +49,6 @@ class Limits:
     base_bytes: int = 2 << 30
 
     def memory_for(self, model_bytes: int) -> int:
-        """The limit for a model of that size."""
         return self.memory_bytes or self.base_bytes + MODEL_COPIES * model_bytes
 
 

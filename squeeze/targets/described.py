@@ -76,10 +76,7 @@ def describe(artifact: Artifact, examples: Batch, source: Model | None = None) -
         tolerance=facts.tolerance,
         parameters=facts.parameters,
         macs=facts.macs,
-        requirements=(
-            *runtime.requirements(artifact.main),
-            *(["tokenizers"] if call == GENERATE else []),
-        ),
+        requirements=(*runtime.requirements(artifact.main), *(["tokenizers"] if call == GENERATE else [])),
         not_run=not_run,
     )
 

@@ -107,13 +107,7 @@ def multiplies_integers(marks: Container[str], model: Model) -> bool:
 
 
 def demand_of(
-    model: Model,
-    stored: int,
-    macs: int | None,
-    integers: bool,
-    context: int,
-    element: int,
-    timed_as: str | None = None,
+    model: Model, stored: int, macs: int | None, integers: bool, context: int, element: int, timed_as: str | None = None
 ) -> Demand:
     """The demand of a model.
 

@@ -13,11 +13,7 @@ from squeeze.targets.verify import Package
 
 
 def last_line(command: Sequence[str], limits: Limits, package: Package, folders: Sequence[Path]) -> dict[str, Any]:
-    """What the script prints as JSON in its last line.
-
-    Raises:
-        VerifyError: it does not.
-    """
+    """What the script prints as JSON in its last line; raises ``VerifyError`` where it does not."""
     try:
         done = run_confined(command, limits, package.model_bytes(), folders=[*folders, *package.temporary()])
     except Stopped as stopped:

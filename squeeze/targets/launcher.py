@@ -90,7 +90,6 @@ def _die_with_launcher() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the arguments."""
     memory, alive_fd, count, *rest = arguments
     launch(int(memory), int(alive_fd), rest[: int(count)], rest[int(count) :])
 

@@ -60,7 +60,6 @@ def show_reports(reports: Iterator[dict[str, Any]], progress: Progress) -> None:
 
 
 def read_reports(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Each report in the pipe."""
     while line := pipe.readline(LONGEST_LINE):
         try:
             report = json.loads(line)

@@ -80,12 +80,10 @@ class Package:
         return task
 
     def runtime(self) -> type[Runtime]:
-        """What the manifest names."""
         runtime: type[Runtime] = registry.load("runtimes", self.manifest.runtime.name)
         return runtime
 
     def golden(self) -> Golden:
-        """The golden input and output."""
         return Golden.from_npz((self.folder / GOLDEN).read_bytes(), f"{self.path}: {GOLDEN}")
 
     def model_bytes(self) -> int:
@@ -203,11 +201,7 @@ def answer(package: Package, limits: Confinement) -> Arrays:
 
 
 def runtime_version(package: Package) -> str:
-    """Of the package's runtime as it is installed here.
-
-    Raises:
-        ModelError: it is not.
-    """
+    """Of the package's runtime as it is installed here; raises ``ModelError`` where it is not."""
     package.runtime().require_installed(package.manifest.name)
     return package.runtime().version()
 

@@ -56,9 +56,5 @@ class CompressedTensorsWriter(Writer[LanguageModel]):
         return folder / "config.json"
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        """Each packed linear, as the format's own package decompresses it.
-
-        Raises:
-            MissingExtra: compressed-tensors is not installed.
-        """
+        """Each packed linear, as the format's own package decompresses it; raises ``MissingExtra`` without it."""
         return packed_linears(model, file.parent, self.name, self.name, PARTS, _decompressor(file.parent))

@@ -70,8 +70,7 @@ class ExecuTorchWriter(Writer[OnnxModel]):
 
     def prove(self, model: OnnxModel, file: Path) -> Iterator[Equality]:
         """Each weight that is integers as ExecuTorch's own reader sees it: ``scale * q`` in float32, bit for bit."""
-        graph_model = model.copy_ir()
-        grids = take_grids(graph_model.graph)
+        grids = take_grids(model.copy_ir().graph)
         stored = [layer for layer in read_pte(file).layers() if layer.quantized]
         for name, grid in grids.items():
             yield nearest(name, grid, stored)

@@ -56,9 +56,10 @@ def export(folder: Path) -> dict[str, Any]:
     lowered = to_edge_transform_and_lower(
         program, partitioner=[XnnpackPartitioner()], constant_methods={ExecuTorchProgram.NAMES: names.to(torch.uint8)}
     )
-    kernels = dict(_undelegated(lowered.exported_program().graph, network.names))
+    layers = [place.name for place in network.places]
+    kernels = dict(_undelegated(lowered.exported_program().graph, layers))
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
-    kinds = {str(node.name): node.op_type for node in model.graph if str(node.name) in network.names}
+    kinds = {str(node.name): node.op_type for node in model.graph if str(node.name) in layers}
     return {"nodes": kinds, "left": kernels}
 
 

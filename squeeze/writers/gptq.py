@@ -91,10 +91,6 @@ class GptqWriter(Writer[LanguageModel]):
         return folder / "config.json"
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        """Each packed linear, as gptqmodel's reference linear dequantizes it.
-
-        Raises:
-            MissingExtra: gptqmodel is not installed.
-        """
+        """Each packed linear, as gptqmodel's reference linear dequantizes it; raises ``MissingExtra`` without it."""
         parts = gptq_checkpoint.PARTS
         return packed_linears(model, file.parent, "gptq", "gptqmodel", parts, _gptqmodel(file.parent))

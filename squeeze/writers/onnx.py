@@ -36,8 +36,7 @@ class DecoderWriter(Writer[LanguageModel]):
     """A language model as one graph, keys and values going in and out.
 
     Args:
-        accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
-        length: The most tokens of a text; None: what the config says.
+        accuracy_level, length: As of :class:`Options`, where the latter is ``context``.
     """
 
     encoding: ClassVar[WeightEncoding]
@@ -55,12 +54,7 @@ class DecoderWriter(Writer[LanguageModel]):
         return self.export(model, folder).main
 
     def export(self, model: LanguageModel, folder: Path, context: Surroundings | None = None) -> OnnxDecoder:
-        """Write, compare with torch, prove.
-
-        Raises:
-            ModelError: a structure or a grid with no graph form.
-            EffectError: logits are not the torch model's, or a reader sees other weights.
-        """
+        """As :func:`export_decoder`: write, compare with torch, prove."""
         return export_decoder(model, folder, Options(self.encoding, self.accuracy_level, self.length), context)
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:

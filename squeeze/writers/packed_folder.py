@@ -88,11 +88,7 @@ def stock_grids(model: LanguageModel, names: list[str]) -> dict[str, QuantizedTe
 
 
 def stock_dense(model: LanguageModel, names: list[str]) -> dict[str, Tensor]:
-    """Some weights under the names of a checkpoint, as float16.
-
-    Raises:
-        ModelError: a weight too large for float16.
-    """
+    """Some weights under the names of a checkpoint; raises ``ModelError`` where one is too large for float16."""
     stored = _as_stored(model, {name: model.tensor(name) for name in names})
     return {name: _half(name, value) for name, value in stored.items()}
 

@@ -47,7 +47,6 @@ class Equality:
 
     @property
     def equal(self) -> bool:
-        """Every number is the same."""
         return self.differing == 0
 
 
@@ -96,11 +95,7 @@ def _weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def compared(name: str, form: str, reader: str, own: Tensor, as_read: Tensor) -> Equality:
-    """One weight as it is and as it was read, bit for bit.
-
-    Raises:
-        ModelError: another shape or float type.
-    """
+    """One weight as it is and as it was read, bit for bit; raises ``ModelError`` where shapes or float types differ."""
     if own.shape != as_read.shape or own.dtype != as_read.dtype:
         what = f"{list(as_read.shape)} {as_read.dtype}, and {list(own.shape)} {own.dtype} was written"
         raise ModelError(f"{name}: {reader} reads {what}")

@@ -102,7 +102,6 @@ def kotlin(text: object) -> str:
 
 
 def swift(text: object) -> str:
-    """A string of Swift."""
     letters = (
         f"\\{one}" if one in '"\\' else one if " " <= one <= "~" else f"\\u{{{ord(one):x}}}" for one in str(text)
     )

@@ -66,11 +66,7 @@ class Arm64Root:
 
 
 def emulator() -> str:
-    """Where the emulator is.
-
-    Raises:
-        MissingExtra: nowhere.
-    """
+    """The emulator's path; raises ``MissingExtra`` where it is not installed."""
     place = shutil.which(EMULATOR)
     if place is None:
         raise MissingExtra(f"--arm64 needs {EMULATOR}; 'apt install qemu-user-static' (or your system's like) gives it")

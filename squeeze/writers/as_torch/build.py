@@ -51,24 +51,20 @@ def as_torch(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> Network:
     builder = _Builder(model.graph, grids)
     for node in model.graph:
         builder.add(node)
-    return Network(builder.children, builder.places, builder.names, builder.inputs, builder.outputs())
+    outputs = [str(value.name) for value in model.graph.outputs]
+    return Network(builder.children, builder.places, builder.inputs, outputs)
 
 
 class _Builder:
     def __init__(self, graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:
-        self.graph, self.grids = graph, grids
+        self.grids = grids
         self.inputs = [str(value.name) for value in fed_inputs(graph)]
         self.steps: dict[str, Step] = {}  # integer values, by name
         self.real: dict[str, Step] = {}  # what DequantizeLinear gives, by name
         self.children: list[nn.Module] = []
         self.places: list[Place] = []
-        self.names: list[str] = []
-
-    def outputs(self) -> list[str]:
-        return [str(value.name) for value in self.graph.outputs]
 
     def add(self, node: ir.Node) -> None:
-        """One node more."""
         if node.domain not in STANDARD or len(node.outputs) != 1:
             raise ModelError(f"{node.name}: {node.domain}{node.op_type} has no form in torch here; exclude its layer")
         if node.op_type == "Constant" or holds_stored_integers(node):
@@ -135,8 +131,7 @@ class _Builder:
     def _append(self, node: ir.Node, child: nn.Module, reads: Sequence[ir.Value | None] | None = None) -> None:
         names = tuple(self._read(value) for value in (reads if reads is not None else [node.inputs[0]]))
         self.children.append(child)
-        self.places.append(Place(names, str(node.outputs[0].name)))
-        self.names.append(str(node.name))
+        self.places.append(Place(str(node.name), names, str(node.outputs[0].name)))
 
     def _read(self, value: ir.Value | None) -> str:
         """The name of a computed value; a stored one becomes a child of its own."""
@@ -144,8 +139,7 @@ class _Builder:
         name, tensor = str(value.name), constant(value)
         if tensor is not None and name not in {place.writes for place in self.places}:
             self.children.append(StoredArray(torch.from_numpy(np.array(tensor.numpy()))))
-            self.places.append(Place((), name))
-            self.names.append(name)
+            self.places.append(Place(name, (), name))
         return name
 
 
@@ -179,11 +173,7 @@ def _operation(node: ir.Node) -> Operation:
 
 
 def examples(model: ir.Model) -> Iterator[Tensor]:
-    """Zeros for one example of each input.
-
-    Raises:
-        ModelError: a size is not known.
-    """
+    """Zeros for one example of each input; raises ``ModelError`` where a size is not known."""
     for value in fed_inputs(model.graph):
         dtype = getattr(torch, str((value.dtype or ir.DataType.FLOAT).numpy()))
         yield torch.zeros(1, *example_sizes(value), dtype=dtype)

@@ -19,13 +19,11 @@ QDQ: Any = torch.ops.quantized_decomposed
 
 
 def quantize(step: Step, x: Tensor) -> Tensor:
-    """Integers of an activation."""
     q: Tensor = QDQ.quantize_per_tensor.default(x, step.scale, step.zero_point, LOW, HIGH, torch.int8)
     return q
 
 
 def dequantize(step: Step, q: Tensor) -> Tensor:
-    """The real numbers that integers stand for."""
     x: Tensor = QDQ.dequantize_per_tensor.default(q, step.scale, step.zero_point, LOW, HIGH, torch.int8)
     return x
 

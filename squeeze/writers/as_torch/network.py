@@ -14,8 +14,9 @@ Operation = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Place:
-    """One node: which values it reads and writes, by name."""
+    """One node: what it is called in the graph, and which values it reads and writes."""
 
+    name: str
     reads: tuple[str, ...]
     writes: str
 
@@ -25,17 +26,14 @@ class Network(nn.Module):
 
     Args:
         places: Of each child, which are called ``node0``, ``node1``, ...
-        names: What each child is called in the graph.
         inputs, outputs: Names of values.
     """
 
-    def __init__(
-        self, children: list[nn.Module], places: list[Place], names: list[str], inputs: list[str], outputs: list[str]
-    ) -> None:
+    def __init__(self, children: list[nn.Module], places: list[Place], inputs: list[str], outputs: list[str]) -> None:
         super().__init__()
         for index, child in enumerate(children):
             self.add_module(f"node{index}", child)
-        self.places, self.names, self.input_names, self.output_names = places, names, inputs, outputs
+        self.places, self.input_names, self.output_names = places, inputs, outputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(self.input_names, inputs, strict=True))

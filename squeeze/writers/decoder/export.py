@@ -111,11 +111,7 @@ def blocks_that_fit(model: LanguageModel, memory_bytes: int | None) -> int:
 
 
 def compare(model: LanguageModel, folder: Path, threads: int, blocks: int | None = None) -> dict[str, float]:
-    """How far the logits of the file are off; refused where the graph computes something else.
-
-    Raises:
-        EffectError: it does.
-    """
+    """How far the logits of the file are off; raises ``EffectError`` where the graph computes something else."""
     tokens, expected = reference(model, blocks)
     exact, own = folder / "float_activations.onnx", folder / FILE_NAME
     try:

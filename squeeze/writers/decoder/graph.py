@@ -34,7 +34,6 @@ class Builder:
         self._count = 0
 
     def input(self, name: str, shape: Shape, dtype: ir.DataType) -> ir.Value:
-        """A graph input."""
         value = self._typed(ir.Value(name=name), shape, dtype)
         self.graph.inputs.append(value)
         return value
@@ -82,7 +81,6 @@ class Builder:
         return value
 
     def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
-        """``value`` with its axes in another order."""
         producer = value.producer()
         if producer is not None and producer.op_type == "Transpose":
             before = producer.attributes["perm"].as_ints()

@@ -33,11 +33,7 @@ FLOAT = int(ir.DataType.FLOAT)
 
 
 class Lowering:
-    """Replaces the nodes that name weights, in the graph's order.
-
-    Args:
-        accuracy_level: Of MatMulNBits: 4 rounds activations to int8 within each product, 0 leaves them float32.
-    """
+    """Replaces the nodes that name weights, in the graph's order."""
 
     def __init__(
         self, model: LanguageModel, graph: ir.Graph, side: SideFile, encoding: WeightEncoding, accuracy_level: int
@@ -248,7 +244,6 @@ class _Replaced:
         return node.outputs[0]
 
     def plus(self, value: ir.Value, bias: ir.Value | None) -> ir.Value:
-        """With a bias, where there is one."""
         return value if bias is None else self.add("Add", [value, bias], suffix=".bias")
 
 

@@ -37,11 +37,7 @@ def broadcast(one: Shape, other: Shape) -> Shape:
 
 
 def completed(shape: Shape, requested: Shape) -> Shape:
-    """``requested`` with its -1 worked out, so that it holds as many elements as ``shape``.
-
-    Raises:
-        ShapeError: it cannot.
-    """
+    """``requested`` with its -1 worked out; raises ``ShapeError`` where it holds other elements than ``shape``."""
     count, names = _elements(shape)
     known_count, used_names = _elements(tuple(size for size in requested if size != -1))
     free_names = names - used_names

@@ -73,7 +73,6 @@ class WeightFunctions:
         return traced.like(builder.one(LINEAR, inputs, shape, attributes=attributes, domain=DOMAIN, name=label))
 
     def embedding(self, tokens: Traced, weight: Tensor, *_: object, **__: object) -> Traced:
-        """Rows of the weight."""
         name = self.parameters.name(weight)
         shape = (*tokens.shape, int(weight.shape[1]))
         attributes = {"weight": name, "rows": int(weight.shape[0]), "columns": int(weight.shape[1])}

@@ -96,9 +96,9 @@ def _floats(place: Place, weight: Any, floats: type[np.floating[Any]]) -> Any:
 
 
 def _integers(place: Place, grid: QuantizedTensor, shape: tuple[int, ...], name: str, target: str) -> Any:
-    """The grid's own integers and scales."""
-    kind = GridKind.of(grid)
-    if reason := holds_in_shape(kind, shape):
+    from coremltools.converters.mil.mil import types
+
+    if reason := holds_in_shape(GridKind.of(grid), shape):
         raise ModelError(f"{place.node.name}: {reason}")
     q, scale = grid.q.numpy().reshape(shape).astype(np.int8), grid.scale.float().numpy()
     zero_point = grid.zero_point.numpy().astype(np.int8)
@@ -107,15 +107,8 @@ def _integers(place: Place, grid: QuantizedTensor, shape: tuple[int, ...], name:
     if target == CHANNELS_TARGET:
         channels = {"zero_point": np.ascontiguousarray(zero_point[:, 0]), "scale": np.ascontiguousarray(scale[:, 0])}
         return place.mb.constexpr_affine_dequantize(quantized_data=q, axis=np.int32(0), name=name, **channels)
-    dtype = _integer_type(grid.bits)
+    dtype = types.np_int4_dtype if grid.bits == 4 else np.int8
     blocks = (*scale.shape, *(1,) * (len(shape) - 2))
     offset = {} if grid.symmetric else {"offset": zero_point.reshape(blocks).astype(dtype)}
     data = q.astype(dtype)
     return place.mb.constexpr_blockwise_shift_scale(data=data, scale=scale.reshape(blocks), name=name, **offset)
-
-
-def _integer_type(bits: int) -> Any:
-    """numpy's int8, marked as narrower for the builder where it is."""
-    from coremltools.converters.mil.mil import types
-
-    return types.np_int4_dtype if bits == 4 else np.int8

@@ -16,7 +16,6 @@ from squeeze.work import temporary_folder
 
 AUTHOR = "com.apple.CoreML"
 SPECIFICATION = {"iOS17": 8, "iOS18": 9}  # the number of the format, by the first system that reads it
-MADE_BY = {"author": "squeeze", "version": "1"}
 
 
 def write_mlpackage(program: Any, target: str, folder: Path) -> Path:

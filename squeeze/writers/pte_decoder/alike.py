@@ -56,7 +56,6 @@ class Lowered:
         return [node for node, own in self.rounds.items() if own == number and node.op in ("call_function", "get_attr")]
 
     def module(self, node: fx.Node) -> Any:
-        """A delegate."""
         return getattr(self.program.graph_module, str(node.target))
 
     def roles(self, node: fx.Node) -> dict[str, tuple[str, Encoding] | None]:

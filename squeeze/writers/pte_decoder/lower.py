@@ -100,7 +100,6 @@ def _settings() -> Any:
 
 
 def write(program: Any, file: Path) -> None:
-    """The ``.pte`` file of a lowered program."""
     from executorch.exir import ExecutorchBackendConfig
 
     with file.open("wb") as stream:

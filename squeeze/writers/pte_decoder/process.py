@@ -19,11 +19,7 @@ from squeeze.writers.pte_decoder.lower import lowered, write
 
 
 def export(folder: Path) -> dict[str, Any]:
-    """Write the file; gives the operators by who runs them, and the most memory that it took.
-
-    Raises:
-        ModelError: a weight or an operator that .pte files cannot hold.
-    """
+    """Write the file; gives the operators by who runs them, and the most memory that it took."""
     torch.set_num_threads(1)
     job = Job(**json.loads((folder / JOB).read_text()))
     model = LanguageModel(Path(job.model))

@@ -50,7 +50,6 @@ class _Growth:
         self.cache_of = {node: spec.target for spec, node in self._outputs() if spec.target is not None}
 
     def program(self) -> ExportedProgram:
-        """The new program."""
         inputs, new = self._placeholders()
         for number in range(-1, REPEATED + 1):
             self._add(number, 0, new)

@@ -52,7 +52,6 @@ def _simplify_view(node: fx.Node) -> None:
 
 
 def _simplify_mean(node: fx.Node, constant: Constant) -> None:
-    """The mean of each row."""
     arguments: Any = node.args
     if node.target is not ATEN.mean.dim or node.kwargs or len(arguments) != 3 or not arguments[2]:
         return

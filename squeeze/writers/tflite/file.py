@@ -78,7 +78,6 @@ class TfliteFile:
         self.graph.tensors[int(last.outputs[0])].name = name
 
     def data(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
-        """The whole file."""
         self.graph.inputs, self.graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
         self.graph.name = "main"
         model = self.schema.ModelT()

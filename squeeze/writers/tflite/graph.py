@@ -44,7 +44,6 @@ class _Walk:
         self.done: set[ir.Node] = set()  # activations and QuantizeLinear that an operator before them took over
 
     def data(self) -> bytes:
-        """All nodes in order."""
         inputs = fed_inputs(self.graph)
         for value in inputs:
             dtype = str((value.dtype or ir.DataType.FLOAT).numpy())
@@ -134,7 +133,6 @@ class _Walk:
         OPERATORS[node.op_type](self.values, node, reads, step)
 
     def _layer(self, node: ir.Node) -> Layer | None:
-        """A node with a stored weight."""
         if node.op_type not in LAYER_OPS or (constant(node.inputs[1]) is None and str(node.name) not in self.grids):
             return None
         return Layer(node, self.grids.get(str(node.name)), real_bias(node))

@@ -40,11 +40,10 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The node's."""
         return str(self.node.name)
 
     def weight(self, shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[Array, Array | None]:
-        """Stored numbers and their scales."""
+        """The stored numbers and their scales."""
         matrix = weight_matrix(self.node).numpy() if self.grid is None else self.grid.q.numpy().astype(np.int8)
         array = np.ascontiguousarray(matrix.reshape(shape).transpose(order))
         return array, None if self.grid is None else self.grid.scale.reshape(-1).expand(shape[0]).numpy()
