@@ -22,6 +22,7 @@ POOLS = {1: (functional.max_pool1d, functional.avg_pool1d), 2: (functional.max_p
 HALF = "FLOAT16"
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 Parameters = Mapping[str, Any]  # by name: a tensor, a list of them, a text, a truth value
+Compute = Callable[[Parameters], Any]  # gives a tensor
 
 
 def computed(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -75,22 +76,20 @@ def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
 
 
-def _quantize(p: Parameters) -> Tensor:
+def _quantize(p: Parameters) -> Any:
     low, high = RANGES[p["output_dtype"]]
-    steps: Tensor = torch.round(p["input"] / p["scale"]) + p["zero_point"].float()
+    steps = torch.round(p["input"] / p["scale"]) + p["zero_point"].float()
     return steps.clamp(low, high).to(getattr(torch, p["output_dtype"]))
 
 
-def _dequantize(p: Parameters) -> Tensor:
-    real: Tensor = p["scale"] * (p["input"].float() - p["zero_point"].float())
-    return real
+def _dequantize(p: Parameters) -> Any:
+    return p["scale"] * (p["input"].float() - p["zero_point"].float())
 
 
-def _conv(p: Parameters) -> Tensor:
+def _conv(p: Parameters) -> Any:
     convolve = CONVOLUTIONS[p["weight"].ndim - 2]
     window = {"stride": p["strides"].tolist(), "dilation": p["dilations"].tolist(), "groups": int(p["groups"])}
-    result: Tensor = convolve(_padded(p, 0.0), p["weight"], p.get("bias"), **window)
-    return result
+    return convolve(_padded(p, 0.0), p["weight"], p.get("bias"), **window)
 
 
 def _padded(p: Parameters, fill: float) -> Tensor:
@@ -106,68 +105,57 @@ def _pads(x: Tensor, ends: list[int], fill: float) -> Tensor:
     return functional.pad(x, [size for pair in reversed(pairs) for size in pair], value=fill)
 
 
-def _max_pool(p: Parameters) -> Tensor:
+def _max_pool(p: Parameters) -> Any:
     sizes = p["kernel_sizes"].tolist()
-    result: Tensor = POOLS[len(sizes)][0](_padded(p, float("-inf")), sizes, p["strides"].tolist())
-    return result
+    return POOLS[len(sizes)][0](_padded(p, float("-inf")), sizes, p["strides"].tolist())
 
 
-def _avg_pool(p: Parameters) -> Tensor:
+def _avg_pool(p: Parameters) -> Any:
     """The sum of a window by how many places of it count."""
     sizes, strides = p["kernel_sizes"].tolist(), p["strides"].tolist()
     pool = POOLS[len(sizes)][1]
     counted = torch.ones_like(p["x"])
     counts = _pads(counted, p["pad"].tolist(), 0.0 if bool(p["exclude_padding_from_average"]) else 1.0)
-    result: Tensor = pool(_padded(p, 0.0), sizes, strides) / pool(counts, sizes, strides)
-    return result
+    return pool(_padded(p, 0.0), sizes, strides) / pool(counts, sizes, strides)
 
 
-def _pad(p: Parameters) -> Tensor:
+def _pad(p: Parameters) -> Any:
     if p["mode"] != "constant":
         raise ValueError(f"mode {p['mode']}")
     return _pads(p["x"], p["pad"].tolist(), float(p["constant_val"]))
 
 
-def _slice(p: Parameters) -> Tensor:
+def _slice(p: Parameters) -> Any:
     cuts = zip(p["begin"].tolist(), p["end"].tolist(), p["stride"].tolist(), strict=True)
-    result: Tensor = p["x"][tuple(slice(*cut) for cut in cuts)]
-    return result
+    return p["x"][tuple(slice(*cut) for cut in cuts)]
 
 
-def _linear(p: Parameters) -> Tensor:
+def _linear(p: Parameters) -> Any:
     return functional.linear(p["x"], p["weight"], p.get("bias"))
 
 
-def _mean(p: Parameters) -> Tensor:
+def _mean(p: Parameters) -> Any:
     return torch.mean(p["x"], dim=p["axes"].tolist(), keepdim=bool(p["keep_dims"]))
 
 
-def _of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Parameters], Tensor]:
+def _of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Compute:
     return lambda p: function(p["x"], p["y"])
 
 
-def _of_one(function: Callable[[Tensor], Tensor]) -> Callable[[Parameters], Tensor]:
+def _of_one(function: Callable[[Tensor], Tensor]) -> Compute:
     return lambda p: function(p["x"])
 
 
-OPERATIONS: Mapping[str, Callable[[Parameters], Tensor]] = {
+OPERATIONS: Mapping[str, Compute] = {
     "quantize": _quantize,
     "dequantize": _dequantize,
     "conv": _conv,
     "linear": _linear,
-    "matmul": _of_two(torch.matmul),
-    "add": _of_two(torch.add),
-    "sub": _of_two(torch.sub),
-    "mul": _of_two(torch.mul),
+    **{name: _of_two(getattr(torch, name)) for name in ("matmul", "add", "sub", "mul", "minimum", "maximum")},
     "real_div": _of_two(torch.div),
-    "minimum": _of_two(torch.minimum),
-    "maximum": _of_two(torch.maximum),
-    "relu": _of_one(torch.relu),
+    **{name: _of_one(getattr(torch, name)) for name in ("relu", "sigmoid", "tanh")},
     "relu6": _of_one(functional.relu6),
-    "sigmoid": _of_one(torch.sigmoid),
-    "tanh": _of_one(torch.tanh),
-    "identity": _of_one(torch.clone),
-    "cast": _of_one(torch.clone),
+    **dict.fromkeys(("identity", "cast"), _of_one(torch.clone)),
     "constexpr_cast": lambda p: p["source_val"],
     "clip": lambda p: torch.clamp(p["x"], float(p["alpha"]), float(p["beta"])),
     "sigmoid_hard": lambda p: torch.clamp(p["x"] * p["alpha"] + p["beta"], 0.0, 1.0),

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def numbers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
     Raises:
         ModelError: it is computed at run time.
     """
-    value = node.inputs[index] if len(node.inputs) > index else None
+    value = input_at(node, index)
     if value is None:
         values = attributes(node).get(attribute)
         return None if values is None else [int(number) for number in values]

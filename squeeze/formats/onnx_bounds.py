@@ -50,11 +50,8 @@ def tensor_fault(tensor: Any) -> str | None:
     except (ValueError, TypeError):
         return f"is of data type {tensor.data_type}, which ONNX does not know"
     nbytes = -(-values * bits // 8)
-    return (
-        _external_fault(tensor, nbytes)
-        if tensor.data_location == tensor.EXTERNAL
-        else _inline_fault(tensor, values, nbytes)
-    )
+    external = tensor.data_location == tensor.EXTERNAL
+    return _external_fault(tensor, nbytes) if external else _inline_fault(tensor, values, nbytes)
 
 
 def _inline_fault(tensor: Any, values: int, nbytes: int) -> str | None:

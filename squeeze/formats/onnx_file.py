@@ -76,11 +76,6 @@ def onnx_bytes(model: ir.Model) -> bytes:
     return data
 
 
-def copy_onnx(model: ir.Model) -> ir.Model:
-    """The same graph, free to be changed; the weights are shared, since tensors are never changed in place."""
-    return model.clone()
-
-
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in model.graphs():
         for value in graph.initializers.values():

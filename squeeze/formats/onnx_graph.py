@@ -42,6 +42,16 @@ class NodeConstant:
         return self.value.const_value
 
 
+def producer(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a value; None: it is not there, stored, or fed."""
+    return None if value is None else value.producer()
+
+
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """One of a node's inputs; None: it is left out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The tensor behind an initializer or the output of a Constant node."""
     if value is None:
@@ -99,8 +109,8 @@ def _is_constant(node: ir.Node) -> bool:
         return False
     if first.const_value is not None and first.is_initializer():
         return True
-    producer = first.producer()
-    return producer is not None and producer.op_type in STORAGE_OPS and _is_constant(producer)
+    maker = first.producer()
+    return maker is not None and maker.op_type in STORAGE_OPS and _is_constant(maker)
 
 
 def _is_weight_input(node: ir.Node, index: int) -> bool:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.formats.grid_kind import GridKind
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at, producer
 from squeeze.formats.onnx_layer import LAYER_OPS, output_axis, stored_form, weight_array
 from squeeze.formats.onnx_simplify import initializer
 
 OPSET = 21  # from which on there are int4 and blocks
 INT8_OPSET = 13  # from which on there is one scale per channel
+WIDTHS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
 Array = np.ndarray[Any, Any]
 
 
@@ -81,10 +82,10 @@ def stored_grid(node: ir.Node) -> QuantizedTensor | None:
     if len(tensors) < 2 or any(tensor is None for tensor in tensors[:2]) or tensors[0].dtype not in WIDTHS:  # type: ignore[union-attr]
         return None
     integers, scale, *points = (tensor.numpy() for tensor in tensors if tensor is not None)
-    axis, block = output_axis(node), _integer(dequantize, "block_size", 0)
-    if block and (integers.ndim != 2 or _integer(dequantize, "axis", 1) % 2 == axis):
+    axis, block = output_axis(node), dequantize.attributes.get_int("block_size", 0)
+    if block and (integers.ndim != 2 or dequantize.attributes.get_int("axis", 1) % 2 == axis):
         return None
-    if not block and scale.ndim and _integer(dequantize, "axis", 1) % integers.ndim != axis:
+    if not block and scale.ndim and dequantize.attributes.get_int("axis", 1) % integers.ndim != axis:
         return None
     q = torch.from_numpy(_matrix(integers.astype(np.int8), axis))
     scales = _per_group(scale.astype(np.float32), axis, len(q))
@@ -102,11 +103,10 @@ def take_grids(graph: ir.Graph) -> dict[str, QuantizedTensor]:
             continue
         grids[str(node.name)] = grid
         real = node.inputs[1]
-        assert real is not None
         array = _laid(grid.dequantize(), output_axis(node))
         array = np.ascontiguousarray(array.reshape([int(size) for size in _sizes(node)]))
         node.replace_input_with(1, initializer(graph, f"{node.name}.weight", array))
-        _drop(graph, real.producer())
+        _drop(graph, producer(real))
     return grids
 
 
@@ -117,27 +117,22 @@ def store_grids(graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:
             store_grid(node, grids[str(node.name)])
 
 
-WIDTHS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
-
-
 def _dequantize(node: ir.Node) -> ir.Node | None:
     """The DequantizeLinear that gives the node's weight, seen through a Reshape."""
-    value = node.inputs[1] if len(node.inputs) > 1 else None
-    producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "Reshape" and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
-    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+    maker = producer(input_at(node, 1))
+    if maker is not None and maker.op_type == "Reshape":
+        maker = producer(maker.inputs[0])
+    return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
 
 def _sizes(node: ir.Node) -> list[int]:
     """The shape of the weight as the operator has it."""
-    value = node.inputs[1]
-    assert value is not None
-    producer = value.producer()
-    assert producer is not None
-    source = constant(producer.inputs[1] if producer.op_type == "Reshape" else producer.inputs[0])
+    maker = producer(node.inputs[1])
+    assert maker is not None
+    reshaped = maker.op_type == "Reshape"
+    source = constant(maker.inputs[1] if reshaped else maker.inputs[0])
     assert source is not None
-    return source.numpy().tolist() if producer.op_type == "Reshape" else [int(size) for size in source.shape.numpy()]
+    return source.numpy().tolist() if reshaped else [int(size) for size in source.shape.numpy()]
 
 
 def _drop(graph: ir.Graph, node: ir.Node | None) -> None:
@@ -145,7 +140,7 @@ def _drop(graph: ir.Graph, node: ir.Node | None) -> None:
     while node is not None and not node.outputs[0].uses():
         source = node.inputs[0]
         graph.remove(node, safe=True)
-        node = source.producer() if source is not None else None
+        node = producer(source)
 
 
 def _placed(node: ir.Node, like: Array, before: ir.Node) -> ir.Value:
@@ -173,7 +168,3 @@ def _per_group(values: Array, axis: int, rows: int) -> Tensor:
     if values.ndim < 2:
         return torch.from_numpy(np.array(np.broadcast_to(values.reshape(-1, 1), (rows, 1))))
     return torch.from_numpy(np.ascontiguousarray(values.T if axis else values))
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    return int(node.attributes[name].as_int()) if name in node.attributes else default

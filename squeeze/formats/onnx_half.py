@@ -67,15 +67,11 @@ def _is_float_weight(value: ir.Value) -> bool:
 def _cast_back(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
     assert value.const_value is not None
     half = initializer(graph, f"{value.name}.half", _half(value.const_value.numpy()))
-    cast = _cast(half, ir.DataType.FLOAT, f"{value.name}.float")
+    cast = ir.node("Cast", [half], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}.float.cast")
+    real = cast.outputs[0]
+    real.name, real.shape, real.type = f"{value.name}.float", half.shape, ir.TensorType(ir.DataType.FLOAT)
     graph.insert_before(node, cast)
-    return cast.outputs[0]
-
-
-def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
-    cast = ir.node("Cast", [value], {"to": int(to)}, name=f"{name}.cast")
-    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = name, value.shape, ir.TensorType(to)
-    return cast
+    return real
 
 
 def _half(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

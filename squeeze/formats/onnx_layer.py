@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at, producer
 
 Array = np.ndarray[Any, Any]
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
@@ -32,7 +32,7 @@ def why_not(node: ir.Node) -> str | None:
         return "a Gemm with transA or alpha has no integer kernel"
     if node.op_type == "Gemm" and _number(node, "beta", 1) != 1:
         return "a Gemm with beta has no integer kernel"
-    if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
+    if (bias := input_at(node, 2)) is not None and constant(bias) is None:
         return "its bias is computed at run time"
     return None
 
@@ -64,7 +64,7 @@ def stored_form(node: ir.Node, matrix: Tensor) -> Array:
 
 def bias_vector(node: ir.Node) -> Tensor | None:
     """float32 ``[out]``, or None for a layer without."""
-    tensor = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    tensor = constant(input_at(node, 2))
     if tensor is None:
         return None
     return torch.from_numpy(np.array(tensor.numpy(), dtype=np.float32)).reshape(-1)
@@ -76,11 +76,10 @@ def real_bias(node: ir.Node) -> Tensor | None:
     Raises:
         ModelError: it is computed at run time.
     """
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    producer = value.producer() if value is not None else None
-    if producer is None or producer.op_type != "DequantizeLinear":
+    maker = producer(input_at(node, 2))
+    if maker is None or maker.op_type != "DequantizeLinear":
         return bias_vector(node)
-    q, scale = (constant(part) for part in producer.inputs[:2])
+    q, scale = (constant(part) for part in maker.inputs[:2])
     if q is None or scale is None:
         raise ModelError(f"{node.name}: its bias is computed at run time; a stored one would do")
     return torch.from_numpy(q.numpy().astype(np.float32) * scale.numpy().astype(np.float32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from squeeze.formats.onnx_file import copy_onnx
+from squeeze.formats.onnx_simplify import initializer
 
 AXES_ARE_INPUTS = 13  # from this opset on; before, Squeeze and Unsqueeze carry their axes as an attribute
 INSIDE = "/one_example"  # behind the name of what was an input or output
@@ -17,7 +17,7 @@ INSIDE = "/one_example"  # behind the name of what was an input or output
 
 def with_leading_axis(model: ir.Model) -> ir.Model:
     """A copy whose inputs and outputs are ``[1, ...]`` of what they were."""
-    copy = copy_onnx(model)
+    copy = model.clone()
     graph = copy.graph
     axes = _axes(copy)
     fed = [index for index, value in enumerate(graph.inputs) if value.name not in graph.initializers]
@@ -36,10 +36,7 @@ def _axes(model: ir.Model) -> ir.Value | None:
     """The constant ``[0]``; None where an opset has it as an attribute."""
     if model.opset_imports.get("", 0) < AXES_ARE_INPUTS:
         return None
-    tensor = ir.tensor(np.array([0], np.int64), name=f"axis{INSIDE}")
-    value = ir.Value(name=tensor.name, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
+    return initializer(model.graph, f"axis{INSIDE}", np.array([0], np.int64))
 
 
 def _outside(inner: ir.Value) -> ir.Value:
@@ -53,5 +50,5 @@ def _outside(inner: ir.Value) -> ir.Value:
 def _node(kind: str, source: ir.Value, result: ir.Value, axes: ir.Value | None) -> ir.Node:
     name = f"{kind.lower()}{INSIDE}/{(source if kind == 'Squeeze' else result).name}"
     if axes is None:
-        return ir.Node("", kind, [source], [ir.AttrInt64s("axes", [0])], outputs=[result], name=name)
-    return ir.Node("", kind, [source, axes], outputs=[result], name=name)
+        return ir.node(kind, [source], {"axes": [0]}, outputs=[result], name=name)
+    return ir.node(kind, [source, axes], outputs=[result], name=name)

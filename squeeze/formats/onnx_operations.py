@@ -10,7 +10,7 @@ from math import prod, sqrt
 
 import onnx_ir as ir
 
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at, producer
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_macs import COUNTS, count_macs
 from squeeze.formats.onnx_scheme import activation_of
@@ -56,13 +56,13 @@ def _operation(node: ir.Node, macs: int) -> Operation:
 
 def _strides(node: ir.Node) -> bool:
     """Whether it is a Slice with steps."""
-    steps = constant(node.inputs[4]) if node.op_type == "Slice" and len(node.inputs) > 4 else None
+    steps = constant(input_at(node, 4)) if node.op_type == "Slice" else None
     return steps is not None and bool((abs(steps.numpy()) > 1).any())
 
 
 def _convolution(node: ir.Node, macs: int) -> Operation:
     out, weight = _sizes(node.outputs[0]), _sizes(node.inputs[1])
-    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    groups = node.attributes.get_int("group", 1)
     kind: Kind = "pointwise" if prod(weight[2:]) == 1 else "conv"
     channels = sqrt(weight[0] // groups * weight[1])
     if groups > 1 and weight[1] == 1:
@@ -103,13 +103,13 @@ def _inside_layers(graph: ir.Graph) -> set[ir.Node]:
 
 def _makers_of_scales(node: ir.Node) -> list[ir.Node]:
     """The product of an input's scale with the weight's."""
-    makers = [value.producer() for value in node.inputs if value is not None]
+    makers = map(producer, node.inputs)
     return [maker for maker in makers if maker is not None and maker.op_type == "Mul" and _is_scale(maker)]
 
 
 def _is_scale(node: ir.Node) -> bool:
-    sources = [value.producer() for value in node.inputs if value is not None]
-    return any(source is not None and source.op_type == "DynamicQuantizeLinear" for source in sources)
+    makers = map(producer, node.inputs)
+    return any(maker is not None and maker.op_type == "DynamicQuantizeLinear" for maker in makers)
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:
@@ -119,12 +119,10 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
 
 def _numbers(node: ir.Node) -> Numbers:
     """Integers where what is computed comes from a pair of QuantizeLinear and DequantizeLinear."""
-    first = node.inputs[0] if node.inputs else None
-    maker = first.producer() if first is not None else None
-    if maker is None or maker.op_type not in ("DequantizeLinear", "QuantizeLinear"):
-        integers = first is not None and first.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
-        return "int8" if integers else "float"
-    return "int8"
+    first = input_at(node, 0)
+    maker = producer(first)
+    paired = maker is not None and maker.op_type in ("DequantizeLinear", "QuantizeLinear")
+    return "int8" if paired or (first is not None and first.dtype in (ir.DataType.INT8, ir.DataType.UINT8)) else "float"
 
 
 def _computed(value: ir.Value | None) -> bool:

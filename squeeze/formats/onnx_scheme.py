@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 from squeeze.formats.onnx_layer import LAYER_OPS, why_not
 
 COMBINING_OPS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"})
@@ -125,9 +125,9 @@ def _needed_as_integers(node: ir.Node) -> bool:
 def _moves_exactly(node: ir.Node) -> bool:
     """Padding with zero is padding with the zero point; MaxPool's indices and other paddings stay float."""
     if node.op_type == "Pad":
-        fill = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-        computed = len(node.inputs) > 2 and node.inputs[2] is not None and fill is None
-        return not computed and (fill is None or not np.any(fill.numpy()))
+        value = input_at(node, 2)
+        fill = constant(value)
+        return value is None or (fill is not None and not np.any(fill.numpy()))
     return len(node.outputs) == 1
 
 

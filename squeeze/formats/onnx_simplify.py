@@ -19,7 +19,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at, producer
 
 
 def simplify(model: ir.Model) -> None:
@@ -36,24 +36,21 @@ def simplify(model: ir.Model) -> None:
     drop_unused(model)
 
 
-def fold_batch_norm(node: ir.Node) -> bool:
-    """Fold one BatchNormalization into the Conv before it; False where it must stay."""
-    source = node.inputs[0]
-    conv = source.producer() if source is not None else None
-    if conv is None or conv.op_type != "Conv" or source is None or len(source.uses()) != 1:
-        return False
+def fold_batch_norm(node: ir.Node) -> None:
+    """Fold one BatchNormalization into the Conv before it, where that is possible."""
+    conv = producer(node.inputs[0])
+    if conv is None or conv.op_type != "Conv" or len(conv.outputs[0].uses()) != 1:
+        return
     tensors = [constant(value) for value in (conv.inputs[1], *node.inputs[1:5])]
     if any(tensor is None for tensor in tensors) or node.graph is None:
-        return False
+        return
     weight, gamma, beta, mean, variance = (tensor.numpy() for tensor in tensors if tensor is not None)
-    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    factor = gamma / np.sqrt(variance + epsilon)
+    bias = constant(input_at(conv, 2))
+    factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     shift = beta + ((bias.numpy() if bias is not None else 0) - mean) * factor
     folded = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
     set_weights(conv, folded, shift.astype(weight.dtype))
     _bypass(node)
-    return True
 
 
 def set_weights(node: ir.Node, weight: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> None:
@@ -65,28 +62,25 @@ def set_weights(node: ir.Node, weight: np.ndarray[Any, Any], bias: np.ndarray[An
         node.replace_input_with(index, initializer(node.graph, f"{node.name}.{suffix}", array))
 
 
-def mean_to_pool(node: ir.Node) -> bool:
+def mean_to_pool(node: ir.Node) -> None:
     """ReduceMean over both image axes to GlobalAveragePool (+ Flatten where the axes are dropped)."""
     source, graph = node.inputs[0], node.graph
-    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    attribute = node.attributes.get("axes")
-    numbers = axes.numpy().tolist() if axes is not None else list(attribute.as_ints()) if attribute is not None else []
+    axes = constant(input_at(node, 1))
+    numbers = axes.numpy().tolist() if axes is not None else node.attributes.get_ints("axes", [])
     if source is None or source.shape is None or len(source.shape) != 4 or not isinstance(graph, ir.Graph):
-        return False
+        return
     if {number % 4 for number in numbers} != {2, 3}:
-        return False
-    keep = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+        return
     old = node.outputs[0]
     pool = ir.node("GlobalAveragePool", [source], name=node.name)
     last = pool.outputs[0]
     last.shape, last.type = ir.Shape([*source.shape[:2], 1, 1]), old.type
     new = [pool]
-    if not keep:
+    if not node.attributes.get_int("keepdims", 1):
         new.append(ir.node("Flatten", [last], {"axis": 1}, name=f"{node.name}.flatten"))
         last.name, last = f"{old.name}.pooled", new[-1].outputs[0]
         last.shape, last.type = old.shape, old.type
     ir.convenience.replace_nodes_and_values(graph, node, [node], new, [old], [last])
-    return True
 
 
 def drop_unused(model: ir.Model) -> None:
@@ -101,12 +95,7 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.V
     outputs = {value.name for node in graph for value in node.outputs}
     while name in outputs or (name in graph.initializers and graph.initializers[name].uses()):
         name, count = f"{stem}_{count}", count + 1
-    value = ir.Value(
-        name=name,
-        const_value=ir.Tensor(array, name=name),
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-    )
+    value = ir.val(name, const_value=ir.Tensor(array, name=name))
     graph.initializers.pop(name, None)
     graph.register_initializer(value)
     return value

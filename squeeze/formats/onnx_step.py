@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 
 UINT8_SHIFT = 128
 
@@ -48,13 +48,9 @@ def step_of(node: ir.Node) -> Step:
 
 def stored_step(node: ir.Node) -> StoredStep:
     """As :func:`step_of`, with the graph's own integers."""
-    scale = constant(node.inputs[1])
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if (
-        scale is None
-        or scale.size != 1
-        or (zero is not None and zero.dtype not in (ir.DataType.INT8, ir.DataType.UINT8))
-    ):
+    scale, zero = constant(node.inputs[1]), constant(input_at(node, 2))
+    eight_bits = zero is None or zero.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+    if scale is None or scale.size != 1 or not eight_bits:
         what = "an activation with one scale for the whole tensor and 8 bits would do"
         raise ModelError(f"{node.name}: a grid that integer kernels of phones do not take; {what}")
     zero_point = np.uint8(0) if zero is None else zero.numpy().reshape(-1)[0]

@@ -22,6 +22,7 @@ from squeeze.errors import ModelError
 from squeeze.formats.onnx_blocked import Blocked
 from squeeze.formats.onnx_blocked import from_arrays as from_blocked
 from squeeze.formats.onnx_external import unsafe_location
+from squeeze.formats.onnx_graph import producer
 from squeeze.formats.onnx_nbits import NBits
 from squeeze.formats.onnx_nbits import from_arrays as from_nbits
 
@@ -64,11 +65,9 @@ class FileWeight:
         """Input channels."""
         if self.form == NBITS:
             return self.attributes["K"]
-        return int(
-            self.integers.shape[1] * 8 // self.attributes["bits"]
-            if self.form == ROWS
-            else self.integers.size // self.rows
-        )
+        if self.form == ROWS:
+            return int(self.integers.shape[1] * 8 // self.attributes["bits"])
+        return int(self.integers.size // self.rows)
 
     def part(self, rows: slice) -> FileWeight:
         """Some output channels of it."""
@@ -142,10 +141,8 @@ def file_weights(file: Path) -> Iterator[FileWeight]:
 
 def _file_weight(node: ir.Node, file: Path) -> FileWeight:
     names = tuple(node.metadata_props[WEIGHT_NAMES].split("\n"))
-    order = None
-    if node.op_type in (NBITS, "MatMul"):
-        order = _order(node, file)
-    inner = _producer(node.inputs[1]) if node.op_type == "MatMul" else node
+    order = _order(node, file) if node.op_type in (NBITS, "MatMul") else None
+    inner = producer(node.inputs[1]) if node.op_type == "MatMul" else node
     assert inner is not None
     skipped = {NBITS: 0, ROWS: 1}.get(inner.op_type, -1)
     tables = [_table(value) for place, value in enumerate(inner.inputs[:4]) if place != skipped]
@@ -159,7 +156,7 @@ def _file_weight(node: ir.Node, file: Path) -> FileWeight:
 
 def _order(node: ir.Node, file: Path) -> Array | None:
     """Of the channels that are gathered before a product."""
-    gather = _producer(node.inputs[0])
+    gather = producer(node.inputs[0])
     if gather is None or gather.op_type != "Gather" or "axis" not in gather.attributes:
         return None
     return _array(gather.inputs[1], file)
@@ -167,12 +164,8 @@ def _order(node: ir.Node, file: Path) -> Array | None:
 
 def _table(value: ir.Value | None) -> ir.Value | None:
     """What rows are gathered from; anything else as it is."""
-    producer = _producer(value)
-    return producer.inputs[0] if producer is not None and producer.op_type == "Gather" else value
-
-
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    return None if value is None else value.producer()
+    gather = producer(value)
+    return gather.inputs[0] if gather is not None and gather.op_type == "Gather" else value
 
 
 def _array(value: ir.Value | None, file: Path) -> Array | None:
@@ -213,5 +206,4 @@ def _run_node(
 
 
 def _constant(name: str, array: Array) -> ir.Value:
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return ir.val(name, const_value=ir.Tensor(np.ascontiguousarray(array), name=name))

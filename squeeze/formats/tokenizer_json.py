@@ -7,7 +7,7 @@ those of the tokens that stay, in the same order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,10 +131,9 @@ def _parts(
     ranks: dict[tuple[str, str], int] = {}
     for rank, merge in enumerate(model["merges"]):
         ranks.setdefault(_pair(merge), rank)
-    of: Callable[[str], list[str]] = lambda text: merged_parts(text, ranks)  # noqa: E731
     parts: list[tuple[int, ...]] = []
     for number, text in enumerate(texts):
-        own = of(text) if text is not None and number not in added and not BYTE.fullmatch(text) else []
+        own = merged_parts(text, ranks) if text is not None and number not in added and not BYTE.fullmatch(text) else []
         parts.append(tuple(numbers[part] for part in own) if len(own) == 2 else ())
     return parts
 

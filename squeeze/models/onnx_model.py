@@ -20,7 +20,7 @@ from torch import Tensor
 
 from squeeze.algorithms.affine import Grid
 from squeeze.errors import ModelError
-from squeeze.formats.onnx_file import copy_onnx, onnx_bytes, read_onnx
+from squeeze.formats.onnx_file import onnx_bytes, read_onnx
 from squeeze.formats.onnx_graph import (
     STANDARD,
     WEIGHTED_OPS,
@@ -111,8 +111,8 @@ class OnnxModel(Model):
         return first if isinstance(first, int) else None
 
     def copy_ir(self) -> ir.Model:
-        """A graph that a pass may change."""
-        return copy_onnx(self.ir)
+        """A graph that a pass may change; the weights are shared, since tensors are never changed in place."""
+        return self.ir.clone()
 
     def with_graph(self, graph_model: ir.Model) -> Self:
         """The same model, to do the same with, as another graph."""

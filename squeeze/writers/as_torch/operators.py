@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 from squeeze.formats.onnx_options import clip_ends, require_softmax_of_one_axis, slice_cuts
 
 Function = Callable[..., Tensor]
@@ -77,11 +77,11 @@ def _slice(node: ir.Node) -> Function:
 def _pad(node: ir.Node) -> Function:
     """With a constant; ``integers`` fills with the zero point, which stands for 0."""
     mode, pads = attributes(node).get("mode", "constant"), numbers(node, 1, "pads") or []
-    if mode != "constant" or (len(node.inputs) > 3 and node.inputs[3] is not None):
+    if mode != "constant" or input_at(node, 3) is not None:
         raise ModelError(f"{node.name}: Pad with mode {mode} or axes; mode constant over all axes would do")
     half = len(pads) // 2
     flat = [size for axis in reversed(range(half)) for size in (pads[axis], pads[half + axis])]
-    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    fill = constant(input_at(node, 2))
     moves_integers = fill is not None and fill.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
     value = 0.0 if fill is None or moves_integers else float(fill.numpy())
     return lambda x: functional.pad(x, flat, value=value)
@@ -142,18 +142,12 @@ def _plain(function: Function) -> Build:
 
 
 OPERATORS: Mapping[str, Build] = {
-    "Add": _plain(torch.add),
-    "Sub": _plain(torch.sub),
-    "Mul": _plain(torch.mul),
-    "Div": _plain(torch.div),
+    **{name: _plain(getattr(torch, name.lower())) for name in ("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh")},
     "Relu": _plain(functional.relu),
-    "Sigmoid": _plain(torch.sigmoid),
-    "Tanh": _plain(torch.tanh),
     "HardSwish": _plain(functional.hardswish),
     "Identity": _plain(torch.clone),
     "GlobalAveragePool": _plain(lambda x: torch.mean(x, dim=list(range(2, x.ndim)), keepdim=True)),
-    "AveragePool": _pool,
-    "MaxPool": _pool,
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
     "ReduceMean": _reduce_mean,
     "Reshape": _reshape,
     "Flatten": _flatten,

@@ -18,6 +18,7 @@ from torch import Tensor
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
 from squeeze.formats import onnx_blocked, onnx_nbits
+from squeeze.formats.onnx_graph import input_at
 from squeeze.formats.onnx_side import SideFile
 from squeeze.formats.onnx_weights import WEIGHT_NAMES
 from squeeze.models.language.language_model import LanguageModel
@@ -69,7 +70,7 @@ class Lowering:
     def _linear(self, at: _Replaced) -> ir.Value:
         place = Place.of(at.node)
         x = at.node.inputs[0]
-        bias = at.node.inputs[1] if len(at.node.inputs) > 1 else None
+        bias = input_at(at.node, 1)
         assert x is not None
         if place.names[0] not in self.model.grid:
             return at.plus(self._dense_product(at, place, x), bias)
@@ -203,7 +204,7 @@ class Lowering:
         return self.values[name]
 
     def _initializer(self, tensor: ir.ExternalTensor, graph: ir.Graph | None = None) -> ir.Value:
-        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.val(tensor.name, const_value=tensor)
         (graph or self.graph).register_initializer(value)
         return value
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from squeeze.formats.onnx_graph import producer
 from squeeze.formats.onnx_simplify import initializer
 from squeeze.writers.decoder.weights import DOMAIN, LINEAR
 
@@ -34,7 +35,7 @@ def merge(graph: ir.Graph, kind: Kind) -> None:
 
 def _pack_projections(graph: ir.Graph, attention: ir.Node, kind: Kind) -> None:
     """q, k and v that are products of the same activations and that nobody else reads."""
-    sources = [value.producer() if value is not None else None for value in attention.inputs[:3]]
+    sources = map(producer, attention.inputs[:3])
     parts = [node for node in sources if node is not None and _is_linear(node)]
     alone = all(len(node.outputs[0].uses()) == 1 for node in parts)
     if len(parts) == 3 and alone and _alike(parts, kind):
@@ -45,7 +46,7 @@ def _pack_projections(graph: ir.Graph, attention: ir.Node, kind: Kind) -> None:
 
 def _pass_whole(attention: ir.Node) -> None:
     """q, k and v that are cut from one value go in uncut (Phi-3)."""
-    cuts = [value.producer() if value is not None else None for value in attention.inputs[:3]]
+    cuts = map(producer, attention.inputs[:3])
     parts = [node for node in cuts if node is not None and node.op_type == "Slice"]
     if len(parts) < 3 or len({part.inputs[0] for part in parts}) > 1:
         return

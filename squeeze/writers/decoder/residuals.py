@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from squeeze.formats.onnx_graph import producer
 from squeeze.writers.decoder.graph import CONTRIB
 
 NORM, FUSED = "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"
@@ -12,16 +13,15 @@ NORM, FUSED = "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"
 def fuse_residuals(graph: ir.Graph) -> None:
     """Replace each pair, in place."""
     for norm in [node for node in graph if node.op_type == NORM]:
-        total = norm.inputs[0]
-        add = total.producer() if total is not None else None
-        if total is not None and add is not None and add.op_type == "Add" and _fits(add, total):
+        add = producer(norm.inputs[0])
+        if add is not None and add.op_type == "Add" and _fits(add):
             _fuse(graph, add, norm)
 
 
-def _fits(add: ir.Node, total: ir.Value) -> bool:
+def _fits(add: ir.Node) -> bool:
     """Two summands of one shape with three axes, as the operator takes them."""
     shapes = [value.shape if value is not None else None for value in add.inputs]
-    return shapes[0] is not None and shapes[0] == shapes[1] == total.shape and len(shapes[0]) == 3
+    return shapes[0] is not None and shapes[0] == shapes[1] == add.outputs[0].shape and len(shapes[0]) == 3
 
 
 def _fuse(graph: ir.Graph, add: ir.Node, norm: ir.Node) -> None:

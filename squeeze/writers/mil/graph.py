@@ -17,7 +17,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError, first_line
 from squeeze.formats.mlpackage import coremltools
 from squeeze.formats.onnx_attributes import value_sizes
-from squeeze.formats.onnx_graph import STANDARD, constant, fed_inputs, holds_stored_integers
+from squeeze.formats.onnx_graph import STANDARD, constant, fed_inputs, holds_stored_integers, producer
 from squeeze.formats.onnx_layer import LAYER_OPS
 from squeeze.formats.onnx_step import StoredStep, stored_step
 from squeeze.writers.mil.builder import Builder, name_rest
@@ -119,7 +119,7 @@ class _Walk:
         if node.op_type in LAYER_OPS and _has_weight(node, self.grids):
             grid, name = self.grids.get(str(node.name)), self.weight_names.get(str(node.name), "")
             return add_layer(place, self._read(node.inputs[0], node), grid, name, self.target)
-        if any(value is not None and holds_stored_integers(value.producer()) for value in node.inputs):
+        if any(map(holds_stored_integers, map(producer, node.inputs))):
             raise ModelError(
                 f"{node.name}: integers of a kind that is not known here; int8 with one axis of scales would do"
             )
@@ -167,7 +167,6 @@ class _Walk:
 
 def _has_weight(node: ir.Node, grids: Mapping[str, QuantizedTensor] | None = None) -> bool:
     """Whether a layer's weight is stored: as floats, behind DequantizeLinear, or among the grids."""
-    value = node.inputs[1]
-    producer = value.producer() if value is not None else None
-    integers = producer is not None and producer.op_type in ("DequantizeLinear", "Reshape") and grids is None
-    return constant(value) is not None or integers or str(node.name) in (grids or {})
+    maker = producer(node.inputs[1])
+    integers = maker is not None and maker.op_type in ("DequantizeLinear", "Reshape") and grids is None
+    return constant(node.inputs[1]) is not None or integers or str(node.name) in (grids or {})

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 from squeeze.formats.onnx_options import clip_ends, mean_axes, require_softmax_of_one_axis, sliced_places
 from squeeze.writers.mil.builder import Builder
 
@@ -134,7 +134,7 @@ def _pad(place: Place, reads: Sequence[Any]) -> Any:
     """With a constant; a Pad of integers fills with their zero point, which stands for 0."""
     node = place.node
     mode, pads = attributes(node).get("mode", "constant"), numbers(node, 1, "pads") or []
-    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    fill = constant(input_at(node, 2))
     if mode != "constant" or min(pads, default=0) < 0 or len(pads) != 2 * len(reads[0].shape):
         raise ModelError(f"{node.name}: Pad with mode {mode}; constants added to any of all axes would do")
     integers = fill is not None and fill.dtype in (ir.DataType.INT8, ir.DataType.UINT8)

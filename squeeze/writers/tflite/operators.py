@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from squeeze.errors import ModelError
 from squeeze.formats.onnx_attributes import attributes, numbers, padding, value_sizes
-from squeeze.formats.onnx_graph import constant
+from squeeze.formats.onnx_graph import constant, input_at
 from squeeze.formats.onnx_options import mean_axes, sliced_places
 from squeeze.formats.onnx_step import Step
 from squeeze.writers.tflite.layers import padded
@@ -118,7 +118,7 @@ def _transpose(values: Values, node: ir.Node, reads: Sequence[Value], step: Step
 def _pad(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | None) -> Value:
     """Zeros; integers are filled with their zero point by the kernel itself."""
     mode, pads, source = attributes(node).get("mode", "constant"), numbers(node, 1, "pads") or [], reads[0]
-    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    fill = constant(input_at(node, 2))
     zero = source.step is not None or fill is None or not np.any(fill.numpy())
     if mode != "constant" or not zero or min(pads, default=0) < 0 or len(pads) != 2 * len(source.shape):
         raise ModelError(f"{node.name}: Pad with mode {mode}; zeros added to any of all axes would do")
