@@ -11,12 +11,12 @@ from typing import Any
 from squeeze import registry
 from squeeze.errors import ModelError, VerifyError, first_line
 from squeeze.runtimes.base import GENERATE, Call
+from squeeze.targets.child import ARRAYS
 from squeeze.targets.golden import Arrays, Golden, npz_bytes, read_npz
 
 
 def golden_answer(scratch: Path, folder: str, call: Call, model: str, runtime: str, where: str) -> dict[str, Any]:
     """In a child: the outputs for the golden input, written to ``scratch`` as ``arrays.npz``."""
-    from squeeze.targets.child import ARRAYS
     from squeeze.targets.manifest import GOLDEN
 
     golden = Golden.from_npz((Path(folder) / GOLDEN).read_bytes(), f"{where}: {GOLDEN}")
@@ -28,8 +28,6 @@ def inner_values(
     scratch: Path, folder: str, model: str, runtime: str, fed: str, names: list[str], where: str
 ) -> dict[str, Any]:
     """In a child: values by name that the model computes on the way, for the arrays in ``fed``, as ``arrays.npz``."""
-    from squeeze.targets.child import ARRAYS
-
     feed = read_npz(Path(fed).read_bytes())
     values = registry.load("runtimes", runtime).values(Path(folder) / model, feed, names, where)
     (scratch / ARRAYS).write_bytes(npz_bytes(values))

@@ -6,7 +6,6 @@ Whether the archive itself may be unpacked is the business of ``archive``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -142,18 +141,12 @@ def _parsed(where: str, value: object) -> Manifest:
 
 def _plain_files(package: Path, folder: Path, limits: Limits) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for file in _walk(package, folder):
-        files[file.relative_to(folder).as_posix()] = file
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise VerifyError(f"{package}: {name}: is a link or a device; only plain files would be right")
+        if path.is_file():
+            files[name] = path
         if len(files) > limits.files:
             raise VerifyError(f"{package}: more than {limits.files} files; a package holds at most that many")
     return files
-
-
-def _walk(package: Path, folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise VerifyError(
-                f"{package}: {path.relative_to(folder)}: is a link or a device; only plain files would be right"
-            )
-        if path.is_file():
-            yield path

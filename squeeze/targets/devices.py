@@ -11,27 +11,26 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Gt, Len
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import FiniteFloat, ValidationError
 from yaml import YAMLError
 
 from squeeze.errors import ModelError, UsageError, did_you_mean, first_line
 from squeeze.formats import plain_yaml
+from squeeze.formats.tensor_spec import Record
 from squeeze.targets.rates import Measured, Speeds
 
 SUFFIXES = (".yaml", ".yml")
 LARGEST_BYTES = 1 << 16  # bytes of a profile file
 
 
-class Figure(BaseModel):
+class Figure(Record):
     """A number and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: Annotated[FiniteFloat, Gt(0)]
     source: Annotated[str, Len(8, 300)]
 
 
-class Device(BaseModel):
+class Device(Record):
     """A device as a plan can name it.
 
     Args:
@@ -42,8 +41,6 @@ class Device(BaseModel):
         read_bytes_per_s: Of memory by the bytes that are read again and again; the smaller ones stay in a cache.
         measured: Speeds of layers by the format of the file, where they were measured (``squeeze bench --profile``).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: Annotated[str, Len(1, 100)]
     storage_bytes: Figure

@@ -10,9 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt
+from pydantic import Field, JsonValue, NonNegativeInt
 
-from squeeze.formats.tensor_spec import TensorSpec
+from squeeze.formats.tensor_spec import Record, TensorSpec
 from squeeze.runtimes.base import PREDICT, Call
 
 MANIFEST = "manifest.json"
@@ -26,25 +26,21 @@ README = "README.md"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileSum(_Part):
+class FileSum(Record):
     """One file of the package."""
 
     sha256: Sha256
     size: NonNegativeInt
 
 
-class Runtime(_Part):
+class Runtime(Record):
     """What the package was verified in when it was made, unless the manifest says that it was not run."""
 
     name: str = "onnxruntime"
     version: str
 
 
-class Manifest(_Part):
+class Manifest(Record):
     """Everything that a reader must know to check and to run a package.
 
     Args:

@@ -16,7 +16,7 @@ import yaml
 
 from squeeze.models.base import Batch
 from squeeze.targets.apps import app_files
-from squeeze.targets.archive import CHUNK_BYTES, Source, write_zip
+from squeeze.targets.archive import Source, write_zip
 from squeeze.targets.card import Score, model_card
 from squeeze.targets.described import Described
 from squeeze.targets.manifest import (
@@ -81,14 +81,10 @@ def ledger_and_plan(inputs: PackageInputs) -> dict[str, bytes]:
 
 def file_sum(source: Source) -> FileSum:
     """Size and sha256 of a file or of bytes, read piece by piece."""
-    total, size = hashlib.sha256(), 0
     if isinstance(source, bytes):
         return FileSum(sha256=hashlib.sha256(source).hexdigest(), size=len(source))
     with source.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            total.update(chunk)
-            size += len(chunk)
-    return FileSum(sha256=total.hexdigest(), size=size)
+        return FileSum(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=stream.tell())
 
 
 def _listed_files(inputs: PackageInputs, target: str, artifact: Described) -> dict[str, Source]:

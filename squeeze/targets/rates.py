@@ -8,24 +8,23 @@ from math import exp, log
 from typing import Annotated
 
 from annotated_types import Gt, Len
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import FiniteFloat, model_validator
 
 from squeeze.formats.operation import Operation
+from squeeze.formats.tensor_spec import Record
 
 MOST_POINTS = 32
 Positive = Annotated[FiniteFloat, Gt(0)]
 Points = Annotated[tuple[Positive, ...], Len(1, MOST_POINTS)]
 
 
-class Rates(BaseModel):
+class Rates(Record):
     """Multiply-accumulates per second of one kind of layer.
 
     Args:
         channels, places: The sizes that were measured, rising; as in :class:`Operation`.
         macs_per_s: A row per number of channels, a figure per number of places; null: not measured.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: Points
     places: Points
@@ -46,10 +45,8 @@ class Rates(BaseModel):
         return between(self.channels, along, channels)
 
 
-class Speeds(BaseModel):
+class Speeds(Record):
     """Something per second, by size: numbers of an operator without products, bytes of memory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sizes: Points
     per_s: Points
@@ -66,7 +63,7 @@ class Speeds(BaseModel):
         return size / between(self.sizes, self.per_s, size)
 
 
-class Measured(BaseModel):
+class Measured(Record):
     """One format of files in its runtime on one host.
 
     Args:
@@ -76,8 +73,6 @@ class Measured(BaseModel):
         rates: By kind and numbers, such as ``conv int8``.
         elements: The same of operators without products.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[str, Len(8, 300)]
     threads: Annotated[int, Gt(0)]

@@ -12,7 +12,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from importlib.resources import files as resources
-from types import ModuleType
 from typing import Any
 
 from squeeze import registry
@@ -41,14 +40,10 @@ def script(call: Call, runtime: str, shows: str) -> str:
     first, *rest = [_body(source) for source in sources]
     parts = [first, *(textwrap.dedent(inspect.getsource(one)).rstrip() for one in classes), *rest]
     code = "\n\n\n".join([*parts, f'if __name__ == "__main__":\n    sys.exit(main({arguments}))'])
-    modules = [inspect.getsource(_module(one)) for one in classes]
+    modules = [inspect.getsource(sys.modules[one.__module__]) for one in classes]
     doc = ast.get_docstring(ast.parse(sources[-1]), clean=False)
     imports = "\n".join(_imports([*sources, *modules], code))
     return f'"""{doc}"""\n\nfrom __future__ import annotations\n\n{imports}\n\n{code}\n'
-
-
-def _module(cls: type[Any]) -> ModuleType:
-    return sys.modules[cls.__module__]
 
 
 def _body(source: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files as resources
+from math import prod
 from typing import Any
 
 from squeeze.errors import printable
 from squeeze.formats.tensor_spec import TensorSpec
 from squeeze.runtimes.base import GENERATE
 from squeeze.targets.apps.picture import Picture, picture_of
-from squeeze.targets.apps.types import DTYPES, shape_of
 from squeeze.targets.manifest import MEASUREMENTS, Manifest
 
 TARGET = "mobile"
@@ -25,6 +25,32 @@ TOOLS = {  # the benchmark tool of each runtime, and how it is called
     "onnxruntime": ("onnxruntime_perf_test", "-I -s -m times -r $runs -x $threads $model"),
     "litert": ("benchmark_model", "--graph=$model --num_threads=$threads --num_runs=$runs --use_xnnpack=true"),
     "executorch": ("executor_runner", "--model_path=$model --num_executions=$runs --cpu_threads=$threads"),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """One element type.
+
+    Args:
+        kotlin: Its array.
+        buffer: The buffer of ``java.nio`` that ONNX Runtime takes.
+        swift: The element of an array.
+        ort: Its ``ORTTensorElementDataType``.
+        litert: What ``TensorBuffer`` calls writing it.
+    """
+
+    kotlin: str
+    buffer: str
+    swift: str
+    ort: str
+    litert: str
+
+
+DTYPES: Mapping[str, Names] = {
+    "float32": Names("FloatArray", "FloatBuffer", "Float", "float", "writeFloat"),
+    "int32": Names("IntArray", "IntBuffer", "Int32", "int32", "writeInt"),
+    "int64": Names("LongArray", "LongBuffer", "Int64", "int64", "writeLong"),
 }
 
 
@@ -42,7 +68,7 @@ class Argument:
     shape: tuple[str, ...]
 
     @property
-    def types(self) -> Any:
+    def types(self) -> Names:
         """What its numbers are called in each language and runtime."""
         return DTYPES[self.spec.dtype]
 
@@ -70,9 +96,22 @@ def _arguments(manifest: Manifest) -> Iterator[Argument]:
         return  # a text's tokens, whose call the template knows
     for place, spec in enumerate(manifest.inputs):
         name = "input" if len(manifest.inputs) == 1 else f"input{place}"
-        shape = shape_of(spec, name)
+        shape = _shape_of(spec, name)
         if spec.dtype in DTYPES and shape is not None:
             yield Argument(spec, name, shape)
+
+
+def _shape_of(spec: TensorSpec, parameter: str) -> tuple[str, ...] | None:
+    """The sizes of one example, the first of which counts examples; None where two of the others are free.
+
+    One free size is what the parameter's numbers fill.
+    """
+    fixed = [size for size in spec.shape[1:] if isinstance(size, int)]
+    if len(spec.shape) - 1 - len(fixed) > 1:
+        return None
+    rest = prod(fixed)
+    count = f"{parameter}.SIZE" if rest == 1 else f"{parameter}.SIZE / {rest}"
+    return ("1", *(str(size) if isinstance(size, int) else count for size in spec.shape[1:]))
 
 
 def _picture(manifest: Manifest) -> Picture | None:

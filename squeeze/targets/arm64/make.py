@@ -85,16 +85,8 @@ def _install(folder: Path, runtime: type[Runtime]) -> None:
 
     pip asks its own processor what a package needs, so it is told one round of packages after the other.
     """
-    platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
-    options = [
-        "--quiet",
-        "--no-compile",
-        "--no-deps",
-        "--prefer-binary",
-        "--python-version",
-        PYTHON_VERSION,
-        *platforms,
-    ]
+    options = ["--quiet", "--no-compile", "--no-deps", "--prefer-binary", "--python-version", PYTHON_VERSION]
+    options += [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
     names = [name for name in runtime.requirements(Path("model")) if name != runtime.distribution]
     wanted = [Requirement(f"{runtime.distribution}=={runtime.version()}"), *map(Requirement, names)]
     known: set[tuple[str, str]] = set()
