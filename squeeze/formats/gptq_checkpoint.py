@@ -130,7 +130,6 @@ def exact_scale(stored: Tensor, what: str) -> Tensor:
     if not bool(torch.isfinite(scale).all()):
         raise ModelError(f"{what} holds numbers that are not finite")
     if not torch.equal(scale.half().float(), scale):
-        raise ModelError(
-            f"{what} holds {stored.dtype} numbers that are not exact in float16, in which the grid keeps them"
-        )
+        why = "not exact in float16, in which the grid keeps them"
+        raise ModelError(f"{what} holds {stored.dtype} numbers that are {why}")
     return scale

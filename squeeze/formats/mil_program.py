@@ -99,10 +99,9 @@ def _stored_weight(program: Program, operation: Operation) -> StoredWeight:
         zero_point = _array(program, operation, "offset") if given else np.zeros_like(scale, np.int8)
     else:
         q, axis = (_array(program, operation, name) for name in ("quantized_data", "axis"))
-        scale, zero_point = (_array(program, operation, name) for name in ("scale", "zero_point"))
-        scale, zero_point = (
-            _along(each, int(axis.item()) if axis.size == 1 else q.ndim, q) for each in (scale, zero_point)
-        )
+        place = int(axis.item()) if axis.size == 1 else q.ndim
+        both = [_array(program, operation, name) for name in ("scale", "zero_point")]
+        scale, zero_point = (_along(each, place, q) for each in both)
     integers = operation.reads["data" if "data" in operation.reads else "quantized_data"]
     bits, shapes = WIDTHS.get(program.dtypes[integers[0]], 0), (q.shape, scale.shape, zero_point.shape)
     fits = scale.shape == zero_point.shape and len(q.shape) == len(scale.shape) and np.isfinite(scale).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,7 @@ ARRAYS = {
     "INT32": np.int32,
     "BOOL": np.bool_,
 }
-READERS = {
-    "FLOAT16": "read_fp16_data",
-    "FLOAT32": "read_float_data",
-    "INT8": "read_int8_data",
-    "UINT8": "read_uint8_data",
-    "INT4": "read_int4_data",
-}
+BLOBS = {"FLOAT16": "fp16", "FLOAT32": "float", "INT8": "int8", "UINT8": "uint8", "INT4": "int4"}  # file of weights
 Array = np.ndarray[Any, Any]
 
 
@@ -171,9 +166,9 @@ class _Reader:
             if value.blobFileValue.fileName != STORED_WEIGHTS:
                 where = f"lies in {value.blobFileValue.fileName!r}; {STORED_WEIGHTS} would be right"
                 raise ModelError(f"'{name}' {where}")
-            if self.blobs is None or dtype not in READERS:
+            if self.blobs is None or dtype not in BLOBS:
                 raise ModelError(f"'{name}' of {dtype} lies in a file of weights that is not there or not readable")
-            array = np.asarray(getattr(self.blobs, READERS[dtype])(value.blobFileValue.offset))
+            array = np.asarray(getattr(self.blobs, f"read_{BLOBS[dtype]}_data")(value.blobFileValue.offset))
             array = array.view(np.float16) if dtype == "FLOAT16" else array
         else:
             stored = value.immediateValue.tensor
@@ -182,10 +177,8 @@ class _Reader:
                 return str(stored.strings.values[0])
             values = getattr(stored, kind).values
             array = _from_bytes(values, dtype, shape) if kind == "bytes" else np.array(values)
-        if array.size != int(np.prod(shape)):
-            raise ModelError(
-                f"'{name}' holds {array.size} numbers; its shape {list(shape)} wants {int(np.prod(shape))}"
-            )
+        if array.size != (count := prod(shape)):
+            raise ModelError(f"'{name}' holds {array.size} numbers; its shape {list(shape)} wants {count}")
         return array.astype(ARRAYS[dtype]).reshape(shape)
 
 
@@ -194,7 +187,7 @@ def _from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Array:
     if WIDTHS.get(dtype) != 4:
         return np.frombuffer(data, ARRAYS[dtype])
     halves = np.frombuffer(data, np.uint8)
-    both = np.stack([halves & 15, halves >> 4], axis=1).reshape(-1)[: int(np.prod(shape))].astype(np.int8)
+    both = np.stack([halves & 15, halves >> 4], axis=1).reshape(-1)[: prod(shape)].astype(np.int8)
     return np.where(both > 7, both - 16, both)
 
 

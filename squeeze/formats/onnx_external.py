@@ -26,9 +26,8 @@ def external_files(path: Path) -> tuple[str, ...]:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError is not part of its public Python API
         raise ModelError(f"{path}: not a readable ONNX file; truncated?") from error
-    return tuple(
-        sorted({_location(tensor) for tensor in every_tensor(proto) if tensor.data_location == tensor.EXTERNAL})
-    )
+    external = (tensor for tensor in every_tensor(proto) if tensor.data_location == tensor.EXTERNAL)
+    return tuple(sorted(set(map(_location, external))))
 
 
 def unsafe_location(location: str) -> bool:

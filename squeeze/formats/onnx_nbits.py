@@ -53,9 +53,8 @@ def holds(kind: GridKind) -> str | None:
         return f"MatMulNBits has no {kind.bits} bits; {', '.join(map(str, WIDTHS))} would do"
     if size is not None and size != kind.columns and size % SMALLEST:
         fit = [str(n) for n in range(SMALLEST, min(kind.columns, LARGEST + 1), SMALLEST) if kind.columns % n == 0]
-        return (
-            f"MatMulNBits has no group_size {size}; {' or '.join([*filter(None, [', '.join(fit)]), 'null'])} would do"
-        )
+        right = f"{', '.join(fit)} or null" if fit else "null"
+        return f"MatMulNBits has no group_size {size}; {right} would do"
     return None
 
 
@@ -90,15 +89,12 @@ def to_arrays(grid: QuantizedTensor) -> NBits:
     blocks = -(-kind.columns // block)
     group = torch.arange(blocks) * block // size
     zeros = (grid.zero_point[:, group] + offset).to(torch.uint8)
-    pieces = [
-        _packed(*part, bits, block) for part in zip(torch.split(q, PIECE), torch.split(zeros, PIECE), strict=True)
-    ]
-    packed = torch.cat(pieces).reshape(kind.rows, blocks, -1)
+    pieces = zip(torch.split(q, PIECE), torch.split(zeros, PIECE), strict=True)
+    packed = torch.cat([_packed(*piece, bits, block) for piece in pieces]).reshape(kind.rows, blocks, -1)
     points = None if grid.symmetric else pack(zeros, bits)[:, : -(-blocks * bits // 8)].contiguous().numpy()
     scales = grid.scale[:, group].float().contiguous().numpy()
-    return NBits(
-        packed.numpy(), scales, points, None if order is None else order.numpy(), kind.rows, kind.columns, bits, block
-    )
+    places = None if order is None else order.numpy()
+    return NBits(packed.numpy(), scales, points, places, kind.rows, kind.columns, bits, block)
 
 
 def from_arrays(stored: NBits) -> QuantizedTensor:
@@ -112,9 +108,8 @@ def from_arrays(stored: NBits) -> QuantizedTensor:
     expected = ((rows, blocks, block * bits // 8), (rows, blocks))
     if (stored.packed.shape, stored.scales.shape) != expected:
         shapes = f"{list(stored.packed.shape)} and scales {list(stored.scales.shape)}"
-        raise ModelError(
-            f"MatMulNBits of {rows} x {stored.columns}: B is {shapes}; {expected[0]} and {expected[1]} would do"
-        )
+        right = f"{expected[0]} and {expected[1]} would do"
+        raise ModelError(f"MatMulNBits of {rows} x {stored.columns}: B is {shapes}; {right}")
     offset = 2 ** (bits - 1)
     filled = unpack(torch.from_numpy(stored.packed).reshape(rows * blocks, -1), bits, rows * blocks, block)
     q = filled.reshape(rows, -1)[:, : stored.columns].sub(offset).view(torch.int8)  # modulo 256, exactly

@@ -74,9 +74,8 @@ class FileWeight:
         place = (rows,) if self.by_rows else (..., rows)
         zero_point = None if self.zero_point is None else self.zero_point[place]
         attributes = dict(self.attributes) | ({"N": len(self.integers[rows])} if self.form == NBITS else {})
-        return replace(
-            self, attributes=attributes, integers=self.integers[place], scale=self.scale[place], zero_point=zero_point
-        )
+        integers, scale = self.integers[place], self.scale[place]
+        return replace(self, attributes=attributes, integers=integers, scale=scale, zero_point=zero_point)
 
     def unpacked(self) -> Tensor:
         """What our own reader makes of it, float32 ``[out, in]``."""
@@ -89,9 +88,8 @@ class FileWeight:
         integers, scale = (array.T if turn else array for array in (self.integers, self.scale))
         zero_point = self.zero_point.T if turn and self.zero_point is not None else self.zero_point
         bits = 8 if self.integers.dtype == np.int8 else 4
-        return from_blocked(
-            Blocked(integers, scale, zero_point, self.attributes.get("block_size"), self.order), bits
-        ).dequantize()
+        blocked = Blocked(integers, scale, zero_point, self.attributes.get("block_size"), self.order)
+        return from_blocked(blocked, bits).dequantize()
 
     def run(self) -> Tensor:
         """What ONNX Runtime makes of it, float32 ``[out, in]``."""

@@ -21,6 +21,7 @@ from squeeze.models.language.artifact import LanguageArtifact
 from squeeze.models.ort_session import FLOAT_ACTIVATIONS, dtype, open_session
 
 FILE_NAME = "model.onnx"
+INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits; also what the runtime takes by itself
 KEEP = "num_logits_to_keep"
 CONTEXT = "squeeze.context"  # metadata key: how many tokens a text may have
 TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
@@ -104,11 +105,18 @@ class OnnxDecoder(LanguageArtifact):
 
 def in_onnx_runtime(name: str, graph: Path) -> str:
     """The arithmetic of a decoder's graph, in words."""
-    from squeeze.formats.onnx_rounding import rounds_activations  # onnx_ir takes a second to import
+    import onnx_ir as ir  # takes a second
 
-    if rounds_activations(graph):
+    if any(map(_rounds_activations, ir.load(graph).graph.all_nodes())):  # read without its weights
         return f"{name}: float32, activations rounded to int8 in products with blocks of integers"
     return f"{name}: float32 activations, head and logits"
+
+
+def _rounds_activations(node: Any) -> bool:
+    """Whether a node is a product of blocks of integers that takes activations rounded to int8."""
+    if node.op_type == "MatMulNBits":
+        return bool(node.attributes.get_int("accuracy_level") == INT8_ACTIVATIONS)
+    return node.op_type == "DequantizeLinear" and "block_size" in node.attributes
 
 
 class Session:

@@ -100,9 +100,8 @@ def check_names(package: Path, names: list[str]) -> None:
         if reason := _unsafe(name):
             raise VerifyError(f"{package}: {name!r}: {reason}; a plain relative path with '/' would be right")
         if other := folded.get(name.casefold()):
-            raise VerifyError(
-                f"{package}: {name}: there is also {other!r}; each name may occur once, whatever its case"
-            )
+            once = "each name may occur once, whatever its case"
+            raise VerifyError(f"{package}: {name}: there is also {other!r}; {once}")
         folded[name.casefold()] = name
 
 
@@ -159,9 +158,8 @@ def _check_entries(package: Path, entries: list[zipfile.ZipInfo], limits: Limits
         )
     packed = package.stat().st_size
     if claimed > max(limits.free_bytes, limits.ratio * packed):
-        raise VerifyError(
-            f"{package}: {packed} bytes would unpack to {claimed}; more than {limits.ratio} times is refused as a bomb"
-        )
+        bomb = f"more than {limits.ratio} times is refused as a bomb"
+        raise VerifyError(f"{package}: {packed} bytes would unpack to {claimed}; {bomb}")
 
 
 def _unsafe(name: str) -> str | None:
@@ -214,10 +212,8 @@ def _unpack_entry(package: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInf
                 break
             stream.write(chunk)
     if size != entry.file_size:
-        unpacked_size = "more" if size > entry.file_size else f"{size}"
-        raise VerifyError(
-            f"{package}: {entry.filename}: claims {entry.file_size} bytes and unpacks to {unpacked_size}; refused"
-        )
+        claim = f"claims {entry.file_size} bytes and unpacks to {'more' if size > entry.file_size else size}"
+        raise VerifyError(f"{package}: {entry.filename}: {claim}; refused")
 
 
 def _chunks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:

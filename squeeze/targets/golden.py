@@ -41,9 +41,8 @@ class Golden:
         try:
             arrays = read_npz(data)
         except Exception as error:  # zipfile and numpy's header parser raise whatever hostile bytes lead them to
-            raise VerifyError(
-                f"{where}: no readable golden arrays ({first_line(error)}); make the package again"
-            ) from None
+            why = f"no readable golden arrays ({first_line(error)})"
+            raise VerifyError(f"{where}: {why}; make the package again") from None
         inputs = {name.removeprefix("input."): array for name, array in arrays.items() if name.startswith("input.")}
         outputs = {name.removeprefix("output."): array for name, array in arrays.items() if name.startswith("output.")}
         if not inputs or not outputs:

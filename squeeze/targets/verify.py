@@ -226,9 +226,8 @@ def _multiplies_uint8(package: Package) -> bool:
     operators = file.read_text(errors="replace") if file.is_file() else ""
     if any(name in operators for name in DYNAMIC_INTEGERS):
         return True
-    return any(name in operators for name in STATIC_INTEGERS) and holds_uint8(
-        (package.folder / package.manifest.model).read_bytes()
-    )
+    model = package.folder / package.manifest.model
+    return any(name in operators for name in STATIC_INTEGERS) and holds_uint8(model.read_bytes())
 
 
 def _notes(package: Package, difference: float, version: str) -> list[str]:
@@ -242,7 +241,4 @@ def _notes(package: Package, difference: float, version: str) -> list[str]:
         notes.append(f"packed with {manifest.runtime.name} {manifest.runtime.version}, run with {version}")
     if manifest.model.endswith(".ort") and products_overflow() and _multiplies_uint8(package):
         notes.append(OVERFLOW)
-    notes.append(
-        "golden output is equal to the last bit" if difference == 0.0 else "golden output is equal within tolerance"
-    )
-    return notes
+    return [*notes, f"golden output is equal {'to the last bit' if difference == 0.0 else 'within tolerance'}"]

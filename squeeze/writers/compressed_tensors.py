@@ -25,9 +25,8 @@ def _decompressor(folder: Path) -> Read:
         from compressed_tensors.quantization import QuantizationConfig
         from compressed_tensors.utils.match import match_name
     except ImportError:
-        raise MissingExtra(
-            "packed tensors are read by compressed-tensors; pip install 'squeeze[compressed-tensors]'"
-        ) from None
+        how = "pip install 'squeeze[compressed-tensors]'"
+        raise MissingExtra(f"packed tensors are read by compressed-tensors; {how}") from None
     values = json.loads((folder / "config.json").read_text())["quantization_config"]
     groups: list[Any] = list(QuantizationConfig.model_validate(values).config_groups.values())
 

@@ -32,10 +32,9 @@ def prove_onnx(model: LanguageModel, file: Path) -> Iterator[Equality]:
     missing = set(model.grid)
     for weight in file_weights(file):
         missing -= {name.partition("#")[0] for name in weight.names}
+        label, count = "+".join(weight.names), weight.rows * weight.columns
         for reader, differing in _differing(weight, model).items():
-            yield Equality(
-                "+".join(weight.names), weight.form, reader, "float32", weight.rows * weight.columns, differing
-            )
+            yield Equality(label, weight.form, reader, "float32", count, differing)
     if missing and (absent := sorted(name for name in missing if _is_of_text(model, name))):
         raise ModelError(f"{file}: holds no '{absent[0]}', which the model has quantized")
     trim_after(model.nbytes())

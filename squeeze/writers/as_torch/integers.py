@@ -47,7 +47,6 @@ class IntegerWeight(nn.Module):
         self.register_buffer("zero_point", torch.zeros(rows, dtype=torch.int64))
 
     def forward(self) -> Tensor:
-        weight: Tensor = QDQ.dequantize_per_channel.default(
-            self.q, self.scale, self.zero_point, 0, -127, HIGH, torch.int8
-        )
+        parts = self.q, self.scale, self.zero_point
+        weight: Tensor = QDQ.dequantize_per_channel.default(*parts, 0, -127, HIGH, torch.int8)
         return weight

@@ -74,12 +74,10 @@ class Attention:
     def _totals(self) -> tuple[ir.Value, ir.Value]:
         """int32: of each sequence its tokens less one, and of the longest all of them."""
         if self._lengths is None:
-            one = self.builder.one
+            one, first = self.builder.one, self.builder.constant([1])
             int32, int64 = {"dtype": ir.DataType.INT32}, {"dtype": ir.DataType.INT64}
-            summed = one(
-                "ReduceSum", [self.mask, self.builder.constant([1])], (BATCH,), attributes={"keepdims": 0}, **int64
-            )
-            last = one("Sub", [summed, self.builder.constant([1])], (BATCH,), **int64)
+            summed = one("ReduceSum", [self.mask, first], (BATCH,), attributes={"keepdims": 0}, **int64)
+            last = one("Sub", [summed, first], (BATCH,), **int64)
             to32 = {"to": int(ir.DataType.INT32)}
             whole = one("Shape", [self.mask], (1,), attributes={"start": 1, "end": 2}, **int64)
             scalar = self.builder.reshape(one("Cast", [whole], (1,), attributes=to32, **int32), ())
@@ -98,9 +96,8 @@ class Attention:
             return value
         if missing < 0:
             raise ModelError("values wider than keys: GroupQueryAttention caches both in one width")
-        inputs = [value.value, self.builder.constant([0, 0, 0, 0, 0, 0, 0, missing])]
         shape = (*value.shape[:-1], number(value.shape[-1], "the width of a head") + missing)
-        return value.like(self.builder.one("Pad", inputs, shape))
+        return value.apply("Pad", self.builder.constant([0, 0, 0, 0, 0, 0, 0, missing]), shape=shape)
 
 
 class NoCache:
@@ -139,8 +136,7 @@ def refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
     known = UNDERSTOOD | {"scaling", "sliding_window", "softcap"}
     unknown = sorted(name for name, value in options.items() if name not in known and value not in (None, False))
     if unknown:
-        raise ModelError(
-            f"{type(module).__name__} asks attention for {', '.join(unknown)}, which has no graph form here"
-        )
+        what = f"{', '.join(unknown)}, which has no graph form here"
+        raise ModelError(f"{type(module).__name__} asks attention for {what}")
     if not getattr(module, "is_causal", True):
         raise ModelError(f"{type(module).__name__} looks ahead; only causal attention has a graph form here")

@@ -85,9 +85,8 @@ def require_equal(differences: Differences) -> None:
     """Raise ``EffectError`` where the graph computes something else."""
     for what, error in (("read in one go", differences.prefill), ("read token by token", differences.decode)):
         if not error <= TOLERANCE:
-            raise EffectError(
-                f"export_onnx: {what}, logits differ by {error:.1e} of the largest; {TOLERANCE:g} would do"
-            )
+            how = f"logits differ by {error:.1e} of the largest; {TOLERANCE:g} would do"
+            raise EffectError(f"export_onnx: {what}, {how}")
 
 
 def with_float_activations(source: Path, target: Path) -> bool:

@@ -51,9 +51,8 @@ class Experts:
         builder = hidden.builder
         hit = builder.one("Equal", [places.value, builder.constant(expert)], places.shape, dtype=BOOL)
         share = builder.one("Where", [hit, shares.value, builder.constant(0, "float32")], shares.shape)
-        each = builder.one(
-            "ReduceSum", [share, builder.constant([1])], (places.shape[0], 1), attributes={"keepdims": 1}
-        )
+        last, keeps = builder.constant([1]), {"keepdims": 1}
+        each = builder.one("ReduceSum", [share, last], (places.shape[0], 1), attributes=keeps)
         tokens = self._token_places(hidden, hit, places.shape)
         some = builder.one("Size", [tokens], (), dtype=INT64)
         any_tokens = builder.one("Greater", [some, builder.constant(0)], (), dtype=BOOL)
@@ -68,15 +67,14 @@ class Experts:
         builder = hidden.builder
         tokens = Dim((f"sent_{len(builder.graph)}",))  # unique: the runtime takes equal names for equal sizes
         ones = builder.one("Cast", [hit], shape, attributes={"to": int(INT64)}, dtype=INT64)
-        most = builder.one(
-            "ReduceMax", [ones, builder.constant([1])], shape[:1], attributes={"keepdims": 0}, dtype=INT64
-        )
+        last, drops = builder.constant([1]), {"keepdims": 0}
+        most = builder.one("ReduceMax", [ones, last], shape[:1], attributes=drops, dtype=INT64)
         return builder.transpose(builder.one("NonZero", [most], (1, tokens), dtype=INT64), (1, 0))
 
     def _add_answer(self, result: ir.Value, expert: int, hidden: Traced, each: ir.Value, tokens: ir.Value) -> ir.Value:
         builder, width = hidden.builder, hidden.shape[-1]
         count = builder.shapes[tokens][0]
-        rows = hidden.like(builder.one("GatherND", [hidden.value, tokens], (count, width)))
+        rows = hidden.apply("GatherND", tokens, shape=(count, width))
         gate, up = chunk(self._product(rows, self.gate_up, expert), 2, -1)
         answer = self._product(self.module.act_fn(gate) * up, self.down, expert)  # type: ignore[operator]
         answer = answer * hidden.like(builder.one("GatherND", [each, tokens], (count, 1)))

@@ -53,52 +53,42 @@ def power(one: Traced, exponent: Any) -> Traced:
 @function("matmul", "__matmul__")
 def matmul(one: Traced, other: Traced) -> Traced:
     shape = (*broadcast(one.shape[:-2], other.shape[:-2]), one.shape[-2], other.shape[-1])
-    return one.like(one.builder.one("MatMul", [one.value, other.value], shape))
+    return one.apply("MatMul", other.value, shape=shape)
 
 
-def _unary(op: str, name: str, **attributes: Any) -> None:
-    def form(traced: Traced, *_: Any, **__: Any) -> Traced:
-        return traced.like(traced.builder.one(op, [traced.value], traced.shape, attributes=attributes))
-
-    function(name)(form)
+def _unary(op: str, traced: Traced, *_: Any, **__: Any) -> Traced:
+    return traced.apply(op)
 
 
 for _op in ("Neg", "Tanh", "Sigmoid", "Relu", "Sqrt", "Exp", "Cos", "Sin"):
-    _unary(_op, _op.lower())
+    function(_op.lower())(partial(_unary, _op))
 
 
 @function("rsqrt")
 def rsqrt(traced: Traced) -> Traced:
-    """``1 / sqrt(x)``."""
-    root = traced.builder.one("Sqrt", [traced.value], traced.shape)
-    return traced.like(traced.builder.one("Reciprocal", [root], traced.shape))
+    return traced.apply("Sqrt").apply("Reciprocal")
 
 
 @function("silu")
 def silu(traced: Traced, **_: Any) -> Traced:
-    """``x * sigmoid(x)``."""
-    gate = traced.builder.one("Sigmoid", [traced.value], traced.shape)
-    return traced.like(traced.builder.one("Mul", [traced.value, gate], traced.shape))
+    return traced.apply("Mul", traced.apply("Sigmoid").value)
 
 
 @function("gelu")
 def gelu(traced: Traced, approximate: str = "none") -> Traced:
-    attributes = {"approximate": approximate}
-    return traced.like(traced.builder.one("Gelu", [traced.value], traced.shape, attributes=attributes))
+    return traced.apply("Gelu", approximate=approximate)
 
 
 @function("softmax")
 def softmax(traced: Traced, dim: int, *_: Any, **__: Any) -> Traced:
-    axis = axis_of(traced, dim)
-    return traced.like(traced.builder.one("Softmax", [traced.value], traced.shape, attributes={"axis": axis}))
+    return traced.apply("Softmax", axis=axis_of(traced, dim))
 
 
 def _reduced(op: str, traced: Traced, dim: Any, keepdim: bool = False) -> Traced:
     axes = [axis_of(traced, axis) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,))]
     sizes = [1 if axis in axes else size for axis, size in enumerate(traced.shape)]
     shape = tuple(sizes if keepdim else (size for axis, size in enumerate(traced.shape) if axis not in axes))
-    inputs = [traced.value, traced.builder.constant(axes)]
-    return traced.like(traced.builder.one(op, inputs, shape, attributes={"keepdims": int(keepdim)}))
+    return traced.apply(op, traced.builder.constant(axes), shape=shape, keepdims=int(keepdim))
 
 
 function("mean")(partial(_reduced, "ReduceMean"))
@@ -107,14 +97,11 @@ function("sum")(partial(_reduced, "ReduceSum"))
 
 @function("topk")
 def topk(traced: Traced, k: int, dim: int = -1, largest: bool = True, **_: Any) -> tuple[Traced, Traced]:
-    """The largest values along one axis, and their places."""
     axis = axis_of(traced, dim)
     shape = tuple(k if place == axis else size for place, size in enumerate(traced.shape))
-    kinds = [DTYPES[torch.float32], DTYPES[torch.int64]]
+    kinds, attributes = [DTYPES[torch.float32], DTYPES[torch.int64]], {"axis": axis, "largest": int(largest)}
     inputs = [traced.value, traced.builder.constant([k])]
-    values, places = traced.builder.node(
-        "TopK", inputs, [shape, shape], {"axis": axis, "largest": int(largest)}, dtype=kinds
-    )
+    values, places = traced.builder.node("TopK", inputs, [shape, shape], attributes, dtype=kinds)
     return traced.like(values), traced.like(places, torch.int64)
 
 

@@ -89,14 +89,8 @@ class Builder:
             return self.transpose(origin, [before[axis] for axis in order])
         if list(order) == sorted(order):
             return value
-        shape = self.shapes[value]
-        return self.one(
-            "Transpose",
-            [value],
-            tuple(shape[axis] for axis in order),
-            attributes={"perm": list(order)},
-            dtype=value.dtype,
-        )
+        shape = tuple(self.shapes[value][axis] for axis in order)
+        return self.one("Transpose", [value], shape, attributes={"perm": list(order)}, dtype=value.dtype)
 
     def reshape(self, value: ir.Value, shape: Shape) -> ir.Value:
         """``value`` seen as ``shape``, which holds as many elements."""
@@ -111,10 +105,10 @@ class Builder:
         return self.one("Reshape", [value, self._target(before, shape)], shape, dtype=value.dtype)
 
     def branches(
-        self, condition: ir.Value, branches: Mapping[str, ir.Graph], shapes: Sequence[Shape], name: str | None = None
+        self, condition: ir.Value, branches: Mapping[str, ir.Graph], shapes: Sequence[Shape]
     ) -> tuple[ir.Value, ...]:
         """An ``If``: its two branches give values of the same shapes."""
-        outputs = self.node("If", [condition], shapes, name=name)
+        outputs = self.node("If", [condition], shapes)
         node = outputs[0].producer()
         assert node is not None
         for key, branch in branches.items():

@@ -125,9 +125,8 @@ class Lowering:
         if place.names[0] not in self.model.grid:
             rows = at.add("Gather", [self._dense(place), tokens])
             return rows if rows.dtype == ir.DataType.FLOAT else at.add("Cast", [rows], {"to": FLOAT})
-        return (
-            self._nbits_rows(at, place, tokens) if self.encoding == "nbits" else self._blocked_rows(at, place, tokens)
-        )
+        lower = self._nbits_rows if self.encoding == "nbits" else self._blocked_rows
+        return lower(at, place, tokens)
 
     def _nbits_rows(self, at: _Replaced, place: Place, tokens: ir.Value) -> ir.Value:
         stored = self._nbits(place)
@@ -142,17 +141,14 @@ class Lowering:
         """Rows of integers and of scales, then what they stand for; int8, since Gather knows no int4 everywhere."""
         grid = self._grid(place)
         if grid.g_idx is not None:
-            raise ModelError(
-                f"{place.key}: a table of tokens whose groups are not consecutive channels has no QDQ form"
-            )
+            what = "a table of tokens whose groups are not consecutive channels"
+            raise ModelError(f"{place.key}: {what} has no QDQ form")
         size = grid.group_size or grid.q.shape[1]
         arrays = {"rows": grid.q.numpy(), "row_scale": grid.scale.float().numpy()}
         if not grid.symmetric:
             arrays["row_zero_point"] = grid.zero_point.to(torch.int8).numpy()
-        rows = [
-            at.add("Gather", [self._value(f"{place.key}.{name}", array), tokens], suffix=f".{name}")
-            for name, array in arrays.items()
-        ]
+        tables = {name: self._value(f"{place.key}.{name}", array) for name, array in arrays.items()}
+        rows = [at.add("Gather", [table, tokens], suffix=f".{name}") for name, table in tables.items()]
         at.holds = place
         return at.add("DequantizeLinear", rows, {"axis": -1, "block_size": size})
 

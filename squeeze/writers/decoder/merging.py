@@ -72,9 +72,8 @@ def _share(graph: ir.Graph, first: ir.Node, kind: Kind) -> None:
     merged = _merged(graph, parts)
     rows = np.array([_rows(part) for part in parts], np.int64)
     sizes = initializer(graph, f"{merged.name}.sizes", rows)
-    split = ir.node(
-        "Split", [merged.outputs[0], sizes], {"axis": -1}, num_outputs=len(parts), name=f"{merged.name}.split"
-    )
+    inputs, name = [merged.outputs[0], sizes], f"{merged.name}.split"
+    split = ir.node("Split", inputs, {"axis": -1}, num_outputs=len(parts), name=name)
     cut_apart = [part.outputs[0] for part in parts]
     ir.convenience.replace_nodes_and_values(graph, merged, parts, [split], cut_apart, split.outputs)
 

@@ -28,15 +28,13 @@ class Norm:
 
     def __call__(self, traced: Traced) -> Traced:
         """The node, and a product behind it where the scale has more than one axis."""
-        builder, flat = traced.builder, self.scale.dim() == 1
+        flat = self.scale.dim() == 1
         scale = self.scale if flat else torch.ones(self.scale.shape[-1])
-        inputs = [traced.value, builder.constant(scale.numpy(), "float32")]
-        if self.shift is not None:
-            inputs.append(builder.constant(self.shift.numpy(), "float32"))
+        stored = [part for part in (scale, self.shift) if part is not None]
+        weights = [traced.builder.constant(part.numpy(), "float32") for part in stored]
         op = "LayerNormalization" if self.centred else "SimplifiedLayerNormalization"
-        attributes = {"axis": -1, "epsilon": self.epsilon, "stash_type": 1}
-        value = builder.one(op, inputs, traced.shape, attributes=attributes)
-        return traced.like(value) if flat else traced.like(value) * self.scale
+        normed = traced.apply(op, *weights, axis=-1, epsilon=self.epsilon, stash_type=1)
+        return normed if flat else normed * self.scale
 
     def of(self, x: Tensor) -> Tensor:
         """The same in torch."""

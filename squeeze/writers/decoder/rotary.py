@@ -48,16 +48,13 @@ class Angles(Traced):
 
     @property
     def value(self) -> ir.Value:
-        rows = self.builder.one(
-            "Gather", [self.half, self.table.positions], (*self.shape[:-1], self.table.rotated // 2)
-        )
+        builder, half = self.builder, (*self.shape[:-1], self.table.rotated // 2)
+        rows = builder.one("Gather", [self.half, self.table.positions], half)
         if not self.table.interleaved:
-            return self.builder.one("Concat", [rows, rows], self.shape, attributes={"axis": -1})
-        wide = self.builder.reshape(rows, (*self.shape[:-1], self.table.rotated // 2, 1))
-        pairs = (*self.shape[:-1], self.table.rotated // 2, 2)
-        return self.builder.reshape(
-            self.builder.one("Concat", [wide, wide], pairs, attributes={"axis": -1}), self.shape
-        )
+            return builder.one("Concat", [rows, rows], self.shape, attributes={"axis": -1})
+        wide = builder.reshape(rows, (*half, 1))
+        pairs = builder.one("Concat", [wide, wide], (*half, 2), attributes={"axis": -1})
+        return builder.reshape(pairs, self.shape)
 
 
 class Rotated(Traced):
@@ -149,9 +146,8 @@ class Rotary:
     def _chosen(self, long: list[ir.Value], short: list[Tensor], most: int) -> list[ir.Value]:
         """Long tables for texts longer than ``most``, short ones for the others."""
         few = [self.builder.constant(half.numpy(), "float32") for half in short]
-        is_long = self.builder.one(
-            "Greater", [self.total(), self.builder.constant([most])], (1,), dtype=ir.DataType.BOOL
-        )
+        lengths = [self.total(), self.builder.constant([most])]
+        is_long = self.builder.one("Greater", lengths, (1,), dtype=ir.DataType.BOOL)
         shapes = [self.builder.shapes[value] for value in long]
         kinds = {"then_branch": long, "else_branch": few}
         branches = {name: _constant_graph(values, name) for name, values in kinds.items()}

@@ -152,10 +152,8 @@ class _Trace:
 
     def _rotary(self) -> Rotary:
         if not hasattr(self, "_rotary_angles"):
-            attributes = {"start": 1, "end": 2}
-            total = partial(
-                self.builder.one, "Shape", [self.mask], (1,), attributes=attributes, dtype=ir.DataType.INT64
-            )
+            second = {"attributes": {"start": 1, "end": 2}, "dtype": ir.DataType.INT64}
+            total = partial(self.builder.one, "Shape", [self.mask], (1,), **second)
             self._rotary_angles = Rotary(self.builder, self.positions, total)
         return self._rotary_angles
 

@@ -66,6 +66,11 @@ class Traced:
     def like(self, value: ir.Value, dtype: torch.dtype | None = None) -> Traced:
         return Traced(self.builder, value, dtype or self.dtype)
 
+    def apply(self, op: str, *others: ir.Value, shape: Shape | None = None, **attributes: Any) -> Traced:
+        """What an operator makes of the value and others behind it; ``shape``: if it is not the value's own."""
+        inputs, sizes = [self.value, *others], self.shape if shape is None else shape
+        return self.like(self.builder.one(op, inputs, sizes, attributes=attributes))
+
     def __getattr__(self, name: str) -> Any:
         if name in FUNCTIONS and not name.startswith("_"):
             return partial(FUNCTIONS[name], self)
@@ -114,9 +119,8 @@ def as_value(builder: Builder, item: Any, dtype: torch.dtype) -> ir.Value:
         return item.value
     if isinstance(item, Tensor):
         if item.is_meta:
-            raise ModelError(
-                f"the forward computes with a weight {list(item.shape)} in a way no graph form is known of"
-            )
+            what = f"a weight {list(item.shape)} in a way no graph form is known of"
+            raise ModelError(f"the forward computes with {what}")
         array = item.detach().float().numpy() if item.is_floating_point() else item.numpy()
         return builder.constant(array, array.dtype)
     return builder.constant(item, {torch.int64: np.int64, torch.bool: np.bool_}.get(dtype, np.float32))

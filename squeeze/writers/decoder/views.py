@@ -55,14 +55,10 @@ def permute(traced: Traced, *order: Any) -> Traced:
 
 @function("expand")
 def expand(traced: Traced, *sizes: Any) -> Traced:
-    """Repeated along axes of size 1."""
     requested = [have if size == -1 else size for size, have in zip(_listed(sizes), traced.shape, strict=True)]
-    repeats = [
-        1 if size == have else number(size, "how often to repeat")
-        for size, have in zip(requested, traced.shape, strict=True)
-    ]
-    inputs = [traced.value, traced.builder.constant(repeats)]
-    return traced.like(traced.builder.one("Expand", inputs, tuple(requested)))
+    pairs = zip(requested, traced.shape, strict=True)
+    repeats = [1 if size == have else number(size, "how often to repeat") for size, have in pairs]
+    return traced.apply("Expand", traced.builder.constant(repeats), shape=tuple(requested))
 
 
 @function("cat", "concat")
@@ -71,12 +67,11 @@ def cat(parts: Sequence[Traced], dim: int = 0) -> Traced:
     axis = axis_of(first, dim)
     total_size = sum(number(part.shape[axis], "the length of what is joined") for part in parts)
     shape = (*first.shape[:axis], total_size, *first.shape[axis + 1 :])
-    return first.like(first.builder.one("Concat", [part.value for part in parts], shape, attributes={"axis": axis}))
+    return first.apply("Concat", *(part.value for part in parts[1:]), shape=shape, axis=axis)
 
 
 @function("stack")
 def stack(parts: Sequence[Traced], dim: int = 0) -> Traced:
-    """Side by side along a new axis."""
     return cat([unsqueeze(part, dim) for part in parts], dim)
 
 
@@ -136,13 +131,13 @@ def _sliced(traced: Traced, axis: int, part: slice) -> Traced:
         return traced
     shape = (*traced.shape[:axis], len(range(start, end, step)), *traced.shape[axis + 1 :])
     bounds = [traced.builder.constant([bounds]) for bounds in (start, end, axis, step)]
-    return traced.like(traced.builder.one("Slice", [traced.value, *bounds], shape))
+    return traced.apply("Slice", *bounds, shape=shape)
 
 
 def _last(traced: Traced, axis: int, item: LastOnly) -> Traced:
     shape = (*traced.shape[:axis], item.size, *traced.shape[axis + 1 :])
     end, place = traced.builder.constant([2**62]), traced.builder.constant([axis])
-    return traced.like(traced.builder.one("Slice", [traced.value, item.start.value, end, place], shape))
+    return traced.apply("Slice", item.start.value, end, place, shape=shape)
 
 
 class Blank:

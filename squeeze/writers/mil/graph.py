@@ -120,9 +120,8 @@ class _Walk:
             grid, name = self.grids.get(str(node.name)), self.weight_names.get(str(node.name), "")
             return add_layer(place, self._read(node.inputs[0], node), grid, name, self.target)
         if any(map(holds_stored_integers, map(producer, node.inputs))):
-            raise ModelError(
-                f"{node.name}: integers of a kind that is not known here; int8 with one axis of scales would do"
-            )
+            what = "integers of a kind that is not known here; int8 with one axis of scales would do"
+            raise ModelError(f"{node.name}: {what}")
         operands = [value for value in node.inputs if value is not None]
         operands = operands if node.op_type in ALL_OPERANDS else operands[:1]
         if source not in self.steps:

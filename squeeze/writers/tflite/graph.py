@@ -109,11 +109,11 @@ class _Walk:
     ) -> None:
         """The operator with the activation and the QuantizeLinear behind it."""
         step = step_of(rounded)
-        own = reads[0].step if node.op_type in KEEPS_GRID else FIXED.get(node.op_type, step)
-        out = OPERATORS[node.op_type](self.values, node, reads, own) if layer is None else None
         if layer is not None:
             out = add_layer(self.values, layer, reads[0], step)
-        assert out is not None
+        else:
+            own = reads[0].step if node.op_type in KEEPS_GRID else FIXED.get(node.op_type, step)
+            out = OPERATORS[node.op_type](self.values, node, reads, own)
         if activation:
             self.file.activate(activation, str(rounded.inputs[0].name))  # type: ignore[union-attr]
         self.values.by_name[str(rounded.outputs[0].name)] = self.values.on_step(out, step)

@@ -79,10 +79,9 @@ def _convolution(values: Values, layer: Layer, source: Value, step: Step | None)
     fields |= {"dilationHFactor": dilations[0], "dilationWFactor": dilations[1]}
     if depthwise:
         fields["depthMultiplier"] = shape[0] // channels
-    kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
-    values.file.operator(
-        kind, inputs, [out.index], "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions", **fields
-    )
+        values.file.operator("DEPTHWISE_CONV_2D", inputs, [out.index], "DepthwiseConv2DOptions", **fields)
+    else:
+        values.file.operator("CONV_2D", inputs, [out.index], "Conv2DOptions", **fields)
     return out
 
 
@@ -103,9 +102,8 @@ def padded(
     pads = padding(node) or [(0, 0), (0, 0)]
     if not any(map(any, pads)):
         return source, False
-    if not explicit and pads == [
-        _same(*each) for each in zip(source.shape[2:], kernel, strides, dilations, strict=True)
-    ]:
+    axes = zip(source.shape[2:], kernel, strides, dilations, strict=True)
+    if not explicit and pads == [_same(*axis) for axis in axes]:
         return source, True
     (top, bottom), (left, right) = pads
     height, width = source.shape[2] + top + bottom, source.shape[3] + left + right

@@ -146,10 +146,8 @@ def _concat(values: Values, node: ir.Node, reads: Sequence[Value], step: Step | 
     parts = [values.on_step(part, step) if step else part for part in parts]
     axis = int(attributes(node)["axis"]) % len(reads[0].shape)
     out = values.new(node.outputs[0], last, step)
-    place = PLACE[axis] if last else axis
-    values.file.operator(
-        "CONCATENATION", [part.index for part in parts], [out.index], "ConcatenationOptions", axis=place
-    )
+    inputs, place = [part.index for part in parts], PLACE[axis] if last else axis
+    values.file.operator("CONCATENATION", inputs, [out.index], "ConcatenationOptions", axis=place)
     return out
 
 
