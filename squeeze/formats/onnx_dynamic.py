@@ -46,14 +46,12 @@ class _Builder:
         """Integers, scale and zero point of the layer's input; layers that read one value share them."""
         source = self.node.inputs[0]
         assert source is not None
-        for use in source.uses():
-            if use.node.op_type == "DynamicQuantizeLinear":
-                q, scale, zero_point = use.node.outputs
-                return q, scale, zero_point
-        quantize = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}.quantize")
-        for value, suffix in zip(quantize.outputs, ("integers", "scale", "zero_point"), strict=True):
-            value.name = f"{source.name}.{suffix}"
-        self.new.append(quantize)
+        quantize = next((use.node for use in source.uses() if use.node.op_type == "DynamicQuantizeLinear"), None)
+        if quantize is None:
+            quantize = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}.quantize")
+            for value, suffix in zip(quantize.outputs, ("integers", "scale", "zero_point"), strict=True):
+                value.name = f"{source.name}.{suffix}"
+            self.new.append(quantize)
         q, scale, zero_point = quantize.outputs
         return q, scale, zero_point
 

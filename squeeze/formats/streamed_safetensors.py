@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -55,13 +54,9 @@ def write_streamed(file: Path, slots: Sequence[Slot], pieces: Iterator[Iterator[
     with temporary.open("wb") as stream:
         stream.write(header(slots))
         for slot, parts in zip(slots, pieces, strict=True):
-            count = sum(_write(stream, part) for part in parts)
+            count = sum(stream.write(part.contiguous().view(torch.uint8).numpy().tobytes()) for part in parts)
             assert count == slot.nbytes, f"{slot.name}: {count} bytes, and {slot.nbytes} were promised"
     temporary.replace(file)
-
-
-def _write(stream: BinaryIO, part: Tensor) -> int:
-    return stream.write(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def header(slots: Sequence[Slot], metadata: Mapping[str, str] = FORMAT) -> bytes:

@@ -19,7 +19,9 @@ from squeeze.writers.decoder.traced import Traced, number
 from squeeze.writers.decoder.views import Blank
 
 PAST, TOTAL = Dim(("past_length",)), Dim(("total_length",))
-UNDERSTOOD = {"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "logits_to_keep"}
+UNDERSTOOD = {"scaling", "sliding_window", "softcap"} | {  # options that both attentions heed, and those without effect
+    *("dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "logits_to_keep")
+}
 
 
 class Attention:
@@ -133,8 +135,7 @@ def _attributes(options: dict[str, Any], channels: int) -> dict[str, Any]:
 
 
 def refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
-    known = UNDERSTOOD | {"scaling", "sliding_window", "softcap"}
-    unknown = sorted(name for name, value in options.items() if name not in known and value not in (None, False))
+    unknown = sorted(name for name, value in options.items() if name not in UNDERSTOOD and value not in (None, False))
     if unknown:
         what = f"{', '.join(unknown)}, which has no graph form here"
         raise ModelError(f"{type(module).__name__} asks attention for {what}")

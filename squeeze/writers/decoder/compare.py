@@ -37,7 +37,7 @@ class Exact(LanguageModel):
     """The model with float32 weights; a quantized one is exactly ``scale * (q - zero_point)``.
 
     Args:
-        known: Only so many tokens: large tables at both ends are not in memory whole.
+        most_tokens: Only so many: large tables at both ends are not in memory whole.
     """
 
     def __init__(self, folder: Path, most_tokens: int | None = None) -> None:

@@ -83,5 +83,4 @@ class Experts:
         return builder.one("ScatterND", [result, tokens, after], hidden.shape)
 
     def _product(self, traced: Traced, weight: Tensor, expert: int) -> Traced:
-        name = self.weights.parameters.name(weight)
-        return self.weights.product(traced, name, int(weight.shape[1]), expert=expert)
+        return self.weights.product(traced, self.weights.name(weight), int(weight.shape[1]), expert=expert)

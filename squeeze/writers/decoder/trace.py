@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -136,7 +136,7 @@ class _Trace:
     def _replace_modules(self, weights: WeightFunctions) -> None:
         for child in self.module.modules():
             if any("inv_freq" in name for name in child._buffers):
-                child.forward = self._rotary().module(child, child.forward)
+                child.forward = self._rotary.module(child, child.forward)
             elif are_experts(child):
                 child.forward = Experts(child, weights)
             elif (norm := as_norm(child)) is not None:
@@ -148,14 +148,12 @@ class _Trace:
         for file in {type(child).__module__ for child in self.module.modules()}:
             own = getattr(sys.modules[file], name, None)
             if own is not None:
-                stack.enter_context(patch.object(sys.modules[file], name, self._rotary().function(own)))
+                stack.enter_context(patch.object(sys.modules[file], name, self._rotary.function(own)))
 
+    @cached_property
     def _rotary(self) -> Rotary:
-        if not hasattr(self, "_rotary_angles"):
-            second = {"attributes": {"start": 1, "end": 2}, "dtype": ir.DataType.INT64}
-            total = partial(self.builder.one, "Shape", [self.mask], (1,), **second)
-            self._rotary_angles = Rotary(self.builder, self.positions, total)
-        return self._rotary_angles
+        second = {"attributes": {"start": 1, "end": 2}, "dtype": ir.DataType.INT64}
+        return Rotary(self.builder, self.positions, partial(self.builder.one, "Shape", [self.mask], (1,), **second))
 
 
 def _most(module: nn.Module) -> int | None:

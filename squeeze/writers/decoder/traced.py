@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeeze.errors import ModelError
 from squeeze.writers.decoder.graph import Builder
@@ -93,24 +93,6 @@ class Traced:
 
     def __bool__(self) -> bool:
         raise ModelError("the forward branches on a value, which one graph cannot")
-
-
-class Parameters:
-    """Which weight of the model a parameter of its module is; ends of a model that are tied have one name."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.names = {id(value): name for name, value in module.named_parameters()}
-
-    def name(self, parameter: Tensor) -> str:
-        """The name of a weight that lies on disk.
-
-        Raises:
-            ModelError: it is none of the module's, such as a product of two weights.
-        """
-        if id(parameter) not in self.names:
-            shape = list(parameter.shape)
-            raise ModelError(f"the forward computes with weights before it uses them (a tensor {shape})")
-        return self.names[id(parameter)]
 
 
 def as_value(builder: Builder, item: Any, dtype: torch.dtype) -> ir.Value:

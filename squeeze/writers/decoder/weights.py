@@ -12,7 +12,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from squeeze.writers.decoder.traced import FUNCTIONS, Parameters, Traced, number
+from squeeze.errors import ModelError
+from squeeze.writers.decoder.traced import FUNCTIONS, Traced, number
 
 DOMAIN, LINEAR, EMBEDDING = "squeeze", "Linear", "Embedding"
 
@@ -47,18 +48,28 @@ class Place:
 
 
 class WeightFunctions:
-    """``linear`` and ``embedding`` of one module's parameters."""
+    """``linear`` and ``embedding`` of one module's parameters; ends of a model that are tied have one name."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.parameters = Parameters(module)
+        self.names = {id(value): name for name, value in module.named_parameters()}
 
     def install(self) -> None:
         FUNCTIONS["linear"], FUNCTIONS["embedding"] = self.linear, self.embedding
 
+    def name(self, parameter: Tensor) -> str:
+        """The name of a weight that lies on disk.
+
+        Raises:
+            ModelError: it is none of the module's, such as a product of two weights.
+        """
+        if id(parameter) not in self.names:
+            shape = list(parameter.shape)
+            raise ModelError(f"the forward computes with weights before it uses them (a tensor {shape})")
+        return self.names[id(parameter)]
+
     def linear(self, traced: Traced, weight: Tensor, bias: Tensor | None = None) -> Traced:
         """``x @ weight.T + bias``."""
-        name = self.parameters.name(weight)
-        return self.product(traced, name, int(weight.shape[0]), bias)
+        return self.product(traced, self.name(weight), int(weight.shape[0]), bias)
 
     def product(self, traced: Traced, name: str, rows: int, bias: Tensor | None = None, expert: int = -1) -> Traced:
         """A product with a weight by its name; of a 3-D weight, with one expert's."""
@@ -73,7 +84,7 @@ class WeightFunctions:
         return traced.like(builder.one(LINEAR, inputs, shape, attributes=attributes, domain=DOMAIN, name=label))
 
     def embedding(self, tokens: Traced, weight: Tensor, *_: object, **__: object) -> Traced:
-        name = self.parameters.name(weight)
+        name = self.name(weight)
         shape = (*tokens.shape, int(weight.shape[1]))
         attributes = {"weight": name, "rows": int(weight.shape[0]), "columns": int(weight.shape[1])}
         label = name.removesuffix(".weight")

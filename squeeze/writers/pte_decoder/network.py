@@ -21,7 +21,7 @@ from squeeze.surgery.depth import shallow
 from squeeze.writers.decoder.attention import NoCache
 from squeeze.writers.pte_decoder.attention import NAME, Attention
 from squeeze.writers.pte_decoder.pattern import Pattern
-from squeeze.writers.pte_decoder.stand_ins import StandIns, Weights
+from squeeze.writers.pte_decoder.stand_ins import StandIns
 from squeeze.writers.pte_decoder.weights import FloatTable, Rounding, integer_module, wide
 
 
@@ -71,7 +71,7 @@ def network(model: LanguageModel, context: int, pattern: Pattern | None = None) 
         ModelError: a weight that has no form there; or the model calls no attention through transformers' interface.
     """
     skeleton = shallow(model, pattern.kept) if pattern else Skeleton.read(model.folder)
-    weights: Weights = StandIns(model, pattern, skeleton) if pattern else model
+    weights = StandIns(model, pattern, skeleton) if pattern else model
     module, rounding = skeleton.module, Rounding()
     integers = [name for name in skeleton.names() if (pattern.whole(name) if pattern else name) in model.grid]
     tied = _head(module).weight is _table(module).weight

@@ -6,9 +6,9 @@ one round: the same operators and XNNPACK graphs, with other weights in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -17,14 +17,10 @@ from torch.export.graph_signature import ExportGraphSignature, InputSpec, Output
 from squeeze.writers.pte_decoder.alike import Lowered, NotAlikeError, require_alike
 from squeeze.writers.pte_decoder.delegates import with_other_weights
 from squeeze.writers.pte_decoder.pattern import REPEATED, ROUNDS
+from squeeze.writers.pte_decoder.stored import ProgramWeights
 
 Nodes = dict[fx.Node, fx.Node]  # new ones by those of the exported program
-
-
-class ByName(Protocol):
-    """Weights of blocks by their names in the program."""
-
-    def __getitem__(self, name: str) -> Tensor: ...
+ByName = Mapping[str, Tensor] | ProgramWeights  # weights of blocks by their names in the program
 
 
 def repeated(lowered: Lowered, weights: ByName) -> ExportedProgram:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -11,16 +9,6 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.skeleton import Skeleton
 from squeeze.writers.pte_decoder.pattern import Pattern
-
-
-class Weights(Protocol):
-    """What a program is made of, by names in its module."""
-
-    def tensor(self, name: str) -> Tensor:
-        """A weight that lies on no grid."""
-
-    def quantized(self, name: str) -> QuantizedTensor:
-        """One that does."""
 
 
 class StandIns:
