@@ -50,11 +50,7 @@ class PackedConfig:
 
 
 def read_config(values: Mapping[str, Any]) -> PackedConfig:
-    """Understand what a folder says.
-
-    Raises:
-        ModelError: another format than packed integers, or none of weights alone.
-    """
+    """Understand what a folder says; raises ``ModelError`` where it holds no packed integers of weights alone."""
     groups = []
     config_groups = values.get("config_groups") or {}
     for name, group in config_groups.items() if isinstance(config_groups, dict) else ():

@@ -15,11 +15,7 @@ class FilePart:
     size: int
 
     def read(self, start: int = 0, size: int | None = None) -> bytes:
-        """Its bytes from ``start`` on, or as many of them.
-
-        Raises:
-            ValueError: the file ends before them.
-        """
+        """Its bytes from ``start`` on, or as many of them; raises ``ValueError`` where the file ends before."""
         count = self.size - start if size is None else size
         with self.file.open("rb") as stream:
             stream.seek(self.offset + start)

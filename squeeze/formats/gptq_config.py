@@ -45,11 +45,7 @@ class GptqConfig:
 
 
 def read_config(values: Mapping[str, Any]) -> GptqConfig:
-    """Understand what a checkpoint says.
-
-    Raises:
-        ModelError: a layout, a width or a group size that is not known.
-    """
+    """Understand what a checkpoint says; raises ``ModelError`` where layout, width or group size are not known."""
     layout = str(values.get("checkpoint_format") or values.get("format") or "gptq")
     if values.get("is_marlin_format") or layout not in VERSIONS:
         layout = "marlin" if values.get("is_marlin_format") else layout

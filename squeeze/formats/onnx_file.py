@@ -57,11 +57,7 @@ def parse_onnx(data: bytes, where: str, folder: Path | None = None) -> ir.Model:
 
 
 def onnx_bytes(model: ir.Model) -> bytes:
-    """The file as it is stored: equal graphs give equal bytes.
-
-    Raises:
-        ModelError: Larger than one ONNX file may be.
-    """
+    """The file as it is stored: equal graphs give equal bytes; raises ``ModelError`` where it is too large."""
     try:
         total = sum(tensor.nbytes for tensor in _tensors(model))
     except (TypeError, ValueError) as error:  # a type without a width, a shape that is none

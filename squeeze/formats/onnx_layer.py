@@ -71,11 +71,7 @@ def bias_vector(node: ir.Node) -> Tensor | None:
 
 
 def real_bias(node: ir.Node) -> Tensor | None:
-    """As ``bias_vector``; integers behind DequantizeLinear as what they stand for.
-
-    Raises:
-        ModelError: it is computed at run time.
-    """
+    """As ``bias_vector``, integers as what they stand for; raises ``ModelError`` where it is computed at run time."""
     maker = producer(input_at(node, 2))
     if maker is None or maker.op_type != "DequantizeLinear":
         return bias_vector(node)

@@ -74,11 +74,7 @@ def stored_bytes(kind: GridKind) -> int:
 
 
 def to_arrays(grid: QuantizedTensor) -> NBits:
-    """The initializers of one weight.
-
-    Raises:
-        ModelError: groups that the operator does not hold.
-    """
+    """The initializers of one weight; raises ``ModelError`` where the operator does not hold its groups."""
     kind = GridKind.of(grid)
     if reason := holds(kind):
         raise ModelError(reason)
@@ -98,11 +94,7 @@ def to_arrays(grid: QuantizedTensor) -> NBits:
 
 
 def from_arrays(stored: NBits) -> QuantizedTensor:
-    """The grid of one weight; blocks of one scale throughout are one group.
-
-    Raises:
-        ModelError: what is stored is no grid.
-    """
+    """The grid of one weight, blocks of one scale being one group; raises ``ModelError`` where it is none."""
     rows, bits, block = stored.rows, stored.bits, stored.block
     blocks = -(-stored.columns // block)
     expected = ((rows, blocks, block * bits // 8), (rows, blocks))

@@ -53,11 +53,7 @@ class PteFile:
 
 
 def read_pte(file: Path) -> PteFile:
-    """Read a file that ExecuTorch wrote.
-
-    Raises:
-        ModelError: it is none, or damaged; or ExecuTorch is not installed.
-    """
+    """Read a file of ExecuTorch's; raises ``ModelError`` where it is none, or damaged, or ExecuTorch is absent."""
     try:
         return _read(FilePart(file, 0, file.stat().st_size))
     except (KeyError, IndexError, ValueError, TypeError, struct.error, subprocess.SubprocessError) as error:

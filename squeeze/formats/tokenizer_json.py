@@ -36,11 +36,7 @@ class Vocabulary:
 
 
 def read_vocabulary(values: Mapping[str, Any], where: str) -> Vocabulary:
-    """What a tokenizer.json knows.
-
-    Raises:
-        ModelError: a tokenizer of another kind, or a file that is none.
-    """
+    """What a tokenizer.json knows; raises ``ModelError`` where it is none, or of another kind."""
     model = values.get("model")
     kind = model.get("type") if isinstance(model, Mapping) else None
     if not isinstance(model, Mapping) or kind not in KINDS or "vocab" not in model:

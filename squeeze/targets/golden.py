@@ -33,11 +33,7 @@ class Golden:
 
     @classmethod
     def from_npz(cls, data: bytes, where: str) -> Golden:
-        """Read what ``npz`` wrote.
-
-        Raises:
-            VerifyError: No such arrays; a pickle, a compressed or an endless array is refused.
-        """
+        """Read what ``npz`` wrote; raises ``VerifyError`` where it is a pickle, compressed or endless."""
         try:
             arrays = read_npz(data)
         except Exception as error:  # zipfile and numpy's header parser raise whatever hostile bytes lead them to

@@ -37,11 +37,7 @@ def main(export: Callable[[Path], dict[str, Any]]) -> None:
 
 
 def export(folder: Path) -> dict[str, Any]:
-    """Write the file; gives the nodes by who runs them.
-
-    Raises:
-        ModelError: an operator that has no form there, named with its layer.
-    """
+    """Write the file; gives the nodes by who runs them; raises ``ModelError`` where an operator has no form there."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

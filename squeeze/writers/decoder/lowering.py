@@ -23,8 +23,7 @@ from squeeze.formats.onnx_side import SideFile
 from squeeze.formats.onnx_weights import WEIGHT_NAMES
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.writers.decoder.graph import CONTRIB
-from squeeze.writers.decoder.merging import merge
-from squeeze.writers.decoder.residuals import fuse_residuals
+from squeeze.writers.decoder.merging import fuse_residuals, merge
 from squeeze.writers.decoder.weights import DOMAIN, EMBEDDING, LINEAR, Place
 
 WeightEncoding = Literal["nbits", "qdq"]

@@ -57,11 +57,7 @@ class WeightFunctions:
         FUNCTIONS["linear"], FUNCTIONS["embedding"] = self.linear, self.embedding
 
     def name(self, parameter: Tensor) -> str:
-        """The name of a weight that lies on disk.
-
-        Raises:
-            ModelError: it is none of the module's, such as a product of two weights.
-        """
+        """Of a weight on disk; raises ``ModelError`` where it is none of the module's, such as a product of two."""
         if id(parameter) not in self.names:
             shape = list(parameter.shape)
             raise ModelError(f"the forward computes with weights before it uses them (a tensor {shape})")

@@ -49,11 +49,7 @@ def _lowered(model: LanguageModel, job: Job) -> Any:
 
 
 def _grown(model: LanguageModel, job: Job, pattern: Pattern) -> Any:
-    """From the blocks of a pattern.
-
-    Raises:
-        NotAlikeError: they do not repeat as the pattern says.
-    """
+    """From the blocks of a pattern; raises ``NotAlikeError`` where they do not repeat as it says."""
     from executorch.exir import EdgeProgramManager
 
     decoder = network(model, job.context, pattern)
@@ -107,11 +103,7 @@ def write(program: Any, file: Path) -> None:
 
 
 def exported(decoder: CachedDecoder, chunk: int) -> torch.export.ExportedProgram:
-    """The decoder for 1 to ``chunk`` tokens at a time.
-
-    Raises:
-        ModelError: its code branches on values, or calls what cannot be exported.
-    """
+    """The decoder for 1 to ``chunk`` tokens at a time; raises ``ModelError`` where its code cannot be exported."""
     import torch.fx.experimental._config as shapes
 
     shapes.backed_size_oblivious = True  # else strides of one token count as a case of their own
