@@ -130,14 +130,6 @@ def _slice(p: Parameters) -> Any:
     return p["x"][tuple(slice(*cut) for cut in cuts)]
 
 
-def _linear(p: Parameters) -> Any:
-    return functional.linear(p["x"], p["weight"], p.get("bias"))
-
-
-def _mean(p: Parameters) -> Any:
-    return torch.mean(p["x"], dim=p["axes"].tolist(), keepdim=bool(p["keep_dims"]))
-
-
 def _of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Compute:
     return lambda p: function(p["x"], p["y"])
 
@@ -150,7 +142,7 @@ OPERATIONS: Mapping[str, Compute] = {
     "quantize": _quantize,
     "dequantize": _dequantize,
     "conv": _conv,
-    "linear": _linear,
+    "linear": lambda p: functional.linear(p["x"], p["weight"], p.get("bias")),
     **{name: _of_two(getattr(torch, name)) for name in ("matmul", "add", "sub", "mul", "minimum", "maximum")},
     "real_div": _of_two(torch.div),
     **{name: _of_one(getattr(torch, name)) for name in ("relu", "sigmoid", "tanh")},
@@ -160,7 +152,7 @@ OPERATIONS: Mapping[str, Compute] = {
     "clip": lambda p: torch.clamp(p["x"], float(p["alpha"]), float(p["beta"])),
     "sigmoid_hard": lambda p: torch.clamp(p["x"] * p["alpha"] + p["beta"], 0.0, 1.0),
     "softmax": lambda p: torch.softmax(p["x"], int(p["axis"])),
-    "reduce_mean": _mean,
+    "reduce_mean": lambda p: torch.mean(p["x"], dim=p["axes"].tolist(), keepdim=bool(p["keep_dims"])),
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "pad": _pad,

@@ -22,6 +22,11 @@ INTEGER_OPS = frozenset(
     {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
     | {"MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "GatherBlockQuantized"}
 )
+WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ConvInteger", "MatMulInteger", "MatMulNBits"), (1,)),
+    **{"QLinearConv": (3, 8), "QLinearMatMul": (3,), "QGemm": (3, 6), "DynamicQuantizeMatMul": (1, 4), "Gather": (0,)},
+}
+"""Places of weights and biases among the inputs; other places of these kernels are scales and zero points."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,4 @@ def _is_constant(node: ir.Node) -> bool:
 
 
 def _is_weight_input(node: ir.Node, index: int) -> bool:
-    """Integer kernels carry their scales and zero points as inputs of their own."""
-    places = {
-        "QLinearConv": (3, 8),
-        "QLinearMatMul": (3,),
-        "QGemm": (3, 6),
-        "ConvInteger": (1,),
-        "MatMulInteger": (1,),
-        "MatMulNBits": (1,),
-        "DynamicQuantizeMatMul": (1, 4),
-        "Gather": (0,),
-    }
-    return index in places.get(node.op_type, range(len(node.inputs)))
+    return index in WEIGHT_INPUTS.get(node.op_type, range(len(node.inputs)))

@@ -142,24 +142,13 @@ def _shape(value: ir.Value | None) -> Shape:
 
 
 def _convolution(weight: int) -> Callable[[ir.Node], int]:
-    def count(node: ir.Node) -> int:
-        return prod(_shape(node.outputs[0])[2:]) * prod(_shape(node.inputs[weight]))
-
-    return count
-
-
-def _transposed_convolution(node: ir.Node) -> int:
-    return prod(_shape(node.inputs[0])[2:]) * prod(_shape(node.inputs[1]))
+    return lambda node: prod(_shape(node.outputs[0])[2:]) * prod(_shape(node.inputs[weight]))
 
 
 def _product(node: ir.Node) -> int:
     """Every output sums over the inner size, the last of the first input."""
     first = _shape(node.inputs[0])
     return prod(_shape(node.outputs[0])) * first[-2 if node.attributes.get_int("transA", 0) else -1]
-
-
-def _packed_product(node: ir.Node) -> int:
-    return prod(_shape(node.inputs[0])) * node.attributes.get_int("N", 0)
 
 
 def _einsum(node: ir.Node) -> int:
@@ -193,14 +182,12 @@ def _attention(node: ir.Node) -> int:
 
 
 COUNTS: dict[str, Callable[[ir.Node], int]] = {
-    "Conv": _convolution(1),
-    "FusedConv": _convolution(1),
-    "ConvInteger": _convolution(1),
+    **dict.fromkeys(["Conv", "FusedConv", "ConvInteger"], _convolution(1)),
     "QLinearConv": _convolution(3),
-    "ConvTranspose": _transposed_convolution,
+    "ConvTranspose": lambda node: prod(_shape(node.inputs[0])[2:]) * prod(_shape(node.inputs[1])),
     **dict.fromkeys(["Gemm", "MatMul", "FusedMatMul", "FusedGemm", "QGemm", "MatMulInteger"], _product),
     **dict.fromkeys(["QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"], _product),
-    "MatMulNBits": _packed_product,
+    "MatMulNBits": lambda node: prod(_shape(node.inputs[0])) * node.attributes.get_int("N", 0),
     "Einsum": _einsum,
     **dict.fromkeys(["GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"], _recurrent),
     "Attention": _attention,

@@ -35,10 +35,7 @@ class CheckpointDecoder(InTransformers):
     """
 
     runtime = "transformers"
-
-    @property
-    def main(self) -> Path:
-        return self.folder / "config.json"
+    file_name = "config.json"
 
     @property
     def weight_files(self) -> tuple[Path, ...]:

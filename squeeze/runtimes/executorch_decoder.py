@@ -30,10 +30,7 @@ class ExecuTorchDecoder(LanguageArtifact):
     """
 
     runtime = "executorch"
-
-    @property
-    def main(self) -> Path:
-        return self.folder / FILE_NAME
+    file_name = FILE_NAME
 
     def arithmetic(self) -> str:
         rounds = bool(self.text.record.get("integers"))

@@ -55,9 +55,7 @@ class WithoutAmx:
 class GgufFile(LanguageArtifact):
     """``model.gguf``, a tokenizer beside it, and ``adapter.gguf`` where the model has one."""
 
-    @property
-    def main(self) -> Path:
-        return self.folder / FILE_NAME
+    file_name = FILE_NAME
 
 
 class GgufDecoder(GgufFile):

@@ -37,10 +37,7 @@ class OnnxDecoder(LanguageArtifact):
     """
 
     runtime = "onnxruntime"
-
-    @property
-    def main(self) -> Path:
-        return self.folder / FILE_NAME
+    file_name = FILE_NAME
 
     @property
     def weight_files(self) -> tuple[Path, ...]:

@@ -37,6 +37,7 @@ class LanguageArtifact(Decoder, Artifact):
 
     form: ClassVar[str] = "language artifact"
     package_folder: ClassVar[str] = "model/"
+    file_name: ClassVar[str]  # of the one that the runtime is pointed at
     runtime: str  # registered name
     facts: Facts
 
@@ -47,9 +48,9 @@ class LanguageArtifact(Decoder, Artifact):
             raise ModelError(f"{folder}: no {self.main.name} here, which {self.runtime} loads")
 
     @property
-    @abstractmethod
     def main(self) -> Path:
         """The file that the runtime is pointed at."""
+        return self.folder / self.file_name
 
     @abstractmethod
     def generate(self, prompt: Sequence[int], most: int) -> Iterator[int]:

@@ -78,7 +78,7 @@ class Lowering:
         return self._nbits_product(at, place, x, bias)
 
     def _nbits_product(self, at: _Replaced, place: Place, x: ir.Value, bias: ir.Value | None) -> ir.Value:
-        stored = self._nbits(place)
+        stored = onnx_nbits.to_arrays(self._grid(place))
         x = self._ordered(at, x, stored.order, place)
         at.holds = place
         attributes = {"K": stored.columns, "N": stored.rows, "bits": stored.bits, "block_size": stored.block}
@@ -128,7 +128,7 @@ class Lowering:
         return lower(at, place, tokens)
 
     def _nbits_rows(self, at: _Replaced, place: Place, tokens: ir.Value) -> ir.Value:
-        stored = self._nbits(place)
+        stored = onnx_nbits.to_arrays(self._grid(place))
         if stored.order is not None or stored.columns % stored.block:
             raise ModelError(f"{place.key}: GatherBlockQuantized wants groups that divide {stored.columns} in order")
         packed, *rest = self._nbits_values(place, stored, (stored.rows, stored.columns * stored.bits // 8))
@@ -160,9 +160,6 @@ class Lowering:
             indices = self._value(f"{place.key}.order", order)
             self.orders[key] = at.add("Gather", [x, indices], {"axis": -1}, suffix=".order")
         return self.orders[key]
-
-    def _nbits(self, place: Place) -> onnx_nbits.NBits:
-        return onnx_nbits.to_arrays(self._grid(place))
 
     def _grid(self, place: Place) -> QuantizedTensor:
         return QuantizedTensor.stack([self._part(name, place.expert) for name in place.names])
