@@ -88,6 +88,7 @@ class Runtime:
     extra: ClassVar[str | None] = None  # the extra of Squeeze that installs them
     loads: ClassVar[Mapping[Call, tuple[str, ...]]]  # how names of files end that it is pointed at
     beside: ClassVar[tuple[str, ...]]  # how names of all files end that a package for it may hold
+    opens: ClassVar[type[Any] | None] = None  # the class that :meth:`open` makes of its arguments; None: no such models
     float_writer: ClassVar[str | None] = None
     """Registered name of the writer whose float file of the original latency is told against; None: an ONNX file."""
     script: ClassVar[Mapping[Call, tuple[type[Any], ...]]]
@@ -105,7 +106,11 @@ class Runtime:
         Raises:
             ModelError: the runtime runs no such models, or does not take this one.
         """
-        raise ModelError(f"{where}: {cls.name} runs language models only")
+        if cls.opens is None:
+            raise ModelError(f"{where}: {cls.name} runs language models only")
+        cls.require_installed(where)
+        opened: Opened = cls.opens(file, threads, where)
+        return opened
 
     @classmethod
     def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -74,14 +74,10 @@ class CoreMl(Runtime):
     modules = ("coremltools",)
     extra = "coreml"
     loads: ClassVar = {PREDICT: (Path(MODEL).name,)}
+    opens = OpenedCoreMl
     beside = tuple(Path(name).name for name in (MODEL, WEIGHTS, MANIFEST))
     float_writer = "coreml"
     script: ClassVar = {PREDICT: (CoreMlModel,)}
-
-    @classmethod
-    def open(cls, file: Path, threads: int, where: str) -> OpenedCoreMl:
-        cls.require_installed(where)
-        return OpenedCoreMl(file, threads, where)
 
     @classmethod
     def version(cls) -> str:

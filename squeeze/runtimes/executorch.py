@@ -229,14 +229,10 @@ class ExecuTorch(Runtime):
     modules = ("executorch", "torch")
     extra = "mobile"
     loads: ClassVar = {PREDICT: (".pte",), GENERATE: (".pte",)}
+    opens = OpenedExecuTorch
     beside = (".pte", ".json", ".txt", ".model", ".jinja")
     float_writer = "executorch"
     script: ClassVar = {PREDICT: (ExecuTorchProgram,), GENERATE: (ExecuTorchProgram, ExecuTorchText)}
-
-    @classmethod
-    def open(cls, file: Path, threads: int, where: str) -> OpenedExecuTorch:
-        cls.require_installed(where)
-        return OpenedExecuTorch(file, threads, where)
 
     @classmethod
     def decoder(cls, folder: Path, facts: Facts, keeper: object = None) -> LanguageArtifact:

@@ -139,14 +139,10 @@ class LiteRt(Runtime):
     modules = ("ai_edge_litert",)
     extra = "litert"
     loads: ClassVar = {PREDICT: (".tflite",)}
+    opens = OpenedLiteRt
     beside = (".tflite",)
     float_writer = "litert"
     script: ClassVar = {PREDICT: (LiteRtFile,)}
-
-    @classmethod
-    def open(cls, file: Path, threads: int, where: str) -> OpenedLiteRt:
-        cls.require_installed(where)
-        return OpenedLiteRt(file, threads, where)
 
     @classmethod
     def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -139,12 +139,9 @@ class OnnxRuntime(Runtime):
     distribution = "onnxruntime"
     modules = ("onnxruntime",)
     loads: ClassVar = {PREDICT: (".onnx", ".ort"), GENERATE: (".onnx",)}
+    opens = OpenedOnnx
     beside = (".onnx", ".ort", ".data", ".config", ".json", ".txt", ".model", ".jinja", ".npz")
     script: ClassVar = {PREDICT: (OnnxRuntimeSession,), GENERATE: (OnnxRuntimeDecoder,)}
-
-    @classmethod
-    def open(cls, file: Path, threads: int, where: str) -> OpenedOnnx:
-        return OpenedOnnx(file, threads, where)
 
     @classmethod
     def values(cls, file: Path, feed: Arrays, names: Collection[str], where: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -91,9 +91,8 @@ def run_confined(
         ends, _ = _pipe(theirs, ours)
         limited = [str(memory), str(ends.fileno()), str(len(folders)), *map(str, folders)]
         report_fd = reporting.fileno() if progress else None
-        child = _started(
-            [*limited, *command], environment(folders[0] if folders else None, report_fd), (ends.fileno(), report_fd)
-        )
+        variables = environment(folders[0] if folders else None, report_fd)
+        child = _started([*limited, *command], variables, (ends.fileno(), report_fd))
         theirs.close()
         with child:
             reports = _Reports(heard, progress)

@@ -101,7 +101,6 @@ class Values:
         return Value(self.file.constant(str(value.name), np.ascontiguousarray(stored)), shape, last)
 
     def padded(self, value: Value, name: str, shape: tuple[int, ...]) -> Value:
-        """A larger value of the same kind."""
         return self._made(name, shape, value.last, value.step, value.dtype)
 
     def _beside(self, value: Value, name: str, step: Step | None, last: bool) -> Value:
