@@ -58,6 +58,7 @@ def mil_program(model: ir.Model, grids: Mapping[str, QuantizedTensor]) -> tuple[
 
 class _Walk:
     def __init__(self, graph: ir.Graph, grids: Mapping[str, QuantizedTensor]) -> None:
+        self.tools = coremltools()  # first, since it imports the package without its warnings
         self.graph, self.grids, self.mb = graph, grids, Builder()
         self.names, self.weight_names, self.target = Names(), weight_names(grids), target_of(grids.values())
         self.values: dict[str, Any] = {}  # of the builder, by their names in the graph
@@ -65,12 +66,11 @@ class _Walk:
         self.reals: dict[str, Any] = {}  # what integers stand for, where an operator asked for it
 
     def program(self) -> Any:
-        target = getattr(coremltools().target, self.target)
         from coremltools.converters.mil.mil import Function, Program
 
         inputs = fed_inputs(self.graph)
         places = {self.names.of(str(value.name)): self._input(value) for value in inputs}
-        with Function(places, opset_version=target) as function:
+        with Function(places, opset_version=getattr(self.tools.target, self.target)) as function:
             for value, name in zip(inputs, places, strict=True):
                 self.values[str(value.name)] = function.inputs[name]
             for node in self.graph:
