@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.blocks.watch import InputWatch, Weight
 
 
@@ -38,13 +39,10 @@ def norms_behind(
         inputs.append(value)
         last.append(weight)
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, args, output: outputs.append((name, last[-1] if last else None, output))
+    def note(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        outputs.append((name, last[-1] if last else None, output))
 
-    with ExitStack() as hooks:
-        for name in norms:
-            hooks.callback(block.get_submodule(name).register_forward_hook(note(name)).remove)
-        hooks.enter_context(InputWatch(block, weights, see))
+    with watched_modules([(name, block.get_submodule(name)) for name in norms], note), InputWatch(block, weights, see):
         run()
     behind: dict[Weight, list[str]] = {}
     for name, weight, output in outputs:
@@ -56,11 +54,8 @@ def norms_behind(
 @contextmanager
 def watched_output(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, ``see`` is given each output."""
-    handle = module.register_forward_hook(lambda _, args, output: see(output))
-    try:
+    with module.register_forward_hook(lambda _, args, output: see(output)):
         yield
-    finally:
-        handle.remove()
 
 
 def layer_norms_of(module: nn.Module, size: int, channels: int) -> None:

@@ -46,9 +46,9 @@ def find_places(
     with ExitStack() as hooks:
         for name, module in block.named_modules():
             if name:
-                hooks.enter_context(_hooked(module.register_forward_pre_hook(_first(name, added), with_kwargs=True)))
+                hooks.enter_context(module.register_forward_pre_hook(_first(name, added), with_kwargs=True))
             if name in linears:
-                hooks.enter_context(_hooked(module.register_forward_hook(hold(name))))
+                hooks.enter_context(module.register_forward_hook(hold(name)))
         output = run()
     added(OUTPUT, output)
     return places
@@ -74,9 +74,9 @@ def find_join(block: nn.Module, weight: Weight, run: Callable[[], Tensor]) -> st
     with ExitStack() as hooks:
         for name, module in block.named_modules():
             if name:
-                hooks.enter_context(_hooked(module.register_forward_pre_hook(_first(name, enter), with_kwargs=True)))
+                hooks.enter_context(module.register_forward_pre_hook(_first(name, enter), with_kwargs=True))
         keep = block.get_submodule(linear).register_forward_hook(lambda module, args, output: outputs.append(output))
-        hooks.enter_context(_hooked(keep))
+        hooks.enter_context(keep)
         enter(OUTPUT, run())
     return joins[0] if joins else None
 
@@ -89,7 +89,7 @@ def _is_sum(one: Tensor, other: Tensor, total: Tensor) -> bool:
 def watched_place(block: nn.Module, place: str, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, ``see`` is given the stream each time that it goes into that submodule (not the block's output)."""
     hook = _first(place, lambda _, tensor: see(tensor))
-    with _hooked(block.get_submodule(place).register_forward_pre_hook(hook, with_kwargs=True)):
+    with block.get_submodule(place).register_forward_pre_hook(hook, with_kwargs=True):
         yield
 
 
@@ -102,14 +102,6 @@ def _first(name: str, see: Callable[[str, Tensor], None]) -> Callable[..., None]
             see(name, tensors[0])
 
     return hook
-
-
-@contextmanager
-def _hooked(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _linear(block: nn.Module, weight: Weight) -> str | None:

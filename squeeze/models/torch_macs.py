@@ -8,7 +8,7 @@ count None: a sum without it would be too low.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from squeeze.blocks.hooks import watched_modules
 
 aten = torch.ops.aten
 OPERATIONS = 2  # torch's formulas count a multiplication and an addition
@@ -61,16 +63,12 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[MacCounter]:
         """Count by the names of this module's parts."""
-        handles = []
-        for name, child in module.named_modules():
-            handles.append(child.register_forward_pre_hook(lambda m, args, name=name: self._enter(m, name)))
-            handles.append(child.register_forward_hook(self._leave, always_call=True))
-        try:
-            with self, torch.no_grad():
-                yield self
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks, self, torch.no_grad():
+            for name, child in module.named_modules():
+                enter = child.register_forward_pre_hook(lambda m, args, name=name: self._enter(m, name))
+                hooks.enter_context(enter)
+                hooks.enter_context(child.register_forward_hook(self._leave, always_call=True))
+            yield self
 
     def _enter(self, module: nn.Module, name: str) -> None:
         self._running.append(name)
@@ -106,18 +104,13 @@ def largest_traffic(module: nn.Module, run: Callable[[], object]) -> int:
     """Numbers that a layer reads and writes, weights apart, of the one that takes most; found by a run of it."""
     largest = 0
 
-    def watch(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def see(_: str, __: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal largest
         tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
         largest = max(largest, sum(tensor.numel() for tensor in tensors))
 
-    layers = [layer for layer in module.modules() if not list(layer.children())]
-    hooks = [layer.register_forward_hook(watch) for layer in layers]
-    try:
+    with watched_modules([(name, layer) for name, layer in module.named_modules() if not list(layer.children())], see):
         run()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return largest
 
 

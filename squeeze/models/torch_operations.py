@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.formats.operation import WIDE, Kind, Operation, product
 
 FOLDED = (nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten)
@@ -33,21 +34,14 @@ def operations(module: nn.Module, run: Callable[[], object], macs: Mapping[str, 
         return None
     found: list[Operation] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
-            count = macs.get(name) or 0
-            if isinstance(output, Tensor) and (operation := _operation(layer, tensors, output, count)) is not None:
-                found.append(operation)
+    def see(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+        count = macs.get(name) or 0
+        if isinstance(output, Tensor) and (operation := _operation(layer, tensors, output, count)) is not None:
+            found.append(operation)
 
-        return hook
-
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in module.named_modules()]
-    try:
+    with watched_modules(module.named_modules(), see):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -7,14 +7,14 @@ Shapes: ``groups`` = groups of channels that do not see each other, ``columns`` 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.data.base import Dataset
 from squeeze.models.base import Batch
 from squeeze.models.torch_call import forward
@@ -38,16 +38,13 @@ class _Enough(Exception):
 def outputs_of(model: TorchModel, names: list[str]) -> dict[str, list[Tensor]]:
     """What each layer gives for one made-up example, once per call; those that do not run are left out."""
     outputs: dict[str, list[Tensor]] = {}
-    with ExitStack() as hooks:
-        for name in names:
-            see = partial(_see, outputs, name)
-            hooks.enter_context(model.module.get_submodule(name).register_forward_hook(see))
+
+    def note(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        outputs.setdefault(name, []).append(output)
+
+    with watched_modules([(name, model.module.get_submodule(name)) for name in names], note):
         model.predict(model.example())
     return outputs
-
-
-def _see(outputs: dict[str, list[Tensor]], name: str, *call: Any) -> None:
-    outputs.setdefault(name, []).append(call[-1])  # module, inputs, output
 
 
 @torch.no_grad()

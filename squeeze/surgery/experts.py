@@ -125,11 +125,8 @@ def watched(experts: nn.Module, see: See) -> Iterator[None]:
             )
         see(module, *given)
 
-    handle = experts.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with experts.register_forward_pre_hook(hook, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def answer_of(experts: nn.Module, hidden: Tensor, expert: int) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from squeeze.algorithms.linear_replacement import Gap
+from squeeze.blocks.norms import watched_output
 from squeeze.blocks.stream import OUTPUT, find_places
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import Weight
@@ -75,15 +76,14 @@ def measure_gap(model: LanguageModel, walk: Walk, target: Walk, run: Run, linear
         target: The original's behind the run.
     """
     gap, outputs = Gap(model.skeleton.hidden_size), list[Tensor]()
-    with changed_block(model, run.before, changed) as block:
-        hook = block.get_submodule(linear).register_forward_hook(lambda module, args, output: outputs.append(output))
-        try:
-            for part in walk.chunks():
-                outputs.clear()
-                before = walk.block(run.before, walk.hidden[part])
-                gap.add(*(each.flatten(0, 1).float() for each in (outputs[0], before, target.hidden[part])))
-        finally:
-            hook.remove()
+    with (
+        changed_block(model, run.before, changed) as block,
+        watched_output(block.get_submodule(linear), outputs.append),
+    ):
+        for part in walk.chunks():
+            outputs.clear()
+            before = walk.block(run.before, walk.hidden[part])
+            gap.add(*(each.flatten(0, 1).float() for each in (outputs[0], before, target.hidden[part])))
     return gap
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.prune.coupling import Coupled
 
@@ -65,19 +66,12 @@ def _inputs_and_outputs(model: TorchModel, names: set[str]) -> dict[str, Tensor]
     """What each module takes in when the model runs: modules called once, one tensor in, one out."""
     calls_of: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            plain = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-            calls_of[name].append(inputs[0].detach().clone() if plain else torch.empty(0))
+    def note(name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        plain = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+        calls_of[name].append(inputs[0].detach().clone() if plain else torch.empty(0))
 
-        return hook
-
-    handles = [model.module.get_submodule(name).register_forward_hook(note(name)) for name in sorted(names)]
-    try:
+    with watched_modules([(name, model.module.get_submodule(name)) for name in names], note):
         model.predict(model.example(2))
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: calls[0] for name, calls in calls_of.items() if len(calls) == 1 and calls[0].dim() == 4}
 
 
@@ -110,11 +104,8 @@ def _apply(child: nn.Module, value: Tensor) -> Tensor | None:
 
 
 def _with_silenced(block: nn.Module, child: str, value: Tensor) -> Tensor | None:
-    handle = block.get_submodule(child).register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
-    try:
+    with block.get_submodule(child).register_forward_hook(lambda _, __, output: torch.zeros_like(output)):
         return _apply(block, value)
-    finally:
-        handle.remove()
 
 
 def _largest_first_come(branches: list[Branch]) -> list[Branch]:

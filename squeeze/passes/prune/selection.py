@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from squeeze.algorithms.widths import LayerSize, Widths
+from squeeze.blocks.hooks import watched_modules
 from squeeze.errors import did_you_mean
 from squeeze.measure.latency_table import ConvPlace
 from squeeze.models.torch_model import TorchModel
@@ -81,20 +82,13 @@ def places(model: TorchModel) -> dict[str, ConvPlace]:
     """Where each convolution and linear layer stands, as far as its time can be measured."""
     result: dict[str, ConvPlace] = {}
 
-    def note(name: str, layer: nn.Module, shape: torch.Size) -> None:
-        if (place := ConvPlace.of(layer, shape)) is not None:
+    def note(name: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+        if (place := ConvPlace.of(layer, inputs[0].shape)) is not None:
             result[name] = place
 
-    handles = [
-        layer.register_forward_pre_hook(lambda m, inputs, name=name: note(name, m, inputs[0].shape))
-        for name, layer in model.module.named_modules()
-        if isinstance(layer, CUTTABLE)
-    ]
-    try:
+    layers = [(name, layer) for name, layer in model.module.named_modules() if isinstance(layer, CUTTABLE)]
+    with watched_modules(layers, note):
         model.predict(model.example())
-    finally:
-        for handle in handles:
-            handle.remove()
     return result
 
 

@@ -9,12 +9,12 @@ coupled, fine-tuning may train it, and a runtime need not leave its blocked layo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.models.torch_model import TorchModel
 
 Shapes = dict[str, tuple[torch.Size, torch.Size]]
@@ -36,7 +36,7 @@ def selection_as_convolution(module: nn.Module, input_shape: torch.Size, output_
 
     Args:
         module: Without parameters and buffers, so it runs on any values.
-        given, made: Shapes of its input and output, ``[n, c, h, w]``.
+        input_shape, output_shape: ``[n, c, h, w]``.
     """
     stride = _stride(input_shape, output_shape)
     if stride is None:
@@ -68,29 +68,14 @@ def _stride(input_shape: torch.Size, output_shape: torch.Size) -> tuple[int, int
 def widening_modules(model: TorchModel) -> Shapes:
     """Input and output shapes of the outermost parameter-free modules that give more channels than they take."""
     shapes: Shapes = {}
-    handles = [
-        module.register_forward_hook(_note(name, shapes))
-        for name, module in model.module.named_modules()
-        if name and not any(True for _ in _tensors(module))
-    ]
-    try:
-        model.predict(model.example())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: s for name, s in shapes.items() if not any(name.startswith(f"{outer}.") for outer in shapes)}
 
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def _note(name: str, shapes: Shapes) -> Any:
-    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def note(name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor) and output.dim() == 4:
             input_shape = inputs[0].shape
             if input_shape[1:] != output.shape[1:] and output.shape[1] > input_shape[1]:
                 shapes[name] = (input_shape, output.shape)
 
-    return hook
+    named = [(name, module) for name, module in model.module.named_modules() if name]
+    with watched_modules([(n, m) for n, m in named if not [*m.parameters(), *m.buffers()]], note):
+        model.predict(model.example())
+    return {name: s for name, s in shapes.items() if not any(name.startswith(f"{outer}.") for outer in shapes)}

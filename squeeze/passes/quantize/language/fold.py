@@ -8,7 +8,6 @@ it must give what it gave before. So an input that something else reads as well 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.smooth import scale_columns, scale_rows
+from squeeze.blocks.hooks import watched_modules
 from squeeze.blocks.walk import Walk
 from squeeze.blocks.watch import InputWatch, Weight
 from squeeze.models.language.skeleton import fill
@@ -123,7 +123,12 @@ def norms_behind(
     """The norm whose output is the very input of a group, and what the block adds."""
     outputs: list[tuple[str, Tensor]] = []
     inputs: dict[Weight, Tensor] = {}
-    with _hooked(block, outputs), InputWatch(block, [group[0] for group in groups], inputs.__setitem__):
+
+    def note(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        outputs.append((name, output))
+
+    firsts = [group[0] for group in groups]
+    with watched_modules(norms(block), note), InputWatch(block, firsts, inputs.__setitem__):
         reference = run()
     sources: dict[Weight, list[Source]] = {}
     for weight, value in inputs.items():
@@ -132,21 +137,6 @@ def norms_behind(
             if offset is not None:
                 sources[weight] = [Source(name, offset=offset)]
     return sources, reference
-
-
-@contextmanager
-def _hooked(block: nn.Module, outputs: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """While open, notes what each norm of the block gives."""
-
-    def noting(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda module, inputs, output: outputs.append((name, output))
-
-    hooks = [norm.register_forward_hook(noting(name)) for name, norm in norms(block)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def norms(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from squeeze.blocks.hooks import watched_modules
 from squeeze.models.torch_model import TorchModel
 
 SAME = 1e-4  # relative to the largest logit: float32 sums in another order
@@ -40,22 +41,14 @@ def _pairs(model: TorchModel) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     calls: list[str] = []
 
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            calls.append(name)
-            pairs.extend((name, source) for tensor, source in outputs if args and tensor is args[0])
-            outputs.append((output, name))
+    def note(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(name)
+        pairs.extend((name, source) for tensor, source in outputs if args and tensor is args[0])
+        outputs.append((output, name))
 
-        return hook
-
-    kinds = (nn.Conv2d, nn.BatchNorm2d)
-    handles = [m.register_forward_hook(note(name)) for name, m in model.module.named_modules() if isinstance(m, kinds)]
-    try:
+    module, kinds = model.module, (nn.Conv2d, nn.BatchNorm2d)
+    with watched_modules([(name, m) for name, m in module.named_modules() if isinstance(m, kinds)], note):
         model.predict(model.example())
-    finally:
-        for handle in handles:
-            handle.remove()
-    module = model.module
     return [pair for pair in pairs if _fits(module, *pair) and all(calls.count(name) == 1 for name in pair)]
 
 
