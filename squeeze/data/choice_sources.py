@@ -51,9 +51,6 @@ class PairsData(ChoiceSource):
     bad: str = "sentence_bad"
     """The field with the other one."""
 
-    def where(self) -> str:
-        return self.pairs
-
     def question(self, entry: Entry, where: str) -> Question:
         return Question(tuple(Ending("", _text(entry, field, where)) for field in (self.good, self.bad)))
 
@@ -70,9 +67,6 @@ class QuestionsData(ChoiceSource):
 
     questions: str
     """A `.jsonl` or `.json` file, or a folder of them."""
-
-    def where(self) -> str:
-        return self.questions
 
     def question(self, entry: Entry, where: str) -> Question:
         prompt, options, answer = _instruction(entry, where) if "instruction" in entry else _plain(entry, where)
@@ -93,9 +87,6 @@ class LastWordsData(ChoiceSource):
     """A `.jsonl` or `.json` file, or a folder of them."""
     field: str = "text"
     """The field with the text."""
-
-    def where(self) -> str:
-        return self.last_words
 
     def question(self, entry: Entry, where: str) -> Question:
         text = _text(entry, self.field, where).rstrip()

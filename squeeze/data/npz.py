@@ -28,7 +28,10 @@ def require_expandable(path: Path, names: list[str]) -> None:
                 sizes = f"{entry.file_size} bytes out of {entry.compress_size}"
                 raise DataError(f"{path}: '{name}' would expand to {sizes}; an array as it is (np.savez) would do")
             with archive.open(entry) as stream:
-                _require_whole(path, name, _claimed_bytes(stream), entry.file_size)
+                claimed = _claimed_bytes(stream)
+            if claimed > entry.file_size:
+                what = f"'{name}' claims {claimed} bytes and holds {entry.file_size}"
+                raise DataError(f"{path}: not a whole npz file: {what}")
 
 
 def _claimed_bytes(stream: object) -> int:
@@ -38,8 +41,3 @@ def _claimed_bytes(stream: object) -> int:
     if any(size < 0 for size in shape):
         raise ValueError(f"an array of shape {list(shape)}")
     return math.prod(shape) * dtype.itemsize
-
-
-def _require_whole(path: Path, name: str, claimed: int, size: int) -> None:
-    if claimed > size:
-        raise DataError(f"{path}: not a whole npz file: '{name}' claims {claimed} bytes and holds {size}")

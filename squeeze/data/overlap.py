@@ -60,13 +60,10 @@ def _shared(mine: Dataset, theirs: Dataset) -> np.ndarray:
     tokens, others = texts_of(mine), texts_of(theirs)
     if tokens is not None and others is not None:
         shared = sharing(tokens, _flat(others))
-    if _are_texts(mine, theirs) and mine.words is not None and theirs.words is not None:
+    texts = isinstance(mine, OF_TEXT) and isinstance(theirs, OF_TEXT)
+    if texts and mine.words is not None and theirs.words is not None:
         shared |= sharing(mine.words, _flat(theirs.words), FEWEST_WORDS)
     return shared
-
-
-def _are_texts(*both: Dataset) -> bool:
-    return all(isinstance(data, OF_TEXT) for data in both)
 
 
 def overlap_warnings(evaluate: Dataset, others: Mapping[str, Dataset], where: str = "data.evaluate") -> Iterator[str]:

@@ -76,13 +76,15 @@ class Preprocess(BaseModel):
         if pixels.dtype != np.uint8:
             raise DataError(f"resize, crop and channels need uint8 pixels; these are {pixels.dtype}")
         if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
-            raise DataError(f"resize, crop and channels need [h, w], [h, w, 1] or [h, w, 3]; this is {_shape(pixels)}")
+            raise DataError(f"resize, crop and channels need [h, w], [h, w, 1] or [h, w, 3]; this is {[*pixels.shape]}")
         image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         if self.channels:
             image = image.convert("L" if self.channels == 1 else "RGB")
         if self.resize:
-            _require_decodable(_resized(image.size, self.resize))
-            image = image.resize(_resized(image.size, self.resize), Image.Resampling[self.interpolation.upper()])
+            width, height = _resized(image.size, self.resize)
+            if width * height > MOST_PIXELS:  # a strip of one pixel's height must not become a picture of terabytes
+                raise DataError(f"resize would make {height} x {width} pixels; two numbers, [height, width], would do")
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.crop:
             size = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
             image = _crop(image, *size, [*PLACES.values()][view % len(PLACES)])
@@ -119,16 +121,6 @@ def _processor_steps(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("do_normalize", True) and "image_mean" in config:
         values["normalize"] = {"mean": config["image_mean"], "std": config["image_std"]}
     return values
-
-
-def _require_decodable(size: tuple[int, int]) -> None:
-    """A strip of one pixel's height must not become a picture of terabytes."""
-    if size[0] * size[1] > MOST_PIXELS:
-        raise DataError(f"resize would make {size[1]} x {size[0]} pixels; two numbers, [height, width], would do")
-
-
-def _shape(pixels: np.ndarray) -> str:
-    return str(list(pixels.shape))
 
 
 def _side(size: int | dict[str, int]) -> Side:

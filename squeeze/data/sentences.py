@@ -117,9 +117,6 @@ class SentencesData(DataSource):
     label: str | None = None
     """The column of the classes; null: the last one, or `label` of a .jsonl line."""
 
-    def where(self) -> str:
-        return self.sentences
-
     def has_labels(self) -> bool:
         return self.labels
 

@@ -43,9 +43,9 @@ class DataSource(BaseModel, ABC):
     seed: NonNegativeInt = 0
     """Decides which examples `skip` and `samples` choose."""
 
-    @abstractmethod
     def where(self) -> str:
         """The path or name, for messages."""
+        return str(getattr(self, self.kind))
 
     @abstractmethod
     def open(self, root: Path, model: Path | None = None) -> Dataset:
@@ -151,9 +151,6 @@ class NpzData(ImageSource):
     inputs: dict[str, str] | None = None
     """The model's inputs, each with its array's name in the file, fed as they are; null: the data is images."""
 
-    def where(self) -> str:
-        return self.npz
-
     def faults(self, root: Path) -> Iterator[str]:
         yield from super().faults(root)
         if self.inputs is None:
@@ -232,9 +229,6 @@ class FolderData(ImageSource):
     labels: Literal["folder", "filename", "none"] = "folder"
     """From the folder of each file, from the number that its name begins with, or none."""
 
-    def where(self) -> str:
-        return self.folder
-
     def has_labels(self) -> bool:
         return self.labels != "none"
 
@@ -265,9 +259,6 @@ class DigitsData(ImageSource):
     """Which data: the digits."""
     split: Literal["train", "calibrate", "evaluate"]
     """Which of the three parts."""
-
-    def where(self) -> str:
-        return self.builtin
 
     def default_scale(self) -> float:
         return 1 / 16

@@ -29,9 +29,6 @@ class DatasetsData(ImageSource):
     label: str | None = "label"
     """The column of labels; null: the data has none."""
 
-    def where(self) -> str:
-        return self.datasets
-
     def has_labels(self) -> bool:
         return self.label is not None
 

@@ -1,9 +1,8 @@
 """Text as token sequences of one length: packed end to end, cut, some of them chosen by a seed or by what they say.
 
 Each sequence is predicted from its own start, and begins as the tokenizer begins a text: with its BOS token, where it
-adds one by default. Which tokenizer cuts the text is the model's: the folder that ``open`` is
-given. Sequences of one document are one independent unit: a line of ``.jsonl`` is a document, and in plain text a
-document ends at two blank lines, at ``<|endoftext|>`` or before a title line of Wikitext, `` = Title = ``.
+adds one by default. Which tokenizer cuts the text is the model's: the folder that ``open`` is given. Sequences of one
+document (``squeeze.data.text_file``) are one independent unit.
 """
 
 from __future__ import annotations
@@ -71,9 +70,6 @@ class TextData(TextSource):
     """Whether each sequence begins with the token that opens a text; null: as the tokenizer does it."""
     field: str = "text"
     """Of each line of a `.jsonl` file."""
-
-    def where(self) -> str:
-        return self.text
 
     def open(self, root: Path, model: Path | None = None) -> TokenDataset:
         return self.measured(root, model, None)

@@ -27,7 +27,7 @@ DOCUMENT_END = re.compile(r"\n\n\n+|<\|endoftext\|>|\n(?= = [^=\n]+ = *\n)")
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file, and the folder whose tokenizer cuts it; a line of ``.jsonl`` is a document."""
+    """A text file, and the folder whose tokenizer cuts it."""
 
     path: Path
     field: str  # key of a .jsonl line
@@ -44,7 +44,22 @@ class TextFile:
 
     def texts(self) -> Iterator[str]:
         """The whole file, or each line's text."""
-        yield from _texts(self.path, self.field)
+        path = self.path
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        require_regular(path, DataError)
+        try:
+            with opener(path, "rt", encoding="utf-8") as file:
+                if not self.by_lines:
+                    text = file.read(MOST_LETTERS + 1)
+                    if len(text) > MOST_LETTERS:
+                        raise DataError(f"{path}: more than {MOST_LETTERS:,} letters; a part of it would do")
+                    yield text
+                    return
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield _field(line, self.field, f"{path}:{number}")
+        except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read as text ({first_line(error)})") from None
 
     def whole(self) -> str:
         """All of a file that is no ``.jsonl``."""
@@ -71,25 +86,6 @@ class TextFile:
         begun = np.searchsorted([match.end() for match in DOCUMENT_END.finditer(whole)], ends, side="left")
         opens = np.diff(begun, prepend=-1) > 0
         return [(line if line.strip() else "", bool(one)) for line, one in zip(lines, opens, strict=True)]
-
-
-def _texts(path: Path, field: str) -> Iterator[str]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    lines = path.name.removesuffix(".gz").endswith(".jsonl")
-    require_regular(path, DataError)
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            if not lines:
-                text = file.read(MOST_LETTERS + 1)
-                if len(text) > MOST_LETTERS:
-                    raise DataError(f"{path}: more than {MOST_LETTERS:,} letters; a part of it would do")
-                yield text
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _field(line, field, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as text ({first_line(error)})") from None
 
 
 def _field(line: str, field: str, where: str) -> str:

@@ -49,6 +49,11 @@ class Batch:
         """The one input of an image model, ``[n, c, h, w]``."""
         return self.inputs["image"]
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the examples."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch({name: value[rows] for name, value in self.inputs.items()}, labels)
+
 
 @dataclass(frozen=True)
 class InputSpec:

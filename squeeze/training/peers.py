@@ -196,12 +196,8 @@ def bounds(rows: int, processes: int) -> list[tuple[int, int, int]]:
 
 def split(batch: Batch, processes: int) -> list[Share]:
     """The share of each process."""
-    shares = []
-    for low, high, weight in bounds(len(batch), processes):
-        labels = None if batch.labels is None else batch.labels[low:high]
-        own = Batch({name: value[low:high] for name, value in batch.inputs.items()}, labels)
-        shares.append(Share(own, len(batch), weight))
-    return shares
+    every = bounds(len(batch), processes)
+    return [Share(batch.part(slice(low, high)), len(batch), weight) for low, high, weight in every]
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -60,6 +60,4 @@ def parts(batch: Batch, size: int) -> Iterator[Batch]:
         yield batch
         return
     for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        labels = None if batch.labels is None else batch.labels[part]
-        yield Batch({name: value[part] for name, value in batch.inputs.items()}, labels)
+        yield batch.part(slice(start, start + size))
