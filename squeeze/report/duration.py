@@ -32,18 +32,13 @@ def duration_cells(report: Report) -> list[list[str]]:
 
 def duration_lines(report: Report) -> list[str]:
     """``gptq: took 12 s (8.1 s to 27 s foretold), scoring 3.2 s (2.0 s to 6.8 s foretold)``."""
-    return [_line(cells) for cells in duration_cells(report)]
+    return [_line(*cells) for cells in duration_cells(report)]
 
 
-def _line(cells: list[str]) -> str:
-    name, took, foretold, scoring, of_scoring = cells
-    parts = [f"took {took}{_beside(foretold)}"] if took else []
-    parts += [f"scoring {scoring}{_beside(of_scoring)}"] if scoring else []
-    return f"{name}: {', '.join(parts)}"
-
-
-def _beside(foretold: str) -> str:
-    return f" ({foretold} foretold)" if foretold else ""
+def _line(name: str, took: str, foretold: str, scoring: str, foretold_scoring: str) -> str:
+    parts = [("took", took, foretold), ("scoring", scoring, foretold_scoring)]
+    words = [f"{what} {time}" + (f" ({span} foretold)" if span else "") for what, time, span in parts if time]
+    return f"{name}: {', '.join(words)}"
 
 
 def _cells(row: Row) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from squeeze.report import text
-from squeeze.report.shape import Report, Row, Score
+from squeeze.report.shape import Report, Row
 
 
 def headline(report: Report) -> str:
@@ -22,11 +22,6 @@ def _slow(row: Row) -> Iterator[str]:
     for score in row.timings.values():
         delta = score.to_original
         if delta is not None and delta.ratio is not None and delta.verdict != "better":
-            yield f"{text.heading(score.metric)} {_measured(score)}"
-
-
-def _measured(score: Score) -> str:
-    delta = score.to_original
-    assert delta is not None
-    ratio = f"{text.change(score.unit, delta)} {text.change_interval(score.unit, delta)}".rstrip()
-    return ratio if delta.verdict in ("worse", "same") else f"{ratio}, not told apart"
+            ratio = f"{text.change(score.unit, delta)} {text.change_interval(score.unit, delta)}".rstrip()
+            doubt = "" if delta.verdict in ("worse", "same") else ", not told apart"
+            yield f"{text.heading(score.metric)} {ratio}{doubt}"

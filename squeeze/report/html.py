@@ -34,7 +34,8 @@ def html_report(report: Mapping[str, Any]) -> str:
     data = as_report(report)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
     script = _template("sort.js.j2")
-    own = {"style": Markup(_template("style.css.j2")), "script": Markup(script), "script_hash": _hash(script)}
+    script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"style": Markup(_template("style.css.j2")), "script": Markup(script), "script_hash": script_hash}
     pictures = {name: Markup(svg) for name, svg in _pictures(data).items()}
     page = environment.from_string(_template("report.html.j2"))
     return page.render(report=data, pictures=pictures, **_worded(data), **own) + "\n"
@@ -71,7 +72,3 @@ def _pictures(report: Report) -> dict[str, str]:
 
 def _template(name: str) -> str:
     return resources("squeeze.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

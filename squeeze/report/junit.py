@@ -17,7 +17,8 @@ def junit_xml(report: Mapping[str, Any]) -> str:
     """One suite each for the passes, the budget and the packages."""
     data = as_report(report)
     root = Element("testsuites", name=data.name)
-    suites = {"passes": _passes(data), "budget": _budget(data), "packages": [_package(p) for p in data.packages]}
+    budget = [_judged(judgement, data.strict) for judgement in data.judgements]
+    suites = {"passes": _passes(data), "budget": budget, "packages": [_package(p) for p in data.packages]}
     for name, cases in suites.items():
         if cases:
             SubElement(root, "testsuite", name=name).extend(cases)
@@ -52,10 +53,6 @@ def _pass(row: Row) -> Element:
     scores += [f"{text.NOT_RUN}: {row.not_run}"] if row.not_run else []
     SubElement(case, "system-out").text = "\n".join(scores) or "not scored"
     return case
-
-
-def _budget(report: Report) -> list[Element]:
-    return [_judged(judgement, report.strict) for judgement in report.judgements]
 
 
 def _judged(judgement: Judgement, strict: bool) -> Element:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from squeeze.report import text
@@ -16,7 +16,7 @@ from squeeze.report.headline import headline
 from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
-from squeeze.report.shape import Report, Row, Score, as_report
+from squeeze.report.shape import Package, Report, Row, Score, as_report
 from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
 from squeeze.report.weights import weight_tables
 
@@ -91,40 +91,21 @@ def _cell(row: Row, score: Score | None) -> str:
 
 
 def _every_score(report: Report) -> Iterator[str]:
-    rows = score_lines(report)
-    if rows:
-        yield "## Every score"
-        yield ""
-        yield from _table(list(SCORE_HEADINGS), [[escaped(cell) for cell in row] for row in rows])
+    return _section("Every score", SCORE_HEADINGS, map(_escaped, score_lines(report)))
 
 
 def _budget(report: Report) -> Iterator[str]:
-    if report.judgements:
-        yield "## Budget"
-        yield ""
-        rows = [[escaped(j.branch or ""), escaped(j.line), OUTCOMES[j.outcome]] for j in report.judgements]
-        yield from _table(["branch", "line", "outcome"], rows)
+    rows = [[*_escaped((j.branch or "", j.line)), OUTCOMES[j.outcome]] for j in report.judgements]
+    return _section("Budget", ("branch", "line", "outcome"), rows)
 
 
 def _packages(report: Report) -> Iterator[str]:
-    if report.packages:
-        yield "## Packages"
-        yield ""
-        rows = [
-            [
-                escaped(p.path),
-                text.size(p.size_bytes),
-                escaped(p.digest),
-                "✓ yes" if p.verified else "✗ **no**",
-                _notes(p.notes),
-            ]
-            for p in report.packages
-        ]
-        yield from _table(["file", "size", "digest", "verified", "notes"], rows)
+    return _section("Packages", ("file", "size", "digest", "verified", "notes"), map(_package, report.packages))
 
 
-def _notes(notes: Iterable[str]) -> str:
-    return "<br>".join(escaped(note) for note in notes)
+def _package(package: Package) -> list[str]:
+    verified, notes = "✓ yes" if package.verified else "✗ **no**", "<br>".join(_escaped(package.notes))
+    return [escaped(package.path), text.size(package.size_bytes), escaped(package.digest), verified, notes]
 
 
 def _facts(report: Report) -> Iterator[str]:
@@ -137,17 +118,11 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _durations(report: Report) -> Iterator[str]:
-    if rows := duration_cells(report):
-        yield "## How long it took"
-        yield ""
-        yield from _table(list(DURATION_COLUMNS), [[escaped(cell) for cell in row] for row in rows])
+    return _section("How long it took", DURATION_COLUMNS, map(_escaped, duration_cells(report)))
 
 
 def _equality(report: Report) -> Iterator[str]:
-    if lines := equality_lines(report):
-        yield "## The same weights in every file"
-        yield ""
-        yield from _table(list(EQUALITY_COLUMNS), [[escaped(cell) for cell in line] for line in lines])
+    return _section("The same weights in every file", EQUALITY_COLUMNS, map(_escaped, equality_lines(report)))
 
 
 def _weights(report: Report) -> Iterator[str]:
@@ -156,7 +131,7 @@ def _weights(report: Report) -> Iterator[str]:
         yield "## Weights"
     for row, lines in tables:
         yield f"\n<details><summary>{escaped(row.label)}: {len(lines)} weights</summary>\n"
-        yield from _table(list(WEIGHT_COLUMNS), [[escaped(cell) for cell in line.cells()] for line in lines])
+        yield from _table(WEIGHT_COLUMNS, [_escaped(line.cells()) for line in lines])
         yield "\n</details>"
 
 
@@ -186,7 +161,19 @@ def _reproduce(report: Report) -> Iterator[str]:
         yield "\nMeasured on: " + ", ".join(f"{escaped(k)} {escaped(v)}" for k, v in report.host.items()) + "."
 
 
-def _table(heads: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+def _escaped(cells: Iterable[str]) -> list[str]:
+    return [escaped(cell) for cell in cells]
+
+
+def _section(title: str, heads: Sequence[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """A heading and a table; nothing where it has no rows."""
+    if lines := list(rows):
+        yield f"## {title}"
+        yield ""
+        yield from _table(heads, lines)
+
+
+def _table(heads: Sequence[str], rows: Iterable[list[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     yield from (f"| {' | '.join(row)} |" for row in rows)

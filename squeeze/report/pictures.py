@@ -12,7 +12,7 @@ from squeeze.report import text
 from squeeze.report.shape import Report, Row, Score
 from squeeze.report.svg import BETTER, INK, LINES, NEUTRAL, SOFT, WORSE, drawing
 
-GUTTER = 0.26  # as a share of a panel
+GUTTER = 0.26  # at the right of a panel, as a share of it: no mark and no tick is there
 ROW_HEIGHT, LEAST_HEIGHT, WIDTH = 0.42, 1.3, 11.0  # inches
 
 
@@ -86,7 +86,8 @@ def _panel(axis: Axes, report: Report, metric: Score) -> None:
             _mark(axis, place, score, min(max(score.value, low), high))
     if metric.unit == "ratio":
         axis.axvline(1.0, ymax=0.98, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    _leave_gutter(axis, low, high)
+    axis.set_xticks([tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high])
+    axis.set_xlim(low, low + (high - low) / (1 - GUTTER))  # the gutter is for the numbers
     for spine in axis.spines.values():
         spine.set_visible(False)
     axis.grid(visible=True, axis="x", linewidth=0.6)
@@ -123,7 +124,8 @@ def _ends(score: Score) -> tuple[float, ...]:
 
 def _mark(axis: Axes, place: int, score: Score, x: float) -> None:
     """A bar from zero for bytes; else a dot in its interval, an arrow where it lies beyond the panel."""
-    color = _color(score)
+    verdict = score.to_original.verdict if score.to_original else ""
+    color = {"better": BETTER, "worse": WORSE}.get(verdict, NEUTRAL)
     if score.unit == "bytes":
         axis.barh(place, x, height=0.55, color=color)
     elif x == score.value:
@@ -135,12 +137,6 @@ def _mark(axis: Axes, place: int, score: Score, x: float) -> None:
     axis.text(1.0, place, words, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=10)
 
 
-def _leave_gutter(axis: Axes, low: float, high: float) -> None:
-    """Room at the right where no mark and no tick is, for the numbers."""
-    axis.set_xticks([tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high])
-    axis.set_xlim(low, low + (high - low) / (1 - GUTTER))
-
-
 def _way(axis: Axes, rows: list[Row], metrics: tuple[str, str], style: tuple[str, str]) -> None:
     name, color = style
     points = []
@@ -150,11 +146,6 @@ def _way(axis: Axes, rows: list[Row], metrics: tuple[str, str], style: tuple[str
             points.append((size.value, score.value))
             axis.plot([size.value] * 2, score.interval or [score.value] * 2, color=color, linewidth=2.5, alpha=0.4)
     axis.plot([x for x, _ in points], [y for _, y in points], "o-", color=color, label=_cut(name), linewidth=1.6)
-
-
-def _color(score: Score) -> str:
-    verdict = score.to_original.verdict if score.to_original else ""
-    return {"better": BETTER, "worse": WORSE}.get(verdict, NEUTRAL)
 
 
 def _cut(label: str, longest: int = 34) -> str:

@@ -61,14 +61,10 @@ def drawing(width: float, height: float, prefix: str) -> Iterator[Drawing]:
         picture = Drawing(Figure(figsize=(width, height), layout="constrained"))
         FigureCanvasSVG(picture.figure)
         yield picture
-        picture.svg = _page_svg(_saved(picture.figure), prefix)
-
-
-def _saved(figure: Figure) -> str:
-    buffer = io.StringIO()
-    nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return buffer.getvalue()
+        buffer = io.StringIO()
+        nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        picture.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        picture.svg = _page_svg(buffer.getvalue(), prefix)
 
 
 def _page_svg(svg: str, prefix: str) -> str:

@@ -29,10 +29,10 @@ Below = Callable[[Row, Score], str]
 
 def ledger_table(report: Mapping[str, Any], width: int = WIDTH) -> Table:
     """The ledger for a terminal of that many columns."""
-    data = as_report(report)
+    data, console = as_report(report), Console(width=1000)
     for layout in (_full, _tall, _compact):
         table = layout(data)
-        if _width_of(table) <= width:
+        if Measurement.get(console, console.options, table).maximum <= width:
             return table
     return _stacked(data)
 
@@ -44,11 +44,6 @@ def row_line(row: Mapping[str, Any]) -> str:
     scores += [f"{text.NOT_RUN}: {data.not_run}"] if data.not_run else []
     label = f"{data.label} ({data.form})" if data.form else data.label
     return f"{label}: {', '.join(scores) or 'not scored'}"
-
-
-def _width_of(table: Table) -> int:
-    console = Console(width=1000)
-    return Measurement.get(console, console.options, table).maximum
 
 
 def _full(report: Report) -> Table:
@@ -122,23 +117,19 @@ def _stacked(report: Report) -> Table:
 
 
 def _stacked_cells(row: Row, score: Score) -> list[Text]:
-    words = (f"  {text.heading(score.metric)}", text.value(score.unit, score.value), _stacked_change(row, score))
+    change = text.change_text(score.unit, score.to_original)
+    if score.unit == "ratio":
+        change = ", ".join(filter(None, (text.interval(score.unit, score.interval), text.clock(row, score.metric))))
+    words = (f"  {text.heading(score.metric)}", text.value(score.unit, score.value), change)
     verdict = score.to_original.verdict if score.to_original else ""
     return [*map(Text, words), Text("" if verdict == "no verdict" else verdict, _style(score))]
 
 
-def _stacked_change(row: Row, score: Score) -> str:
-    if score.unit != "ratio":
-        return text.change_text(score.unit, score.to_original)
-    return ", ".join(filter(None, (text.interval(score.unit, score.interval), text.clock(row, score.metric))))
-
-
 def _empty(report: Report) -> Table:
-    title, caption = Text(report.name, "bold"), Text(_caption(report), "dim")
     return Table(
-        title=title,
+        title=Text(report.name, "bold"),
         title_justify="left",
-        caption=caption,
+        caption=Text(_caption(report), "dim"),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -149,11 +140,9 @@ def _empty(report: Report) -> Table:
 def _caption(report: Report) -> str:
     scored = report.ledger.scored_on
     on = f"Scored on {text.examples(scored)}. " if scored else ""
-    own = "".join(f"{line}. " for line in text.own_data(report))
-    noise = "".join(f"{line}. " for line in text.noise(report))
-    return (
-        f"{on}{own}Against the original: {text.LEGEND}. {text.judged(report)}{noise}Brackets: 95 % interval or wider."
-    )
+    own, noise = ("".join(f"{line}. " for line in lines) for lines in (text.own_data(report), text.noise(report)))
+    against = f"Against the original: {text.LEGEND}. {text.judged(report)}"
+    return f"{on}{own}{against}{noise}Brackets: 95 % interval or wider."
 
 
 def _style(score: Score) -> str:

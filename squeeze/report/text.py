@@ -41,15 +41,12 @@ def whole(number: int | None) -> str:
 
 
 def _scaled(number: float, least: int, unit: str = "", bare: str = "") -> str:
+    """Three digits, from ``least`` on with a prefix."""
     for factor, prefix in PREFIXES:
         if factor >= least and abs(number) >= factor * 0.9995:
-            return f"{_three_digits(number / factor)} {prefix}{unit}"
+            whole_digits = len(f"{abs(number / factor):.0f}")
+            return f"{number / factor:.{max(0, 3 - whole_digits)}f} {prefix}{unit}"
     return f"{number:,.0f} {bare}".rstrip()
-
-
-def _three_digits(number: float) -> str:
-    whole_digits = max(1, len(f"{abs(number):.0f}"))
-    return f"{number:.{max(0, 3 - whole_digits)}f}"
 
 
 def share(part: float) -> str:
@@ -110,13 +107,9 @@ def change(unit: str, delta: Delta) -> str:
         return ABSENT
     if unit == "share":
         return f"{100 * delta.difference:+z.2f} points"
-    return _signed(unit, delta.difference)
-
-
-def _signed(unit: str, difference: float) -> str:
     if unit in ("nats", "perplexity", "cosine"):
-        return f"{difference:+z.4f}" if _shows(difference) else f"{difference:+.1e}"
-    return ("+" if difference >= 0 else "-") + value(unit, abs(difference))
+        return f"{delta.difference:+z.4f}" if _shows(delta.difference) else f"{delta.difference:+.1e}"
+    return ("+" if delta.difference >= 0 else "-") + value(unit, abs(delta.difference))
 
 
 def _shows(number: float) -> bool:
@@ -256,11 +249,8 @@ def clock(row: Row, metric: str) -> str:
 
 def sentence(score: Score) -> str:
     """``top-1 80.41 % (-0.34 points [-0.72, +0.04])``: verdicts come when all rows are there."""
-    text = f"{heading(score.metric)} {value(score.unit, score.value)}"
-    delta = score.to_original
-    if delta is None:
-        return text
-    return f"{text} ({change_text(score.unit, delta)})"
+    change = f" ({change_text(score.unit, score.to_original)})" if score.to_original else ""
+    return f"{heading(score.metric)} {value(score.unit, score.value)}{change}"
 
 
 def shape(dimensions: tuple[int, ...]) -> str:

@@ -58,7 +58,8 @@ def weight_lines(row: Row) -> list[WeightLine]:
     layers = row.facts.get("layers")
     if not isinstance(layers, dict):
         return []
-    return [_line(str(name), facts) for name, facts in layers.items() if isinstance(facts, dict) and _tells(facts)]
+    facts_of = {str(name): facts for name, facts in layers.items() if isinstance(facts, dict)}
+    return [_line(name, facts) for name, facts in facts_of.items() if isinstance(facts.get("tokens"), int)]
 
 
 def worst(row: Row) -> str:
@@ -70,10 +71,6 @@ def worst(row: Row) -> str:
 
 def _share_of(line: WeightLine) -> str:
     return "" if line.loss_share is None else f", {share(line.loss_share)} of {line.alone}'s"
-
-
-def _tells(facts: dict[str, Any]) -> bool:
-    return isinstance(facts.get("tokens"), int)
 
 
 def _line(name: str, facts: dict[str, Any]) -> WeightLine:

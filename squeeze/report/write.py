@@ -59,15 +59,10 @@ def read_report(out: Path) -> dict[str, Any]:
         raise SqueezeError(
             f"{path}: report schema {version!r}; this squeeze reads {SCHEMA}: run the plan again with it"
         )
-    _check(values, path)
-    return values
-
-
-def _check(values: dict[str, Any], path: Path) -> None:
     try:
         as_report(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{where}: {first['msg'].lower()}"
-        raise SqueezeError(f"{path}: {message}; run the plan again to write it anew") from None
+        where = ".".join(map(str, first["loc"]))
+        raise SqueezeError(f"{path}: {where}: {first['msg'].lower()}; run the plan again to write it anew") from None
+    return values
