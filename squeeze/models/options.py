@@ -5,7 +5,8 @@ Whether a model can be given at all is a question of forms, which is not asked h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -22,6 +23,11 @@ def _one_or_many(value: Any) -> Any:
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 """Names, or patterns of names; a single one may stand without a list."""
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns does."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class Unused(NamedTuple):

@@ -26,6 +26,8 @@ from squeeze.progress import Progress
 from squeeze.work import work_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from squeeze.data.base import Dataset
     from squeeze.models.spec import ModelSpec
     from squeeze.store import Journal, Store
@@ -94,6 +96,15 @@ class Context:
         folder = self.journal.folder if self.journal else self.work_folder()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def finished(self, piece: str) -> dict[str, Tensor] | None:
+        """What an earlier try has kept of a piece of this pass; None: it has not come so far."""
+        return self.journal.get(piece) if self.journal is not None else None
+
+    def keep(self, piece: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a finished piece, so that a killed run goes on behind it."""
+        if self.journal is not None:
+            self.journal.put(piece, tensors)
 
     @property
     def calibration(self) -> Dataset:

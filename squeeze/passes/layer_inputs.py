@@ -31,6 +31,11 @@ def batches(data: Dataset) -> Iterator[Batch]:
     yield from data.batches(EXAMPLES)
 
 
+def piece_of(index: int) -> str:
+    """What the journal calls a layer of a network that is changed layer by layer."""
+    return f"layer-{index:05d}"
+
+
 class _Enough(Exception):
     """No error: all that was to be seen has been."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.distillation import energy, total_feature_loss
 from squeeze.errors import SqueezeError, did_you_mean
+from squeeze.models.options import matches
 from squeeze.training.projection import Projection, differing_axis, rows
 
 if TYPE_CHECKING:
@@ -126,8 +127,7 @@ def _paired(student: nn.Module, features: Features) -> dict[str, str]:
     """By each layer of the student that is meant, the teacher's."""
     if isinstance(features, Mapping):
         return dict(features)
-    names = [name for name, _ in student.named_modules() if any(fnmatchcase(name, pattern) for pattern in features)]
-    return {name: name for name in names}
+    return {name: name for name, _ in student.named_modules() if matches(name, features)}
 
 
 def _note(name: str, outputs: dict[str, Tensor]) -> Any:

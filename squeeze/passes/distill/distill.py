@@ -207,8 +207,8 @@ class Distill(TrainingPass):
             def loss(batch: Batch) -> Tensor:
                 with torch.no_grad():
                     expected = teacher.predictions(batch)
-                logits = _same_classes(student.predictions(batch), expected)
-                targets = student.targets(batch)
+                logits, targets = student.predictions(batch), student.targets(batch)
+                require_same_width(expected.shape[1], logits.shape[1])
                 value = student.task.teaching_loss(logits, expected, targets, temperature, self.alpha, **extra)
                 return value + self.feature_weight * features.loss(context.peers) if self.features else value
 
@@ -218,8 +218,3 @@ class Distill(TrainingPass):
         if self.teacher == "original":
             return context.load_original()
         return context.load_model(self.teacher)
-
-
-def _same_classes(student: Tensor, teacher: Tensor) -> Tensor:
-    require_same_width(teacher.shape[1], student.shape[1])
-    return student

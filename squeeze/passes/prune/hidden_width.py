@@ -43,13 +43,12 @@ def narrow_decoder(
 def _choice(model: LanguageModel, context: Context, widths: DecoderWidths, count: int) -> Tensor:
     """The channels that stay; a killed run finds them again."""
     assert widths.hidden is not None
-    known = context.journal.get(CHOICE) if context.journal else None
+    known = context.finished(CHOICE)
     if known is not None and len(known["kept"]) == count:
         return known["kept"]
     walk = calibration_walk(model, context)
     kept = kept_channels(channel_importance(model, widths.hidden, walk, context.progress), count)
-    if context.journal:
-        context.journal.put(CHOICE, {"kept": kept})
+    context.keep(CHOICE, {"kept": kept})
     return kept
 
 

@@ -23,7 +23,7 @@ from squeeze.models.options import Patterns
 from squeeze.models.torch_layers import layer_names
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
+from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
 from squeeze.passes.prune.selection import Selection
 
 Sizes = Mapping[str, int]  # by layer: how wide its two parts are between each other
@@ -236,17 +236,12 @@ def _outputs(X: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
 
 def _finished(context: Context, index: int) -> Fitted | None:
     """A layer that an earlier try finished."""
-    tensors = context.journal.get(_piece(index)) if context.journal is not None else None
+    tensors = context.finished(piece_of(index))
     if tensors is None:
         return None
     return Fitted({n: value for n, value in tensors.items() if n != "errors"}, tensors["errors"].tolist())
 
 
 def _keep(context: Context, index: int, fitted: Fitted) -> None:
-    if context.journal is not None:
-        tensors = {**fitted.tensors, "errors": torch.tensor(fitted.errors, dtype=torch.float64)}
-        context.journal.put(_piece(index), {name: value.contiguous() for name, value in tensors.items()})
-
-
-def _piece(index: int) -> str:
-    return f"layer-{index:05d}"
+    tensors = {**fitted.tensors, "errors": torch.tensor(fitted.errors, dtype=torch.float64)}
+    context.keep(piece_of(index), {name: value.contiguous() for name, value in tensors.items()})

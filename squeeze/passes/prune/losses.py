@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -33,14 +32,13 @@ def losses_of(blocks: int, count: int) -> int:
 
 def kept_on_disk(measure: Loss, context: Context) -> Loss:
     """The same measurement; what a killed run has measured is read."""
-    measured: dict[str, Any] = (context.journal and context.journal.get(LOSSES)) or {}
+    measured = context.finished(LOSSES) or {}
 
     def loss(skipped: frozenset[int]) -> float:
         name = ",".join(map(str, sorted(skipped)))
         if name not in measured:
             measured[name] = torch.tensor(measure(skipped), dtype=torch.float64)
-            if context.journal is not None:
-                context.journal.put(LOSSES, measured)
+            context.keep(LOSSES, measured)
         return float(measured[name])
 
     return loss

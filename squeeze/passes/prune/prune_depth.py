@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
-import torch
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt
 from torch import nn
@@ -27,6 +26,7 @@ from squeeze.models.options import Unused
 from squeeze.models.torch_model import in_memory
 from squeeze.models.torch_stage import TorchStage
 from squeeze.passes.base import Context, Pass, Preview
+from squeeze.passes.calibration import calibration_tokens
 from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, weight_bytes
 from squeeze.passes.prune.losses import blocks_to_remove, kept_on_disk, losses_of, measured_on
@@ -130,7 +130,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     def _decoder(self, model: LanguageModel, context: Context) -> LanguageModel:
         with self.times(context) as times:
             count = self._count(model, times)
-        every = torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])
+        every = calibration_tokens(context)
         measured = measured_on(min(self.samples, len(every)), model.blocks, count, self.effort)
         tokens, others = every[:measured], every[self.samples :][: self.replace_samples]
         chunk = chunk_sequences(tokens.shape[1], model.vocabulary)

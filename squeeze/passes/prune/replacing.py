@@ -36,11 +36,10 @@ def replace_runs(
 
     def visit(run: Run, walk: Walk, target: Walk) -> Changed:
         nonlocal loss
-        piece = context.journal.get(f"map-{run.before}") if context.journal else None
+        piece = context.finished(f"map-{run.before}")
         if piece is None:
             piece = _best_map(model, walk, target, run, changed, judge, loss)
-            if context.journal:
-                context.journal.put(f"map-{run.before}", piece)
+            context.keep(f"map-{run.before}", piece)
         loss, damping = float(piece.pop(LOSS)), float(piece.pop(DAMPING))
         facts.append({"block": run.before, "removed": list(run.removed), "loss": loss, "kept": bool(piece)})
         if piece:

@@ -13,6 +13,7 @@ from squeeze.algorithms.widths import LayerSize, Widths
 from squeeze.blocks.hooks import watched_modules
 from squeeze.errors import did_you_mean
 from squeeze.measure.latency_table import ConvPlace
+from squeeze.models.options import matches
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.prune.coupling import CONVOLUTIONS, Coupled
 from squeeze.passes.prune.scores import Importance, batch_norm_scales
@@ -31,7 +32,7 @@ class Selection:
     def refusal(self, layers: Iterable[str]) -> str | None:
         """Why these layers, which can only be cut together, are not cut; None: they are."""
         for layer in layers:
-            if not any(fnmatchcase(layer, pattern) for pattern in self.include):
+            if not matches(layer, self.include):
                 return f"{layer} is not included"
             for pattern in self.exclude:
                 if fnmatchcase(layer, pattern):

@@ -26,7 +26,7 @@ from squeeze.models.torch_layers import groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.calibration import calibration_walk
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
+from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
 
 LEAST_TOKENS = 64  # with fewer, an expert's Hessian says too little: it is pruned by magnitude
 Solve = Callable[[str, Tensor, Tensor | None], Tensor]  # name, W [out, in], its Hessian or None; returns W with zeros
@@ -46,11 +46,8 @@ def sparse_blocks(
         with model.block_to_change(index, chosen) as (block, _):
             weights = [weight for name in chosen for weight in matrices(model.skeleton, index, name)]
             facts = _sparse_block(Visit(index, block, walk), weights, lambda name, W, H: solve(prefix + name, W, H))
-            rewriter.put_block(
-                index,
-                {name: block.get_parameter(name).data for name in chosen},
-                {prefix + name: fact for name, fact in facts.items()},
-            )
+            new = {name: block.get_parameter(name).data for name in chosen}
+            rewriter.put_block(index, new, {prefix + name: fact for name, fact in facts.items()})
         trim_heap()
 
     advance: list[tuple[Walk, BlockWeights]] = [(walk, rewriter)] if walk is not None else []
@@ -87,13 +84,11 @@ def sparse_layers(
     outputs = outputs_of(model, modules) if calibrated else {}
     with threads(context.threads):  # sums depend on how many share them
         for index, name in enumerate(context.progress.track(modules, what, len(modules))):
-            layer, journal, piece = layer_of(model, name), context.journal, f"layer-{index:05d}"
-            finished = journal.get(piece) if journal is not None else None
+            finished = context.finished(piece_of(index))
             if finished is None:
                 finished = _sparse_layer(model, name, solve, context, outputs.get(name, []) if calibrated else None)
-                if journal is not None:
-                    journal.put(piece, finished)
-            layer.weight.data.copy_(finished["weight"])
+                context.keep(piece_of(index), finished)
+            layer_of(model, name).weight.data.copy_(finished["weight"])
             if calibrated:
                 facts[f"{name}.weight"] = _fact(int(finished["tokens"]))
     context.facts["layers"] = facts

@@ -22,8 +22,7 @@ def known_times(file: str | None, context: Context) -> dict[str, float]:
     """
     if file is not None:
         return read_times(context.root / file)
-    kept = context.journal.get(TABLE) if context.journal is not None else None
-    return {key: value.item() for key, value in (kept or {}).items()}
+    return {key: value.item() for key, value in (context.finished(TABLE) or {}).items()}
 
 
 def keep_times(seconds: Mapping[str, float], context: Context) -> None:
@@ -31,9 +30,7 @@ def keep_times(seconds: Mapping[str, float], context: Context) -> None:
     if not seconds:
         return
     context.measured[TABLE] = dict(sorted(seconds.items()))
-    if context.journal is not None:
-        tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in sorted(seconds.items())}
-        context.journal.put(TABLE, tensors)
+    context.keep(TABLE, {key: torch.tensor(value, dtype=torch.float64) for key, value in sorted(seconds.items())})
 
 
 def read_times(file: Path) -> dict[str, float]:

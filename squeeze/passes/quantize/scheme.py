@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from squeeze.errors import did_you_mean
 from squeeze.formats.grid_kind import GridKind, ScaleType
-from squeeze.models.options import Patterns
+from squeeze.models.options import Patterns, matches
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.passes.base import Holds, Preview
 
@@ -67,11 +67,11 @@ class WeightChoice(BaseModel):
 
     def scheme(self, name: str) -> Scheme | None:
         """How the weight of that module name is stored; None where it is left as it is."""
-        if not _matches(name, self.include) or _matches(name, self.exclude):
+        if not matches(name, self.include) or matches(name, self.exclude):
             return None
         scheme = Scheme(self.bits, self.group_size, self.symmetric, self.scale_type())
         for pattern, override in self.overrides.items():
-            if _matches(name, (pattern,)):
+            if fnmatchcase(name, pattern):
                 scheme = _overridden(scheme, override)
         return scheme
 
@@ -93,10 +93,10 @@ class WeightChoice(BaseModel):
         names = [_module_name(name) for name in model.matrices()]
         gridless = model.gridless()
         patterns = (*self.include, *self.exclude, *self.overrides)
-        idle = [pattern for pattern in patterns if not any(_matches(name, (pattern,)) for name in names)]
+        idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
         for pattern in idle:
             near = did_you_mean(pattern, {_pattern_of(name, pattern.count(".")) for name in names})
-            reason = next((f"{name}: {gridless[name]}" for name in gridless if _matches(name, (pattern,))), None)
+            reason = next((f"{name}: {gridless[name]}" for name in gridless if fnmatchcase(name, pattern)), None)
             others = f"; {', '.join(names[:3])} would do" if names else ""
             yield f"{what}: {reason}{others}" if reason else f'{what}: "{pattern}" matches no weight{near}'
         if not idle and not self.schemes(model) and not self.takes_ends():
@@ -110,10 +110,9 @@ class WeightChoice(BaseModel):
     def forecast(self, model: TorchStage, before: Preview) -> Preview:
         """The model after the pass, as far as shapes decide it."""
         values, shapes = dict(model.module.named_parameters()), model.matrices()
-        schemes = self.flat_schemes(model)
-        saved = sum(values[name].nbytes - stored_bytes(shapes[name].matrix, s) for name, s in schemes.items())
-        grid = {name: self.kind(shapes[name], scheme) for name, scheme in schemes.items()}
-        return Preview(tuple(schemes), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
+        grid = {name: self.kind(shapes[name], scheme) for name, scheme in self.flat_schemes(model).items()}
+        saved = sum(values[name].nbytes - kind.nbytes for name, kind in grid.items())
+        return Preview(tuple(grid), before.parameters, before.nbytes - saved, before.macs, exact=False, grid=grid)
 
     def flat_schemes(self, model: TorchStage) -> dict[str, Scheme]:
         """As :meth:`schemes`, with groups counted in columns of a weight's matrix."""
@@ -166,16 +165,6 @@ def flat(scheme: Scheme, shape: WeightShape) -> Scheme:
     return replace(scheme, group_size=None if size is None else size * shape.kernel)
 
 
-def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
-    """What a weight of that shape takes on disk."""
-    columns = shape[-1]
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    groups = columns // (scheme.group_size or columns)
-    return rows * (-(-columns // 8) * scheme.bits + groups * (2 if scheme.symmetric else 3))
-
-
 def kind_of(shape: tuple[int, ...], scheme: Scheme, ordered: bool = False) -> GridKind:
     """The kind of grid that a weight ``[..., in]`` lies on by a scheme; experts one under the other."""
     rows = math.prod(shape[:-1])
@@ -186,10 +175,6 @@ def _overridden(scheme: Scheme, override: Override) -> Scheme:
     size = scheme.group_size if override.group_size == 0 else override.group_size
     symmetric = scheme.symmetric if override.symmetric is None else override.symmetric
     return replace(scheme, bits=override.bits or scheme.bits, group_size=size, symmetric=symmetric)
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _module_name(name: str) -> str:

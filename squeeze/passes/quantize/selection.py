@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from squeeze.errors import did_you_mean
+from squeeze.models.options import matches
 
 
 def select(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
     """Names that match a pattern of ``include`` and none of ``exclude``, in their order."""
-    return [name for name in names if _matches(name, include) and not _matches(name, exclude)]
+    return [name for name in names if matches(name, include) and not matches(name, exclude)]
 
 
 def selection_faults(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Iterator[str]:
@@ -18,16 +19,8 @@ def selection_faults(names: Sequence[str], include: Sequence[str], exclude: Sequ
     unmatched = False
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
-            if not _matches_any(names, pattern):
+            if not any(fnmatchcase(name, pattern) for name in names):
                 unmatched = True
                 yield f'{option} "{pattern}" matches no layer{did_you_mean(pattern.replace("*", ""), names)}'
     if not unmatched and not select(names, include, exclude):
         yield "include and exclude together leave no layer; a layer that exclude does not match would do"
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _matches_any(names: Sequence[str], pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names)

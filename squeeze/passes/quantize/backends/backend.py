@@ -25,6 +25,7 @@ from squeeze.errors import EffectError, MissingExtra, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.rewriter import Rewriter
 from squeeze.passes.base import Context, Holds, Pass, Preview
+from squeeze.passes.calibration import calibration_tokens
 from squeeze.passes.quantize.backends.job import GRIDS, LOG, Answer, Job, WeightScheme
 from squeeze.passes.quantize.scheme import Scheme, WeightChoice
 
@@ -90,7 +91,9 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
             SqueezeError: it ended in another way than well; says its last line and where the others are.
         """
         model.save_dense(Path(job.model))
-        file, log = job.write(self._tokens(context)), Path(job.work) / LOG
+        calibrates = "calibration" in self.needs
+        tokens = calibration_tokens(context) if calibrates else torch.zeros(0, 0, dtype=torch.int64)
+        file, log = job.write(tokens), Path(job.work) / LOG
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", self.process, str(file)],
@@ -109,12 +112,6 @@ class Backend(WeightChoice, Pass[LanguageModel, LanguageModel]):
         if process.returncode:
             last = _last_line(log)
             raise SqueezeError(f"{self.name}: {self.package} ended with code {process.returncode}: {last} (all: {log})")
-
-    def _tokens(self, context: Context) -> Tensor:
-        """int64 ``[sequences, length]``; none where the package does not calibrate."""
-        if "calibration" not in self.needs:
-            return torch.zeros(0, 0, dtype=torch.int64)
-        return torch.cat([batch.inputs["input_ids"] for batch in context.calibration.batches(64)])
 
     def _environment(self, job: Job) -> dict[str, str]:
         paths = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))

@@ -66,8 +66,8 @@ class Rotate(BlockEdit):
         run = added_by(walk, index)
         groups = shared_inputs(block, all_matrices(block), run)
         sources = {weight: behind[0] for weight, behind in norms_behind(block, groups, run)[0].items()}
-        readers = [(sources[group[0]], group) for group in groups if group[0] in sources]
-        readers = [(source, group) for source, group in readers if _reads(block, group[0], rotation)]
+        reading = [g for g in groups if g[0] in sources and g[0].of(block).shape[1] == len(rotation.signs)]
+        readers = [(sources[group[0]], group) for group in reading]
         _require_read(block, model.skeleton.prefix(index), {source.module for source, _ in readers}, rotation)
         for source, group in readers:
             _turn_readers(block, source, group, rotation)
@@ -89,12 +89,7 @@ class Rotate(BlockEdit):
 
 
 def _rotation(model: LanguageModel, seed: int) -> Rotation:
-    return random_rotation(_hidden(model.skeleton), seed)
-
-
-def _hidden(skeleton: Skeleton) -> int:
-    embedding: Any = skeleton.module.get_input_embeddings()  # type: ignore[operator]
-    return int(embedding.weight.shape[1])
+    return random_rotation(model.skeleton.hidden_size, seed)
 
 
 def _tokens(model: LanguageModel) -> Tensor:
@@ -120,7 +115,7 @@ def _unfit(skeleton: Skeleton) -> str | None:
     experts = next((name for name, value in skeleton.layers[0].named_parameters() if value.dim() > 2), None)
     if experts:
         return f"experts in one tensor ({experts}) cannot be turned yet"
-    hidden = _hidden(skeleton)
+    hidden = skeleton.hidden_size
     for name, norm in norms(skeleton.module):
         if norm.get_parameter("weight").numel() == hidden and not _commutes(norm, random_rotation(hidden)):
             kind = type(norm).__name__
@@ -142,10 +137,6 @@ def _commutes(norm: nn.Module, rotation: Rotation) -> bool:
     finally:
         fill(norm, "weight", weight)
     return bool((rotated - same).norm() < 0.1 * same.norm())
-
-
-def _reads(block: nn.Module, weight: Weight, rotation: Rotation) -> bool:
-    return weight.of(block).shape[1] == len(rotation.signs)
 
 
 def _require_read(block: nn.Module, prefix: str, read: set[str], rotation: Rotation) -> None:

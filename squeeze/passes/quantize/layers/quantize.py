@@ -25,7 +25,7 @@ from squeeze.models.torch_grid import put_grid
 from squeeze.models.torch_layers import Layer, groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, step_for, unfolded
+from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
@@ -114,7 +114,8 @@ class _Layers:
         layer.weight.data.copy_(weight)
         grid = QuantizedTensor.stack([grids[one] for one in work.schemes])
         facts = _together(list(work.facts.values()))
-        self._keep(index, name, grid, facts)
+        encoded = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        self.context.keep(piece_of(index), {**to_tensors(name, grid), FACTS: encoded})
         return grid, facts
 
     def _inputs(self, name: str, layer: Layer, work: BlockWork) -> dict[Weight, Inputs]:
@@ -144,14 +145,9 @@ class _Layers:
             for name, value in now.items():
                 self.model.module.get_parameter(name).data = value
 
-    def _keep(self, index: int, name: str, grid: QuantizedTensor, facts: dict[str, Any]) -> None:
-        if self.context.journal is not None:
-            encoded = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-            self.context.journal.put(_piece(index), {**to_tensors(name, grid), FACTS: encoded})
-
     def _finished(self, index: int, name: str) -> tuple[QuantizedTensor, dict[str, Any]] | None:
         """A layer that an earlier try finished."""
-        tensors = self.context.journal.get(_piece(index)) if self.context.journal is not None else None
+        tensors = self.context.finished(piece_of(index))
         if tensors is None:
             return None
         facts: dict[str, Any] = json.loads(bytes(tensors.pop(FACTS).numpy()))
@@ -167,10 +163,6 @@ def _add(inputs_of_weight: dict[Weight, Inputs], X: Tensor, original: Tensor) ->
         inputs.hessian.add(rows)
         if inputs.drift is not None:
             inputs.drift.add(before, rows)
-
-
-def _piece(index: int) -> str:
-    return f"layer-{index:05d}"
 
 
 def _together(facts: list[dict[str, Any]]) -> dict[str, Any]:
