@@ -93,37 +93,31 @@ def _below(check: Check, threads: int) -> list[str]:
 
 def check_json(check: Check, threads: int | None) -> dict[str, Any]:
     """The whole check as JSON values; seconds where threads are given, for which the host is measured."""
+    seconds = {}
+    if threads is not None:
+        low, high, of_all = total(check.efforts, threads)
+        seconds = {"seconds": {"least": round(low, 3), "most": round(high, 3), "of_all": of_all}}
     return {
         "original": asdict(check.original) if check.original else None,
-        "passes": [explained_json(row, threads) for row in check.explained],
+        "passes": [_pass_json(row, threads) for row in check.explained],
         "fits": check.fits,
         "writing_bytes": check.writing,
         "kept_of_original": asdict(check.original_size) if check.original_size else None,
         "cost": asdict(check.cost) if check.cost else None,
-        **({"seconds": run_seconds(check, threads)} if threads is not None else {}),
+        **seconds,
     }
 
 
-def explained_json(row: Explained, threads: int | None) -> dict[str, Any]:
-    """A pass as JSON values; seconds where threads are given, for which the host is measured."""
+def _pass_json(row: Explained, threads: int | None) -> dict[str, Any]:
     values = asdict(row)
     del values["effort"], values["place"]
     return values | ({"seconds": row.effort.seconds(threads)} if threads is not None else {})
 
 
-def run_seconds(check: Check, threads: int) -> dict[str, Any]:
-    """Of the whole run."""
-    low, high, of_all = total(check.efforts, threads)
-    return {"least": round(low, 3), "most": round(high, 3), "of_all": of_all}
-
-
 def _times(effort: Effort, threads: int) -> list[str]:
-    return [_time(work, threads) for work in (effort.of_pass, effort.scoring)]
-
-
-def _time(work: Work | None, threads: int) -> str:
-    """Nothing where it is not known or nothing is done."""
-    return span(*host_speed(threads).seconds(work)) if work is not None and work != Work() else ""
+    """Of the pass and of scoring; nothing where it is not known or nothing is done."""
+    works = (effort.of_pass, effort.scoring)
+    return ["" if work in (None, Work()) else span(*host_speed(threads).seconds(work)) for work in works]
 
 
 def _explained(row: Explained) -> tuple[str, ...]:

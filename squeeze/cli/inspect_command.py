@@ -80,20 +80,20 @@ def _outline(model: str, shape: tuple[int, ...] | None) -> Model:
         if plan.model is None:
             raise UsageError(f"{model}: the plan names no model")
         return plan.model.outline(plan.root, example_shapes(plan))
-    if path.suffix == ".onnx" and path.is_file():
-        return ModelSpec(onnx=model).outline(Path.cwd())
-    if path.suffix == ".gguf" and path.is_file():
-        return ModelSpec(gguf=model).outline(Path.cwd())
-    if path.is_dir():
-        return ModelSpec(hf=model, input=shape).outline(Path.cwd())
-    if ":" in model:
+    if path.suffix in (".onnx", ".gguf") and path.is_file():
+        spec = ModelSpec(onnx=model) if path.suffix == ".onnx" else ModelSpec(gguf=model)
+    elif path.is_dir():
+        spec = ModelSpec(hf=model, input=shape)
+    elif ":" in model:
         if shape is None:
             raise UsageError(f"{model}: the shape of one example is not known; --input 3,32,32 would say it")
-        return ModelSpec(module=model, input=shape).outline(Path.cwd())
-    if model in BUILTINS:
-        return ModelSpec(builtin=model).outline(Path.cwd())
-    known = f"plan, module:factory or builtin ({', '.join(BUILTINS)})"
-    raise UsageError(f"{model}: no such folder, .onnx or .gguf file, {known}")
+        spec = ModelSpec(module=model, input=shape)
+    elif model in BUILTINS:
+        spec = ModelSpec(builtin=model)
+    else:
+        known = f"plan, module:factory or builtin ({', '.join(BUILTINS)})"
+        raise UsageError(f"{model}: no such folder, .onnx or .gguf file, {known}")
+    return spec.outline(Path.cwd())
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

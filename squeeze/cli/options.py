@@ -52,7 +52,6 @@ json_option = click.option(
     callback=_keep_stdout_clean,
     help="Print JSON on standard output and nothing else.",
 )
-plan_argument = click.argument("plan", type=PATH)
 store_option = click.option(
     "--store",
     type=PATH,
@@ -71,7 +70,7 @@ var_option = click.option(
 
 def plan_options(command: F) -> F:
     """``PLAN --set --var``."""
-    return plan_argument(set_option(var_option(command)))
+    return click.argument("plan", type=PATH)(set_option(var_option(command)))
 
 
 def limit_options(command: F) -> F:
@@ -124,14 +123,12 @@ def require_new(path: Path, force: bool, example: str, what: str) -> None:
 
 
 def load_plan(plan: Path, overrides: tuple[str, ...], variables: tuple[str, ...]) -> Any:
-    """The plan of a command line."""
     from squeeze.api import load
 
     return load(plan, overrides, _pairs(variables))
 
 
 def show_json(value: Any) -> None:
-    """JSON on standard output."""
     stream = click.get_current_context().meta.get(JSON_STREAM, sys.stdout)
     click.echo(json.dumps(value, indent=1, default=str), file=stream)
 

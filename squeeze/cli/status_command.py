@@ -42,13 +42,12 @@ def command(out: Path, as_json: bool) -> None:
 
 def _alive(status: Status) -> bool:
     """Whether the process still runs; unknown for a process of another host."""
-    if status.host != socket.gethostname():
-        return True
     try:
-        os.kill(status.pid, 0)
+        if status.host == socket.gethostname():
+            os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it is another user's
         return True
     return True
 

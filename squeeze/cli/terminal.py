@@ -72,7 +72,6 @@ class LineProgress(Followed):
                 self._print(self.position())
 
     def position(self) -> str:
-        """Where the work is."""
         now = time.time()
         works = "; ".join(work.sentence(now) for work in self.works)
         return works or f"still at work, {duration(now - self._since)} since: {self.line or 'the start'}"

@@ -71,6 +71,7 @@ def command(
     Exit code 4 when it does not verify.
     """
     from squeeze.cli.show import show_on_arm64, show_verified
+    from squeeze.run.claims import read_ledger
     from squeeze.targets.arm64.root import Arm64Root
     from squeeze.targets.confined import Limits
     from squeeze.targets.verify import open_package, verify
@@ -78,7 +79,10 @@ def command(
     opened = open_package(existing(package))
     if arm64:
         Arm64Root(arm64_root).require(opened.runtime())
-    plan = _plan_for(opened, data, variables) if data is not None else None
+    plan: Plan | None = None
+    if data is not None:
+        read_ledger(opened)  # it and the plan are refused before the package's model runs
+        plan = load_plan(data, (), variables)
     verification = verify(opened, Limits(**limits))
     scored = _rescored(opened, plan, store, limits) if plan is not None else None
     emulated = _emulated(opened, arm64_root, plan, limits) if arm64 else None
@@ -90,15 +94,6 @@ def command(
         show_verified(package, opened.manifest.digest, verification, scored)
         if emulated is not None:
             show_on_arm64(emulated)
-
-
-def _plan_for(package: Package, data: Path, variables: tuple[str, ...]) -> Plan:
-    """The plan to score by; it and the ledger to compare with are refused before the package's model runs."""
-    from squeeze.run.claims import read_ledger
-
-    read_ledger(package)
-    plan: Plan = load_plan(data, (), variables)
-    return plan
 
 
 def _rescored(package: Package, plan: Plan, store: Path, limits: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
 def type_in_words(field: FieldInfo) -> str:
-    """What an option may be."""
     return _words(field.annotation) + _bounds(field.metadata)
 
 

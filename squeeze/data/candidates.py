@@ -46,11 +46,9 @@ class Candidates:
         return np.nonzero(self.reasons == "")[0]
 
     def leave_out(self, which: np.ndarray, reason: str) -> None:
-        """These numbers."""
         self.reasons[which] = reason
 
     def texts(self, which: np.ndarray) -> list[str]:
-        """What these numbers read."""
         return decoder(self.cut.tokenizer)(list(self.tokens[which]))
 
     def dataset(self, which: np.ndarray, name: str) -> TokenDataset:

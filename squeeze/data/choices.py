@@ -72,7 +72,6 @@ class ChoiceDataset(Dataset):
         return len(self.counts)
 
     def endings(self, index: int) -> list[CutEnding]:
-        """Those of one question."""
         return self.sequences[self.bounds[index] : self.bounds[index + 1]]
 
     def example(self, index: int) -> Example:

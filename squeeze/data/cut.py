@@ -85,7 +85,6 @@ class Cut:
             rest = Piece(*(each[place:] for each in rest))
 
     def lack(self) -> str:
-        """Why there was no sequence."""
         if not self.tokens:
             return "holds no text"
         return f"{self.tokens} tokens do not fill one sequence of {self.length}; shorter would do"

@@ -98,19 +98,16 @@ class ImageDataset(Dataset):
     def __init__(self, name: str, pixels: Pixels, indices: np.ndarray, preprocess: Preprocess) -> None:
         self.name, self.pixels, self.indices, self.preprocess = name, pixels, indices, preprocess
         self.classes = pixels.classes
-        self.example = lru_cache(maxsize=self._resident())(self._example)  # type: ignore[method-assign]
+        self.example = lru_cache(maxsize=self._resident())(self.example)  # type: ignore[method-assign]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def example(self, index: int) -> Example:  # replaced by its cached self in __init__
-        return self._example(index)
+        return self.prepared(index, self.read(index))
 
     def label(self, index: int) -> int:
         return int(self.pixels.labels[int(self.indices[index])])
-
-    def _example(self, index: int) -> Example:
-        return self.prepared(index, self.read(index))
 
     def read(self, index: int) -> np.ndarray:
         """The raw pixels of one example."""
@@ -128,7 +125,7 @@ class ImageDataset(Dataset):
         """How many examples fit into memory: all of a small set, else none."""
         if not len(self.indices):
             return 0
-        size_bytes = self._example(0).image.nbytes
+        size_bytes = self.example(0).image.nbytes
         return len(self.indices) if size_bytes * len(self.indices) <= RESIDENT_BYTES else 0
 
     def example_name(self, index: int) -> str:

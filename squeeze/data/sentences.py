@@ -9,7 +9,6 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -165,7 +164,9 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
     require_regular(path, DataError)
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in _reader(file, path.suffix) if row]
+            tsv = path.suffix == ".tsv"  # there quotes are letters
+            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tsv else csv.reader(file)
+            rows = [row for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({first_line(error)})") from None
     for number, row in enumerate(rows, 1):
@@ -209,11 +210,6 @@ def _named_columns(path: Path, rows: list[list[str]], column: str | None, label:
         if len(row) != len(head) or not row[places[0]].strip():
             raise DataError(f"{path}: row {number} has {len(row)} columns, row 1 names {len(head)}; none may be empty")
     return [[row[place] for place in places] for row in rows[1:]]
-
-
-def _reader(file: TextIO, suffix: str) -> Iterator[list[str]]:
-    """In a .tsv quotes are letters."""
-    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if suffix == ".tsv" else csv.reader(file)
 
 
 def _labels(rows: list[list[str]], where: str) -> np.ndarray:

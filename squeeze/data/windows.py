@@ -46,7 +46,6 @@ class Windows:
 
     @property
     def scored(self) -> int:
-        """How many tokens are."""
         return sum(len(part.tokens) - part.start for part in self.parts)
 
 

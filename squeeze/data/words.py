@@ -16,7 +16,6 @@ WORD = re.compile(f"[{UNSPACED}]|[^\\W{UNSPACED}_]+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order."""
     return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 

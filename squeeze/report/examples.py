@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze.errors import SqueezeError, UsageError
+from squeeze.errors import SqueezeError, UsageError, first_line
 from squeeze.formats.regular import require_regular
 from squeeze.ledger import Ledger
 from squeeze.work import owned_folder
@@ -58,8 +58,9 @@ def read_examples(out: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SqueezeError(f"{path}: not whole ({line:.100}); run the plan again to write it anew") from None
+        raise SqueezeError(
+            f"{path}: not whole ({first_line(error, 100)}); run the plan again to write it anew"
+        ) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in KINDS:
             shape = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "no array"

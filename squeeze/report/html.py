@@ -11,19 +11,12 @@ from collections.abc import Mapping
 from importlib.resources import files as resources
 from typing import Any
 
-from squeeze.report import text
-from squeeze.report.duration import COLUMNS as DURATION_COLUMNS
-from squeeze.report.duration import duration_cells
-from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
-from squeeze.report.equality import equality_lines
+from squeeze.report import duration, equality, layers, text, weights
 from squeeze.report.facts import fact_lines
 from squeeze.report.headline import headline
-from squeeze.report.layers import COLUMNS, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
 from squeeze.report.shape import Report, as_report
-from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
-from squeeze.report.weights import weight_tables
 
 
 def html_report(report: Mapping[str, Any]) -> str:
@@ -49,14 +42,14 @@ def _worded(report: Report) -> dict[str, Any]:
         "facts": facts,
         "score_headings": SCORE_HEADINGS,
         "score_lines": score_lines(report),
-        "layer_columns": COLUMNS,
-        "layer_tables": layer_tables(report),
-        "duration_columns": DURATION_COLUMNS,
-        "duration_cells": duration_cells(report),
-        "equality_columns": EQUALITY_COLUMNS,
-        "equality_lines": equality_lines(report),
-        "weight_columns": WEIGHT_COLUMNS,
-        "weight_tables": weight_tables(report),
+        "layer_columns": layers.COLUMNS,
+        "layer_tables": layers.layer_tables(report),
+        "duration_columns": duration.COLUMNS,
+        "duration_cells": duration.duration_cells(report),
+        "equality_columns": equality.COLUMNS,
+        "equality_lines": equality.equality_lines(report),
+        "weight_columns": weights.COLUMNS,
+        "weight_tables": weights.weight_tables(report),
         "plan": plan_yaml(report),
         "cost": text.cost(report),
         "run_again": RUN_AGAIN,

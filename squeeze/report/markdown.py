@@ -6,19 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from squeeze.report import text
-from squeeze.report.duration import COLUMNS as DURATION_COLUMNS
-from squeeze.report.duration import duration_cells
-from squeeze.report.equality import COLUMNS as EQUALITY_COLUMNS
-from squeeze.report.equality import equality_lines
+from squeeze.report import duration, equality, layers, text, weights
 from squeeze.report.facts import fact_lines
 from squeeze.report.headline import headline
-from squeeze.report.layers import COLUMNS, LayerPair, layer_tables
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
 from squeeze.report.shape import Package, Report, Row, Score, as_report
-from squeeze.report.weights import COLUMNS as WEIGHT_COLUMNS
-from squeeze.report.weights import weight_tables
 
 SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w))")  # inside a word, an underscore is one
 OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unproven"}
@@ -118,36 +111,37 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _durations(report: Report) -> Iterator[str]:
-    return _section("How long it took", DURATION_COLUMNS, map(_escaped, duration_cells(report)))
+    return _section("How long it took", duration.COLUMNS, map(_escaped, duration.duration_cells(report)))
 
 
 def _equality(report: Report) -> Iterator[str]:
-    return _section("The same weights in every file", EQUALITY_COLUMNS, map(_escaped, equality_lines(report)))
+    rows = map(_escaped, equality.equality_lines(report))
+    return _section("The same weights in every file", equality.COLUMNS, rows)
 
 
 def _weights(report: Report) -> Iterator[str]:
-    tables = weight_tables(report)
+    tables = weights.weight_tables(report)
     if tables:
         yield "## Weights"
     for row, lines in tables:
         yield f"\n<details><summary>{escaped(row.label)}: {len(lines)} weights</summary>\n"
-        yield from _table(WEIGHT_COLUMNS, [_escaped(line.cells()) for line in lines])
+        yield from _table(weights.COLUMNS, [_escaped(line.cells()) for line in lines])
         yield "\n</details>"
 
 
 def _layers(report: Report) -> Iterator[str]:
-    tables = layer_tables(report)
+    tables = layers.layer_tables(report)
     if tables:
         yield "## Layers"
     for name, pairs in tables.items():
         yield f"\n<details><summary>{escaped(name)}: {len(pairs)} layers</summary>\n"
-        yield from _table(["layer", "kind", *COLUMNS.values()], map(_layer_row, pairs))
+        yield from _table(["layer", "kind", *layers.COLUMNS.values()], map(_layer_row, pairs))
         yield "\n</details>"
 
 
-def _layer_row(pair: LayerPair) -> list[str]:
+def _layer_row(pair: layers.LayerPair) -> list[str]:
     name = escaped(pair.layer.name) + (f" ({pair.note})" if pair.note else "")
-    return [name, escaped(pair.layer.kind), *(pair.change(field) for field in COLUMNS)]
+    return [name, escaped(pair.layer.kind), *(pair.change(field) for field in layers.COLUMNS)]
 
 
 def _reproduce(report: Report) -> Iterator[str]:
