@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     from squeeze.store import Journal
 
 PIECE, BEST = "training", "best"
-COUNTS, NUMBERS, LISTS = (
-    ("step", "examples", "tokens", "best_at"),
-    ("epoch_total", "seconds", "kept_at"),
-    ("losses", "held_out"),
-)
+COUNTS = ("step", "examples", "tokens", "best_at")
+NAMES = (*COUNTS, "epoch_total", "seconds", "kept_at", "losses", "held_out")  # of a position's numbers and lists
 
 
 @dataclass
@@ -58,7 +55,6 @@ class Position:
         return self.losses or ([self.epoch_total / self.examples] if self.examples else [])
 
     def sentence(self) -> str:
-        """The losses as they are now."""
         held_out = f", {self.held_out[-1]:.4g} on held-out examples" if self.held_out else ""
         return f"{self.mean_losses()[-1]:.4g}{held_out}"
 
@@ -121,18 +117,15 @@ class Checkpoint:
         """Give what process 0 lacks of a piece that it writes: nothing, where it has all."""
 
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a piece."""
         assert self.journal is not None
         self.journal.put(name, tensors)
 
     def keep_best(self) -> None:
-        """Keep the weights as they are now as the best ones."""
         self.best = {name: value.clone() for name, value in self.changing().items()}
         if self.journal is not None:
             self.put(BEST, self.best)
 
     def take_best(self) -> None:
-        """Put the best weights back into the module."""
         with torch.no_grad():
             for name, tensor in self.changing().items():
                 tensor.copy_(self.best[name])
@@ -156,14 +149,13 @@ def changed(piece: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _position_tensors(position: Position) -> dict[str, Tensor]:
-    names = (*COUNTS, *NUMBERS, *LISTS)
-    values = {name: torch.tensor(getattr(position, name), dtype=torch.float64) for name in names}
+    values = {name: torch.tensor(getattr(position, name), dtype=torch.float64) for name in NAMES}
     return values | {f"random.{number}": state for number, state in enumerate(position.random or ())}
 
 
 def read_position(tensors: Mapping[str, Tensor]) -> Position:
     """How far a training had come that kept a piece."""
     position = Position(random=(tensors["random.0"], tensors["random.1"]) if "random.0" in tensors else None)
-    for name in (*COUNTS, *NUMBERS, *LISTS):
+    for name in NAMES:
         setattr(position, name, int(tensors[name]) if name in COUNTS else tensors[name].tolist())
     return position

@@ -38,7 +38,7 @@ class Group:
 
     def __init__(self, store: Store, rank: int, processes: int) -> None:
         self.store, self.rank, self.processes = store, rank, processes
-        with _lost():  # not an own group of torch.distributed: a script may have its own default one
+        with lost():  # not an own group of torch.distributed: a script may have its own default one
             self._gloo: Any = ProcessGroupGloo(store, rank, processes, timedelta(seconds=TIMEOUT_S))
 
     def close(self) -> None:
@@ -47,13 +47,13 @@ class Group:
 
     def add_up(self, tensor: Tensor) -> None:
         """Put the sum over all processes in the place of each one's tensor, the same bytes everywhere."""
-        with _lost():
+        with lost():
             self._gloo.allreduce([tensor]).wait()
 
     def gather(self, tensor: Tensor) -> Tensor:
         """``[processes, ...]``: everybody's tensor, for everybody."""
         every = [torch.empty_like(tensor) for _ in range(self.processes)]
-        with _lost():
+        with lost():
             self._gloo.allgather([every], [tensor]).wait()
         return torch.stack(every)
 
@@ -96,7 +96,7 @@ class Group:
 
     def send(self, to: int, tensors: Mapping[str, Tensor]) -> None:
         """Give tensors to one other, who knows their specs."""
-        with _lost():
+        with lost():
             for tensor in tensors.values():
                 for piece in _pieces(_bytes(tensor)):
                     self._gloo.send([piece], to, 0).wait()
@@ -105,7 +105,7 @@ class Group:
         """Tensors of these specs that process 0 gives to this process."""
 
         def get(flat: Tensor) -> None:
-            with _lost():
+            with lost():
                 for piece in _pieces(flat):
                     self._gloo.recv([piece], 0, 0).wait()
 
@@ -132,7 +132,7 @@ class Group:
         return folder
 
     def _broadcast(self, flat: Tensor) -> None:
-        with _lost():
+        with lost():
             for piece in _pieces(flat):
                 self._gloo.broadcast(piece, 0).wait()
 
@@ -162,9 +162,11 @@ def _pieces(flat: Tensor) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
-    """gloo's errors are of lost connections and of time-outs."""
+def lost(words: Sequence[str] = ("",)) -> Iterator[None]:
+    """gloo's errors are of lost connections and of time-outs; an error without any of the words is another one."""
     try:
         yield
     except RuntimeError as error:
+        if not any(word in str(error).lower() for word in words):
+            raise
         raise LostProcess("a process that takes part in the training ended or does not answer") from error

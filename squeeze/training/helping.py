@@ -41,9 +41,16 @@ class Help:
     def run(self) -> None:
         """Follow process 0 until it ends the training."""
         self.peers.begin(self.checkpoint)
-        orders = {"step": self._step, "evaluate": self._evaluate, "sum": self._sum, "compare": self._compare}
-        orders |= {"keep_best": self._keep_best, "take_best": self._take_best}
-        orders |= {"gather": self._gather, "whole": self._whole}
+        orders: dict[str, Callable[[dict[str, Any]], object]] = {
+            "step": self._step,
+            "evaluate": self._evaluate,
+            "sum": self._sum,
+            "compare": lambda _: self.peers.differing(self.checkpoint.changing()),
+            "keep_best": lambda _: self.checkpoint.keep_best(),
+            "take_best": lambda _: self.checkpoint.take_best(),
+            "gather": lambda order: self.checkpoint.gather(order["piece"]),
+            "whole": self._whole,
+        }
         with torch.random.fork_rng(devices=[]):
             while (order := self.peers.group.hear())["kind"] != "end":
                 orders[order["kind"]](order)
@@ -68,18 +75,6 @@ class Help:
     def _sum(self, _: dict[str, Any]) -> None:
         self.peers.total(self.losses)
         self.losses = 0.0
-
-    def _compare(self, _: dict[str, Any]) -> None:
-        self.peers.differing(self.checkpoint.changing())
-
-    def _keep_best(self, _: dict[str, Any]) -> None:
-        self.checkpoint.keep_best()
-
-    def _take_best(self, _: dict[str, Any]) -> None:
-        self.checkpoint.take_best()
-
-    def _gather(self, order: dict[str, Any]) -> None:
-        self.checkpoint.gather(order["piece"])
 
     def _whole(self, _: dict[str, Any]) -> None:
         assert self.peers.sharding is not None

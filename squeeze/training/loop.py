@@ -146,7 +146,9 @@ class Training:
         self._set_rate(optimizer, where)
         value = self._step(optimizer, loss, batch)
         if not np.isfinite(value):
-            raise NotFiniteError(self._diverged(*where))
+            what = f"the loss is not finite in epoch {where[0] + 1}, batch {where[1] + 1}"
+            cure = f"a learning_rate below {self.options.learning_rate} would do"
+            raise NotFiniteError(f"{self.name}: {what}; {cure}")
         at.step += 1
         at.epoch_total += value * len(batch)
         at.examples += len(batch)
@@ -191,9 +193,3 @@ class Training:
 
     def _label(self, epoch: int) -> str:
         return f"{self.name}: epoch {epoch + 1} of {-(-self.steps // self.epoch_steps)}"
-
-    def _diverged(self, epoch: int, step: int) -> str:
-        return (
-            f"{self.name}: the loss is not finite in epoch {epoch + 1}, batch {step + 1}; "
-            f"a learning_rate below {self.options.learning_rate} would do"
-        )

@@ -195,7 +195,6 @@ def bounds(rows: int, processes: int) -> list[tuple[int, int, int]]:
 
 
 def split(batch: Batch, processes: int) -> list[Share]:
-    """The share of each process."""
     every = bounds(len(batch), processes)
     return [Share(batch.part(slice(low, high)), len(batch), weight) for low, high, weight in every]
 

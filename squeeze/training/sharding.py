@@ -23,10 +23,10 @@ from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.memory import small_heap, trim_heap
 from squeeze.models.resident import Resident
 from squeeze.training.divisible import division_faults
-from squeeze.training.group import TIMEOUT_S, Group, LostProcess
+from squeeze.training.group import TIMEOUT_S, Group, lost
 from squeeze.training.peers import Peers
 
-OF_GLOO = ("gloo", "closed by peer", "timed out")  # in the words of its errors
+OF_GLOO = ("gloo", "closed by peer", "timed out")  # in its errors, from the middle of a forward or backward pass
 
 
 class Sharding:
@@ -114,7 +114,7 @@ def sharded(student: Resident, peers: Peers, name: str) -> Iterator[None]:
     if group.gather(torch.tensor([distributed.is_initialized()], dtype=torch.uint8)).any():
         what = "this script has a default process group, and torch's FSDP2 needs one of these processes"
         raise SqueezeError(f"{name}: sharded: {what}; destroy_process_group() before, or sharded: false, would do")
-    with small_heap(), _lost(), _mesh(group) as mesh:
+    with small_heap(), lost(OF_GLOO), _mesh(group) as mesh:
         peers.sharding = Sharding(mesh, student)
         yield
         if group.rank == 0:
@@ -146,17 +146,6 @@ def _mesh(group: Group) -> Iterator[DeviceMesh]:
         yield init_device_mesh("cpu", (group.processes,))
     finally:
         distributed.destroy_process_group()
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    """Errors of lost connections and of time-outs come out of the middle of a forward or backward pass."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(word in str(error).lower() for word in OF_GLOO):
-            raise
-        raise LostProcess("a process that takes part in the training ended or does not answer") from error
 
 
 def _traits(part: nn.Module) -> tuple[type[nn.Module], set[str], dict[str, dict[int, Any]]]:

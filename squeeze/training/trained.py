@@ -43,7 +43,8 @@ def train_some(student: Resident, train: Trained, blocks: int, rank: int, seed: 
         adapters = Adapters(linears.values(), rank, seed)
         count = _trained(module, train)
         return TrainedWeights(count, lambda: Beside(merged=_updates(linears, adapters)))
-    parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": _norms(module)}[train]
+    norms = [child for child in module.modules() if "Norm" in type(child).__name__]
+    parts = {"all": [], "last_blocks": student.blocks()[-blocks:], "norms": norms}[train]
     for part in parts:
         part.requires_grad_(True)
     student.read_trained()
@@ -88,10 +89,6 @@ def _linears(module: nn.Module, parts: Iterable[nn.Module]) -> dict[str, nn.Line
     names = {id(child): name for name, child in module.named_modules()}
     every = (child for part in parts for child in part.modules())
     return {f"{names[id(child)]}.weight": child for child in every if isinstance(child, nn.Linear)}
-
-
-def _norms(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.modules() if "Norm" in type(child).__name__]
 
 
 def _trained(module: nn.Module, what: str) -> int:
