@@ -92,7 +92,6 @@ class Artifact(Model):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file."""
         return tuple(dict.fromkeys((*self.weight_files, *self.beside)))
 
     def packed(self) -> dict[str, Path]:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -43,7 +42,6 @@ class ConfiguredBlocks:
 
     @classmethod
     def of(cls, model: TorchModel) -> ConfiguredBlocks:
-        """Of a model as it is."""
         return cls(model.source, model.module)
 
     def prefix(self, index: int) -> str:
@@ -139,7 +137,5 @@ def _alike(children: nn.ModuleList) -> bool:
 
 def same_shapes(one: nn.Module, other: nn.Module) -> bool:
     """Whether two blocks hold the same tensors."""
-    shapes: list[dict[str, torch.Size]] = [
-        {name: value.shape for name, value in block.state_dict().items()} for block in (one, other)
-    ]
-    return shapes[0] == shapes[1]
+    own, others = ({name: value.shape for name, value in block.state_dict().items()} for block in (one, other))
+    return own == others

@@ -50,5 +50,4 @@ class DigitsCnn(nn.Module):
 
 
 def digits_cnn() -> DigitsCnn:
-    """The network with fresh weights."""
     return DigitsCnn()

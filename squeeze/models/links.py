@@ -8,7 +8,6 @@ from pathlib import Path
 
 
 def link_or_copy(file: Path, target: Path) -> None:
-    """Link a file; copy it where the file system cannot link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file.resolve(), target)  # a hub's cache holds links

@@ -96,11 +96,8 @@ class OnnxModel(Model):
             ModelError: the shapes do not say whether the graph's first axis counts examples.
         """
         fed = {str(value.name): value.shape for value in fed_inputs(self.ir.graph)}
-        axes = {
-            name: [size if isinstance(size, int) else str(size) for size in shape]
-            for name, shape in fed.items()
-            if shape is not None
-        }
+        shapes = {name: shape for name, shape in fed.items() if shape is not None}
+        axes = {name: [n if isinstance(n, int) else str(n) for n in shape] for name, shape in shapes.items()}
         alone = len(axes) == len(fed) and answers_one(axes, examples, self.source)
         return self.with_graph(with_leading_axis(self.ir)) if alone else self
 
@@ -122,11 +119,9 @@ class OnnxModel(Model):
 
     @cached_property
     def data(self) -> bytes:
-        """The stored file."""
         return onnx_bytes(self.ir)
 
     def write_file(self, folder: Path) -> Path:
-        """The stored file, in a folder."""
         file = folder / FILE_NAME
         file.write_bytes(self.data)
         return file

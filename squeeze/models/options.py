@@ -26,7 +26,6 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns does."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

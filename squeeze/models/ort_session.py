@@ -10,6 +10,7 @@ import threading
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,18 +60,17 @@ def open_session(
     Raises:
         ModelError: The runtime does not take it.
     """
-    if int8_operators and products_overflow():
-        try:
+    overflows = int8_operators and products_overflow()
+    if overflows:
+        with suppress(
+            Exception
+        ):  # ORT 1.32: none whose int8 weights or zero points are shared; others fail again below
             return _session(model, threads, {**entries, EXACT_PRODUCTS: "1"})
-        except Exception:  # ORT 1.32: none whose int8 weights or zero points are shared; others fail again below
-            exact = False
-    else:
-        exact = True
     try:
         session = _session(model, threads, entries)
     except Exception as error:  # ONNX Runtime's own exception classes share no base
         raise ModelError(f"{source}: ONNX Runtime refuses the model: {' '.join(str(error).split())[:200]}") from error
-    if not exact:
+    if overflows:
         warnings.warn(f"{source}: {INEXACT}", stacklevel=2)
     return session
 

@@ -18,6 +18,20 @@ from squeeze.errors import ModelError
 PART_VALUES = 1 << 24  # of a tensor that is read in parts
 
 
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file.
+
+    Raises:
+        ModelError: it is not a whole one.
+    """
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a whole safetensors file ({error})") from None
+
+
 @dataclass(frozen=True)
 class Piece:
     """One tensor of a safetensors file that is, or is part of, a tensor of the module.
@@ -32,7 +46,7 @@ class Piece:
 
     def read(self) -> Tensor:
         """The tensor; its pages are mapped from the file and freed with it."""
-        with self._opened() as shard:
+        with opened(self.file) as shard:
             tensor: Tensor = shard.get_tensor(self.name)
             return tensor
 
@@ -43,17 +57,9 @@ class Piece:
             return
         rows = max(1, PART_VALUES // max(math.prod(self.shape[1:]), 1))
         for start in range(0, self.shape[0], rows):
-            with self._opened() as shard:
+            with opened(self.file) as shard:
                 part: Tensor = shard.get_slice(self.name)[start : start + rows]
             yield part
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        try:
-            with safe_open(self.file, framework="pt") as shard:
-                yield shard
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{self.file}: not a whole safetensors file ({error})") from None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ class ReleasedFacts:
 
     @classmethod
     def of(cls, model: Model, folder: Path, exact: Mapping[str, int | None]) -> ReleasedFacts:
-        """Of a model that is stored in that folder."""
         counts = model.nbytes(), model.parameters(), model.macs()
         told = model.form, model.runtime, model.arithmetic(), tuple(model.layers())
         return cls(*told, *counts, content_digest(folder), exact)
@@ -80,7 +79,6 @@ class ReleasedModel(Model):
         self._refuse()
 
     def save(self, folder: Path) -> None:
-        """The facts."""
         (folder / FILE).write_text(json.dumps(asdict(self.facts), indent=1, sort_keys=True))
 
     @classmethod

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from squeeze.errors import ModelError, did_you_mean
 from squeeze.formats.regular import parse_json, read_json, require_regular
 from squeeze.models.gguf_pieces import GgufPiece, link_pieces, read_index
 from squeeze.models.links import link_or_copy
-from squeeze.models.pieces import Piece
+from squeeze.models.pieces import Piece, opened
 
 INDEX_ENDING = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
@@ -100,8 +100,5 @@ def _files(folder: Path, none_will_do: bool) -> list[Path]:
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     require_regular(file)
-    try:
-        with safe_open(file, framework="pt") as shard:
-            return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118, no mapping
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a whole safetensors file ({error})") from None
+    with opened(file) as shard:
+        return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118, no mapping

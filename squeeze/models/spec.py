@@ -53,7 +53,6 @@ class ModelSpec:
 
     @property
     def kind(self) -> str:
-        """Which of the kinds it is."""
         return next(name for name in KINDS if getattr(self, name) is not None)
 
     @property

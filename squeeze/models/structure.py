@@ -67,16 +67,12 @@ def apply(module: nn.Module, difference: Difference) -> None:
         except AttributeError:
             raise ModelError(f"structure.json: the model has no module '{name}'; was its code changed?") from None
         try:
-            _apply_one(module, name, current, entry)
+            if "sizes" in entry:
+                _resize(name, current, entry["sizes"])
+            else:
+                module.set_submodule(name, _created(name, entry))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ModelError(f"structure.json: {name}: {first_line(error)}; was it changed by hand?") from None
-
-
-def _apply_one(root: nn.Module, name: str, current: nn.Module, entry: dict[str, Any]) -> None:
-    if "sizes" in entry:
-        _resize(name, current, entry["sizes"])
-    else:
-        _put(root, name, _created(name, entry))
 
 
 def _kind(module: nn.Module) -> type[nn.Module] | None:
@@ -140,8 +136,3 @@ def _resize(name: str, current: nn.Module, new_sizes: dict[str, Any]) -> None:
 def _like(new: Tensor, old: Tensor) -> Any:
     values = torch.zeros_like(new, dtype=old.dtype, device=old.device)
     return nn.Parameter(values, old.requires_grad) if isinstance(old, nn.Parameter) else values
-
-
-def _put(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    root.get_submodule(parent).set_submodule(leaf, module) if parent else root.set_submodule(leaf, module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,10 +51,6 @@ def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         output = module(next(iter(inputs.values())))
     else:
         raise ModelError(f"the model takes {', '.join(known)}; the data gives {', '.join(inputs)}")
-    return _logits(output)
-
-
-def _logits(output: Any) -> Tensor:
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise ModelError(f"the model returned a {type(output).__name__}; {LOGITS} expected")

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
@@ -28,11 +28,6 @@ def grid_bytes(grid: QuantizedTensor) -> int:
     return sum(tensor.nbytes for tensor in to_tensors("", grid).values())
 
 
-def entry_of(grid: QuantizedTensor, dtype: str = "float32") -> GridEntry:
-    """What the file says of a weight."""
-    return GridEntry.of(grid, tuple(grid.q.shape), dtype)
-
-
 def put_grid(module: nn.Module, name: str, grid: QuantizedTensor) -> None:
     """Let a module compute with what a weight has become."""
     weight = module.get_parameter(name).data
@@ -46,7 +41,7 @@ def write_grids(grids: Grids, folder: Path) -> None:
     tensors = {
         key: value.contiguous() for name in sorted(grids) for key, value in to_tensors(name, grids[name]).items()
     }
-    entries = {name: entry_of(grid).to_json() for name, grid in grids.items()}
+    entries = {name: GridEntry.of(grid, tuple(grid.q.shape), "float32").to_json() for name, grid in grids.items()}
     save_file(tensors, folder / GRID_FILE, {METADATA: json.dumps({GRID: entries}, sort_keys=True)})
 
 
@@ -60,8 +55,7 @@ def read_grids(folder: Path) -> dict[str, QuantizedTensor]:
     if not file.is_file():
         return {}
     try:
-        with safe_open(file, framework="pt") as stored:
-            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        tensors = load_file(file)
         entries = {name: GridEntry.from_json(values) for name, values in metadata(file)[GRID].items()}
         return {name: from_tensors(entry, _parts(tensors, name), name) for name, entry in entries.items()}
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:

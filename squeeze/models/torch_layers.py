@@ -39,7 +39,6 @@ def without_grid(model: TorchModel) -> dict[str, str]:
 
 
 def layer_of(model: TorchModel, name: str) -> Layer:
-    """The layer of that name."""
     module = model.module.get_submodule(name)
     assert isinstance(module, KINDS)
     return module

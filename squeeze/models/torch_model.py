@@ -72,7 +72,6 @@ class TorchModel(TorchStage):
         return any(parameter.is_meta for parameter in self.module.parameters())
 
     def outline(self) -> TorchModel:
-        """The same network without weights, on the meta device."""
         module = self.source.build("meta")
         structure.apply(module, structure.difference(module, self.module))
         return TorchModel(module, self.source, self.inputs, self.grid)

@@ -55,7 +55,8 @@ def _apart(weights: Weights) -> Iterator[tuple[str, Tensor]]:
 def assign(module: nn.Module, weights: Weights, file: str) -> None:
     """Put the weights into the module; a missing, extra or misshapen tensor is an error that names it."""
     expected = module.state_dict()
-    weights = {**_counters(expected), **weights}
+    # batch norm's step counters, which checkpoints older than torch 0.4.1 do not hold: as freshly built
+    weights = {n: value for n, value in expected.items() if n.endswith(".num_batches_tracked")} | weights
     for name in expected:
         if name not in weights:
             raise ModelError(f"{file}: holds no '{name}', which the model needs{did_you_mean(name, weights)}")
@@ -82,11 +83,6 @@ def _require_finite(module: nn.Module, weights: Weights, file: str) -> None:
     for name, value in weights.items():
         if value.isnan().any() or (name in parameters and value.isinf().any()):
             raise ModelError(f"{file}: '{name}' holds values that are not finite (NaN or infinity)")
-
-
-def _counters(expected: Weights) -> Weights:
-    """Batch norm's step counters, which checkpoints older than torch 0.4.1 do not hold: as freshly built."""
-    return {name: value for name, value in expected.items() if name.endswith(".num_batches_tracked")}
 
 
 def _read_folder(folder: Path) -> Weights:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import model_validator
 
-from squeeze.errors import DataError, SqueezeError
+from squeeze.errors import DataError, ModelError, SqueezeError
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.base import ADAPTER, Model, forms_of
 from squeeze.models.options import Options
@@ -260,6 +260,13 @@ class Pass(Options, ABC, Generic[In, Out]):
     def faults(self, model: In) -> Iterator[str]:
         """What is wrong with these options for this model, found on a model without weights (meta tensors)."""
         return iter(())
+
+    def fault_of(self, work: Callable[[], object]) -> Iterator[str]:
+        """What some work on a model without weights fails with, as a line of :meth:`faults`; none: it can be done."""
+        try:
+            work()
+        except (ModelError, DataError) as error:
+            yield f"{self.name}: {error}"
 
     def faults_before(self, model: In, holds: Holds) -> Iterator[str]:
         """The same, knowing what comes behind the pass: what a fault offers instead must fit that too."""

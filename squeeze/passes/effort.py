@@ -54,7 +54,6 @@ class Work:
         return Work(products, self.values + other.values, self.calls + other.calls, alone, rounded)
 
     def times(self, factor: float) -> Work:
-        """So often."""
         products = {width: factor * macs for width, macs in self.products.items()}
         single = factor * self.values, factor * self.calls, factor * self.alone, factor * self.rounded
         return Work(products, *single)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from squeeze.blocks.hooks import watched_modules
-from squeeze.data.base import Dataset
 from squeeze.models.base import Batch
 from squeeze.models.torch_call import forward
 from squeeze.models.torch_layers import Layer, groups_of
@@ -24,11 +23,6 @@ from squeeze.models.torch_model import TorchModel
 EXAMPLES = 32  # examples run together
 VALUES = 1 << 23  # values of unfolded inputs at once: 32 MB
 TOKENS = 1 << 16  # places sampled per layer: neighbouring ones of an image are nearly equal
-
-
-def batches(data: Dataset) -> Iterator[Batch]:
-    """The calibration examples, a few at a time."""
-    yield from data.batches(EXAMPLES)
 
 
 def piece_of(index: int) -> str:

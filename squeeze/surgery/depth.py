@@ -14,6 +14,7 @@ from torch.nn import functional
 from squeeze.algorithms.hessian import bf16_products
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
+from squeeze.models.configured import same_shapes
 from squeeze.models.language.build import text_values
 from squeeze.models.language.dense import write_dense
 from squeeze.models.language.language_model import LanguageModel
@@ -57,11 +58,7 @@ def shallow(model: LanguageModel, kept: Sequence[int]) -> Skeleton:
     """
     skeleton = Skeleton.built(model.folder, shallow_values(model, kept))
     for new, old in enumerate(kept):
-        shapes = [
-            {name: value.shape for name, value in block.named_parameters()}
-            for block in (skeleton.layers[new], model.skeleton.layers[old])
-        ]
-        if shapes[0] != shapes[1]:
+        if not same_shapes(skeleton.layers[new], model.skeleton.layers[old]):
             raise ModelError(f"{model.skeleton.prefix(old)[:-1]} cannot be block {new}: its config makes another one")
     return skeleton
 
@@ -74,7 +71,6 @@ def write_shallow(model: LanguageModel, kept: Sequence[int], folder: Path, chang
     """
     skeleton = shallow(model, kept)
     old = {skeleton.prefix(new): model.skeleton.prefix(index) for new, index in enumerate(kept)}
-
     new_values = {model.skeleton.prefix(i) + name: value for i, some in changed.items() for name, value in some.items()}
 
     def tensor(name: str) -> torch.Tensor:

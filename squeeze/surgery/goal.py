@@ -11,9 +11,8 @@ from pydantic import AfterValidator
 
 from squeeze.errors import ModelError
 from squeeze.models.options import BYTES
-from squeeze.surgery.fitting import Cost, most_channels
 from squeeze.surgery.hidden_goal import fewest_with_hidden, hidden_by_ratio, units_with_hidden
-from squeeze.surgery.widths import Part, Units, Widths
+from squeeze.surgery.widths import Cost, Part, Units, Widths, most_channels
 
 Kind = Literal["parameters", "size", "decode"]
 FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMG]i?B|[KMB])\s*", re.ASCII)
@@ -42,12 +41,8 @@ class Goal:
 
     def __post_init__(self) -> None:
         match = FORM.fullmatch(self.text)
-        units = {"%", *SCALES[self.kind]}
-        if (
-            match is None
-            or match[2] not in units
-            or not 0 < float(match[1]) < (100 if match[2] == "%" else float("inf"))
-        ):
+        known = match is not None and match[2] in {"%", *SCALES[self.kind]}
+        if match is None or not known or not 0 < float(match[1]) < (100 if match[2] == "%" else float("inf")):
             raise ValueError(f'"{self.text}" is no {EXAMPLES[self.kind]}')
 
     def allowed(self, before: float) -> float:
@@ -108,7 +103,7 @@ def units_by_ratio(widths: Widths[Any], ratio: float, align: int) -> dict[Part, 
         if round(exact) < least:
             what = f"ratio {ratio:g} leaves {round(exact)} of {units} {NOUNS[part]}; {least} are the fewest"
             raise ModelError(f"{what}: {1 - least / units:.2g} is the most, or parts: without {part}")
-        units_of[part] = _wide(exact, align) if part == "intermediate" else _nearest(exact, widths.choices)
+        units_of[part] = int(exact // align) * align if part == "intermediate" else _nearest(exact, widths.choices)
     if "hidden" in widths.units:
         units_of["hidden"] = hidden_by_ratio(widths, units_of, ratio, align)
     if units_of == widths.units:
@@ -167,11 +162,6 @@ NOUNS: dict[Part, str] = {"intermediate": "channels", "heads": "KV heads", "hidd
 def _nearest(exact: float, choices: list[int]) -> int:
     """Of two that are as near, the larger."""
     return min(choices, key=lambda choice: (abs(choice - exact), -choice))
-
-
-def _wide(units: float, align: int) -> int:
-    """Down to a multiple."""
-    return int(units // align) * align
 
 
 def _words(units: dict[Part, int]) -> str:

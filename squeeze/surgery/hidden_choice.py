@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeeze.blocks.inputs import chunk_inputs, head_inputs
 from squeeze.blocks.visit import Visit
@@ -23,7 +23,9 @@ def channel_importance(model: LanguageModel, hidden: Hidden, walk: Walk, progres
     for index in progress.track(range(model.blocks), "prune_width: hidden channels", model.blocks):
         with model.block(index) as block:
             visit, run = Visit(index, block, walk), partial(walk.block, index, walk.hidden[next(walk.chunks())])
-            firsts = [group[0] for group in shared_inputs(block, _reading(block, hidden, index), run)]
+            columns = [name for name, dim in hidden.blocks[index].items() if dim == 1]
+            readers = [Weight(name) for name in columns if block.get_parameter(name).dim() == 2]
+            firsts = [group[0] for group in shared_inputs(block, readers, run)]
             squares = torch.zeros(len(firsts), hidden.size)
             for part in walk.chunks():
                 inputs = chunk_inputs(visit, walk, part, dict.fromkeys(firsts))
@@ -34,8 +36,3 @@ def channel_importance(model: LanguageModel, hidden: Hidden, walk: Walk, progres
         head = head_of(model.skeleton)
         squares = torch.stack([head_inputs(walk, head, part).square().sum(0) for part in walk.chunks()]).sum(0)
     return total + (squares / tokens).sqrt()
-
-
-def _reading(block: nn.Module, hidden: Hidden, index: int) -> list[Weight]:
-    dims = hidden.blocks[index]
-    return [Weight(name) for name, dim in dims.items() if dim == 1 and block.get_parameter(name).dim() == 2]

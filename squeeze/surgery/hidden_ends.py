@@ -21,7 +21,7 @@ from squeeze.blocks.norms import watched_output, weight_offset
 from squeeze.blocks.walk import Walk
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.language.skeleton import Skeleton, filled
 from squeeze.surgery.hidden import OTHERS, Hidden, head_of, narrowed, table_of
 
 ROWS = 4096  # tokens of the vocabulary at once
@@ -76,12 +76,10 @@ class HiddenEnds:
         """The narrow model with these tensors, for as long as the ``with`` lasts."""
         module = self.skeleton.module
         try:
-            for name, value in self.tensors.items():
-                fill(module, name, value)
-            module.tie_weights()  # type: ignore[operator]
-            yield
+            with filled(module, self.tensors, self.tensors.__getitem__):
+                module.tie_weights()  # type: ignore[operator]
+                yield
         finally:
-            empty(module, list(self.tensors))
             module.tie_weights()  # type: ignore[operator]
 
     @torch.no_grad()

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from squeeze.errors import ModelError
-from squeeze.surgery.fitting import Cost, most_channels
-from squeeze.surgery.widths import Part, Widths
+from squeeze.surgery.widths import Cost, Part, Widths, most_channels
 
 UNUSED = 3  # a share of the whole that could have stayed counts as so much of a difference between two parts
 
@@ -59,7 +58,6 @@ def units_with_hidden(widths: Widths[Any], cost: Cost, most: float, align: int) 
 
 
 def fewest_with_hidden(widths: Widths[Any], align: int) -> dict[Part, int]:
-    """The fewest units of all parts."""
     kv = widths.choices[0] if widths.choices else None
     least: dict[Part, int] = {"hidden": widths.hidden_sizes(kv, align)[0]}
     least |= {} if kv is None else {"heads": kv}

@@ -25,9 +25,8 @@ from squeeze.blocks.watch import Weight
 from squeeze.errors import ModelError
 from squeeze.surgery.widths import Cut, Part, Units
 
-MADE_UP_FOR = (
-    0.5  # share of what the stream misses that a block is fitted to; the rest is left as the calibration text's own
-)
+# share of what the stream misses that a block is fitted to; the rest is left as the calibration text's own
+MADE_UP_FOR = 0.5
 SAME = 1e-3  # of what a block adds, in float32
 SAME_NARROW = 5e-2  # in half precision: far above its rounding, far below what a wrong cut gives
 
@@ -67,9 +66,9 @@ def narrow_block(
         pull = MADE_UP_FOR * inputs.drift.pull() if inputs.drift is not None else None
         inputs.drift = None
         size = cuts[part][0].pieces[0][1]
-        kept, facts = narrow_reader(reader.of(visit.block), H, pull, size, units[part], solver)
+        kept, facts = narrow_reader(reader.of(visit.block), H, pull, tokens, size, units[part], solver)
         visit.settle([reader])
-        visit.facts[str(reader)] = {"units": facts.pop("units"), "tokens": tokens} | facts
+        visit.facts[str(reader)] = facts
         for cut in cuts[part]:
             value = new.get(cut.name, visit.block.get_parameter(cut.name).data)
             new[cut.name] = cut.of(value, kept)
@@ -77,14 +76,15 @@ def narrow_block(
 
 
 def narrow_reader(
-    W: Tensor, H: Tensor, pull: Tensor | None, size: int, count: int, solver: Solver
+    W: Tensor, H: Tensor, pull: Tensor | None, tokens: int, size: int, count: int, solver: Solver
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Choose the units that stay and let their columns make up; the others become zero in place.
+    """Choose the units that stay and let their columns make up; the others become zero in place. Gives facts, too.
 
     Args:
         W: ``[out, in]``, written to.
         H: ``X X^T`` of its inputs, ``[in, in]``.
         pull: What its outputs miss beside, ``R X^T``, ``[out, in]``; None: nothing.
+        tokens: That ``H`` and ``pull`` are the means over.
         size: Channels of a unit.
         count: Units that stay.
     """
@@ -94,7 +94,7 @@ def narrow_reader(
     del factor  # as large as the Hessian: not beside what comes next
     kept, cut = channels(units, size), torch.zeros_like(target)
     cut[:, kept] = W[:, kept].float()
-    facts: dict[str, Any] = {"units": [W.shape[1] // size, count]}
+    facts: dict[str, Any] = {"units": [W.shape[1] // size, count], "tokens": tokens}
     facts["loss_cut"] = float(hessian_loss(cut - target, H).sum())
     if solver.compensate:
         cut[:, kept] = refit(W, H, pull, kept, solver.damping)
@@ -116,9 +116,12 @@ def require_same(visit: Visit, narrow: Walk) -> None:
     assert walk is not None
     hidden = walk.hidden[next(walk.chunks())]
     zeroed, cut = walk.block(visit.index, hidden).float(), narrow.block(visit.index, hidden).float()
-    added = (zeroed - hidden.float()).norm()
-    if (zeroed - cut).norm() > (SAME if hidden.dtype == torch.float32 else SAME_NARROW) * added:
-        kind = type(visit.block).__name__
-        raise ModelError(
-            f"{kind} computes otherwise with fewer units than with zeros in their place; it stays as it is"
-        )
+    most = SAME if hidden.dtype == torch.float32 else SAME_NARROW
+    require_near(cut, zeroed, hidden.float(), most, type(visit.block).__name__)
+
+
+def require_near(cut: Tensor, zeroed: Tensor, hidden: Tensor, most: float, kind: str) -> None:
+    """What a narrow block gives, and what one with zeros does, may differ by a share of what a block adds."""
+    if (zeroed - cut).norm() > most * (zeroed - hidden).norm():
+        what = f"{kind} computes otherwise with fewer units than with zeros in their place"
+        raise ModelError(f"{what}; it stays as it is")

@@ -126,8 +126,8 @@ class HiddenBlock:
         """Which units of a part stay; the columns of the others become zero."""
         H, pull, tokens = self._hessian(weight, place)
         size = cuts[0].pieces[0][1]
-        units, facts = narrow_reader(weight.of(self.block), H, pull, size, count, self.solver)
-        self.visit.facts[str(weight)] = {"units": facts.pop("units"), "tokens": tokens} | facts
+        units, facts = narrow_reader(weight.of(self.block), H, pull, tokens, size, count, self.solver)
+        self.visit.facts[str(weight)] = facts
         return units
 
     def _move_writer(self, weight: Weight, place: str | None) -> None:

@@ -22,8 +22,8 @@ from squeeze.blocks.stream import OUTPUT, find_join, watched_place
 from squeeze.blocks.visit import Visit
 from squeeze.blocks.watch import InputWatch, Weight, shared_inputs
 from squeeze.errors import ModelError
-from squeeze.models.configured import ConfiguredBlocks
-from squeeze.surgery.narrow import Solver, narrow_reader
+from squeeze.models.configured import ConfiguredBlocks, same_shapes
+from squeeze.surgery.narrow import Solver, narrow_reader, require_near
 from squeeze.surgery.widths import Cut, Part, Units, Widths
 
 CONFIG = Path("config.json")  # for messages: a model in memory has no folder
@@ -51,8 +51,7 @@ def _require_heads(blocks: ConfiguredBlocks) -> None:
         return  # Widths says it
     size = getattr(blocks.config, "head_dim", None) or blocks.config.hidden_size // heads
     one = blocks.resized({"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": size})
-    shapes = [{n: v.shape for n, v in each.layers[0].named_parameters()} for each in (blocks, one)]
-    if heads > 1 and shapes[0] == shapes[1]:
+    if heads > 1 and same_shapes(blocks.layers[0], one.layers[0]):
         what = f"a config of model_type '{blocks.config.model_type}' cannot say fewer heads of the same width"
         would = "that takes a head_dim, and a network that goes by it"
         raise ModelError(
@@ -121,12 +120,12 @@ class ResidentNarrowing:
     def _narrow(self, visit: Visit, reader: Weight, cuts: list[Cut], count: int, solver: Solver) -> Tensor:
         W, was = reader.of(visit.block), reader.of(visit.block).clone()
         statistics = self._statistics(visit, reader)
-        kept, facts = narrow_reader(W, statistics.H, statistics.pull, cuts[0].pieces[0][1], count, solver)
+        size = cuts[0].pieces[0][1]
+        kept, facts = narrow_reader(W, statistics.H, statistics.pull, statistics.places, size, count, solver)
         if solver.compensate and _has(visit.block, _bias(reader)):
             left = (was - W).float() @ statistics.mean + statistics.missing
             visit.block.get_parameter(_bias(reader)).data.add_(left)
-        where = f"{self.widths.skeleton.prefix(visit.index)}{reader}"
-        self.facts[where] = {"units": facts.pop("units"), "tokens": statistics.places} | facts
+        self.facts[f"{self.widths.skeleton.prefix(visit.index)}{reader}"] = facts
         return kept
 
     def _statistics(self, visit: Visit, reader: Weight) -> Statistics:
@@ -186,18 +185,10 @@ def require_same(
     source = widths.built(units).source
     made = ConfiguredBlocks(source, source.build()).layers[index]
     made.load_state_dict(dict(zeroed.layers[index].state_dict()) | dict(new), assign=True)
-    narrow = zeroed.on(_stand_in(zeroed.layers, index, made.eval()))
+    layers = nn.ModuleList(made.eval() if number == index else one for number, one in enumerate(zeroed.layers))
+    narrow = zeroed.on(layers)
     dense, cut = zeroed.block(index, 0), narrow.block(index, 0)
-    added = (dense - zeroed.states[0]).norm()
-    if (dense - cut).norm() > SAME * added:
-        kind = type(made).__name__
-        raise ModelError(
-            f"{kind} computes otherwise with fewer units than with zeros in their place; it stays as it is"
-        )
-
-
-def _stand_in(layers: nn.ModuleList, index: int, block: nn.Module) -> nn.ModuleList:
-    return nn.ModuleList(block if number == index else one for number, one in enumerate(layers))
+    require_near(cut, dense, zeroed.states[0], SAME, type(made).__name__)
 
 
 def _bias(reader: Weight) -> str:

@@ -8,7 +8,8 @@ since a config names one number for all of them. The stream between blocks: ``sq
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
@@ -23,6 +24,7 @@ from squeeze.models.language.build import accepted, text_values
 
 Part = Literal["intermediate", "heads", "hidden"]
 Units = Mapping[Part, int]  # of each part that may be cut: intermediate channels, KV heads, channels between blocks
+Cost = Callable[[Units], float]  # of the whole model with so many units, by whatever a goal counts
 
 NAMES: dict[Part, str] = {"intermediate": "intermediate_size", "heads": "num_attention_heads"}  # in a config
 
@@ -203,6 +205,14 @@ class Widths(Generic[N]):
             changed = [n for n, v in smaller.module.named_parameters() if shapes.get(n) != v.shape]
             if outside := [name for name in changed if not name.startswith(inside)]:
                 raise ModelError(f"{outside[0]} outside the blocks would change too; that is not known to be right")
+
+
+def most_channels(widths: Widths[Any], others: Units, cost: Cost, most: float, align: int) -> int:
+    """The most intermediate channels that cost no more, beside so many other units; 0: not even the fewest."""
+    units = widths.units["intermediate"]
+    channels = [*range(align, units, align), units]
+    fit = bisect_right(channels, most, key=lambda count: cost({"intermediate": count, **others}))
+    return channels[fit - 1] if fit else 0
 
 
 def _differing(block: nn.Module, smaller: nn.Module, layouts: Mapping[int, tuple[tuple[int, int], ...]]) -> list[Cut]:

@@ -66,7 +66,6 @@ class LanguageArtifact(Decoder, Artifact):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file of the folder."""
         return tuple(sorted(path for path in self.folder.rglob("*") if path.is_file()))
 
     @classmethod

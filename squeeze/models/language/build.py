@@ -26,33 +26,35 @@ def build(folder: Path, values: Mapping[str, Any]) -> nn.Module:
     Raises:
         ModelError: transformers cannot build it, or it is no model that says what text comes next.
     """
-    from transformers import AutoConfig
-
-    options = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     kind = values.get("model_type")
     if not isinstance(kind, str):
         raise ModelError(f"{folder}: config.json names no model_type")
     try:
-        config = AutoConfig.for_model(kind, **options)
+        config = _config(values)
         config._experts_implementation = "eager"  # one product per expert, so that each can be watched
         with torch.device("meta"):
             module: nn.Module = _class_for(config).from_config(config, trust_remote_code=False)
         _compute_buffers(module)
     except Exception as error:  # whatever transformers' code makes of a config that does not fit it
-        raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {_reason(error)}") from None
+        reason = first_line(error.__cause__ or error)  # strict configs wrap it
+        raise ModelError(f"{folder}: model_type '{kind}' cannot be built: {reason}") from None
     return module
 
 
 def accepted(values: Mapping[str, Any]) -> bool:
     """Whether transformers takes a config of these values: some families bind one size to another."""
-    from transformers import AutoConfig
-
-    options = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     try:
-        AutoConfig.for_model(str(values.get("model_type")), **options)
+        _config(values)
     except Exception:  # whatever transformers' code makes of a config that does not fit it
         return False
     return True
+
+
+def _config(values: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    options = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    return AutoConfig.for_model(str(values.get("model_type")), **options)
 
 
 def text_values(values: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,11 +81,6 @@ def config_values(file: Path) -> dict[str, Any]:
             )
     unasked = ("auto_map", "transformers_version", "quantization_config")
     return {key: value for key, value in values.items() if key not in unasked}
-
-
-def _reason(error: Exception) -> str:
-    """What was wrong with a config: strict configs wrap it."""
-    return first_line(error.__cause__ or error)
 
 
 def _class_for(config: Any) -> Any:

@@ -71,7 +71,7 @@ def continued(module: nn.Module, prompts: list[list[int]], most: int, sampling: 
             inputs=tokens, attention_mask=mask, generation_config=config
         )
     rows = zip(prompts, written[:, longest:].tolist(), strict=True)
-    return [prompt + _until(new, sampling.ends) for prompt, new in rows]
+    return [prompt + list(takewhile(lambda token: token not in sampling.ends, new)) for prompt, new in rows]
 
 
 def _filled_up(prompts: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
@@ -81,8 +81,3 @@ def _filled_up(prompts: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
         tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return tokens, mask
-
-
-def _until(tokens: list[int], ends: tuple[int, ...]) -> list[int]:
-    """What stands before the first token that ends a text."""
-    return list(takewhile(lambda token: token not in ends, tokens))

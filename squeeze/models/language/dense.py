@@ -39,7 +39,8 @@ def write_shards(skeleton: Skeleton, folder: Path, stored: Callable[[list[str]],
     """
     ends = skeleton.ends
     small = [name for name in skeleton.outside if name not in ends]
-    blocks = [_names(skeleton, index) for index in range(len(skeleton.layers))]
+    indices = range(len(skeleton.layers))
+    blocks = [[skeleton.prefix(index) + name for name in skeleton.block_names(index)] for index in indices]
     shards = [small, *blocks, *([name] for name in ends)]
     placed: dict[str, str] = {}
     size = 0
@@ -70,7 +71,3 @@ def _whole(value: Tensor) -> Tensor:
     """A tensor that shares its memory with no other, as experts cut out of one do."""
     alone = value.untyped_storage().nbytes() == value.nbytes
     return value.contiguous() if alone else value.clone(memory_format=torch.contiguous_format)
-
-
-def _names(skeleton: Skeleton, index: int) -> list[str]:
-    return [skeleton.prefix(index) + name for name in skeleton.block_names(index)]

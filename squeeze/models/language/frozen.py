@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from squeeze.models.language.memory import trim_heap
-from squeeze.models.language.skeleton import empty, fill
+from squeeze.models.language.skeleton import filled
 
 
 def read_as_it_computes(block: nn.Module, read: Callable[[str], Tensor]) -> None:
@@ -45,11 +45,8 @@ def absent(module: nn.Module) -> list[str]:
 
 @contextmanager
 def _filled(block: nn.Module, read: Callable[[str], Tensor]) -> Iterator[None]:
-    names = absent(block)
     try:
-        for name in names:
-            fill(block, name, read(name))
-        yield
+        with filled(block, absent(block), read):
+            yield
     finally:
-        empty(block, names)
         trim_heap()

@@ -28,7 +28,7 @@ from squeeze.models.language.matrices import block_weights
 from squeeze.models.language.memory import REUSED_BYTES, trim_heap
 from squeeze.models.language.operations import operations
 from squeeze.models.language.resident import ResidentLanguageModel
-from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.language.skeleton import Skeleton, fill, filled
 from squeeze.models.links import link_or_copy
 from squeeze.models.torch_stage import TorchStage, WeightShape
 from squeeze.progress import SILENT, Progress
@@ -62,7 +62,6 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens there are."""
         return int(self.skeleton.module.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
 
     def cache_values(self) -> int:
@@ -81,25 +80,18 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
 
     @property
     def tokens_known(self) -> int:
-        """How many tokens can be embedded."""
         return int(self.skeleton.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
 
     @property
     def blocks(self) -> int:
-        """How many decoder blocks there are."""
         return len(self.skeleton.layers)
 
     @contextmanager
     def block(self, index: int, wide: bool = False) -> Iterator[nn.Module]:
         """One decoder block with its weights, for as long as the ``with`` lasts; ``wide``: to compute in float32."""
         module, prefix = self.skeleton.layers[index], self.skeleton.prefix(index)
-        names = self.skeleton.block_names(index)
-        try:
-            for name in names:
-                fill(module, name, self._filled(prefix + name, wide))
+        with filled(module, self.skeleton.block_names(index), lambda name: self._filled(prefix + name, wide)):
             yield module
-        finally:
-            empty(module, names)
 
     @contextmanager
     def block_to_change(self, index: int, names: list[str]) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
@@ -113,14 +105,12 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
     @contextmanager
     def outside(self, wide: bool = False) -> Iterator[nn.Module]:
         """The model with the weights before and behind its blocks, for as long as the ``with`` lasts."""
-        module, names = self.skeleton.module, self.skeleton.read_outside
+        module = self.skeleton.module
         try:
-            for name in names:
-                fill(module, name, self._filled(name, wide))
-            module.tie_weights()  # type: ignore[operator]
-            yield module
+            with filled(module, self.skeleton.read_outside, lambda name: self._filled(name, wide)):
+                module.tie_weights()  # type: ignore[operator]
+                yield module
         finally:
-            empty(module, names)
             module.tie_weights()  # type: ignore[operator]
 
     def _filled(self, name: str, wide: bool) -> Tensor:
@@ -262,9 +252,8 @@ class LanguageModel(FolderWeights, Decoder, TorchStage):
         raise ModelError("a language model is timed as the artifact that it becomes; leave latency out of the metrics")
 
     def _layer(self, name: str, value: Tensor) -> Layer:
-        macs = (
-            None if value.dim() > 2 else value.numel() if value.dim() == 2 and name not in self.skeleton.tables else 0
-        )
+        multiplied = value.dim() == 2 and name not in self.skeleton.tables
+        macs = None if value.dim() > 2 else value.numel() if multiplied else 0
         kind = f"int{self.grid[name].bits}" if name in self.grid else "dense"
         return Layer(name, kind, value.numel(), self.stored_bytes(name, value), macs, tuple(value.shape))
 

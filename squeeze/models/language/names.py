@@ -31,10 +31,12 @@ def find(module: nn.Module, tensors: list[str], pieces: Mapping[str, Piece]) -> 
         module: A transformers model; may be on the meta device.
         tensors: Names of its tensors.
     """
+    from transformers.core_model_loading import dot_natural_key
+
     stored_names, names = StoredNames(), set(tensors)
     experts: dict[str, dict[str, list[Piece]]] = {}  # module's name, rule's pattern: pieces in the order of experts
     rename = _Rules(module)
-    for stored in _natural(pieces):
+    for stored in sorted(pieces, key=dot_natural_key):
         name, pattern = (stored, None) if stored in names else rename(stored)
         if name not in names:
             continue
@@ -105,9 +107,3 @@ def _stacks(rule: Any) -> bool:
     steps = [(type(step).__name__, step.dim) for step in rule.operations if hasattr(step, "dim")]
     whole = len(steps) == len(rule.operations) and len(rule.target_patterns) == 1
     return whole and steps in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)])
-
-
-def _natural(names: Mapping[str, Piece]) -> list[str]:
-    from transformers.core_model_loading import dot_natural_key
-
-    return sorted(names, key=dot_natural_key)

@@ -5,31 +5,21 @@ Any runtime sums in an order of its own, so this is what a model that did not ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from squeeze.models.language.decoder import ScoredTokens
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.progress import SILENT, Progress
 
 
 class InOtherOrder(LanguageModel):
     """Gives the logits of a folder's model, every product summed from its last channel to its first."""
 
-    def logits_at(
-        self,
-        texts: Sequence[ScoredTokens],
-        most: int,
-        chunk: int,
-        spill: Path | None = None,
-        progress: Progress = SILENT,
-    ) -> Iterator[tuple[int, slice, Tensor]]:
-        steps = super().logits_at(texts, most, chunk, spill, progress)
+    def logits_at(self, *arguments: Any, **options: Any) -> Iterator[tuple[int, slice, Tensor]]:
+        steps = super().logits_at(*arguments, **options)
         while True:
             with _Reversed():  # type: ignore[no-untyped-call]  # torch's own
                 step = next(steps, None)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
+from squeeze.formats.compressed_tensors_config import PackedConfig
+from squeeze.formats.gptq_checkpoint import group_index
+from squeeze.formats.gptq_config import GptqConfig
 from squeeze.formats.words import dtype_fault
 from squeeze.models.grid_file import GridEntry
 from squeeze.models.language.names import StoredNames
@@ -30,7 +33,9 @@ class Packed(ABC):
     """
 
     mark: ClassVar[str]  # the part that every packed linear has
+    order: ClassVar[str]  # the part that says each input channel's group, where groups are not consecutive channels
     parts: ClassVar[tuple[str, ...]]
+    config: GptqConfig | PackedConfig
 
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
@@ -87,17 +92,19 @@ class Packed(ABC):
         parts = [part for linear in self._stored(name) for part in self._tensors(_module(linear))]
         return sum(self.shards.read(part).nbytes for part in parts)
 
-    @abstractmethod
     def options(self, module: str) -> tuple[int, int | None]:
         """Bits and group size of a module, as the config says."""
+        return self.config.of(module)
+
+    def index(self, module: str) -> Tensor | None:
+        """The group of each input channel, where they are not consecutive."""
+        name = f"{module}.{self.order}"
+        stored = self.shards.read(name) if name in self.shards else None
+        return group_index(stored, self.shapes[f"{module}.weight"][1], self.options(module)[1])
 
     @abstractmethod
     def to_grid(self, module: str, parts: Mapping[str, Tensor]) -> QuantizedTensor:
         """The grid of a linear's tensors."""
-
-    @abstractmethod
-    def index(self, module: str) -> Tensor | None:
-        """The group of each input channel, where they are not consecutive."""
 
     @abstractmethod
     def is_symmetric(self, module: str) -> bool:

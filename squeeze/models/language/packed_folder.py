@@ -23,33 +23,22 @@ GPTQ = "gptq"
 class GptqFolder(Packed):
     """As auto-gptq and gptqmodel write it."""
 
-    mark, parts = "qweight", gptq_checkpoint.PARTS
+    mark, order, parts = "qweight", "g_idx", gptq_checkpoint.PARTS
+    config: gptq_config.GptqConfig
 
     def __init__(self, shards: Shards, values: Mapping[str, Any]) -> None:
         self.config = gptq_config.read_config(values)
         super().__init__(shards)
 
-    def options(self, module: str) -> tuple[int, int | None]:
-        return self.config.of(module)
-
     def to_grid(self, module: str, parts: Mapping[str, Tensor]) -> QuantizedTensor:
         return gptq_checkpoint.from_tensors(parts, *self.options(module), self.config.version)
 
-    def index(self, module: str) -> Tensor | None:
-        stored = self.shards.read(f"{module}.g_idx") if f"{module}.g_idx" in self.shards else None
-        return gptq_checkpoint.group_index(stored, self.shapes[f"{module}.weight"][1], self.options(module)[1])
-
     def is_symmetric(self, module: str) -> bool:
-        return gptq_checkpoint.is_symmetric(
-            self.shards.read(f"{module}.qzeros"),
-            self.options(module)[0],
-            self.config.version,
-            self.shapes[f"{module}.weight"][0],
-        )
+        zeros, rows = self.shards.read(f"{module}.qzeros"), self.shapes[f"{module}.weight"][0]
+        return gptq_checkpoint.is_symmetric(zeros, self.options(module)[0], self.config.version, rows)
 
     def _shape(self, module: str) -> tuple[int, int]:
-        shapes = self._shapes_of(module)
-        bits, size = self.options(module)
+        shapes, (bits, size) = self._shapes_of(module), self.options(module)
         if fault := gptq_checkpoint.shape_fault(shapes, bits, size):
             raise ModelError(f"{self.shards.folder}: {module}: {fault}")
         return shapes["qweight"][1], shapes["qweight"][0] * WORD // bits
@@ -58,22 +47,14 @@ class GptqFolder(Packed):
 class CompressedTensorsFolder(Packed):
     """As llm-compressor writes it and vLLM loads it."""
 
-    mark, parts = "weight_packed", compressed_tensors.PARTS
+    mark, order, parts = "weight_packed", "weight_g_idx", compressed_tensors.PARTS
 
     def __init__(self, shards: Shards, values: Mapping[str, Any]) -> None:
         self.config = compressed_tensors_config.read_config(values)
         super().__init__(shards)
 
-    def options(self, module: str) -> tuple[int, int | None]:
-        return self.config.of(module)
-
     def to_grid(self, module: str, parts: Mapping[str, Tensor]) -> QuantizedTensor:
         return compressed_tensors.from_tensors(parts, *self.options(module))
-
-    def index(self, module: str) -> Tensor | None:
-        name = f"{module}.weight_g_idx"
-        stored = self.shards.read(name) if name in self.shards else None
-        return gptq_checkpoint.group_index(stored, self.shapes[f"{module}.weight"][1], self.options(module)[1])
 
     def is_symmetric(self, module: str) -> bool:
         return f"{module}.weight_zero_point" not in self.shards

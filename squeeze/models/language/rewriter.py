@@ -20,7 +20,7 @@ from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.models.grid_file import GRID, GridEntry, read_grid, stored_value, to_tensors
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.language_model import LanguageModel
-from squeeze.models.language.skeleton import Skeleton, empty, fill
+from squeeze.models.language.skeleton import Skeleton, filled
 from squeeze.models.links import link_or_copy
 from squeeze.models.shards import METADATA, Shards, metadata
 from squeeze.sums import is_whole, put_summed
@@ -76,17 +76,11 @@ class Rewriter:
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
         """A finished block with its weights as stored, for as long as the ``with`` lasts."""
-        file = self.folder / f"{_block(index)}.safetensors"
-        shards = Shards(self.folder, [file])
-        grid = read_grid(shards)
-        skeleton = self.skeleton
-        module, names = skeleton.layers[index], skeleton.block_names(index)
-        try:
-            for name in names:
-                fill(module, name, stored_value(shards, grid, skeleton.prefix(index) + name))
+        shards = Shards(self.folder, [self.folder / f"{_block(index)}.safetensors"])
+        grid, prefix, module = read_grid(shards), self.skeleton.prefix(index), self.skeleton.layers[index]
+        names = self.skeleton.block_names(index)
+        with filled(module, names, lambda name: stored_value(shards, grid, prefix + name)):
             yield module
-        finally:
-            empty(module, names)
 
     def _put_rest(self) -> None:
         """What is outside the blocks, as it was: files that hold nothing else are linked, which takes no room."""

@@ -7,7 +7,7 @@ embedding before it, a head behind it. What is not found is named.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,18 @@ def fill(module: nn.Module, name: str, value: Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
     else:
         owner._buffers[leaf] = value
+
+
+@contextmanager
+def filled(module: nn.Module, names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[nn.Module]:
+    """A module with some of its weights, each read when it is filled in, for as long as the ``with`` lasts."""
+    every = list(names)
+    try:
+        for name in every:
+            fill(module, name, read(name))
+        yield module
+    finally:
+        empty(module, every)
 
 
 def empty(module: nn.Module, names: list[str]) -> None:

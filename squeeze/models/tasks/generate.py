@@ -21,7 +21,6 @@ class Generate(CrossEntropyTask):
     adamw_rate = 1e-4
 
     def golden(self, model: Model) -> Batch:
-        """The tokens of a sentence of ours."""
         return Batch({"input_ids": torch.tensor([model.golden_prompt()])})
 
     def predictions(self, output: Tensor) -> Tensor:

@@ -69,7 +69,6 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
     """Most tokens of a text: the length of position tables; null: as the config says."""
 
     def run(self, model: TorchStage, context: Context) -> OnnxModel | OnnxDecoder:
-        """Export, tidy up, compare."""
         return self._decoder(in_shards(model), context) if model.blocks else self._rows(in_memory(model), context)
 
     def _rows(self, model: TorchModel, context: Context) -> OnnxModel:
@@ -135,7 +134,6 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
                 return  # one message is enough
 
     def writer(self) -> DecoderWriter:
-        """What writes a language model."""
         return (NBitsWriter if self.weights == "nbits" else BlockedWriter)(self.accuracy_level, self.length)
 
     def _torch_holds(self, kind: GridKind) -> str | None:
@@ -145,20 +143,17 @@ class ExportOnnx(Pass[TorchStage, OnnxModel | OnnxDecoder]):
             return f"opset {self.opset} has neither int4 nor groups; {least} would do"
         return onnx_grid.holds(kind)
 
-    def _opset(self, model: TorchModel) -> int:
-        """As the option says; more where integers need it."""
-        return max(self.opset, *(onnx_grid.least_opset(GridKind.of(grid)) for grid in model.grid.values()), 0)
-
     def _decoder(self, model: LanguageModel, context: Context) -> OnnxDecoder:
         """Written afresh: whatever a killed run left is no part of it."""
-        folder = (context.journal.folder if context.journal else context.work_folder()) / DECODER
+        folder = context.disk_folder() / DECODER
         rmtree(folder, ignore_errors=True)
         exported = self.writer().export(model, folder, context)
         trim_after(model.nbytes())
         return exported
 
     def _graph(self, model: TorchModel, grid: Mapping[str, QuantizedTensor]) -> ir.Model:
-        graph_model = export_graph(_Logits(model.module, model.inputs), model.inputs, self._opset(model))
+        needed = [onnx_grid.least_opset(GridKind.of(grid)) for grid in model.grid.values()]  # integers may need more
+        graph_model = export_graph(_Logits(model.module, model.inputs), model.inputs, max(self.opset, *needed, 0))
         simplify(graph_model)
         _strip(graph_model)
         _rename(graph_model.graph)

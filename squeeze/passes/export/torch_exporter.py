@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from squeeze.errors import ModelError
+from squeeze.errors import ModelError, first_line
 from squeeze.models.base import InputSpec
 
 
@@ -40,8 +40,7 @@ def export_graph(module: nn.Module, inputs: tuple[InputSpec, ...], opset: int) -
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever the user's module trips over
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"export_onnx: torch cannot trace the model: {first[:200]}") from error
+        raise ModelError(f"export_onnx: torch cannot trace the model: {first_line(error)}") from error
     assert program is not None
     graph_model: ir.Model = program.model
     return graph_model
@@ -55,11 +54,8 @@ def _free_places(inputs: tuple[InputSpec, ...]) -> dict[int, str]:
 
 
 def _free_axes(spec: InputSpec, free: dict[int, Any]) -> dict[int, Any]:
-    return {
-        place: dim
-        for place, dim in free.items()
-        if not place or (place <= len(spec.shape) and spec.shape[place - 1] < 0)
-    }
+    open_places = {0, *(1 + place for place, size in enumerate(spec.shape) if size < 0)}
+    return {place: dim for place, dim in free.items() if place in open_places}
 
 
 @cache

@@ -44,7 +44,8 @@ def droppable_branches(model: TorchModel, groups: Sequence[Coupled]) -> list[Bra
         remains = _what_remains(model.module.get_submodule(name), calls.get(name))
         if remains is not None:
             branches.append(Branch(name, f"{name}.{remains}" if remains else None, groups_of))
-    return _largest_first_come(branches)
+    # blocks inside a block that is already there are left out
+    return [b for b in branches if not any(b.block.startswith(f"{outer.block}.") for outer in branches)]
 
 
 def drop(model: TorchModel, branch: Branch) -> None:
@@ -106,8 +107,3 @@ def _apply(child: nn.Module, value: Tensor) -> Tensor | None:
 def _with_silenced(block: nn.Module, child: str, value: Tensor) -> Tensor | None:
     with block.get_submodule(child).register_forward_hook(lambda _, __, output: torch.zeros_like(output)):
         return _apply(block, value)
-
-
-def _largest_first_come(branches: list[Branch]) -> list[Branch]:
-    """Leave out blocks inside a block that is already there."""
-    return [b for b in branches if not any(b.block.startswith(f"{outer.block}.") for outer in branches)]

@@ -84,11 +84,9 @@ class DecodeGoal(SizeGoal):
         return Goal("decode", self.decode) if self.decode is not None else super().goal
 
     def reads(self) -> tuple[str, ...]:
-        """Files that an option names."""
         return (self.latency_table,) if self.latency_table else ()
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
-        """Options that others leave nothing to do."""
         if self.decode is None:
             yield Unused("latency_table", "goes with decode, which is not named")
 

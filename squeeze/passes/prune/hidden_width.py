@@ -74,9 +74,8 @@ class _HiddenNarrowing:
         self.original = calibration_walk(self.model, self.context)
         self.narrow = self.ends.started(self.original)
         advance: list[tuple[Walk, BlockWeights]] = [(self.narrow, self.rewriter), (self.original, self.model)]
-        facts = visit_blocks(
-            self.model.blocks, self.rewriter, self._visit, advance, self.context.progress, "prune_width"
-        )
+        progress = self.context.progress
+        facts = visit_blocks(self.model.blocks, self.rewriter, self._visit, advance, progress, "prune_width")
         last = self.model.blocks - 1
         for walk, weights in advance:
             with weights.block(last):
@@ -91,10 +90,11 @@ class _HiddenNarrowing:
         dims, prefix = self.hidden.blocks[index], self.model.skeleton.prefix(index)
         with self.model.block(index) as block, self._narrow_block(index) as own:
             original = Visit(index, block, self.original) if self.solver.compensate else None
-            visit = Visit(index, own, self.narrow.on(self.working))
-            work = HiddenBlock(
-                visit, original, dims, self.hidden.norms(self.model.skeleton, index), self.kept, self.solver
+            visit, norms = (
+                Visit(index, own, self.narrow.on(self.working)),
+                self.hidden.norms(self.model.skeleton, index),
             )
+            work = HiddenBlock(visit, original, dims, norms, self.kept, self.solver)
             new = work.narrow(self.widths.cuts(index), self.units, kept_bytes(self.context.memory_bytes))
             self.rewriter.put_block(index, new, {prefix + name: fact for name, fact in visit.facts.items()})
             if index == 0:

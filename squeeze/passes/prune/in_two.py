@@ -23,7 +23,7 @@ from squeeze.models.options import Patterns
 from squeeze.models.torch_layers import layer_names
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context, Pass, Preview
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
+from squeeze.passes.layer_inputs import EXAMPLES, inputs_of, outputs_of, piece_of, step_for, unfolded
 from squeeze.passes.prune.selection import Selection
 
 Sizes = Mapping[str, int]  # by layer: how wide its two parts are between each other
@@ -116,7 +116,6 @@ class InTwo(Pass[TorchModel, TorchModel]):
         return Preview(tuple(sizes), model.parameters(), model.nbytes(), model.macs(), before.exact and self.exact)
 
     def run(self, model: TorchModel, context: Context) -> TorchModel:
-        """Change the model in place."""
         model.require_floats(self.name)
         chosen, skipped = self._chosen(model)
         if not chosen:
@@ -209,7 +208,7 @@ class Watched:
             raise SqueezeError("it never runs, so there is nothing to fit it to; exclude it")
         step, W = step_for(layer, calls[0], len(self.data)), matrix(before)
         moments = Moments(W.shape[1], W.shape[0])
-        for batch in batches(self.data):
+        for batch in self.data.batches(EXAMPLES):
             now = inputs_of(self.model, layer, batch, len(calls))
             was = now if layer is before else inputs_of(self.original, before, batch, len(calls))
             for value, first in zip(now, was, strict=True):
@@ -225,7 +224,6 @@ def matrix(layer: Any) -> Tensor:
 
 
 def pair(names: Sequence[str], first: nn.Module, second: nn.Module, training: bool) -> nn.Sequential:
-    """Two layers, one behind the other."""
     return nn.Sequential(OrderedDict(zip(names, (first, second), strict=True))).train(training)
 
 

@@ -62,10 +62,7 @@ class LowRank(InTwo):
         return super().wider() + (" or a smaller align" if self.align > 1 else "")
 
     def goal_faults(self, model: TorchModel, chosen: list[str]) -> Iterator[str]:
-        try:
-            self._most(model, chosen)
-        except ModelError as error:
-            yield f"{self.name}: {error}"
+        return self.fault_of(lambda: self._most(model, chosen))
 
     def likely_sizes(self, model: TorchModel, chosen: list[str]) -> Sizes:
         """As if each layer needed the same share of its ranks."""
@@ -119,11 +116,8 @@ class LowRank(InTwo):
             most, goal = int(now * (1 - self.ratio)), f"ratio: {self.ratio:g}"
         else:
             assert self.parameters is not None, "one of the two is named"
-            whole = model.parameters()
-            most, goal = (
-                int(Goal("parameters", self.parameters).allowed(whole)) - whole + now,
-                f"parameters: {self.parameters}",
-            )
+            whole, goal = model.parameters(), f"parameters: {self.parameters}"
+            most = int(Goal("parameters", self.parameters).allowed(whole)) - whole + now
         most -= sum(shape[0] for shape, layer in zip(shapes, layers, strict=True) if layer.bias is None)
         if not least <= most < now:
             within = f"{now - most:,} of the chosen layers' {now:,} parameters, biases that it adds made up for"

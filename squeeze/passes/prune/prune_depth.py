@@ -78,10 +78,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
     """Calibration sequences behind the first `samples` that maps are fitted to, or as many as there are."""
 
     def faults(self, model: TorchStage) -> Iterator[str]:
-        try:
-            self._shape(model)
-        except ModelError as error:
-            yield f"{self.name}: {error}"
+        return self.fault_of(lambda: self._shape(model))
 
     def unused(self, model: Model, grid: Mapping[str, GridKind] | None) -> Iterator[Unused]:
         yield from super().unused(model, grid)

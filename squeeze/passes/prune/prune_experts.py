@@ -58,12 +58,8 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
     """Add those that leave to the ones whose answers are most like theirs (HC-SMoE), instead of dropping them."""
 
     def faults(self, model: LanguageModel) -> Iterator[str]:
-        if model.grid:
-            return  # refused as quantized: one line is enough
-        try:
-            self._count(Experts(model.skeleton, model.folder))
-        except ModelError as error:
-            yield f"{self.name}: {error}"
+        if not model.grid:  # else it is refused as quantized: one line is enough
+            yield from self.fault_of(lambda: self._count(Experts(model.skeleton, model.folder)))
 
     def preview(self, model: LanguageModel, before: Preview) -> Preview:
         experts = Experts(model.skeleton, model.folder)
@@ -72,9 +68,8 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
         touched = [model.skeleton.prefix(index) + name for index in blocks for name in experts.names(index)]
         nbytes = before.nbytes - counts.nbytes(model)
         model.restructure(experts.built(count))
-        return Preview(
-            tuple(touched), experts.counted(count, counts.parameters), nbytes + counts.nbytes(model), model.macs()
-        )
+        parameters = experts.counted(count, counts.parameters)
+        return Preview(tuple(touched), parameters, nbytes + counts.nbytes(model), model.macs())
 
     def memory_bytes(
         self, model: LanguageModel, tokens: int, limit: int | None, nbytes: int | None = None

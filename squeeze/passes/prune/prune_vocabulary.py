@@ -12,7 +12,7 @@ from pydantic import AfterValidator, PositiveInt, model_validator
 
 from squeeze.algorithms.vocabulary import least_tokens, needed_tokens
 from squeeze.data.base import Dataset
-from squeeze.errors import DataError, ModelError
+from squeeze.errors import ModelError
 from squeeze.models import counts
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import OTHER_TOKENS, Context, Pass, Preview
@@ -58,13 +58,12 @@ class PruneVocabulary(Pass[LanguageModel, LanguageModel]):
         return frozenset({"calibration" if self.text == "calibrate" else "train"})
 
     def faults(self, model: LanguageModel) -> Iterator[str]:
-        if model.marks():
-            return  # refused already
-        try:
+        def cut() -> None:
             self._size(model, Tokens.read(model.folder))
             with_tokens(model, model.tokens_known - 1)
-        except (ModelError, DataError) as error:
-            yield f"{self.name}: {error}"
+
+        if not model.marks():  # else it is refused already
+            yield from self.fault_of(cut)
 
     def preview(self, model: LanguageModel, before: Preview) -> Preview:
         size = self._size(model, Tokens.read(model.folder))
@@ -76,17 +75,13 @@ class PruneVocabulary(Pass[LanguageModel, LanguageModel]):
         return Preview(touched, model.parameters(), nbytes, model.macs())
 
     def run(self, model: LanguageModel, context: Context) -> LanguageModel:
-        """Count, choose, write."""
         tokens = Tokens.read(model.folder)
         size, counts = self._size(model, tokens), self._counts(model, context)
-        parts, required = _padded(tokens, model.tokens_known), tokens.required
-        staying = needed_tokens(parts, counts.tolist(), required, size)
-        unnamed = {number for number in staying if number >= len(tokens.vocabulary.texts)}
-        staying = [number for number in staying if number not in unnamed]
+        staying = needed_tokens(_padded(tokens, model.tokens_known), counts.tolist(), tokens.required, size)
+        staying = [number for number in staying if number < len(tokens.vocabulary.texts)]  # others have no text
         if len(staying) == model.tokens_known:
-            raise ModelError(
-                f"{self.name}: the text uses all {len(staying):,} tokens; tokens: a smaller number would cut"
-            )
+            what = f"the text uses all {len(staying):,} tokens"
+            raise ModelError(f"{self.name}: {what}; tokens: a smaller number would cut")
         stays = np.isin(np.arange(model.tokens_known), staying)
         context.facts["tokens"] = [model.tokens_known, len(staying)]
         context.facts["text"] = {

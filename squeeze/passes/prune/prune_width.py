@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotated_types import Gt, Lt
 from pydantic import PositiveInt, model_validator
-from torch import Tensor
 
 from squeeze.blocks.batches import BatchWalk
 from squeeze.blocks.visit import BlockWeights, Visit, visit_blocks
 from squeeze.blocks.walk import Walk
-from squeeze.errors import ModelError
 from squeeze.measure.decode import Costs
-from squeeze.models.base import Batch
 from squeeze.models.configured import ConfiguredBlocks, filled, restructure
 from squeeze.models.language.footprint import (
     FLOAT,
@@ -38,12 +35,11 @@ from squeeze.passes.effort import Amount, Work
 from squeeze.passes.prune.goals import FORESEEN, DecodeGoal, TokenCosts, weight_bytes
 from squeeze.passes.prune.hidden_width import narrow_decoder
 from squeeze.passes.prune.width_work import width_work
-from squeeze.surgery.fitting import Cost
 from squeeze.surgery.goal import units_by_ratio, units_within
 from squeeze.surgery.hidden_widths import DecoderWidths
 from squeeze.surgery.narrow import Solver, narrow_block, require_same
 from squeeze.surgery.resident_width import ResidentNarrowing, narrowed, resident_widths
-from squeeze.surgery.widths import Part, Units, Widths
+from squeeze.surgery.widths import Cost, Part, Units, Widths
 
 COPIES = 5  # of a Hessian: it, its factor, its inverse, and both while units leave
 ENDS = 3  # copies of embedding and head while the hidden size is cut: as they were, narrow, solved anew
@@ -95,11 +91,11 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         return self
 
     def faults(self, model: TorchStage) -> Iterator[str]:
-        try:
+        def cut() -> None:
             self.require_tokens(model)
             self._units(self._widths(model))
-        except ModelError as error:
-            yield f"{self.name}: {error}"
+
+        return self.fault_of(cut)
 
     def preview(self, model: TorchStage, before: Preview) -> Preview:
         widths = self._widths(model)
@@ -117,9 +113,8 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
             return None
         shards, hidden = in_shards(model), "hidden" in self.parts
         count = 1 + (hidden or self.target == "original")
-        walks = count * (
-            activation_bytes(shards, tokens, limit) + kept_inputs_bytes(shards, tokens, kept_bytes(limit) // count)
-        )
+        kept = kept_inputs_bytes(shards, tokens, kept_bytes(limit) // count)
+        walks = count * (activation_bytes(shards, tokens, limit) + kept)
         ends = ENDS * ends_bytes(shards) if hidden else 0
         solving = max(FLOAT * width * (COPIES * width + 5 * out) for out, width in shared_shapes(shards))
         chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
@@ -131,13 +126,10 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
             return None
         skeleton = in_shards(model).skeleton
         first = {name: value.shape for name, value in skeleton.layers[0].named_parameters()}
-        readers = [first[own[0].name] for own in self._widths(model).cuts(0).values()]
-        return width_work(
-            in_shards(model), [(out, width) for out, width in readers], data, self.target == "original", self.rounds
-        )
+        readers = [(out, width) for out, width in (first[own[0].name] for own in self._widths(model).cuts(0).values())]
+        return width_work(in_shards(model), readers, data, self.target == "original", self.rounds)
 
     def run(self, model: S, context: Context) -> S:
-        """Walk the blocks in order."""
         self.require_tokens(model)
         if model.blocks:
             return cast(S, self._decoder(in_shards(model), context))
@@ -161,9 +153,8 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
             with model.block_to_change(index, [own[0].name for own in cuts.values()]) as (block, was):
                 work = Visit(index, block, walk, original=original, was=was)
                 new = narrow_block(work, cuts, units, self._solver(), kept_bytes(context.memory_bytes))
-                rewriter.put_block(
-                    index, new, {model.skeleton.prefix(index) + name: fact for name, fact in work.facts.items()}
-                )
+                prefix = model.skeleton.prefix(index)
+                rewriter.put_block(index, new, {prefix + name: fact for name, fact in work.facts.items()})
                 if index == 0:
                     with rewriter.block(index):
                         require_same(work, narrow)
@@ -181,7 +172,9 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         widths = resident_widths(blocks, self.parts)
         units, batches = self._units(widths), list(context.calibration.batches(TOGETHER))
         walk = BatchWalk.started(blocks, [partial(model.forward, batch.inputs) for batch in batches])
-        narrowing = ResidentNarrowing(widths, units, walk, _masks(batches), self.target == "original")
+        masks = [batch.inputs.get("attention_mask") for batch in batches]
+        counting = [None if mask is None else mask.bool() for mask in masks]
+        narrowing = ResidentNarrowing(widths, units, walk, counting, self.target == "original")
         every = context.progress.track(range(len(blocks.layers)), self.name, len(blocks.layers))
         new = narrowed(narrowing, self._solver(), every)
         context.facts["widths"] = {part: [widths.units[part], count] for part, count in units.items()}
@@ -192,7 +185,6 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         return Solver(self.damping, self.rounds, self.compensate)
 
     def _widths(self, model: TorchStage) -> Widths[Any]:
-        """What can be cut."""
         if model.blocks:
             return DecoderWidths(in_shards(model).skeleton, in_shards(model).folder, self.parts)
         return resident_widths(ConfiguredBlocks.of(in_memory(model)), self.parts)
@@ -216,9 +208,3 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
         counts: dict[str, Cost] = {"parameters": widths.parameters, "size": widths.nbytes}
         counts["decode"] = TokenCosts(widths, costs, self.align)
         return units_within(widths, self.goal, counts[self.goal.kind], self.align)
-
-
-def _masks(batches: Sequence[Batch]) -> list[Tensor | None]:
-    """The tokens that count, per batch; None where all do."""
-    masks = [batch.inputs.get("attention_mask") for batch in batches]
-    return [None if mask is None else mask.bool() for mask in masks]

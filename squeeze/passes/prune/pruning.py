@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from squeeze.algorithms.importance import least_important
@@ -13,7 +14,7 @@ from squeeze.measure.latency_table import LatencyTable
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.prune import choice
-from squeeze.passes.prune.branches import Branch, drop, droppable_branches
+from squeeze.passes.prune.branches import drop, droppable_branches
 from squeeze.passes.prune.choice import Goal, Space
 from squeeze.passes.prune.coupling import Coupled, CouplingGraph
 from squeeze.passes.prune.scores import channel_scores
@@ -51,7 +52,8 @@ class Pruning:
         after = layer_widths(self.model.module)
         changed = {n: [was, after.get(n, 0)] for n, was in self.original.items() if after.get(n, 0) != was}
         if not changed:
-            raise EffectError(self._nothing_cut())
+            what = f"{self.options.goal_text()} rounds to no channel at align {self.options.align}"
+            raise EffectError(f"prune_channels: {what}; a larger ratio or a smaller align would cut")
         return {
             "widths": changed,
             "coupled": self.coupled,
@@ -77,7 +79,8 @@ class Pruning:
             self._note(group, width)
         for branch in space.branches:
             if not any(widths[group] for group in branch.groups):
-                self._drop(branch)
+                drop(self.model, branch)
+                self.dropped.append(branch.block)
 
     def _space(self, graph: CouplingGraph) -> Space:
         model, options = self.model, self.options
@@ -104,8 +107,6 @@ class Pruning:
         return channel_scores(self.model, space.groups, kind, self.context.seed, batches)
 
     def _batches(self) -> Any:
-        import numpy as np
-
         data = self.context.train
         data.require_labels()
         order = np.random.default_rng(self.context.seed).permutation(len(data))[: self.options.samples]
@@ -126,16 +127,6 @@ class Pruning:
         if width != before:
             layers = [name for name in group.writers if name in self.original]
             self.coupled[group.name] = {"layers": layers, "width": [before, width]}
-
-    def _drop(self, branch: Branch) -> None:
-        drop(self.model, branch)
-        self.dropped.append(branch.block)
-
-    def _nothing_cut(self) -> str:
-        return (
-            f"prune_channels: {self.options.goal_text()} rounds to no channel at align {self.options.align}; "
-            "a larger ratio or a smaller align would cut"
-        )
 
     def _out_of_reach(self, least: int) -> str:
         return (

@@ -59,7 +59,8 @@ def select(
     """The groups that may be cut, and for each other one the reason why it stays."""
     chosen, skipped = [], {}
     for group in groups:
-        reason = _obstacle(model.module, group, kind) or selection.refusal(_cut_layers(model.module, group))
+        cut = [name for name in group.writers if isinstance(model.module.get_submodule(name), CUTTABLE)]
+        reason = _obstacle(model.module, group, kind) or selection.refusal(cut)
         if reason is None:
             chosen.append(group)
         else:
@@ -129,7 +130,3 @@ def _obstacle(module: nn.Module, group: Coupled, kind: Importance) -> str | None
 
 def _width(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> int:
     return max(layer.in_channels, layer.out_channels)
-
-
-def _cut_layers(module: nn.Module, group: Coupled) -> list[str]:
-    return [name for name in group.writers if isinstance(module.get_submodule(name), CUTTABLE)]

@@ -26,7 +26,7 @@ from squeeze.models.torch_layers import groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
 from squeeze.passes.calibration import calibration_walk
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
+from squeeze.passes.layer_inputs import EXAMPLES, inputs_of, outputs_of, piece_of, step_for, unfolded
 
 LEAST_TOKENS = 64  # with fewer, an expert's Hessian says too little: it is pruned by magnitude
 Solve = Callable[[str, Tensor, Tensor | None], Tensor]  # name, W [out, in], its Hessian or None; returns W with zeros
@@ -134,7 +134,7 @@ def _hessians(model: TorchModel, name: str, outputs: list[Tensor], context: Cont
     channels = layer.weight.shape[1]
     hessians = [Hessian(columns) for _ in range(groups_of(layer))]
     step = step_for(layer, outputs[0], len(context.calibration)) if outputs else 1
-    for batch in batches(context.calibration) if outputs else ():
+    for batch in context.calibration.batches(EXAMPLES) if outputs else ():
         for value in inputs_of(model, layer, batch, len(outputs)):
             for part in unfolded(layer, value, step):
                 for hessian, X in zip(hessians, part, strict=True):

@@ -131,7 +131,8 @@ class Sparsify(Pass[TorchStage, TorchStage]):
             sparse = sparse_blocks(in_shards(model), set(names), self._solved, context, self.name, calibrated)
         else:
             sparse = sparse_layers(in_memory(model), names, self._solved, context, self.name, calibrated)
-        zeros, count = _zeros(sparse, names)
+        values = [sparse.value(name) for name in names]
+        zeros, count = sum(int((value == 0).sum()) for value in values), sum(value.numel() for value in values)
         context.facts["sparsity"] = {"zeros": zeros, "of": count, "weights": len(names), "share": zeros / count}
         context.facts["gain_in_a_runtime"] = GAIN
         return cast(S, sparse)
@@ -167,9 +168,3 @@ def _matrix(model: TorchStage, name: str) -> Tensor:
     """``[out, in]``; experts one under the other, the channels of one kernel place adjacent."""
     value = model.value(name)
     return value.flatten(0, 1) if model.matrices()[name].experts else channels_last(value)
-
-
-def _zeros(model: TorchStage, names: list[str]) -> tuple[int, int]:
-    """Number of zeros in these weights, and of all values."""
-    values = [model.value(name) for name in names]
-    return sum(int((value == 0).sum()) for value in values), sum(value.numel() for value in values)

@@ -95,15 +95,16 @@ class BlockPass(WeightOptions, Pass[M, M], Generic[M]):
         return replace(after, nbytes=after.nbytes - saved, grid={**after.grid, **kinds})
 
     def memory_bytes(self, model: M, tokens: int, limit: int | None, nbytes: int | None = None) -> int | None:
-        return self._block_bytes(in_shards(model), tokens, limit) if model.blocks else None
-
-    def _block_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:
-        walks = (1 + self.follows_original()) * activation_bytes(model, tokens, limit) if self.looks_at_data else 0
-        walks += self.kept_bytes(model, tokens, limit)
-        block = largest_block_bytes(model)
-        chunk = forward_bytes(model, min(tokens, CHUNK_TOKENS)) if self.looks_at_data else 0
-        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(model, limit))  # old and new; new and integers
-        ends = 0 if self.embeddings is None else largest_end_bytes(model) * 3 // 2
+        if not model.blocks:
+            return None
+        shards, walks, chunk = in_shards(model), 0, 0
+        if self.looks_at_data:
+            walks = (1 + self.follows_original()) * activation_bytes(shards, tokens, limit)
+            chunk = forward_bytes(shards, min(tokens, CHUNK_TOKENS))
+        walks += self.kept_bytes(shards, tokens, limit)
+        block = largest_block_bytes(shards)
+        busy = max(2 * block + chunk, block * 3 // 2 + self.work_bytes(shards, limit))  # old and new; new and integers
+        ends = 0 if self.embeddings is None else largest_end_bytes(shards) * 3 // 2
         return PROCESS_BYTES + max(ends, walks + busy)
 
     def kept_bytes(self, model: LanguageModel, tokens: int, limit: int | None) -> int:

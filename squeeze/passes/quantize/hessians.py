@@ -1,20 +1,13 @@
-"""Hessians of a block's weights, and what becomes of an expert that saw too few tokens."""
+"""What becomes of an expert that saw too few tokens for its Hessian to say something."""
 
 from __future__ import annotations
 
 from squeeze.algorithms.affine import QuantizedTensor, clipped_share
-from squeeze.algorithms.hessian import Hessian
 from squeeze.algorithms.rtn import round_to_nearest
-from squeeze.blocks.hessians import block_inputs
 from squeeze.blocks.watch import Weight
 from squeeze.passes.quantize.work import BlockWork
 
 FEW_TOKENS = 64  # an expert that saw fewer tokens says too little: rtn
-
-
-def block_hessians(work: BlockWork, groups: list[list[Weight]]) -> dict[Weight, Hessian]:
-    """One Hessian per group, by its first weight, over all calibration tokens."""
-    return {weight: inputs.hessian for weight, inputs in block_inputs(work, groups).items()}
 
 
 def fallback(work: BlockWork, weight: Weight, tokens: int) -> QuantizedTensor:

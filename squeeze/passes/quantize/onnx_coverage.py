@@ -49,21 +49,19 @@ def measure_coverage(before: ir.Graph, after: OnnxModel, reasons: dict[str, str]
     """Count the operators of the float graph and those that the runtime runs on integers; ``arm``: on ARM."""
     operators = Counter(node.op_type for node in before if node.op_type in {*LAYER_OPS, *COMBINING_OPS})
     kernels = Counter(INTEGER_KERNELS.get(op, "") for op in runtime_operators(after, arm))
-    kernels["Gemm"] += max(
-        0, kernels["MatMul"] - operators["MatMul"]
-    )  # without calibration, a Gemm runs as a MatMul and an Add
+    # without calibration, a Gemm runs as a MatMul and an Add
+    kernels["Gemm"] += max(0, kernels["MatMul"] - operators["MatMul"])
     counts = {kind: (min(kernels[kind], total), total) for kind, total in sorted(operators.items())}
     return Coverage(counts, reasons | untouched(before))
 
 
 def untouched(graph: ir.Graph) -> dict[str, str]:
     """Operators whose weights no int8 pass takes, each with its share of the bytes of all weights."""
-    sizes: dict[str, int] = {}
-    for node in graph:
-        if node.op_type in WEIGHTED_OPS - INTEGER_OPS:
-            sizes[node.name or node.op_type] = sum(
-                item.tensor.nbytes for item in node_constants(node) if item.is_weight
-            )
+    sizes = {
+        node.name or node.op_type: sum(item.tensor.nbytes for item in node_constants(node) if item.is_weight)
+        for node in graph
+        if node.op_type in WEIGHTED_OPS - INTEGER_OPS
+    }
     total = sum(sizes.values())
     stay = {node.name or node.op_type: node.op_type for node in graph if node.op_type in RECURRENT_OPS}
     return {

@@ -28,10 +28,9 @@ from squeeze.passes.quantize.onnx_coverage import measure_coverage
 from squeeze.passes.quantize.onnx_smooth import smooth_inputs
 from squeeze.passes.quantize.selection import select, selection_faults
 
-KINDS = {"Gemm": "matrices", "MatMul": "matrices", "Linear": "matrices", "Conv": "convolutions"} | {
-    "Conv1d": "convolutions",
-    "Conv2d": "convolutions",
-}
+KINDS = dict.fromkeys(("Gemm", "MatMul", "Linear"), "matrices") | dict.fromkeys(
+    ("Conv", "Conv1d", "Conv2d"), "convolutions"
+)
 TABLES = {"Gather", "Embedding"}
 
 
@@ -122,9 +121,8 @@ class QuantizeDynamic(Pass[OnnxModel, OnnxModel]):
         return [layer.name for layer in model.layers() if layer.kind in self._kinds()]
 
     def _kinds(self) -> set[str]:
-        return {kind for kind, group in KINDS.items() if self.layers in (group, "all")} | (
-            TABLES if self.embeddings else set()
-        )
+        kinds = {kind for kind, group in KINDS.items() if self.layers in (group, "all")}
+        return kinds | (TABLES if self.embeddings else set())
 
     def _tables(self, graph: ir.Graph) -> tuple[list[ir.Node], dict[str, str]]:
         """Embeddings to rewrite, and why the others stay float."""

@@ -89,7 +89,6 @@ class QuantizeStatic(Pass[OnnxModel, OnnxModel]):
 
     @property
     def signed(self) -> bool:
-        """Whether activations are int8."""
         return self.activations == "int8" or (self.activations == "auto" and self.target_cpu == "arm")
 
     @property

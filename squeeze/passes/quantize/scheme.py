@@ -120,7 +120,6 @@ class WeightChoice(BaseModel):
         return {name: flat(scheme, shapes[name]) for name, scheme in self.schemes(model).items()}
 
     def kind(self, shape: WeightShape, scheme: Scheme) -> GridKind:
-        """The kind of grid that a weight will get."""
         return kind_of(shape.matrix, scheme)
 
     def _group_faults(self, model: TorchStage, what: str, holds: Holds) -> Iterator[str]:

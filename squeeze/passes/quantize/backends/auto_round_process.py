@@ -32,7 +32,7 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
         device_map="cpu",
         enable_torch_compile=False,  # compiling takes longer than it saves on a CPU
         layer_config=_layers(job),
-        **_scheme(next(iter(job.weights.values()))),
+        **next(iter(job.weights.values())).options(),
         **job.settings,
     )
     done, _ = rounding.quantize()
@@ -43,26 +43,18 @@ def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
 
 def _layers(job: Job) -> dict[str, dict[str, Any]]:
     floats: dict[str, dict[str, Any]] = {name: {"bits": FLOAT} for name in job.float_linears}
-    return floats | {name: _scheme(scheme) for name, scheme in job.weights.items()}
-
-
-def _scheme(scheme: WeightScheme) -> dict[str, Any]:
-    size = -1 if scheme.group_size is None else scheme.group_size
-    return {"bits": scheme.bits, "group_size": size, "sym": scheme.symmetric}
+    return floats | {name: scheme.options() for name, scheme in job.weights.items()}
 
 
 def _answer(module: nn.Module, scheme: WeightScheme) -> Answer:
     weight: Any = module.weight
     scale: Any = module.scale
-    real, wide = weight.detach(), scale.float().repeat_interleave(_size(weight, scale), dim=1)
+    size = weight.shape[1] // scale.shape[1]
+    real, wide = weight.detach(), scale.float().repeat_interleave(size, dim=1)
     zero_point = _zero_points(module, scale) - 2 ** (scheme.bits - 1)
     centred = (real / wide).round().int()
-    q = centred + zero_point.repeat_interleave(_size(weight, scale), dim=1)
+    q = centred + zero_point.repeat_interleave(size, dim=1)
     return Answer(q.to(torch.int8), scale, zero_point, real)
-
-
-def _size(weight: Tensor, scale: Tensor) -> int:
-    return weight.shape[1] // scale.shape[1]
 
 
 def _zero_points(module: nn.Module, scale: Tensor) -> Tensor:

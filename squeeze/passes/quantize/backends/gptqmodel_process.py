@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from squeeze.formats.gptq_checkpoint import PARTS, from_tensors
-from squeeze.passes.quantize.backends.job import Answer, Job, WeightScheme, work
+from squeeze.passes.quantize.backends.job import Answer, Job, work
 
 
 def quantize(job: Job) -> Iterator[tuple[str, Answer]]:
@@ -51,20 +51,15 @@ def _config(job: Job, settings: dict[str, Any]) -> Any:
     alpha = settings.pop("alpha")
     first = next(iter(job.weights.values()))
     special: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in job.float_linears}
-    special |= {f"^{re.escape(name)}$": _scheme(scheme) for name, scheme in job.weights.items() if scheme != first}
+    special |= {f"^{re.escape(name)}$": scheme.options() for name, scheme in job.weights.items() if scheme != first}
     return QuantizeConfig(
-        **_scheme(first),
+        **first.options(),
         **settings,
         gptaq=GPTAQConfig(alpha=alpha) if alpha else None,
         dynamic=special,
         format="gptq" if _symmetric(job) else "gptq_v2",
         device="cpu",
     )
-
-
-def _scheme(scheme: WeightScheme) -> dict[str, Any]:
-    size = -1 if scheme.group_size is None else scheme.group_size
-    return {"bits": scheme.bits, "group_size": size, "sym": scheme.symmetric}
 
 
 def _symmetric(job: Job) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from squeeze.work import end_with_parent
 
 TOKENS, GRIDS, LOG = "tokens.safetensors", "grids.safetensors", "log.txt"
+PARTS = ("q", "scale", "zero_point", "real", "g_idx")  # of an answer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class WeightScheme:
     bits: int
     group_size: int | None
     symmetric: bool
+
+    def options(self) -> dict[str, Any]:
+        """As GPTQ's packages call them."""
+        return {"bits": self.bits, "group_size": self.group_size or -1, "sym": self.symmetric}
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Job:
         tensors = load_file(Path(self.work) / GRIDS)
         for name in self.weights:
             if f"{name}.q" in tensors:
-                parts = {part: tensors.get(f"{name}.{part}") for part in ("q", "scale", "zero_point", "real", "g_idx")}
+                parts = {part: tensors.get(f"{name}.{part}") for part in PARTS}
                 yield name, Answer(**parts)  # type: ignore[arg-type]  # all but g_idx are there where q is
 
 
@@ -109,7 +114,7 @@ def work(quantize: Callable[[Job], Iterator[tuple[str, Answer]]]) -> None:
     torch.manual_seed(job.seed)
     tensors: dict[str, Tensor] = {}
     for name, answer in quantize(job):
-        parts = {part: getattr(answer, part) for part in ("q", "scale", "zero_point", "real", "g_idx")}
+        parts = {part: getattr(answer, part) for part in PARTS}
         tensors |= {f"{name}.{part}": value.contiguous() for part, value in parts.items() if value is not None}
     temporary = Path(job.work) / f"{GRIDS}.part"
     save_file(tensors, temporary)

@@ -34,7 +34,7 @@ def _config(job: Job) -> Any:
 
     config: Any = GPTQConfig(dtype="fp32")
     for name, scheme in job.weights.items():
-        size = -1 if scheme.group_size is None else scheme.group_size
+        size = scheme.group_size or -1
         own = GPTQConfig(bits=scheme.bits, group_size=size, use_sym=scheme.symmetric, **job.settings)
         config.set_local(name, own)
     return config

@@ -12,6 +12,7 @@ from squeeze.algorithms.affine import QuantizedTensor, clipped_share
 from squeeze.algorithms.awq import CLIPS, STEPS, round_clipped, search_scale
 from squeeze.algorithms.hessian import hessian_loss
 from squeeze.algorithms.rtn import round_to_nearest
+from squeeze.blocks.hessians import block_inputs
 from squeeze.blocks.watch import Weight, shared_inputs
 from squeeze.models.language.effort import block_macs, block_values
 from squeeze.models.language.footprint import FLOAT, shared_shapes
@@ -19,7 +20,7 @@ from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.effort import WRITTEN_BLOCK, Amount, Work
 from squeeze.passes.quantize.block_pass import CalibratedPass, S
-from squeeze.passes.quantize.hessians import FEW_TOKENS, block_hessians, fallback
+from squeeze.passes.quantize.hessians import FEW_TOKENS, fallback
 from squeeze.passes.quantize.language.fold import Source, added_by, all_matrices, find_sources, fold, head_counts
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork, Grids
@@ -83,7 +84,8 @@ class Awq(CalibratedPass[LanguageModel]):
         assert walk is not None
         run = added_by(walk, work.index)
         groups = shared_inputs(work.block, all_matrices(work.block), run)
-        inputs = {weight: Inputs(one.tokens, one.matrix()) for weight, one in block_hessians(work, groups).items()}
+        hessians = {weight: inputs.hessian for weight, inputs in block_inputs(work, groups).items()}
+        inputs = {weight: Inputs(hessian.tokens, hessian.matrix()) for weight, hessian in hessians.items()}
         sources = find_sources(work.block, groups, head_counts(walk.network.config), run) if self.scale else {}
         grids: Grids = {}
         columns = {group[0]: self._fold(work, group, sources, inputs[group[0]]) for group in groups}

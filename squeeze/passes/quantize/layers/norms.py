@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -22,16 +18,17 @@ def fold_norms(model: TorchModel) -> list[str]:
     Found by running the network, not from names. One without which the network computes something else (the
     convolution's output is read elsewhere, too) stays.
     """
-    folded = []
+    folded, module, example = [], model.module, model.example(2)
     for norm, convolution in _pairs(model):
-        before, example = model.predict(model.example(2)), model.example(2)
-        with _restoring(model.module, norm, convolution) as undo:
-            _fold(model.module, norm, convolution)
-            change = (model.predict(example) - before).abs().max() / before.abs().max().clamp_min(1e-6)
-            if change <= SAME:
-                folded.append(norm)
-            else:
-                undo()
+        bn, conv, before = module.get_submodule(norm), module.get_submodule(convolution), model.predict(example)
+        weight, bias = conv.weight, conv.bias
+        _fold(module, norm, convolution)
+        change = (model.predict(example) - before).abs().max() / before.abs().max().clamp_min(1e-6)
+        if change <= SAME:
+            folded.append(norm)
+        else:
+            conv.weight, conv.bias = weight, bias
+            module.set_submodule(norm, bn)
     return folded
 
 
@@ -69,16 +66,3 @@ def _fold(module: nn.Module, norm: str, convolution: str) -> None:
             conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
         )
     module.set_submodule(norm, nn.Identity())
-
-
-@contextmanager
-def _restoring(module: nn.Module, norm: str, convolution: str) -> Iterator[Any]:
-    """What both were, for as long as the ``with`` lasts, and how to go back."""
-    bn, conv = module.get_submodule(norm), module.get_submodule(convolution)
-    weight, bias = conv.weight, conv.bias
-
-    def undo() -> None:
-        conv.weight, conv.bias = weight, bias
-        module.set_submodule(norm, bn)
-
-    yield undo

@@ -25,7 +25,7 @@ from squeeze.models.torch_grid import put_grid
 from squeeze.models.torch_layers import Layer, groups_of, layer_of
 from squeeze.models.torch_model import TorchModel
 from squeeze.passes.base import Context
-from squeeze.passes.layer_inputs import batches, inputs_of, outputs_of, piece_of, step_for, unfolded
+from squeeze.passes.layer_inputs import EXAMPLES, inputs_of, outputs_of, piece_of, step_for, unfolded
 from squeeze.passes.quantize.layers.norms import fold_norms
 from squeeze.passes.quantize.scheme import Scheme
 from squeeze.passes.quantize.work import BlockWork
@@ -45,7 +45,6 @@ class Matrices(nn.Module):
         self.weight = nn.Parameter(weight.view(groups, len(weight) // groups, -1), requires_grad=False)
 
     def weights(self) -> list[Weight]:
-        """Each matrix by itself."""
         return [Weight("weight", group) for group in range(len(self.weight))]
 
 
@@ -126,7 +125,7 @@ class _Layers:
             matrix = weight.of(work.block)
             inputs_of_weight[weight] = Inputs(Hessian(matrix.shape[1]), Drift(matrix.clone()) if follows else None)
         calls, step = self.calls.get(name, 0), self.steps.get(name, 1)
-        for batch in batches(self.context.calibration) if calls else ():
+        for batch in self.context.calibration.batches(EXAMPLES) if calls else ():
             current = inputs_of(self.model, layer, batch, calls)
             before = self._original_inputs(layer, batch, calls) if follows else current
             for now, was in zip(current, before, strict=True):
