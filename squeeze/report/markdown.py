@@ -11,7 +11,7 @@ from squeeze.report.facts import fact_lines
 from squeeze.report.headline import headline
 from squeeze.report.reproduce import RUN_AGAIN, plan_yaml
 from squeeze.report.scores import SCORE_HEADINGS, score_lines
-from squeeze.report.shape import Package, Report, Row, Score, as_report
+from squeeze.report.shape import Judgement, Package, Report, Row, Score, as_report
 
 SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w))")  # inside a word, an underscore is one
 OUTCOMES = {"kept": "✓ kept", "broken": "✗ **broken**", "unproven": "≈ unproven"}
@@ -21,19 +21,19 @@ def markdown_report(report: Mapping[str, Any]) -> str:
     """The whole report; the same report gives the same bytes."""
     data = as_report(report)
     parts = (
-        _head,
-        _overview,
-        _budget,
-        _packages,
-        _every_score,
-        _facts,
-        _durations,
-        _equality,
-        _weights,
-        _layers,
-        _reproduce,
+        _head(data),
+        _overview(data),
+        _section("Budget", ("branch", "line", "outcome"), map(_judgement, data.judgements)),
+        _section("Packages", ("file", "size", "digest", "verified", "notes"), map(_package, data.packages)),
+        _section("Every score", SCORE_HEADINGS, map(_escaped, score_lines(data))),
+        _facts(data),
+        _section("How long it took", duration.COLUMNS, map(_escaped, duration.duration_cells(data))),
+        _section("The same weights in every file", equality.COLUMNS, map(_escaped, equality.equality_lines(data))),
+        _weights(data),
+        _layers(data),
+        _reproduce(data),
     )
-    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(data)))) + "\n"
+    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part))) + "\n"
 
 
 def escaped(words: object) -> str:
@@ -83,17 +83,8 @@ def _cell(row: Row, score: Score | None) -> str:
     return escaped(text.marked(score)) + (f"<br><sub>{escaped(below)}</sub>" if below else "")
 
 
-def _every_score(report: Report) -> Iterator[str]:
-    return _section("Every score", SCORE_HEADINGS, map(_escaped, score_lines(report)))
-
-
-def _budget(report: Report) -> Iterator[str]:
-    rows = [[*_escaped((j.branch or "", j.line)), OUTCOMES[j.outcome]] for j in report.judgements]
-    return _section("Budget", ("branch", "line", "outcome"), rows)
-
-
-def _packages(report: Report) -> Iterator[str]:
-    return _section("Packages", ("file", "size", "digest", "verified", "notes"), map(_package, report.packages))
+def _judgement(judgement: Judgement) -> list[str]:
+    return [escaped(judgement.branch or ""), escaped(judgement.line), OUTCOMES[judgement.outcome]]
 
 
 def _package(package: Package) -> list[str]:
@@ -108,15 +99,6 @@ def _facts(report: Report) -> Iterator[str]:
     for row, lines in with_facts:
         yield f"\n**{escaped(row.label)}**\n"
         yield from (f"- {escaped(name)}: {escaped(line)}" for name, line in lines)
-
-
-def _durations(report: Report) -> Iterator[str]:
-    return _section("How long it took", duration.COLUMNS, map(_escaped, duration.duration_cells(report)))
-
-
-def _equality(report: Report) -> Iterator[str]:
-    rows = map(_escaped, equality.equality_lines(report))
-    return _section("The same weights in every file", equality.COLUMNS, rows)
 
 
 def _weights(report: Report) -> Iterator[str]:

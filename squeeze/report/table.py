@@ -30,8 +30,8 @@ Below = Callable[[Row, Score], str]
 def ledger_table(report: Mapping[str, Any], width: int = WIDTH) -> Table:
     """The ledger for a terminal of that many columns."""
     data, console = as_report(report), Console(width=1000)
-    for layout in (_full, _tall, _compact):
-        table = layout(data)
+    for below, forms in ((_change_with_interval, True), (_interval_below, True), (_change_alone, False)):
+        table = _columns(data, below, forms)
         if Measurement.get(console, console.options, table).maximum <= width:
             return table
     return _stacked(data)
@@ -46,19 +46,7 @@ def row_line(row: Mapping[str, Any]) -> str:
     return f"{label}: {', '.join(scores) or 'not scored'}"
 
 
-def _full(report: Report) -> Table:
-    return _columns(report, _change_with_interval)
-
-
-def _tall(report: Report) -> Table:
-    return _columns(report, lambda row, score: _change_with_interval(row, score).replace(" [", "\n["))
-
-
-def _compact(report: Report) -> Table:
-    return _columns(report, _change_alone, forms=False)
-
-
-def _columns(report: Report, below: Below, forms: bool = True) -> Table:
+def _columns(report: Report, below: Below, forms: bool) -> Table:
     table = _empty(report)
     table.add_column("pass", no_wrap=True)
     if forms:
@@ -85,6 +73,10 @@ def _change_with_interval(row: Row, score: Score) -> str:
     if score.unit == "ratio":
         return f"{_new_clock(row, score)} {text.interval(score.unit, score.interval)}".strip()
     return _short(text.change_text(score.unit, score.to_original))
+
+
+def _interval_below(row: Row, score: Score) -> str:
+    return _change_with_interval(row, score).replace(" [", "\n[")
 
 
 def _change_alone(row: Row, score: Score) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from squeeze.algorithms.distillation import energy, total_feature_loss
+from squeeze.blocks.hooks import watched_modules
 from squeeze.errors import SqueezeError, did_you_mean
 from squeeze.models.options import matches
 from squeeze.training.projection import Projection, differing_axis, rows
@@ -47,20 +50,19 @@ class FeaturePairs:
                 what = f"distill: the teacher has no layer '{name}' for features to compare with"
                 raise SqueezeError(f"{what}{did_you_mean(name, known)}")
         self.outputs: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        self.handles: list[Any] = []
+        self.hooks = ExitStack()
         self.axes: dict[str, int] = {}  # of layers whose width is not the teacher's
         self.projections: dict[str, Projection] = {}
 
     def __enter__(self) -> Self:
         for model, outputs, names in zip(self.models, self.outputs, (self.names, self.names.values()), strict=True):
-            for name in dict.fromkeys(names):
-                self.handles.append(model.module.get_submodule(name).register_forward_hook(_note(name, outputs)))
+            modules = [(name, model.module.get_submodule(name)) for name in dict.fromkeys(names)]
+            self.hooks.enter_context(watched_modules(modules, partial(_note, outputs)))
         self._project()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self.hooks.close()
         for name in self._buffers():
             delattr(self.models[0].module, name)
 
@@ -130,8 +132,5 @@ def _paired(student: nn.Module, features: Features) -> dict[str, str]:
     return {name: name for name, _ in student.named_modules() if matches(name, features)}
 
 
-def _note(name: str, outputs: dict[str, Tensor]) -> Any:
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        outputs[name] = output if isinstance(output, Tensor) else output[0]  # transformer blocks may give a tuple
-
-    return hook
+def _note(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    outputs[name] = output if isinstance(output, Tensor) else output[0]  # transformer blocks may give a tuple
