@@ -15,11 +15,7 @@ SMALL_BYTES = 2**28  # an array up to this size may have any expansion ratio
 
 
 def require_expandable(path: Path, names: list[str]) -> None:
-    """Refuse arrays that claim other than they hold, or expand out of proportion.
-
-    Raises:
-        DataError: with the array's name.
-    """
+    """Raise ``DataError`` for an array that claims other than it holds, or expands out of proportion."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for name in (name for name in names if name in entries):

@@ -20,11 +20,7 @@ PART_VALUES = 1 << 24  # of a tensor that is read in parts
 
 @contextmanager
 def opened(file: Path) -> Iterator[Any]:
-    """A safetensors file.
-
-    Raises:
-        ModelError: it is not a whole one.
-    """
+    """A safetensors file; raises ``ModelError`` where it is not a whole one."""
     try:
         with safe_open(file, framework="pt") as shard:
             yield shard
@@ -34,11 +30,7 @@ def opened(file: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of a safetensors file that is, or is part of, a tensor of the module.
-
-    Raises:
-        ModelError: each of the reads, where the file is no whole safetensors file.
-    """
+    """One tensor of a safetensors file that is, or is part of, a tensor of the module."""
 
     file: Path
     name: str

@@ -77,11 +77,7 @@ class TorchModel(TorchStage):
         return TorchModel(module, self.source, self.inputs, self.grid)
 
     def require_floats(self, work: str) -> None:
-        """Refuse a model whose weights are integers, which that work would lose.
-
-        Raises:
-            ModelError: weights are quantized.
-        """
+        """Raise ``ModelError`` where weights are integers, which that work would lose."""
         if self.grid:
             what = f"{len(self.grid)} weights are quantized, {next(iter(self.grid))} for one"
             raise ModelError(f"{what}, and {work} would lose their integers; quantize after it")
@@ -94,11 +90,6 @@ class TorchModel(TorchStage):
         return forward(self.module, inputs)
 
     def resident(self, on_disk: bool = False) -> ResidentTorchModel:
-        """The model as a training loop sees it.
-
-        Raises:
-            ModelError: its weights are integers.
-        """
         self.require_floats("training")
         return ResidentTorchModel(self)
 

@@ -177,11 +177,7 @@ class ResidentNarrowing:
 def require_same(
     zeroed: BatchWalk, widths: Widths[ConfiguredBlocks], units: Units, index: int, new: Mapping[str, Tensor]
 ) -> None:
-    """A narrow block must give what the block with zeros in place of its units gives.
-
-    Raises:
-        ModelError: it does not: the family mixes its channels in a way that is not known here.
-    """
+    """Raise ``ModelError`` unless a narrow block gives what the block with zeros in place of its units gives."""
     source = widths.built(units).source
     made = ConfiguredBlocks(source, source.build()).layers[index]
     made.load_state_dict(dict(zeroed.layers[index].state_dict()) | dict(new), assign=True)

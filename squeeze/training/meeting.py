@@ -48,11 +48,7 @@ class Meeting:
             self.store.add(CAME, 1)
 
     def gather(self) -> None:
-        """Wait until all processes have come.
-
-        Raises:
-            SqueezeError: some have not, in five minutes.
-        """
+        """Wait until all processes have come; raises ``SqueezeError`` where some have not in five minutes."""
         if not self._in_time(lambda: self.store.add(CAME, 0) >= self.launch.processes, GATHERING_S):
             come = self.store.add(CAME, 0)
             raise SqueezeError(

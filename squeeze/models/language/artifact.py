@@ -29,11 +29,7 @@ PROMPT, PROMPT_LOG, NEXT_LOG = "input_ids", "prompt_log_probabilities", "next_lo
 
 
 class LanguageArtifact(Decoder, Artifact):
-    """A folder whose files a runtime loads, the tokenizer among them.
-
-    Args:
-        keeper: Whatever must live as long as the files do, such as the package they were unpacked from.
-    """
+    """A folder whose files a runtime loads, the tokenizer among them."""
 
     form: ClassVar[str] = "language artifact"
     package_folder: ClassVar[str] = "model/"

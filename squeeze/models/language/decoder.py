@@ -132,11 +132,7 @@ class Decoder(Model):
         return torch.cat([logits for _, logits in self.logits(batch.inputs["input_ids"])])
 
     def require_known(self, tokens: Tensor) -> None:
-        """Refuse tokens of another model.
-
-        Raises:
-            ModelError: a token that cannot be embedded.
-        """
+        """Raise ``ModelError`` for a token that cannot be embedded: it is another model's."""
         if len(tokens) and int(tokens.max()) >= self.tokens_known:
             what = f"token {int(tokens.max())} is none of the {self.tokens_known} that the model knows"
             raise ModelError(f"{self.folder}: {what}; is the tokenizer another model's?")

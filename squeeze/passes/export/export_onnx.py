@@ -185,11 +185,7 @@ def _without_effect(model: TorchModel) -> list[str]:
 
 
 def _error(model: TorchModel, exported: OnnxModel, examples: int) -> float:
-    """The largest difference of a logit on noise, as part of the largest logit.
-
-    Raises:
-        EffectError: It is more than another order of additions explains.
-    """
+    """The largest difference of a logit on noise, relative to the largest; ``EffectError`` above :data:`TOLERANCE`."""
     noise = model.example(examples, seed=examples)
     expected, actual = model.predict(noise), exported.predict_exactly(Batch(noise.inputs))
     if expected.shape != actual.shape:

@@ -91,11 +91,7 @@ class DecodeGoal(SizeGoal):
             yield Unused("latency_table", "goes with decode, which is not named")
 
     def require_tokens(self, model: TorchStage) -> None:
-        """Refuse a goal of time for what writes no tokens.
-
-        Raises:
-            ModelError: it writes none.
-        """
+        """Raise ``ModelError`` for a goal of time of what writes no tokens."""
         if self.decode is not None and not model.blocks:
             raise ModelError(f"decode: {self.decode} is of language models; parameters or size would do here")
 

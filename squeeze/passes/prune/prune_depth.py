@@ -153,11 +153,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
         return made
 
     def _require_replaceable(self, model: LanguageModel, start: Walk, sequences: int) -> None:
-        """Raise before anything is measured.
-
-        Raises:
-            ModelError: there is nothing to fit a map to, or no weight that takes one in.
-        """
+        """Raise ``ModelError`` where there is nothing to fit a map to, or no weight that takes one in."""
         if not sequences:
             what = f"replace: linear is fitted to calibration sequences behind the first {self.samples}"
             raise ModelError(f"{self.name}: {what}, and there are none; fewer samples or more data.calibrate would do")
@@ -220,11 +216,7 @@ class PruneDepth(DecodeGoal, Pass[TorchStage, TorchStage]):
 
 
 def _layers(model: TorchStage) -> nn.ModuleList:
-    """The blocks.
-
-    Raises:
-        ModelError: the model's config does not name them.
-    """
+    """The blocks; raises ``ModelError`` where the model's config does not name them."""
     return in_shards(model).skeleton.layers if model.blocks else ConfiguredBlocks.of(in_memory(model)).layers
 
 

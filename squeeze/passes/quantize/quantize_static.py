@@ -247,11 +247,7 @@ def _examples(model: OnnxModel, context: Context) -> Feed:
 
 
 def _require_same_grids(graph: ir.Graph, stored: Mapping[str, QuantizedTensor]) -> None:
-    """The integers and scales of weights that were quantized before must be in the file as they were.
-
-    Raises:
-        EffectError: They are not: a bias does not fit beside them into 32 bits.
-    """
+    """Raise ``EffectError`` where weights that were quantized before have changed: a bias did not fit into 32 bits."""
     for node in graph:
         was, now = stored.get(str(node.name)), stored_grid(node) if str(node.name) in stored else None
         if was is not None and not (now and torch.equal(now.q, was.q) and torch.equal(now.scale, was.scale)):
@@ -260,11 +256,7 @@ def _require_same_grids(graph: ir.Graph, stored: Mapping[str, QuantizedTensor]) 
 
 
 def _require_coverage(graph: ir.Graph, scheme: Scheme, coverage: Coverage) -> None:
-    """Every node that the scheme made integer must be one for the runtime too.
-
-    Raises:
-        EffectError: It is not.
-    """
+    """Raise ``EffectError`` unless every node that the scheme made integer is one for the runtime too."""
     planned: dict[str, int] = {}
     names = {*scheme.layers, *scheme.combining}
     for node in graph:
