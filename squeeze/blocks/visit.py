@@ -122,7 +122,7 @@ def visit_blocks(
     advance: Sequence[tuple[Walk, BlockWeights]],
     progress: Progress,
     what: str,
-) -> dict[int, dict[str, Any]]:
+) -> dict[str, Any]:
     """Visit every block that is not finished, and send the activations through each.
 
     Args:
@@ -132,7 +132,7 @@ def visit_blocks(
         what: Name of the work, for who watches.
 
     Returns:
-        The facts of each block.
+        The facts of all blocks, by weight.
     """
     for index in progress.track(range(count), what, count):
         if written.done(index) is None:
@@ -141,4 +141,5 @@ def visit_blocks(
             for walk, weights in advance:
                 with weights.block(index):
                     walk.through(index)
-    return {index: written.done(index) or {} for index in range(count)}
+    every = [written.done(index) or {} for index in range(count)]
+    return {name: fact for facts in every for name, fact in facts.items()}

@@ -75,7 +75,7 @@ class _HiddenNarrowing:
         self.narrow = self.ends.started(self.original)
         advance: list[tuple[Walk, BlockWeights]] = [(self.narrow, self.rewriter), (self.original, self.model)]
         progress = self.context.progress
-        facts = visit_blocks(self.model.blocks, self.rewriter, self._visit, advance, progress, "prune_width")
+        layers = visit_blocks(self.model.blocks, self.rewriter, self._visit, advance, progress, "prune_width")
         last = self.model.blocks - 1
         for walk, weights in advance:
             with weights.block(last):
@@ -83,7 +83,7 @@ class _HiddenNarrowing:
         self.ends.solve(self.narrow, self.original, self.solver.damping if self.solver.compensate else None)
         self.rewriter.put_outside(self.ends.tensors, {})
         self.context.facts["widths"] = {p: [self.widths.units[p], count] for p, count in self.units.items()}
-        self.context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+        self.context.facts["layers"] = layers
         return self.rewriter.finish()
 
     def _visit(self, index: int) -> None:

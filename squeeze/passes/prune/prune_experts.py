@@ -91,9 +91,9 @@ class PruneExperts(SizeGoal, Pass[LanguageModel, LanguageModel]):
             trim_heap()
 
         advance = [(walk.on(rewriter.skeleton), rewriter)]
-        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
+        layers = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         context.facts["experts"] = [experts.count, count]
-        context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+        context.facts["layers"] = layers
         return rewriter.finish()
 
     def _visit(

@@ -161,9 +161,9 @@ class PruneWidth(DecodeGoal, Pass[TorchStage, TorchStage]):
             trim_heap()
 
         advance: list[tuple[Walk, BlockWeights]] = [(narrow, rewriter), *([(original, model)] if original else [])]
-        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
+        layers = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         context.facts["widths"] = {part: [widths.units[part], count] for part, count in units.items()}
-        context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+        context.facts["layers"] = layers
         return rewriter.finish()
 
     def _resident(self, model: TorchModel, context: Context) -> TorchModel:

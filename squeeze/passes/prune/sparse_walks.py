@@ -52,8 +52,7 @@ def sparse_blocks(
 
     advance: list[tuple[Walk, BlockWeights]] = [(walk, rewriter)] if walk is not None else []
     with small_heap():
-        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, what)
-    context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+        context.facts["layers"] = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, what)
     return rewriter.finish()
 
 

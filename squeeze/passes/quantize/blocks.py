@@ -59,9 +59,9 @@ class _Blocks:
         sources = (self.walk, self.rewriter), (self.original, self.model)
         advance = [(walk, weights) for walk, weights in sources if walk is not None]
         progress, name = self.context.progress, self.pass_.name
-        facts = visit_blocks(self.model.blocks, self.rewriter, self._quantize, advance, progress, name)
+        layers = visit_blocks(self.model.blocks, self.rewriter, self._quantize, advance, progress, name)
         self._quantize_ends()
-        self.context.facts["layers"] = {name: fact for block in facts.values() for name, fact in block.items()}
+        self.context.facts["layers"] = layers
         self.context.facts["quantized"] = {f"int{self.pass_.bits}": [len(self.schemes), len(self.schemes)]}
         return self.rewriter.finish()
 

@@ -45,7 +45,7 @@ class BlockEdit(Pass[LanguageModel, LanguageModel]):
                 rewriter.put_block(index, {n: p.data for n, p in now if p is not before[n]}, facts)
 
         advance = [(walk, model)]  # old weights: the edited block computes the same
-        facts = visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
+        visit_blocks(model.blocks, rewriter, visit, advance, context.progress, self.name)
         rewriter.put_outside(outside, {})
-        context.facts["blocks"] = {str(index): block for index, block in facts.items()}
+        context.facts["blocks"] = {str(index): rewriter.done(index) for index in range(model.blocks)}
         return rewriter.finish()
