@@ -5,9 +5,10 @@
 
 On a model of yours, or on prose6M and two random layers of TinyLlama's shape, int4 in groups of 32, table and head too:
 ONNX Runtime with caches that stay in place, the same file in ONNX Runtime GenAI, GenAI's own int4 build of the same
-weights, ExecuTorch on a .pte of the same bits and groups, llama.cpp on Q4_0 made of the same grid, and the float32
-model in ONNX Runtime. What is not installed is left out by name. Runs alternate in one process; ratios are of medians,
-ours to each, with 95 % intervals: above 1, ours is faster. The prompt is the beginning of the text, or random tokens.
+weights, ExecuTorch on a .pte of the same bits and groups, llama.cpp on Q4_0 made of the same grid and on Q2_0 made of
+one of 2 bits in groups of 64, and the float32 model in ONNX Runtime. What is not installed is left out by name. Runs
+alternate in one process; ratios are of medians, ours to each, with 95 % intervals: above 1, ours is faster. The prompt
+is the beginning of the text, or random tokens.
 ``--cpu-time`` counts processor seconds instead, for one thread on a machine that others use too.
 """
 
@@ -29,11 +30,12 @@ from _inputs import REAL, Arguments, folder, model_path, open_model, open_text, 
 from memory import SHAPES, make
 
 from squeeze.algorithms.stats import ratio_of_medians
-from squeeze.errors import SqueezeError
+from squeeze.errors import ModelError, SqueezeError
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.rtn import Rtn
 from squeeze.runtimes.executorch import ExecuTorchText
+from squeeze.runtimes.ggml import two_bits_fault
 from squeeze.runtimes.llama_cpp import WithoutAmx
 from squeeze.runtimes.onnx_decoder import OnnxDecoder, Session, Text
 from squeeze.writers.decoder.export import export_decoder
@@ -138,6 +140,7 @@ def variants(dense: LanguageModel, work: Path, options: argparse.Namespace) -> d
         "GenAI's own int4 build": lambda: genai(built_by_genai(dense, work), options.threads, most),
         "ours, int4, ExecuTorch": lambda: executorch(dense, work / "pte", options.threads, most),
         "llama.cpp, Q4_0 of our grid": lambda: llama_cpp(model, work / "model.gguf", options.threads, most),
+        "llama.cpp, Q2_0, 2 bits": lambda: llama_cpp(two_bits(dense), work / "2.gguf", options.threads, most, True),
     }
     for name, make_start in others.items():
         try:
@@ -192,10 +195,17 @@ def built_by_genai(dense: LanguageModel, work: Path) -> Path:
     return out
 
 
-def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int) -> Start:
+def two_bits(dense: LanguageModel) -> LanguageModel:
+    """The same model on a grid that Q2_0 holds."""
+    if fault := two_bits_fault():
+        raise ModelError(fault)
+    return Rtn(bits=2, group_size=64, embeddings=4).run(dense, Context())
+
+
+def llama_cpp(model: LanguageModel, file: Path, threads: int, most: int, two_bits: bool = False) -> Start:
     from llama_cpp import Llama
 
-    write_gguf(model, file)
+    write_gguf(model, file, two_bits)
     with WithoutAmx():
         llama = Llama(str(file), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False)
 

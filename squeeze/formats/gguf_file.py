@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from squeeze.errors import MissingExtra, ModelError, first_line
-from squeeze.formats.gguf_blocks import BLOCK, BYTES
+from squeeze.errors import ModelError, first_line
+from squeeze.formats.gguf_types import gguf, type_named
 
 EVERY = slice(None)
 DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -34,21 +35,8 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes in the file, without padding."""
-        count = int(np.prod(self.shape))
-        return count // BLOCK * BYTES[self.kind] if self.kind in BYTES else count * DENSE[self.kind].itemsize
-
-
-def gguf() -> Any:
-    """The package.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import gguf as package
-    except ImportError:
-        raise MissingExtra("a .gguf file needs the package gguf; pip install 'squeeze[gguf]'") from None
-    return package
+        kind = type_named(self.kind)
+        return prod(self.shape) // kind.weights * kind.nbytes
 
 
 def write(path: Path, writer: Any, entries: list[Entry], tensors: Iterator[Tensor]) -> None:
@@ -58,12 +46,9 @@ def write(path: Path, writer: Any, entries: list[Entry], tensors: Iterator[Tenso
         writer: A GGUFWriter that holds the metadata and no tensor yet.
         entries: What ``tensors`` will give, in the same order.
     """
-    package = gguf()
     for entry in entries:
-        kind = package.GGMLQuantizationType[entry.kind]
-        dtype = np.dtype(np.float32 if entry.kind == "F32" else np.float16 if entry.kind == "F16" else np.uint8)
-        shape = entry.shape if entry.kind in ("F32", "F16") else package.quant_shape_to_byte_shape(entry.shape, kind)
-        writer.add_tensor_info(entry.name, shape, dtype, entry.nbytes, raw_dtype=kind)
+        number = type_named(entry.kind).number
+        writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), entry.nbytes, raw_dtype=number)
     temporary = path.with_name(path.name + ".part")
     writer.write_header_to_file(temporary)
     writer.write_kv_data_to_file()
@@ -76,51 +61,46 @@ def write(path: Path, writer: Any, entries: list[Entry], tensors: Iterator[Tenso
     temporary.replace(path)
 
 
-def read(path: Path) -> Any:
-    """The file as the gguf package's reader has it; tensors are mapped.
+class PackageReader:
+    """A .gguf file as the gguf package reads it; tensors are mapped.
 
     Raises:
         ModelError: no .gguf file, a type that the package does not know, or a file cut short.
+        MissingExtra: the package is not installed.
     """
-    package = gguf()
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        return package.GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, MemoryError) as error:
-        raise ModelError(f"{path}: not a whole .gguf file ({first_line(error)})") from None
 
+    name = "gguf"
 
-def length(reader: Any, name: str) -> int:
-    """Of the first axis of a tensor.
+    def __init__(self, path: Path) -> None:
+        package = gguf()
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file")
+        try:
+            reader = package.GGUFReader(path)
+        except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, MemoryError) as error:
+            raise ModelError(f"{path}: not a whole .gguf file ({first_line(error)})") from None
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}  # metadata go: an object for each token
 
-    Raises:
-        ModelError: there is none of that name.
-    """
-    return int(_tensor(reader, name).shape[-1])  # innermost first
+    def rows(self, name: str) -> int:
+        """Length of the first axis of a tensor."""
+        return int(self._tensor(name).shape[-1])  # innermost first
 
+    def dense(self, name: str, rows: slice = EVERY) -> Tensor:
+        """A tensor, or rows of its first axis, as the package dequantizes it: float32, shaped as torch has it.
 
-def _tensor(reader: Any, name: str) -> Any:
-    tensor = next((tensor for tensor in reader.tensors if tensor.name == name), None)
-    if tensor is None:
-        raise ModelError(f"the .gguf file holds no tensor '{name}'")
-    return tensor
+        Raises:
+            ModelError: there is none of that name, or of a type that the package cannot dequantize.
+        """
+        tensor = self._tensor(name)
+        try:
+            values = gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
+        except NotImplementedError as error:
+            raise ModelError(f"{name}: {first_line(error)}") from None
+        own = values if values.flags.writeable else np.array(values)  # floats are given as they lie in the file
+        _, *inner = [int(size) for size in reversed(tensor.shape)]
+        return torch.from_numpy(own).reshape(-1, *inner)
 
-
-def dense(reader: Any, name: str, rows: slice = EVERY) -> Tensor:
-    """A tensor as the gguf package's own ``dequantize`` gives it: float32, shaped as torch has it.
-
-    Args:
-        rows: Of the first axis.
-
-    Raises:
-        ModelError: there is none of that name, or of a type that the package cannot dequantize.
-    """
-    tensor = _tensor(reader, name)
-    try:
-        values = gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
-    except NotImplementedError as error:
-        raise ModelError(f"{name}: {first_line(error)}") from None
-    own = values if values.flags.writeable else np.array(values)  # floats are given as they lie in the file
-    _, *inner = [int(size) for size in reversed(tensor.shape)]
-    return torch.from_numpy(own).reshape(-1, *inner)
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise ModelError(f"the .gguf file holds no tensor '{name}'")
+        return self._tensors[name]

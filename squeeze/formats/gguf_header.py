@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from squeeze.errors import ModelError
-from squeeze.formats.gguf_file import gguf
+from squeeze.formats.gguf_types import gguf, type_numbered
 from squeeze.formats.regular import require_regular
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
@@ -126,16 +126,14 @@ class _Reader:
         return name, shape[::-1], self.scalar("I"), self.scalar("Q")
 
     def placed(self, name: str, shape: tuple[int, ...], number: int, offset: int) -> TensorInfo:
-        package = gguf()
         try:
-            kind = package.GGMLQuantizationType(number)
+            kind = type_numbered(number)
         except ValueError:
             raise ModelError(f"{self.path}: tensor '{name}' has the type {number}, which gguf does not know") from None
-        block, size = package.GGML_QUANT_SIZES[kind]
-        if not all(shape) or shape[-1] % block:
-            cure = f"rows of a multiple of {block} are what {kind.name} stores"
+        if not all(shape) or shape[-1] % kind.weights:
+            cure = f"rows of a multiple of {kind.weights} are what {kind.name} stores"
             raise ModelError(f"{self.path}: tensor '{name}' has the shape {list(shape)}; {cure}")
-        nbytes = prod(shape) // block * size
+        nbytes = prod(shape) // kind.weights * kind.nbytes
         if offset + nbytes > len(self.content):
             lacks = f"{offset + nbytes:,} bytes are needed for '{name}', {len(self.content):,} are there"
             raise ModelError(f"{self.path}: is cut short: {lacks}")

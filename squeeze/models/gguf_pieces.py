@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.formats.gguf_file import gguf
 from squeeze.formats.gguf_header import TensorInfo
+from squeeze.formats.gguf_types import dequantize
 from squeeze.formats.regular import read_json, require_regular
 from squeeze.models.links import link_or_copy
 from squeeze.models.pieces import Piece
@@ -95,14 +95,12 @@ class GgufPiece(Piece):
         return paired_rows(self.shape[0], self.shape[0] // self.head_channels).argsort()
 
     def _dequantized(self, tensor: TensorInfo, rows: Any) -> Tensor:
-        """float32 ``[rows, columns]``, by the gguf package's own rule of the type."""
-        package = gguf()
+        """float32 ``[rows, columns]``."""
         try:
             raw = tensor.raw(self.file)[rows]
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.file}: '{tensor.name}' cannot be read any more ({error})") from None
-        values = package.quants.dequantize(raw, package.GGMLQuantizationType[tensor.kind])
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        return torch.from_numpy(dequantize(raw, tensor.kind))
 
 
 def paired_rows(rows: int, heads: int) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError, SqueezeError
-from squeeze.formats import gguf_file
-from squeeze.formats.gguf_blocks import WEIGHTS, holds, narrowest, to_blocks
-from squeeze.formats.gguf_file import DENSE, Entry, gguf, write
+from squeeze.formats.gguf_blocks import TWO_BITS, WEIGHTS, fits_two_bits, holds, narrowest, to_blocks
+from squeeze.formats.gguf_file import DENSE, Entry, PackageReader, write
+from squeeze.formats.gguf_types import gguf
 from squeeze.formats.grid_kind import GridKind
 from squeeze.models.language.dense import copy_side_files
 from squeeze.models.language.from_gguf.rope import llama3_factors
@@ -22,19 +22,24 @@ from squeeze.models.language.gguf.tokenizer import add_tokenizer
 from squeeze.models.language.gguf_names import PAIRED, Source, sources
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.memory import trim_after
+from squeeze.runtimes.ggml import GgmlReader
 from squeeze.runtimes.llama_cpp import ADAPTER_NAME, FILE_NAME
 from squeeze.writers.base import Writer
 from squeeze.writers.gguf_adapter import prove_adapter, write_adapter
 from squeeze.writers.proof import Equality, compared, joined
 
-FILE_TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1", "Q5_0": "MOSTLY_Q5_0", "Q8_0": "MOSTLY_Q8_0"}
+FILE_TYPES = {TWO_BITS: 41, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7}  # LLAMA_FTYPE_MOSTLY_... of llama.h
+MOSTLY_F16 = 1
 
 
-def write_gguf(model: LanguageModel, file: Path) -> None:
+def write_gguf(model: LanguageModel, file: Path, two_bits: bool = False) -> None:
     """Write the file; it appears whole or not at all.
 
     Quantized weights keep their integers and scales, in the narrowest type that holds them exactly; the rest is
     float32 (norms, biases, routers), bfloat16 where it is so, or float16.
+
+    Args:
+        two_bits: Q2_0 is one of these types.
 
     Raises:
         ModelError: a family, a tokenizer or a grid that llama.cpp cannot be given, with the reason.
@@ -46,13 +51,13 @@ def write_gguf(model: LanguageModel, file: Path) -> None:
     describe(writer, model.skeleton.config, architecture)
     add_tokenizer(writer, model.folder, model.vocabulary)
     all_sources = list(sources(model.skeleton, architecture.name))
-    entries = [_entry(model, source, architecture) for source in all_sources]
+    entries = [_entry(model, source, architecture, two_bits) for source in all_sources]
     factors = _rope_factors(model)
     entries = [*(Entry(name, tuple(value.shape), "F32") for name, value in factors.items()), *entries]
     used = [entry.kind for entry in entries if entry.kind in FILE_TYPES]
     most = max(set(used), key=used.count) if used else None
     writer.add_quantization_version(package.GGML_QUANT_VERSION)
-    writer.add_file_type(package.LlamaFileType[FILE_TYPES[most] if most else "MOSTLY_F16"])
+    writer.add_file_type(FILE_TYPES[most] if most else MOSTLY_F16)
     kinds = {entry.name: entry.kind for entry in entries}
     write(file, writer, entries, _tensors(model, factors, all_sources, kinds, architecture))
 
@@ -74,13 +79,13 @@ def architecture_of(model: LanguageModel) -> Architecture:
     return architecture
 
 
-def _entry(model: LanguageModel, source: Source, architecture: Architecture) -> Entry:
+def _entry(model: LanguageModel, source: Source, architecture: Architecture, two_bits: bool) -> Entry:
     shape = shape_of(model, source)
     if source.origin not in model.grid:
         value = torch.empty(shape, dtype=model.tensor(source.origin).dtype, device="meta")
         return Entry(source.name, shape, kind_of_dense(source, value))
     try:
-        return Entry(source.name, shape, narrowest(grid_of(model, source, architecture)))
+        return Entry(source.name, shape, narrowest(grid_of(model, source, architecture), two_bits))
     except ModelError as error:
         raise ModelError(f"{source.origin}: {error}") from None
 
@@ -120,18 +125,20 @@ def _rope_factors(model: LanguageModel) -> dict[str, Tensor]:
     return {}
 
 
-def _compared(reader: Any, model: LanguageModel, source: Source, architecture: Architecture) -> Equality:
-    """One weight beside what the gguf package reads; where no row was moved, some rows at a time."""
-    name = source.name
+def _compared(
+    reader: PackageReader | GgmlReader, model: LanguageModel, source: Source, architecture: Architecture
+) -> Equality:
+    """One weight beside what another reader makes of the file; where no row was moved, some rows at a time."""
+    name, reads = source.name, reader.name
     if rows_of(model, source, architecture) is not None or len(model.grid[source.origin].shape) > 2:
         own = _as_llama_cpp(model, source, architecture)
-        return compared(name, "gguf", "gguf", own, gguf_file.dense(reader, name))
+        return compared(name, "gguf", reads, own, reader.dense(name))
     grid = model.quantized(source.origin)
     step = max(1, WEIGHTS // grid.q.shape[1])
-    rows = max(len(grid.q), gguf_file.length(reader, name))  # surplus rows of the file have nothing to be equal to
+    rows = max(len(grid.q), reader.rows(name))  # surplus rows of the file have nothing to be equal to
     parts = [slice(start, start + step) for start in range(0, rows, step)]
-    read = ((grid.rows(part).dequantize(), gguf_file.dense(reader, name, part)) for part in parts)
-    return joined([compared(name, "gguf", "gguf", *pair) for pair in read])
+    read = ((grid.rows(part).dequantize(), reader.dense(name, part)) for part in parts)
+    return joined([compared(name, "gguf", reads, *pair) for pair in read])
 
 
 def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architecture) -> Tensor:
@@ -146,10 +153,17 @@ def _as_llama_cpp(model: LanguageModel, source: Source, architecture: Architectu
 
 
 class GgufWriter(Writer[LanguageModel]):
-    """``model.gguf``, the tokenizer beside it, and ``adapter.gguf`` where the model has one."""
+    """``model.gguf``, the tokenizer beside it, and ``adapter.gguf`` where the model has one.
+
+    Args:
+        two_bits: Write Q2_0 where a grid fits it.
+    """
 
     name = "gguf"
     extra = "gguf"
+
+    def __init__(self, two_bits: bool = False) -> None:
+        self.two_bits = two_bits
 
     def holds(self, kind: GridKind) -> str | None:
         return holds(kind)
@@ -162,19 +176,20 @@ class GgufWriter(Writer[LanguageModel]):
 
     def write(self, model: LanguageModel, folder: Path) -> Path:
         copy_side_files(model.folder, folder)
-        write_gguf(model, folder / FILE_NAME)
+        write_gguf(model, folder / FILE_NAME, self.two_bits)
         if model.adapter is not None:
             write_adapter(model, model.adapter, architecture_of(model), folder / ADAPTER_NAME)
         return folder / FILE_NAME
 
     def prove(self, model: LanguageModel, file: Path) -> Iterator[Equality]:
-        """Each block-quantized tensor, as the gguf package dequantizes it, and those of an adapter.
+        """Each block-quantized tensor, and those of an adapter, as the gguf package or ggml dequantizes them.
 
         Raises:
-            MissingExtra: gguf is not installed.
+            MissingExtra: gguf is not installed; or llama.cpp is not, which alone reads Q2_0.
         """
-        reader, architecture = gguf_file.read(file), architecture_of(model)
-        reader.fields.clear()  # the package keeps several objects for each token's text
+        has_two_bits = self.two_bits and any(map(fits_two_bits, model.grid_kinds().values()))
+        reader = GgmlReader(file) if has_two_bits else PackageReader(file)
+        architecture = architecture_of(model)
         trim_after(model.nbytes())
         for source in sources(model.skeleton, architecture.name):
             if source.origin in model.grid:

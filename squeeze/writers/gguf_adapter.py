@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from squeeze.formats import gguf_file
-from squeeze.formats.gguf_file import Entry, gguf, write
+from squeeze.formats.gguf_file import Entry, PackageReader, write
+from squeeze.formats.gguf_types import gguf
 from squeeze.models.language.adapter import AdapterFolder
 from squeeze.models.language.gguf.architecture import Architecture
 from squeeze.models.language.gguf.tensors import rows_of
@@ -35,9 +35,9 @@ def prove_adapter(
     model: LanguageModel, adapter: AdapterFolder, architecture: Architecture, file: Path
 ) -> Iterator[Equality]:
     """Each tensor, as the gguf package reads it."""
-    reader = gguf_file.read(file)
+    reader = PackageReader(file)
     for name, own in _tensors(model, adapter, architecture):
-        yield compared(name, "gguf", "gguf", own, gguf_file.dense(reader, name))
+        yield compared(name, "gguf", "gguf", own, reader.dense(name))
 
 
 def _tensors(model: LanguageModel, adapter: AdapterFolder, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:

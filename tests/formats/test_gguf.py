@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from squeeze.algorithms.affine import QuantizedTensor
 from squeeze.errors import ModelError
-from squeeze.formats.gguf_blocks import from_blocks, holds, narrowest, to_blocks
-from squeeze.formats.gguf_file import Entry, dense, read, write
+from squeeze.formats.gguf_blocks import fits_two_bits, from_blocks, holds, narrowest, to_blocks
+from squeeze.formats.gguf_file import Entry, PackageReader, write
+from squeeze.formats.gguf_types import dequantize
 from squeeze.formats.grid_kind import GridKind
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'squeeze[gguf]'")
@@ -55,6 +56,25 @@ def test_each_width_takes_the_narrowest_type_that_is_exact() -> None:
     assert [name(bits, False) for bits in (2, 3, 4)] == ["Q4_0", "Q4_0", "Q5_0"]
 
 
+def test_q2_0_is_taken_where_it_is_asked_for_and_fits() -> None:
+    def name(bits: int, size: int | None, symmetric: bool = True, columns: int = 128) -> str:
+        return narrowest(random_grid(16, columns, bits, size, symmetric), two_bits=True)
+
+    assert [name(2, 64), name(2, 128), name(2, None)] == ["Q2_0"] * 3
+    assert [name(3, 64), name(2, 32), name(2, 64, symmetric=False), name(2, None, columns=96)] == ["Q4_0"] * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(grid=grids([64, 128, None], [1, 5, 32], ordered=False, bits=2, symmetric=True), sign=st.sampled_from([1, -1]))
+def test_q2_0_holds_the_very_weights_of_a_grid_of_two_bits(grid: QuantizedTensor, sign: int) -> None:
+    grid.scale.mul_(sign)
+    if fits_two_bits(GridKind.of(grid)):
+        blocks = to_blocks(grid, "Q2_0")
+        assert blocks.numel() * 64 == grid.q.numel() * 18
+        assert torch.equal(from_blocks(blocks, "Q2_0").dequantize(), grid.dequantize())
+        assert torch.equal(torch.from_numpy(dequantize(blocks.numpy(), "Q2_0")), grid.dequantize())
+
+
 UNHELD = {
     "act-order": (GridKind(8, 64, 4, 32, True, ordered=True), "GGUF knows no groups in act_order"),
     "odd inputs": (GridKind(8, 172, 4, None, True), "172 inputs do not fill GGUF's blocks of 32"),
@@ -80,11 +100,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_read_back_by_the_package(file: Path) -> None:
-    reader = read(file)
-    assert torch.equal(dense(reader, "a.weight"), random_grid(4, 64, 4, 32, True).dequantize())
-    assert torch.equal(dense(reader, "b.weight"), torch.arange(3.0))
+    reader = PackageReader(file)
+    assert torch.equal(reader.dense("a.weight"), random_grid(4, 64, 4, 32, True).dequantize())
+    assert torch.equal(reader.dense("b.weight"), torch.arange(3.0))
     with pytest.raises(ModelError, match=r"holds no tensor 'c\.weight'"):
-        dense(reader, "c.weight")
+        reader.dense("c.weight")
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where a length in a broken header overflows
@@ -102,11 +122,11 @@ def test_broken_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> Non
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
         with pytest.raises(ModelError, match=rf"{name}\.gguf: not a whole \.gguf file \(.+\)$"):
-            read(path)
+            PackageReader(path)
     with pytest.raises(ModelError, match="no such file"):
-        read(tmp_path / "absent.gguf")
+        PackageReader(tmp_path / "absent.gguf")
 
 
 def test_a_type_without_a_grid_is_named() -> None:
-    with pytest.raises(ModelError, match=r"type Q4_1 is not read into the grid; Q4_0, Q5_0, Q8_0 are"):
+    with pytest.raises(ModelError, match=r"type Q4_1 is not read into the grid; Q2_0, Q4_0, Q5_0, Q8_0 are"):
         from_blocks(torch.zeros(1, 20, dtype=torch.uint8), "Q4_1")

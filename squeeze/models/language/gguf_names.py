@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from squeeze.errors import ModelError
-from squeeze.formats.gguf_file import gguf
+from squeeze.formats.gguf_types import gguf
 from squeeze.models.gguf_pieces import paired_rows
 from squeeze.models.language.skeleton import Skeleton
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from squeeze.errors import ModelError, first_line
-from squeeze.formats.gguf_file import gguf
+from squeeze.formats.gguf_types import dequantize, type_named
 from squeeze.models.gguf_pieces import GgufPiece
 from squeeze.models.language.from_gguf.config import family_of, head_size
 from squeeze.models.language.from_gguf.metadata import Metadata
@@ -53,11 +53,8 @@ def _require(metadata: Metadata, source: Source, shape: tuple[int, ...]) -> None
     if info.shape != shape:
         what = f"has the shape {list(info.shape)}, {list(shape)} by the metadata"
         raise ModelError(f"{metadata.path}: tensor '{source.name}' {what}")
-    package = gguf()
-    kind = package.GGMLQuantizationType[info.kind]
-    _, size = package.GGML_QUANT_SIZES[kind]
     try:
-        package.quants.dequantize(np.zeros((1, size), np.uint8), kind)
+        dequantize(np.zeros((1, type_named(info.kind).nbytes), np.uint8), info.kind)
     except NotImplementedError as error:
         raise ModelError(f"{metadata.path}: tensor '{source.name}': {first_line(error)}") from None
 
