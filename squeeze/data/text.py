@@ -20,7 +20,7 @@ from squeeze.data.sources import DataSource
 from squeeze.data.text_file import TextFile
 from squeeze.data.token_dataset import TokenDataset as TokenDataset
 from squeeze.errors import DataError
-from squeeze.models.language.memory import trim_heap
+from squeeze.models.language.memory import apart, trim_heap
 from squeeze.models.tokenizer import read_tokenizer
 
 MANY = 100_000  # tokens: cutting so many of one text took 600 bytes each, which are handed back
@@ -87,7 +87,7 @@ class TextData(TextSource):
         file = TextFile(root / self.text, self.field, model)
         cut = Cut(tokenizer, file.texts, opening, self.length, most)
         if self.select is None:
-            data = self._by_seed(cut)
+            data = apart(lambda: self._by_seed(cut))
         else:
             selection = Selection(self.text, self.select, self.samples, self.skip, self.seed, measure)
             data = selection.of(cut)
