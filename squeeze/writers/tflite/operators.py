@@ -157,9 +157,11 @@ def activation_of(node: ir.Node) -> str | None:
         return "RELU"
     if node.op_type != "Clip":
         return None
-    ends = [constant(value) if value is not None else None for value in (*node.inputs[1:3], None, None)][:2]
-    low, high = (None if end is None else float(end.numpy()) for end in ends)
-    return {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}.get((low, high))  # type: ignore[arg-type]  # None: no bound
+    low, high = (*node.inputs[1:3], None, None)[:2]
+    ends = [constant(value) for value in (low, high) if value is not None]
+    if low is None or any(end is None for end in ends):  # the last: computed
+        return None
+    return {(0.0,): "RELU", (0.0, 6.0): "RELU6"}.get(tuple(float(end.numpy()) for end in ends if end is not None))
 
 
 ACTIVATES = frozenset(("Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div"))
