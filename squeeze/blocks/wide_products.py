@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from squeeze.algorithms.units import UNITS, multiplies
 
 LEAST_TOKENS = 64  # with fewer tokens, widening the weight takes longer than the product
-ROWS_VALUES = 1 << 22  # weight values widened at once: 16 MB
+ROWS_VALUES = 1 << 20  # weight values widened at once: 4 MB, which stay in the cache until they are multiplied
 
 
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
