@@ -226,3 +226,10 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             docstring = ast.get_docstring(node, clean=False) or ""
             lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
             assert lines <= MOST_OF_A_FUNCTION, node.name
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_files_of_tests_and_benchmarks_stay_short_too(folder: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT.parent / folder).rglob("*.py")}
+    assert len(lengths) > 20
+    assert not {path: length for path, length in lengths.items() if length > MOST_LINES}

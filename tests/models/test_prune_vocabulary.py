@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_world import write_folder, write_tokenizer
 from tiny import faults
-from tokenizer_world import TEXT, TOKENIZERS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizer_world import TEXT
+from vocabulary_world import CHAT, KINDS, WORDS, cut, tokens_of, write_world
 
 from squeeze.algorithms.vocabulary import least_tokens, merged_parts, needed_tokens
 from squeeze.api import load
 from squeeze.data.recut import recut, same_text
-from squeeze.data.text import TextData
 from squeeze.data.token_dataset import TokenDataset
 from squeeze.errors import ModelError
 from squeeze.models.language.language_model import LanguageModel
@@ -29,69 +27,6 @@ from squeeze.models.tokenizer import read_tokenizer
 from squeeze.passes.base import Context, Preview
 from squeeze.passes.prune.prune_vocabulary import PruneVocabulary
 from squeeze.run import run
-
-WORDS = "once upon a time there were cats"
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
-
-
-def sentencepiece() -> Tokenizer:
-    tokenizer: Tokenizer = TOKENIZERS["sentencepiece"]()
-    spaces, strip = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
-    tokenizer.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), strip])
-    return tokenizer
-
-
-def unigram() -> Tokenizer:
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words = [
-        "▁once",
-        "▁upon",
-        "▁a",
-        "▁time",
-        "▁there",
-        "▁cat",
-        "s",
-        "▁",
-        "on",
-        "ce",
-        "happy",
-        *"abcdefghijklmnopqrtuvwxyz",
-    ]
-    scored = [(piece, 0.0) for piece in pieces] + [(word, -1.0 - number / 8) for number, word in enumerate(words)]
-    tokenizer = Tokenizer(models.Unigram(scored, unk_id=0, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    spaces = decoders.Metaspace()
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), spaces])
-    return tokenizer
-
-
-KINDS: dict[str, Callable[[], Tokenizer]] = {
-    "byte-level BPE": TOKENIZERS["gpt-2"],
-    "SentencePiece's BPE": sentencepiece,
-    "Unigram": unigram,
-}
-
-
-def write_world(folder: Path, tokenizer: Tokenizer, **changes: Any) -> LanguageModel:
-    """A tiny Llama with that tokenizer, and a few rows that no token has."""
-    from transformers import PreTrainedTokenizerFast
-
-    size = tokenizer.get_vocab_size()
-    ids = {"bos_token_id": size - 1, "eos_token_id": [2, size - 1], "pad_token_id": size - 1}
-    write_folder(folder, vocab_size=size + 4, **{"tie_word_embeddings": True} | ids | changes)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.save_pretrained(folder)
-    return LanguageModel(folder)
-
-
-def tokens_of(folder: Path, text: str, length: int = 8) -> TokenDataset:
-    (folder / "words.txt").write_text(text)
-    return TextData(text="words.txt", length=length).open(folder, folder)
-
-
-def cut(model: LanguageModel, text: str = f"{WORDS} " * 8, **options: Any) -> tuple[LanguageModel, Context]:
-    lent = Context(calibration_data=tokens_of(model.folder, text))
-    return PruneVocabulary(**options).run(model, lent), lent
 
 
 @cache

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 from language_world import in_shards, write_folder
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeeze.algorithms.factor import Factor
 from squeeze.blocks.stream import OUTPUT, find_places
 from squeeze.blocks.watch import Weight
-from squeeze.data.text import TokenDataset
+from squeeze.data.overlap import shared_examples
+from squeeze.data.text import TextData, TokenDataset
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
 from squeeze.models.language.matrices import block_weights, matrices
 from squeeze.passes.base import Context
 from squeeze.passes.quantize.gptq import Gptq
 from squeeze.passes.quantize.gptq_parts import stages_of
+from squeeze.passes.quantize.rtn import Rtn
 
 TOKENS = np.random.default_rng(0).integers(0, 128, (64, 32))
 
@@ -102,3 +104,28 @@ def test_experts_wait_for_nobody_but_the_stage_before() -> None:
     groups = [[Weight(f"mlp.experts.{n}.{name}.weight")] for n in range(3) for name in ("w1", "w2")]
     assert [len(stage) for stage in stages_of(groups)] == [3, 3]
     assert [len(stage) for stage in stages_of([[Weight("up", 0)], [Weight("down", 0)], [Weight("up", 1)]])] == [2, 1]
+
+
+@pytest.mark.slow
+def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
+    """Paired over sequences, three bits: the interval of the gain lies above zero."""
+    model = LanguageModel(real / "models/prose6M")
+    read = TextData(text="data/prose/calibrate.txt", length=128, samples=32).open(real, model.folder)
+    data = TextData(text="data/prose/evaluate.txt", length=128, samples=32).open(real, model.folder)
+    assert shared_examples(data, read) == 0
+    rounded, solved = (
+        per_sequence(quantizer(bits=3, group_size=64).run(model, Context(calibration_data=read)), data)
+        for quantizer in (Rtn, Gptq)
+    )
+    gain = rounded - solved
+    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
+
+
+def per_sequence(model: LanguageModel, data: TokenDataset) -> np.ndarray:
+    """Mean loss of each sequence."""
+    tokens = torch.from_numpy(data.tokens)
+    result = [
+        nn.functional.cross_entropy(part[:, :-1].transpose(1, 2), tokens[rows, 1:], reduction="none").mean(dim=1)
+        for rows, part in model.logits(tokens)
+    ]
+    return torch.cat(result).numpy()

@@ -13,8 +13,7 @@ from language_world import SIZES, in_shards
 from torch import Tensor, nn
 
 from squeeze.blocks.watch import shared_inputs
-from squeeze.data.overlap import shared_examples
-from squeeze.data.text import TextData, TokenDataset
+from squeeze.data.text import TokenDataset
 from squeeze.errors import EffectError, ModelError
 from squeeze.models.base import Batch
 from squeeze.models.language.language_model import LanguageModel
@@ -279,28 +278,3 @@ def test_write_shows_a_text_and_leaves_the_model(real: Path) -> None:
     lent = Context()
     assert Write(prompt="Once upon a time", tokens=24).run(model, lent) is model
     assert lent.facts["text"].startswith("Once upon a time, there was a little")
-
-
-@pytest.mark.slow
-def test_gptq_keeps_more_of_a_real_model_than_rounding(real: Path) -> None:
-    """Paired over sequences, three bits: the interval of the gain lies above zero."""
-    model = LanguageModel(real / "models/prose6M")
-    read = TextData(text="data/prose/calibrate.txt", length=128, samples=32).open(real, model.folder)
-    data = TextData(text="data/prose/evaluate.txt", length=128, samples=32).open(real, model.folder)
-    assert shared_examples(data, read) == 0
-    rounded, solved = (
-        per_sequence(quantizer(bits=3, group_size=64).run(model, Context(calibration_data=read)), data)
-        for quantizer in (Rtn, Gptq)
-    )
-    gain = rounded - solved
-    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
-
-
-def per_sequence(model: LanguageModel, data: TokenDataset) -> np.ndarray:
-    """Mean loss of each sequence."""
-    tokens = torch.from_numpy(data.tokens)
-    result = [
-        nn.functional.cross_entropy(part[:, :-1].transpose(1, 2), tokens[rows, 1:], reduction="none").mean(dim=1)
-        for rows, part in model.logits(tokens)
-    ]
-    return torch.cat(result).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +138,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
         "passes: [{pass: float16}]\n"
     )
     return folder / "plan.yaml"
+
+
+@pytest.fixture
+def files(packed: Packed) -> dict[str, bytes]:
+    with zipfile.ZipFile(packed.path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hostile_world import Files, sealed
 from language_world import write_folder
 from onnx import TensorProto, helper
 from package_script import unpacked
@@ -32,27 +33,13 @@ from squeeze.targets.check import program_kind
 from squeeze.targets.confined import Limits, Stopped, run_confined
 from squeeze.targets.genai import Genai
 from squeeze.targets.golden import Golden
-from squeeze.targets.manifest import Manifest, readable_json
-from squeeze.targets.package import PackageInputs, file_sum
+from squeeze.targets.package import PackageInputs
 from squeeze.targets.verify import open_package, verify
-
-Files = dict[str, bytes]
 
 
 def read(path: Path) -> Files:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
-
-
-def resealed(path: Path, files: Files) -> Path:
-    """A package whose sums fit these files: what an attacker who knows the format would write."""
-    listed = {n: file_sum(d) for n, d in files.items() if n not in ("manifest.json", "measurements.json")}
-    old = json.loads(files["manifest.json"]) | {"files": {n: s.model_dump() for n, s in listed.items()}}
-    sealed = Manifest.model_validate(old).sealed()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in {**files, "manifest.json": readable_json(sealed.model_dump(mode="json"))}.items():
-            archive.writestr(name, data)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +79,7 @@ HOSTILE = {
 def test_a_genai_config_says_nothing_but_what_is_allowed(genai: Files, tmp_path: Path, attack: str) -> None:
     place, value = HOSTILE[attack]
     with pytest.raises(VerifyError, match=rf"genai_config\.json: {'.'.join(place[:2])}.*refused$"):
-        open_package(resealed(tmp_path / "p.zip", config_with(genai, *place, value=value)))
+        open_package(sealed(tmp_path / "p.zip", config_with(genai, *place, value=value)))
 
 
 @pytest.mark.skipif(which("gcc") is None, reason="no gcc to make a hostile library with")
@@ -109,10 +96,10 @@ def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, co
     mark.unlink()
     hostile = config_with(genai, *OPTIONS, "custom_ops_library", value="libevil.so")
     files = {**hostile, "model/libevil.so": library.read_bytes()}
-    assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
+    assert squeeze(command, sealed(tmp_path / "p.zip", files)) == 4
     assert "libevil.so: is no file that onnxruntime-genai reads" in capsys.readouterr().err
     named_as_data = {**genai, "model/libevil.so.data": library.read_bytes()}
-    assert squeeze(command, resealed(tmp_path / "p.zip", named_as_data)) == 4
+    assert squeeze(command, sealed(tmp_path / "p.zip", named_as_data)) == 4
     assert "libevil.so.data: holds a program (ELF); a package holds data only" in capsys.readouterr().err
     assert not mark.exists()
     honest = genai["model/genai_config.json"]
@@ -123,7 +110,7 @@ def test_a_library_in_a_package_is_never_loaded(genai: Files, tmp_path: Path, co
     )
     assert twice != honest
     files = {**genai, "model/genai_config.json": twice, "model/libevil.so.data": b"another kind of program"}
-    assert squeeze(command, resealed(tmp_path / "p.zip", files)) == 4
+    assert squeeze(command, sealed(tmp_path / "p.zip", files)) == 4
     assert "a key stands twice in one object" in capsys.readouterr().err
     assert not mark.exists()
 
@@ -132,19 +119,19 @@ def test_a_genai_config_has_one_spelling(genai: Files, tmp_path: Path) -> None:
     """What another parser might read otherwise is refused, whatever it means."""
     other = json.dumps(json.loads(genai["model/genai_config.json"])).encode()
     with pytest.raises(VerifyError, match=r"genai_config\.json: is not written as our exports write it"):
-        open_package(resealed(tmp_path / "p.zip", {**genai, "model/genai_config.json": other}))
+        open_package(sealed(tmp_path / "p.zip", {**genai, "model/genai_config.json": other}))
 
 
 def test_a_config_that_names_code_is_refused(packed: Packed, tmp_path: Path) -> None:
     config = json.dumps({"auto_map": {"AutoModel": "evil.Model"}}).encode()
     with pytest.raises(VerifyError, match=r"config\.json: auto_map: names code to run; a package holds data only"):
-        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "config.json": config}))
+        open_package(sealed(tmp_path / "p.zip", {**read(packed.path), "config.json": config}))
 
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.so", "weights.bin", "weights.pkl", "model.onnx.exe"])
 def test_a_kind_of_file_that_no_runtime_reads_is_refused(packed: Packed, tmp_path: Path, name: str) -> None:
     with pytest.raises(VerifyError, match="is no file that onnxruntime reads"):
-        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), name: b"x"}))
+        open_package(sealed(tmp_path / "p.zip", {**read(packed.path), name: b"x"}))
 
 
 PE = b"MZ" + bytes(58) + (64).to_bytes(4, "little") + b"PE\0\0"
@@ -162,9 +149,9 @@ def test_a_program_is_refused_under_any_name_that_a_package_may_hold(packed: Pac
     files = read(packed.path)
     for suffix in OnnxRuntime.beside:
         with pytest.raises(VerifyError, match=rf"lib\{suffix}: holds a program \({kind[:6].strip()}"):
-            open_package(resealed(tmp_path / "p.zip", {**files, f"lib{suffix}": PROGRAMS[kind]}))
+            open_package(sealed(tmp_path / "p.zip", {**files, f"lib{suffix}": PROGRAMS[kind]}))
     with pytest.raises(VerifyError, match="holds a program"):
-        open_package(resealed(tmp_path / "p.zip", {**files, "run.py": PROGRAMS[kind]}))
+        open_package(sealed(tmp_path / "p.zip", {**files, "run.py": PROGRAMS[kind]}))
 
 
 @pytest.mark.parametrize("head", [b"MZ", b"MZ" + bytes(62), b"MZ" + b"\xff" * 62, b"", b"\x7f"])
@@ -174,7 +161,7 @@ def test_weights_that_begin_as_a_program_might_are_no_program(tmp_path: Path, he
 
 
 def test_a_folder_named_as_a_file_is_refused(packed: Packed, tmp_path: Path) -> None:
-    package = resealed(tmp_path / "p.zip", read(packed.path))
+    package = sealed(tmp_path / "p.zip", read(packed.path))
     with zipfile.ZipFile(package, "a") as archive:
         archive.writestr("run.py/", b"")
     with pytest.raises(VerifyError, match=r"run\.py/: is a folder without files"):
@@ -183,7 +170,7 @@ def test_a_folder_named_as_a_file_is_refused(packed: Packed, tmp_path: Path) -> 
 
 def test_a_name_too_long_for_a_file_system_is_refused(packed: Packed, tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="a name of more than 255 bytes"):
-        open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "n" * 300 + ".json": b"{}"}))
+        open_package(sealed(tmp_path / "p.zip", {**read(packed.path), "n" * 300 + ".json": b"{}"}))
     assert squeeze("verify", "n" * 300 + ".zip") == 2
 
 
@@ -213,7 +200,7 @@ def endless() -> bytes:
 
 
 def test_a_model_that_never_ends_is_ended(packed: Packed, tmp_path: Path) -> None:
-    package = open_package(resealed(tmp_path / "p.zip", {**read(packed.path), "model.onnx": endless()}))
+    package = open_package(sealed(tmp_path / "p.zip", {**read(packed.path), "model.onnx": endless()}))
     with pytest.raises(VerifyError, match=r"p\.zip: gave no answer within 2 s; --time-limit would give it more"):
         verify(package, Limits(seconds=2))
     with pytest.raises(VerifyError, match=r"gave no answer within 2\.2 s"):  # 0.1 s are measured, twice at most
@@ -250,7 +237,7 @@ def test_hostile_golden_arrays_are_one_line(packed: Packed, tmp_path: Path, dama
         old, new = (b"(4, 5)", b"(9, 9)") if damage == "shape" else (b"'descr'", b"'desc\xff'")
         assert old in files["golden.npz"]
         files["golden.npz"] = files["golden.npz"].replace(old, new)
-    package = resealed(tmp_path / "p.zip", files)
+    package = sealed(tmp_path / "p.zip", files)
     for command in ("verify", "bench"):
         assert squeeze(command, package) == 4
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
@@ -258,7 +245,7 @@ def test_hostile_golden_arrays_are_one_line(packed: Packed, tmp_path: Path, dama
 
 
 def test_a_language_package_is_benched_within_its_limits(genai: Files, tmp_path: Path) -> None:
-    package = open_package(resealed(tmp_path / "p.zip", genai))
+    package = open_package(sealed(tmp_path / "p.zip", genai))
     assert verify(package).bit_equal
     with pytest.raises(VerifyError, match=r"gave no answer within 0\.02 s"):
         bench(package, 1, Load(prompt=8, tokens=4, rounds=1), Limits(seconds=0.01))
