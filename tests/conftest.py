@@ -20,23 +20,6 @@ import pytest
 REAL = Path(os.environ.get("SQUEEZE_REAL", Path(__file__).parent.parent.parent / "shared" / "real"))
 
 
-class Heap:
-    """What the garbage collector looks at: modules have none, and looking through them takes a third of a second.
-
-    Models that are walked through block by block trim their heap behind each block, and in the end have everything
-    looked at again; the next test begins without what was there before it. To count what is left out is as slow as to
-    look at it, so the call that ends it is noted.
-    """
-
-    whole = False
-    unfreeze = staticmethod(gc.unfreeze)
-
-    @classmethod
-    def noted_unfreeze(cls) -> None:
-        cls.unfreeze()
-        cls.whole = True
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Without garbage collection: the modules that are imported stay, and looking at them takes three of 17 seconds."""
@@ -44,29 +27,7 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.freeze()
-        gc.unfreeze = Heap.noted_unfreeze
         gc.enable()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def garbage_of_a_file() -> Iterator[list[bool]]:
-    """What tests leave is looked for when their file is done; the list is empty where they left none out of sight."""
-    left: list[bool] = []
-    yield left
-    if left:
-        Heap.unfreeze()
-        gc.collect()
-        gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def imports_out_of_sight(garbage_of_a_file: list[bool]) -> Iterator[None]:
-    yield
-    if Heap.whole:
-        gc.freeze()
-        Heap.whole = False
-        garbage_of_a_file.append(True)
 
 
 @pytest.fixture(autouse=True)

@@ -190,7 +190,7 @@ def test_speed_is_measured_on_any_model(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decode = importlib.import_module("decode")
-    for other in ("genai", "built_by_genai", "executorch", "llama_cpp"):  # minutes, and other packages
+    for other in ("genai", "built_by_genai", "llama_cpp"):  # minutes, and other packages
         monkeypatch.setattr(decode, other, absent)
     sizes = ["--rounds=2", "--prompt=16", "--new=2", "--threads=1"]
     run(monkeypatch, "decode", "--model", world / "model", "--evaluate", world / "evaluate.txt", *sizes)

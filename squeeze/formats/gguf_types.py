@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from squeeze.errors import MissingExtra
-from squeeze.formats.gguf_blocks import from_blocks
+from squeeze.formats.gguf_blocks import BYTES, TWO_BITS, WIDE_BLOCK, from_blocks
 
 
 def gguf() -> Any:
@@ -41,7 +41,8 @@ class TensorType:
     nbytes: int
 
 
-Q2_0 = TensorType("Q2_0", 42, 64, 18)  # https://github.com/ggml-org/llama.cpp/pull/24448; gguf 0.19 lacks it
+# gguf 0.19 lacks it: https://github.com/ggml-org/llama.cpp/pull/24448
+Q2_0 = TensorType(TWO_BITS, 42, WIDE_BLOCK, BYTES[TWO_BITS])
 BEYOND_PACKAGE = {Q2_0.name: Q2_0}
 
 
@@ -71,7 +72,7 @@ def type_numbered(number: int) -> TensorType:
 
 
 def dequantize(raw: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """float32 ``[rows, columns]`` of uint8 ``[rows, bytes]``, by the gguf package's own rule where it has one.
+    """float32 ``[rows, columns]`` of uint8 ``[rows, bytes]``, by the gguf package's rule, or ours of what it lacks.
 
     Raises:
         NotImplementedError: the package knows the type and cannot dequantize it.

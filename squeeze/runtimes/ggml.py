@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from squeeze.errors import MissingExtra, ModelError
 from squeeze.formats.gguf_file import EVERY
-from squeeze.formats.gguf_header import read_header
+from squeeze.formats.gguf_header import TensorInfo, read_header
 from squeeze.formats.gguf_types import Q2_0, TensorType, type_named
 
 KNOWS_TWO_BITS = "0.3.36"  # of llama-cpp-python
@@ -33,16 +32,18 @@ class Traits(ctypes.Structure):
     ]
 
 
-@cache
-def _library() -> Any:
+def _bindings() -> Any:
     try:
         from llama_cpp import llama_cpp
     except ImportError:
         raise MissingExtra("llama.cpp is not installed; pip install 'squeeze[llama-cpp]'") from None
-    library: Any = llama_cpp._lib  # links ggml, whose functions are found in it
-    library.ggml_type_name.restype = ctypes.c_char_p
-    library.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
-    return library
+    return llama_cpp
+
+
+def _traits(kind: TensorType) -> Any:
+    traits = _bindings()._lib.ggml_get_type_traits  # of ggml, which the library of llama.cpp links
+    traits.restype = ctypes.POINTER(Traits)
+    return traits(kind.number).contents
 
 
 def knows(kind: TensorType) -> bool:
@@ -51,9 +52,10 @@ def knows(kind: TensorType) -> bool:
     Raises:
         MissingExtra: llama.cpp is not installed.
     """
-    traits = _library().ggml_get_type_traits(kind.number).contents
-    sizes = (traits.blck_size, traits.type_size)
-    return sizes == (kind.weights, kind.nbytes) and traits.type_name == kind.name.lower().encode()
+    if getattr(_bindings(), f"GGML_TYPE_{kind.name}", None) != kind.number:
+        return False  # ggml does not look whether a number is beyond its types
+    traits = _traits(kind)
+    return (traits.blck_size, traits.type_size) == (kind.weights, kind.nbytes) and bool(traits.to_float)
 
 
 def two_bits_fault() -> str | None:
@@ -76,25 +78,29 @@ class GgmlReader:
     name = "llama.cpp"
 
     def __init__(self, path: Path) -> None:
-        _library()
+        _bindings()
         self.path, self.tensors = path, read_header(path).tensors
 
     def rows(self, name: str) -> int:
         """Length of the first axis of a tensor."""
-        return self.tensors[name].shape[0]
+        return self._info(name).shape[0]
 
     def dense(self, name: str, rows: slice = EVERY) -> Tensor:
         """A tensor, or rows of its first axis: float32, shaped as torch has it.
 
         Raises:
-            ModelError: of a type that llama.cpp does not know.
+            ModelError: there is none of that name, or of a type that llama.cpp does not know.
         """
-        info = self.tensors[name]
+        info = self._info(name)
         kind, (first, *inner) = type_named(info.kind), info.shape
         if not knows(kind):
             raise ModelError(f"{self.path}: '{name}' is {kind.name}, which the installed llama.cpp does not know")
         raw = np.ascontiguousarray(info.raw(self.path).reshape(first, -1)[rows])
         values = torch.empty(len(raw), prod(inner))
-        traits = _library().ggml_get_type_traits(kind.number).contents
-        traits.to_float(raw.ctypes.data, values.data_ptr(), values.numel())
+        _traits(kind).to_float(raw.ctypes.data, values.data_ptr(), values.numel())
         return values.reshape(-1, *inner)
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise ModelError(f"{self.path}: holds no tensor '{name}'")
+        return self.tensors[name]

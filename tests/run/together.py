@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -107,7 +106,6 @@ def _launched(printed: Path, launch: tuple[int, int, int], function: Any, argume
 
 
 def _printing(printed: Path, function: Any, arguments: tuple[Any, ...]) -> None:
-    gc.freeze()  # what the server imported has no garbage: looking through it takes longer than most trainings here
     with printed.open("w") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

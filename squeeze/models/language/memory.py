@@ -71,6 +71,7 @@ def trim_after(nbytes: int) -> None:
     After a small model it is not done: looking for cycles takes longer than the export itself.
     """
     if nbytes >= TRIMMED_BYTES:
+        free_packed_factors()
         trim_heap()
 
 

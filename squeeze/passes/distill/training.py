@@ -60,7 +60,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         """Give the loss of a batch while the training lasts; a process that helps has no data to look at."""
 
     def run(self, model: S, context: Context) -> S:
-        with small_heap() if model.blocks else nullcontext():  # what a block leaves for its gradient goes back at once
+        with _heap(model):
             return cast(S, self.settled(model)._trained(model, context))
 
     def _trained(self, model: TorchStage, context: Context) -> TorchStage:
@@ -94,6 +94,7 @@ class TrainingPass(TrainingOptions, Pass[TorchStage, TorchStage]):
         student, context.peers = pass_._student(model), peers
         pass_.weights(student, context.seed)
         with (
+            _heap(model),
             synced_norms(student.module, peers),
             pass_._in_parts(student, peers),
             pass_.learning(student, context) as loss,
@@ -230,3 +231,8 @@ def require_targets(student: Resident, data: Dataset, name: str) -> None:
         raise DataError(
             f"{name}: data.train: {data.name}: the examples carry no labels; distill with alpha 1 needs none"
         )
+
+
+def _heap(model: TorchStage) -> AbstractContextManager[None]:
+    """What a block leaves for its gradient goes back at once, in every process that trains."""
+    return small_heap() if model.blocks else nullcontext()
