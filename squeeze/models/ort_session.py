@@ -62,9 +62,8 @@ def open_session(
     """
     overflows = int8_operators and products_overflow()
     if overflows:
-        with suppress(
-            Exception
-        ):  # ORT 1.32: none whose int8 weights or zero points are shared; others fail again below
+        # ORT 1.32 refuses those whose int8 weights or zero points are shared; any other fault comes again below
+        with suppress(Exception):
             return _session(model, threads, {**entries, EXACT_PRODUCTS: "1"})
     try:
         session = _session(model, threads, entries)
